@@ -1,0 +1,87 @@
+"""The pretraining blend: which share of the tokens each category of text has in each phase, and where NVIDIA released it.
+
+The phases are published (arXiv 2508.14444, sections 2.2 and 2.3: phase 1 for diversity, phases 2 and 3 for quality,
+switches at 60 % and 90 % of the tokens). The percentages stand only in a figure that we could not read, so
+Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. They sum to 100.0
+and 100.1 as printed; `renormalised` divides by the sum.
+
+Long-context phase (published, section 2.6): phase 3's weights times 0.8, and 20 % questions on long documents.
+"""
+
+# Proxy: Nemotron 3 Nano, percent of the tokens.
+PHASE1 = {
+    "crawl-medium": 6.8,
+    "crawl-medium-high": 5.7,
+    "crawl-high": 6.5,
+    "syn-crawl-medium-high": 11.7,
+    "syn-crawl-high": 20.4,
+    "code": 14.0,
+    "nemotron-cc-code": 1.3,
+    "math": 6.4,
+    "wiki": 0.6,
+    "academic": 4.1,
+    "crawl++": 2.9,
+    "multilingual": 5.0,
+    "stem-sft": 11.1,
+    "code-sft": 3.3,
+    "general-sft": 0.2,
+}
+PHASE2 = {
+    "crawl-medium-high": 4.0,
+    "crawl-high": 6.5,
+    "syn-crawl-medium-high": 5.0,
+    "syn-crawl-high": 20.4,
+    "code": 14.0,
+    "math": 12.5,
+    "wiki": 1.3,
+    "academic": 2.0,
+    "multilingual": 5.0,
+    "stem-sft": 22.3,
+    "code-sft": 6.7,
+    "general-sft": 0.4,
+}
+LONG_DOCUMENT_QA = "long-document-qa"
+LONG_DOCUMENT_QA_SHARE = 0.2  # published, section 2.6
+
+BLEND = {
+    "phase1": PHASE1,
+    "phase2": PHASE2,
+    "phase3": PHASE2,
+    "long_context": {category: weight * (1 - LONG_DOCUMENT_QA_SHARE) for category, weight in PHASE2.items()}
+    | {LONG_DOCUMENT_QA: sum(PHASE2.values()) * LONG_DOCUMENT_QA_SHARE},
+}
+
+# NVIDIA's released datasets for each category. Which dataset belongs to which category is our reading of the dataset
+# cards; a category without an entry was not released with its text.
+RELEASED: dict[str, tuple[str, ...]] = {
+    "crawl-medium": ("hf://datasets/nvidia/Nemotron-CC-v2/Medium-Quality/*.parquet",),
+    "crawl-medium-high": ("hf://datasets/nvidia/Nemotron-CC-v2/Medium-High-Quality/*.parquet",),
+    "crawl-high": ("hf://datasets/nvidia/Nemotron-CC-v2/High-Quality/*.parquet",),
+    "syn-crawl-high": (
+        "hf://datasets/nvidia/Nemotron-CC-v2/High-Quality-Synthetic/*.parquet",
+        "hf://datasets/nvidia/Nemotron-CC-v2/Diverse-QA/*.parquet",
+    ),
+    "code": ("hf://datasets/nvidia/Nemotron-Pretraining-Code-v1/Synthetic-Code/*.parquet",),
+    "math": (
+        "hf://datasets/nvidia/Nemotron-CC-Math-v1/4plus/*.parquet",
+        "hf://datasets/nvidia/Nemotron-CC-Math-v1/3/*.parquet",
+        "hf://datasets/nvidia/Nemotron-CC-Math-v1/4plus_MIND/*.parquet",
+    ),
+    "multilingual": ("hf://datasets/nvidia/Nemotron-CC-v2/Translated-Diverse-QA/*.parquet",),
+    "stem-sft": ("hf://datasets/nvidia/Nemotron-Pretraining-SFT-v1/Nemotron-SFT-MATH/*.parquet",),
+    "code-sft": ("hf://datasets/nvidia/Nemotron-Pretraining-SFT-v1/Nemotron-SFT-Code/*.parquet",),
+    "general-sft": ("hf://datasets/nvidia/Nemotron-Pretraining-SFT-v1/Nemotron-SFT-General/*.parquet",),
+}
+
+
+def renormalised(weights: dict[str, float], present: list[str]) -> dict[str, float]:
+    """Weights of the categories that are present, divided by their sum.
+
+    Raises:
+        ValueError: if none of `present` has a weight.
+    """
+    kept = {category: weights[category] for category in sorted(present) if category in weights}
+    total = sum(kept.values())
+    if not total:
+        raise ValueError(f"no source belongs to a category of the blend; name one of {', '.join(weights)}")
+    return {category: weight / total for category, weight in kept.items()}

@@ -1,0 +1,188 @@
+"""The numbers of each scale, every one with its origin.
+
+What goes in: a scale name. What comes out: a `Size`, the model's shape and the sizes of each stage.
+Steps take every number they do not get on the command line from here; `--plan` prints what a scale means.
+
+Origins: "published" stands for arXiv 2508.14444 (Nemotron Nano 2) or the released model's configuration; "proxy" names
+another model that NVIDIA described; everything else is our choice for a model of that size and says so.
+"""
+
+from dataclasses import dataclass
+
+from nemotron import Scale
+from nemotron.recipes.nemotron_h.model import PUBLISHED_12B, ModelConfig
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Sizes of stage 0. Lengths and batches are counted in tokens and sequences, schedules in optimizer steps."""
+
+    raw_documents: int | None
+    """Declared size of the raw corpus before `apply_scale`; None means every row of the sources."""
+    sequence_length: int
+    batch_sequences: int
+    micro_batch_sequences: int
+    num_steps: int
+    """Optimizer steps of phases 1 to 3 together."""
+    warmup_steps: int
+    learning_rate: float
+    min_learning_rate: float
+    long_context_length: int
+    long_context_batch_sequences: int
+    long_context_micro_batch_sequences: int
+    long_context_steps: int
+    long_context_learning_rate: float
+    checkpoint_every_steps: int
+    validate_every_steps: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """One scale: the model, its arithmetic, and the sizes of every stage."""
+
+    model: ModelConfig
+    dtype: str
+    pretrain: Pretrain
+
+
+# Same at every scale. Published: AdamW betas 0.9/0.95, weight decay 0.1; decay over the last 3.6T of 20T tokens; phases
+# switch at 60 % and 90 % of the tokens. Epsilon and clipping stand in NVIDIA's configurations, not in the paper.
+SIZES: dict[Scale, Size] = {
+    # Our choice throughout: the smallest model in which every kind of layer, every phase and every filter does something.
+    "tiny": Size(
+        model=ModelConfig(
+            vocab_size=512,
+            hidden_size=64,
+            hybrid_override_pattern="M-M*-",
+            intermediate_size=256,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            mamba_num_heads=8,
+            mamba_head_dim=16,
+            n_groups=2,
+            ssm_state_size=16,
+            chunk_size=32,
+            max_position_embeddings=512,
+        ),
+        dtype="float64",
+        pretrain=Pretrain(
+            raw_documents=150_000,
+            sequence_length=128,
+            batch_sequences=8,
+            micro_batch_sequences=4,
+            num_steps=100,
+            warmup_steps=5,
+            learning_rate=4e-3,
+            min_learning_rate=4e-5,
+            long_context_length=512,
+            long_context_batch_sequences=2,
+            long_context_micro_batch_sequences=1,
+            long_context_steps=5,
+            long_context_learning_rate=4e-4,
+            checkpoint_every_steps=35,
+            validate_every_steps=50,
+        ),
+    ),
+    # Our choice throughout: what two processor cores train in minutes and still beats a 5-gram.
+    "small": Size(
+        model=ModelConfig(
+            vocab_size=4096,
+            hidden_size=256,
+            hybrid_override_pattern="M-M-M*-M-",
+            intermediate_size=1024,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=32,
+            mamba_num_heads=16,
+            mamba_head_dim=32,
+            n_groups=2,
+            ssm_state_size=32,
+            chunk_size=64,
+            max_position_embeddings=2048,
+        ),
+        dtype="float32",
+        pretrain=Pretrain(
+            raw_documents=150_000,
+            sequence_length=256,
+            batch_sequences=16,
+            micro_batch_sequences=16,
+            num_steps=600,
+            warmup_steps=20,
+            learning_rate=3e-3,
+            min_learning_rate=3e-5,
+            long_context_length=2048,
+            long_context_batch_sequences=2,
+            long_context_micro_batch_sequences=2,
+            long_context_steps=30,
+            long_context_learning_rate=3e-4,
+            checkpoint_every_steps=200,
+            validate_every_steps=200,
+        ),
+    ),
+    # Our choice throughout, about 300 M parameters: 20 tokens a parameter, one GPU.
+    "medium": Size(
+        model=ModelConfig(
+            vocab_size=32768,
+            hidden_size=1024,
+            hybrid_override_pattern="M-M-M-M*-M-M-M-M*-M-M-M-",
+            intermediate_size=4096,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=128,
+            mamba_num_heads=32,
+            mamba_head_dim=64,
+            n_groups=4,
+            ssm_state_size=128,
+            max_position_embeddings=32768,
+        ),
+        dtype="bfloat16",
+        pretrain=Pretrain(
+            raw_documents=20_000_000,
+            sequence_length=2048,
+            batch_sequences=256,
+            micro_batch_sequences=16,
+            num_steps=11_444,
+            warmup_steps=200,
+            learning_rate=1e-3,
+            min_learning_rate=1e-5,
+            long_context_length=32768,
+            long_context_batch_sequences=16,
+            long_context_micro_batch_sequences=1,
+            long_context_steps=50,
+            long_context_learning_rate=1e-5,
+            checkpoint_every_steps=500,
+            validate_every_steps=500,
+        ),
+    ),
+    "full": Size(
+        model=PUBLISHED_12B,  # published: table 1 and the released configuration
+        dtype="bfloat16",  # the paper trains in FP8 (section 2.4); this code does not, the plan says so
+        pretrain=Pretrain(
+            raw_documents=None,
+            sequence_length=8192,  # published
+            # Published: 768 sequences. The paper also prints 6,029,312 tokens a batch, which is 736 * 8192; 768 * 8192 is
+            # 6,291,456, the number that its long-context phase matches, so that one is used.
+            batch_sequences=768,
+            micro_batch_sequences=1,  # our choice
+            num_steps=20_000_000_000_000 // (768 * 8192),  # published: 20T tokens
+            warmup_steps=8_400_000_000 // (768 * 8192),  # proxy: 8.4B tokens, Nemotron 3 Nano; the paper's value is unknown
+            learning_rate=4.5e-4,  # published
+            min_learning_rate=4.5e-6,  # published
+            long_context_length=524_288,  # published
+            long_context_batch_sequences=12,  # published
+            long_context_micro_batch_sequences=1,  # our choice
+            long_context_steps=18_900_000_000 // (12 * 524_288),  # published: 18.9B tokens
+            long_context_learning_rate=4.5e-6,  # published: constant
+            checkpoint_every_steps=1000,  # our choice
+            validate_every_steps=1000,  # our choice
+        ),
+    ),
+}
+
+
+def phase_steps(num_steps: int) -> dict[str, int]:
+    """Optimizer steps of each phase: the switches fall at 60 % and 90 % of the steps (published), rounded down."""
+    first = num_steps * 60 // 100
+    second = num_steps * 90 // 100
+    return {"phase1": first, "phase2": second - first, "phase3": num_steps - second}
