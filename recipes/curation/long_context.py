@@ -1,0 +1,286 @@
+"""Long documents with questions at their end, and the test rows that ask how far back a model still finds a fact.
+
+In: documents as token ids, each with the module it belongs to. Out: rows of token ids.
+Source: arXiv 2508.14444, section 2.6: academic documents above 32k tokens are cut into chunks of 1,024 tokens, a
+language model writes questions and answers about a random 10 % of the chunks, and all pairs are appended to the end of
+the document.
+
+Offline there is no language model to write questions, so the chunks that are drawn get planted facts ("key -> three
+digits") and the questions ask for them. Shorter rows have shorter chunks, and facts and distance grow from easy to hard
+over the rows; both are our choice. Training and evaluation draw from disjoint sets of keys.
+
+Left out: questions about what the document itself says.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from nemotron.recipes.sources.problems import Split, seeded_random, split_of
+
+CHUNK_SHARE = 0.1  # published
+CHUNK_TOKENS = 1024  # published
+CHUNKS_PER_ROW = 512  # published: a row of 524,288 tokens has so many chunks of 1,024
+MIN_CHUNK_TOKENS = 64  # our choice: a chunk holds its facts
+MAX_FACTS_PER_CHUNK = 4  # our choice: how many questions the published prompt asks for is unknown to us
+
+NUM_VALUES = 1000  # three digits, so guessing is right once in 1,000 times
+RECALL_FACTS = 4  # our choice: facts in a test row; one is asked for
+MIN_RECALL_DISTANCE = 64  # our choice: a fact and a question have room in it
+
+Encode = Callable[[str], list[int]]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class RecallRow:
+    """One question at the end of a text that states its answer."""
+
+    tokens: list[int]
+    answer_start: int
+    """Index in `tokens` of the answer's first digit; the answer is the last three tokens."""
+    distance: int
+    """Tokens from the digits of the fact to the digits of the answer."""
+    num_facts: int
+    """Facts in the row; all but one are about other keys."""
+
+
+def long_documents(
+    documents: Sequence[tuple[str, Sequence[int]]], *, separator: Sequence[int], seed: int, length: int
+) -> list[list[int]]:
+    """Join short documents into long ones of exactly `length` tokens.
+
+    A module that is long enough gives long documents of its own, cut one after the other; what remains of it, and
+    modules that are too short, are joined with the next ones. Modules come in the order of the digest of (seed, module).
+
+    Args:
+        documents: (module, token ids without end-of-document) pairs; documents of one module keep their order.
+        separator: token ids between two documents, such as those of an empty line.
+        seed: picks the order of the modules.
+        length: tokens of each long document.
+    Returns:
+        First the documents from one module, then those from several; what does not fill a last one is dropped.
+    """
+    modules: dict[str, list[int]] = {}
+    for module, tokens in documents:
+        joined = modules.setdefault(module, [])
+        joined.extend(tokens)
+        joined.extend(separator)
+    own: list[list[int]] = []
+    remains: list[int] = []
+    for module in sorted(modules, key=lambda module: hashlib.sha256(f"{seed}/{module}".encode()).digest()):
+        tokens = modules[module]
+        whole = len(tokens) // length * length
+        own += [tokens[start : start + length] for start in range(0, whole, length)]
+        remains += tokens[whole:]
+    pooled = [remains[start : start + length] for start in range(0, len(remains) - length + 1, length)]
+    return own + pooled
+
+
+def long_document_qa(
+    documents: Sequence[tuple[str, Sequence[int]]],
+    encode: Encode,
+    *,
+    end_of_document: int,
+    seed: int,
+    length: int,
+    num_sequences: int,
+) -> list[list[int]]:
+    """Training rows: a long document with facts planted in a tenth of its chunks, then all questions and answers.
+
+    The first row has one fact in its last chunk; the last row has `MAX_FACTS_PER_CHUNK` facts in each of a tenth of all
+    its chunks. Long documents are used again, with other facts, where there are fewer of them than rows.
+
+    Args:
+        documents: (module, token ids without end-of-document) pairs of the training split.
+        encode: text -> token ids, without special tokens, every digit a token of its own.
+        end_of_document: last token of every row.
+        seed: picks modules, chunks, keys and values.
+        length: predicted tokens of a row, the model's long-context length.
+        num_sequences: rows to make.
+    Returns:
+        `num_sequences` rows of length + 1 token ids.
+    Raises:
+        ValueError: if the documents together are shorter than one row, or a row has no room for its facts.
+    """
+    if num_sequences == 0:
+        return []
+    bodies = _require_long_documents(documents, encode("\n\n"), seed, length + 1)
+    chunk_tokens = max(MIN_CHUNK_TOKENS, min(CHUNK_TOKENS, length // CHUNKS_PER_ROW))
+    num_chunks = length // chunk_tokens
+    generator = seeded_random("long-document-qa", seed)
+    rows = []
+    for index in range(num_sequences):
+        hardness = (index + 1) / num_sequences
+        reach = max(1, round(hardness * num_chunks))  # chunks, counted from the end, in which facts may be
+        drawn_chunks = _draw(generator, range(num_chunks - reach, num_chunks), max(1, round(reach * CHUNK_SHARE)))
+        facts_per_chunk = max(1, round(hardness * MAX_FACTS_PER_CHUNK))
+        facts = _draw_facts(generator, "train", len(drawn_chunks) * facts_per_chunk)
+        questions = [encode(_question_line(key, value)) for key, value in _draw(generator, facts, len(facts))]
+        appended = [*encode("\n"), *(token for question in questions for token in question), end_of_document]
+        planted = {
+            chunk: encode("\n" + "".join(f"{fact_sentence(*fact)}\n" for fact in facts[part :: len(drawn_chunks)]))
+            for part, chunk in enumerate(drawn_chunks)
+        }
+        room = length + 1 - len(appended) - sum(map(len, planted.values()))
+        if room < num_chunks:
+            raise ValueError(
+                f"long_context_length={length} leaves {room} tokens of document beside {len(facts)} facts and "
+                f"questions; use longer rows or a tokenizer with a larger vocabulary"
+            )
+        body = bodies[index % len(bodies)]
+        row: list[int] = []
+        for chunk in range(num_chunks):
+            start, end = room * chunk // num_chunks, room * (chunk + 1) // num_chunks
+            middle = start + int(generator.random() * (end - start))
+            row += [*body[start:middle], *planted.get(chunk, []), *body[middle:end]]
+        rows.append(row + appended)
+    return rows
+
+
+def recall_distances(sequence_length: int, long_context_length: int) -> list[int]:
+    """Distances to test, in tokens: 1/4, 1/2, 1, 2, ... times the base length, then as far as a long row reaches."""
+    longest = long_context_length * 15 // 16  # a sixteenth is left for the text before the fact
+    num_doubled = (4 * long_context_length // sequence_length).bit_length()
+    doubled = [sequence_length * 2**power // 4 for power in range(num_doubled)]
+    return [distance for distance in doubled if MIN_RECALL_DISTANCE <= distance < longest] + [longest]
+
+
+def recall_rows(
+    documents: Sequence[tuple[str, Sequence[int]]],
+    encode: Encode,
+    *,
+    seed: int,
+    sequence_length: int,
+    long_context_length: int,
+    rows_per_distance: int,
+) -> list[RecallRow]:
+    """Test rows: held-out text, four facts in it, and a question about one of them at a known distance.
+
+    Which of the facts is asked for changes from row to row, as far as facts fit behind it, so neither the first nor the
+    last number of a row is a good guess. Sentences and separators are those of the training rows, keys are others.
+
+    Args:
+        documents: (module, token ids without end-of-document) pairs of the held-out split.
+        encode: text -> token ids, without special tokens, every digit a token of its own.
+        seed: picks text, keys, values and places.
+        sequence_length: base length of training, in tokens.
+        long_context_length: length of the long-context phase; no row is longer.
+        rows_per_distance: rows for each of `recall_distances`.
+    Raises:
+        ValueError: if the held-out documents are shorter than one row, digits are not single tokens, or a distance is
+            too short for a fact and a question.
+    """
+    texts = _require_long_documents(documents, encode("\n\n"), seed, long_context_length)
+    generator = seeded_random("recall", seed)
+    rows = []
+    for distance in recall_distances(sequence_length, long_context_length):
+        for _ in range(rows_per_distance):
+            text = texts[int(generator.random() * len(texts))]
+            facts = _draw_facts(generator, "evaluation", RECALL_FACTS)
+            (key, value), others = facts[0], facts[1:]
+            target, value_start = _encode_with_value(encode, f"\n{fact_sentence(key, value)}\n", value)
+            question, answer_start = _encode_with_value(encode, "\n" + _question_line(key, value), value)
+            distractors = [encode(f"\n{fact_sentence(other, number)}\n") for other, number in others]
+            gap = distance - (len(target) - value_start) - answer_start
+            if gap < 0:
+                raise ValueError(
+                    f"a recall distance of {distance} tokens is too short for a fact and a question, which need "
+                    f"{distance - gap}; use a longer sequence_length or a tokenizer with a larger vocabulary"
+                )
+            behind: list[list[int]] = []
+            num_behind = int(generator.random() * RECALL_FACTS)
+            while len(behind) < num_behind and sum(map(len, behind)) + len(distractors[0]) <= gap:
+                behind.append(distractors.pop(0))
+            room = long_context_length + 1 - len(target) - gap - answer_start - 3
+            while sum(map(len, distractors)) > room:
+                distractors.pop()
+            num_before = min(MIN_CHUNK_TOKENS, room - sum(map(len, distractors)))
+            num_between = gap - sum(map(len, behind))
+            first = int(generator.random() * (len(text) - num_before - num_between + 1))
+            filler = iter(text[first:])
+            tokens = [
+                *_scatter(generator, filler, num_before, distractors),
+                *target,
+                *_scatter(generator, filler, num_between, behind),
+                *question[: answer_start + 3],
+            ]
+            rows.append(RecallRow(tokens, len(tokens) - 3, distance, 1 + len(behind) + len(distractors)))
+    return rows
+
+
+def fact_sentence(key: str, value: int) -> str:
+    return f"The code of {key} is {value:03d}."
+
+
+def question_sentence(key: str) -> str:
+    return f"What is the code of {key}?"
+
+
+def draw_key(generator: random.Random, split: Split) -> str:
+    while True:
+        syllables = (
+            "bdfgklmnprstvz"[int(generator.random() * 14)] + "aeiou"[int(generator.random() * 5)] for _ in range(3)
+        )
+        key = "".join(syllables)
+        if split_of(key) == split:
+            return key.capitalize()
+
+
+def _question_line(key: str, value: int) -> str:
+    return f"{question_sentence(key)} {value:03d}\n"
+
+
+def _require_long_documents(
+    documents: Sequence[tuple[str, Sequence[int]]], separator: list[int], seed: int, length: int
+) -> list[list[int]]:
+    """`long_documents`, or one sentence if the text is shorter than a single one."""
+    bodies = long_documents(documents, separator=separator, seed=seed, length=length)
+    if not bodies:
+        tokens = sum(len(document) for _, document in documents)
+        raise ValueError(
+            f"the {len(documents)} documents hold {tokens} tokens, fewer than one long row of {length}; "
+            f"use more sources or a smaller long_context_length"
+        )
+    return bodies
+
+
+def _draw(generator: random.Random, items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of the items without repetition, in random order."""
+    return sorted(items, key=lambda _: generator.random())[:count]
+
+
+def _draw_facts(generator: random.Random, split: Split, count: int) -> list[tuple[str, int]]:
+    """`count` facts about different keys: (key, value), value in 0..999."""
+    facts: dict[str, int] = {}
+    while len(facts) < count:
+        facts.setdefault(draw_key(generator, split), int(generator.random() * NUM_VALUES))
+    return list(facts.items())
+
+
+def _encode_with_value(encode: Encode, text: str, value: int) -> tuple[list[int], int]:
+    """Token ids of `text` and the index of the first of its three digits."""
+    tokens = encode(text)
+    digits = [token for digit in f"{value:03d}" for token in encode(digit)]
+    places = [place for place in range(len(tokens) - 2) if tokens[place : place + 3] == digits]
+    if len(digits) != 3 or not places:
+        raise ValueError(
+            f"the tokenizer does not encode {value:03d} in {text!r} as three single digits; "
+            f"train it with digits split singly"
+        )
+    return tokens, places[-1]
+
+
+def _scatter(generator: random.Random, filler: Iterator[int], num_filler: int, facts: list[list[int]]) -> list[int]:
+    """`num_filler` tokens of the filler with the facts at random places between them, in their order."""
+    places = sorted(int(generator.random() * (num_filler + 1)) for _ in facts)
+    tokens: list[int] = []
+    taken = 0
+    for place, fact in zip(places, facts, strict=True):
+        tokens += [next(filler) for _ in range(place - taken)]
+        tokens += fact
+        taken = place
+    tokens += [next(filler) for _ in range(num_filler - taken)]
+    return tokens
