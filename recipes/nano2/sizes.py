@@ -7,7 +7,9 @@ Origins: "published" stands for arXiv 2508.14444 (Nemotron Nano 2) or the releas
 another model that NVIDIA described; everything else is our choice for a model of that size and says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from nemotron import Scale
 from nemotron.recipes.nemotron_h.model import PUBLISHED_12B, ModelConfig
@@ -34,6 +36,8 @@ class Pretrain:
     long_context_learning_rate: float
     checkpoint_every_steps: int
     validate_every_steps: int
+    validation_sequences: int
+    """Validation sequences per category in each measurement during training; evaluation takes all of them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Size:
 
     model: ModelConfig
     dtype: str
+    device: str
     pretrain: Pretrain
 
 
@@ -66,6 +71,7 @@ SIZES: dict[Scale, Size] = {
             max_position_embeddings=512,
         ),
         dtype="float64",
+        device="cpu",
         pretrain=Pretrain(
             raw_documents=150_000,
             sequence_length=128,
@@ -82,6 +88,7 @@ SIZES: dict[Scale, Size] = {
             long_context_learning_rate=4e-4,
             checkpoint_every_steps=35,
             validate_every_steps=50,
+            validation_sequences=8,
         ),
     ),
     # Our choice throughout: what two processor cores train in minutes and still beats a 5-gram.
@@ -102,6 +109,7 @@ SIZES: dict[Scale, Size] = {
             max_position_embeddings=2048,
         ),
         dtype="float32",
+        device="cpu",
         pretrain=Pretrain(
             raw_documents=150_000,
             sequence_length=256,
@@ -118,6 +126,7 @@ SIZES: dict[Scale, Size] = {
             long_context_learning_rate=3e-4,
             checkpoint_every_steps=200,
             validate_every_steps=200,
+            validation_sequences=32,
         ),
     ),
     # Our choice throughout, about 300 M parameters: 20 tokens a parameter, one GPU.
@@ -137,6 +146,7 @@ SIZES: dict[Scale, Size] = {
             max_position_embeddings=32768,
         ),
         dtype="bfloat16",
+        device="cuda",
         pretrain=Pretrain(
             raw_documents=20_000_000,
             sequence_length=2048,
@@ -153,11 +163,13 @@ SIZES: dict[Scale, Size] = {
             long_context_learning_rate=1e-5,
             checkpoint_every_steps=500,
             validate_every_steps=500,
+            validation_sequences=256,
         ),
     ),
     "full": Size(
         model=PUBLISHED_12B,  # published: table 1 and the released configuration
         dtype="bfloat16",  # the paper trains in FP8 (section 2.4); this code does not, the plan says so
+        device="cuda",
         pretrain=Pretrain(
             raw_documents=None,
             sequence_length=8192,  # published
@@ -166,7 +178,8 @@ SIZES: dict[Scale, Size] = {
             batch_sequences=768,
             micro_batch_sequences=1,  # our choice
             num_steps=20_000_000_000_000 // (768 * 8192),  # published: 20T tokens
-            warmup_steps=8_400_000_000 // (768 * 8192),  # proxy: 8.4B tokens, Nemotron 3 Nano; the paper's value is unknown
+            warmup_steps=8_400_000_000
+            // (768 * 8192),  # proxy: 8.4B tokens, Nemotron 3 Nano; the paper's value is unknown
             learning_rate=4.5e-4,  # published
             min_learning_rate=4.5e-6,  # published
             long_context_length=524_288,  # published
@@ -176,9 +189,38 @@ SIZES: dict[Scale, Size] = {
             long_context_learning_rate=4.5e-6,  # published: constant
             checkpoint_every_steps=1000,  # our choice
             validate_every_steps=1000,  # our choice
+            validation_sequences=1024,
         ),
     ),
 }
+
+
+StepConfig = TypeVar("StepConfig")
+
+
+def resolved(config: StepConfig, stage: str, step: str) -> StepConfig:
+    """The step's config with every None that this module has a number for replaced by that number.
+
+    Args:
+        config: a step's Config; `config.scale` picks the Size.
+        stage: folder of the stage, "stage0_pretrain"; part of the default output directory.
+        step: "data_curation", "training" or "evaluation".
+    """
+    scale: Scale = config.scale  # type: ignore[attr-defined]
+    size = SIZES[scale]
+    numbers: dict[str, Any] = {
+        "output_dir": Path("outputs") / "nano2" / scale / stage / step,
+        "vocab_size": size.model.vocab_size,
+        "dtype": size.dtype,
+        "device": size.device,
+        **asdict(size.pretrain),
+    }
+    missing = {
+        field.name: numbers[field.name]
+        for field in fields(config)  # type: ignore[arg-type]
+        if field.name in numbers and getattr(config, field.name) is None
+    }
+    return replace(config, **missing)  # type: ignore[type-var]
 
 
 def phase_steps(num_steps: int) -> dict[str, int]:

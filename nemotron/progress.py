@@ -1,0 +1,71 @@
+"""Progress of a long loop on stderr: a bar in a terminal, a plain line now and then elsewhere.
+
+It only looks: nothing in a result depends on it, and it is the one place where a training step reads the clock.
+"""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class TrainingProgress:
+    """Shows step, loss, learning rate, tokens per second and the time that is left.
+
+    Args:
+        title: what is being trained, shown before the bar.
+        total_steps: steps of the whole run.
+        first_step: steps already done when the loop starts (a resumed run).
+        line_every_steps: without a terminal, print one line every so many steps; None prints about ten lines a run.
+    """
+
+    def __init__(self, title: str, total_steps: int, first_step: int = 0, line_every_steps: int | None = None) -> None:
+        console = Console(file=sys.stderr)
+        self.title = title
+        self.total_steps = total_steps
+        self.first_step = first_step
+        self.line_every_steps = line_every_steps or max(1, total_steps // 10)
+        self.tokens_done = 0
+        self.started = time.perf_counter()
+        self.bar = None
+        if console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Numbers(), TimeRemainingColumn(),
+                console=console,
+            )  # fmt: skip
+            self.task = self.bar.add_task(title, total=total_steps, completed=first_step, numbers="")
+
+    def __enter__(self) -> "TrainingProgress":
+        self.started = time.perf_counter()
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, steps_done: int, *, loss: float, learning_rate: float, tokens: int) -> None:
+        """Report that `steps_done` steps of the run are done; `tokens` were in the last one."""
+        self.tokens_done += tokens
+        seconds = time.perf_counter() - self.started
+        tokens_per_second = self.tokens_done / seconds
+        numbers = f"loss {loss:.4f}  lr {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s"
+        if self.bar:
+            self.bar.update(self.task, completed=steps_done, numbers=numbers)
+        elif steps_done % self.line_every_steps == 0 or steps_done == self.total_steps:
+            left = seconds / (steps_done - self.first_step) * (self.total_steps - steps_done)
+            line = f"{self.title} {steps_done}/{self.total_steps}  {numbers}  {left:,.0f} s left"
+            print(line, file=sys.stderr, flush=True)
+
+
+class _Numbers(ProgressColumn):
+    """Loss, learning rate and speed, beside the bar."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["numbers"])

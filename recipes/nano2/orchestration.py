@@ -1,0 +1,40 @@
+"""What every orchestrator of the recipe does with the flags that it owns: scale, seed and output directory."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from nemotron import Scale
+
+StepConfig = TypeVar("StepConfig")
+
+OWNED = {"scale": "--scale", "seed": "--seed", "output_dir": "--output-dir"}
+INPUTS = ("dataset_path", "checkpoint_path", "base_checkpoint_path")
+
+
+def handed_down(config: StepConfig, prefix: str, *, scale: Scale, seed: int, output_dir: Path) -> StepConfig:
+    """A copy of a nested config with the orchestrator's scale, seed and output directory.
+
+    Args:
+        config: of a step or stage, as the command line filled it.
+        prefix: of its flags, "train" for --train.X.
+
+    Raises:
+        ValueError: if the nested config sets one of these to something else, or names an input that the orchestrator
+            connects; the sentence names the flag to use.
+    """
+    owned = {"scale": scale, "seed": seed, "output_dir": output_dir}
+    default = type(config)()
+    for name, value in owned.items():
+        given = getattr(config, name)
+        if given not in (getattr(default, name), value):
+            flag = f"--{prefix}.{name.replace('_', '-')}"
+            raise ValueError(f"{flag} {given} differs from the run's own {value}; use {OWNED[name]} {given} for all steps")
+    for name in INPUTS:
+        if getattr(config, name, None) is not None:
+            flag = f"--{prefix}.{name.replace('_', '-')}"
+            raise ValueError(
+                f"{flag} has no place here, the step before writes that input; run the step by itself with "
+                f"--{name.replace('_', '-')} {getattr(config, name)}"
+            )
+    return replace(config, **owned)  # type: ignore[type-var]

@@ -1,0 +1,554 @@
+"""Pretrain the base model: four phases of text, one loop, AdamW under a warmup-stable-decay schedule.
+
+In: the Dataset of data_curation.py (packed token sequences, one file a phase, already in training order).
+Out: a Checkpoint: a Hugging Face directory, the state to go on from, the whole loss curve and a plot of it.
+Source: arXiv 2508.14444, sections 2.4 to 2.6; what the paper leaves open is marked where it stands.
+Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale tiny --dataset-path <directory>
+
+Left out: FP8 matrix products and sharding over devices, which the published run needs and one laptop does not.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+import tyro
+from matplotlib.figure import Figure
+from pydantic import Field
+from tokenizers import Tokenizer
+
+from nemotron import Artifact, Scale, print_complete
+from nemotron.artifact import working_directory
+from nemotron.pipe import step_process
+from nemotron.progress import TrainingProgress
+from nemotron.recipes.nano2.sizes import SIZES, phase_steps, resolved
+from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
+from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_checkpoint, save_tensors
+from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
+from nemotron.recipes.nemotron_h.generate import sample_tokens
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
+from nemotron.recipes.nemotron_h.plan import training_memory_bytes
+
+
+@dataclass
+class Config:
+    """Pretrain the base model on a curated dataset. A number left out is the one in sizes.py for the scale."""
+
+    scale: Scale = "tiny"
+    """Model and batch sizes: tiny, small, medium or full."""
+    seed: int = 1234
+    """Seed of the initial weights and of the sample at the end."""
+    output_dir: Path | None = None
+    """Where the Checkpoint goes; outputs/nano2/<scale>/stage0_pretrain/training if left out."""
+    dataset_path: Path | None = None
+    """Directory of the Dataset; read from the pipe if left out."""
+    num_steps: int | None = None
+    """Optimizer steps of phases 1 to 3; the dataset must hold the sequences for them."""
+    batch_sequences: int | None = None
+    """Sequences per optimizer step."""
+    micro_batch_sequences: int | None = None
+    """Sequences per forward pass; divides batch_sequences and changes memory, not the result."""
+    learning_rate: float | None = None
+    """Peak learning rate, held from the end of the warmup to the start of the decay."""
+    min_learning_rate: float | None = None
+    """Learning rate at the end of the decay."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises linearly from 0."""
+    decay_frac: float = 0.18  # published: the last 3.6T of 20T tokens
+    """Share of num_steps, at their end, over which the learning rate falls."""
+    long_context_steps: int | None = None
+    """Optimizer steps of the long-context phase."""
+    long_context_batch_sequences: int | None = None
+    """Sequences per optimizer step in the long-context phase."""
+    long_context_micro_batch_sequences: int | None = None
+    """Sequences per forward pass in the long-context phase."""
+    long_context_learning_rate: float | None = None
+    """Constant learning rate of the long-context phase."""
+    cut_long_context_to: int | None = None
+    """Cut each long sequence into pieces of so many tokens: the same tokens without the long context, as a control."""
+    beta1: float = 0.9  # published
+    """AdamW: decay of the first moment."""
+    beta2: float = 0.95  # published
+    """AdamW: decay of the second moment."""
+    adam_eps: float = 1e-8  # proxy: NVIDIA's Megatron configurations; the paper's value is unknown to us
+    """AdamW: term added to the denominator."""
+    weight_decay: float = 0.1  # published
+    """AdamW: decay of matrices; norms, biases and the state-space vectors have none."""
+    max_grad_norm: float = 1.0  # proxy: NVIDIA's Megatron configurations
+    """Gradients longer than this are shortened to it."""
+    dtype: Literal["float64", "float32", "bfloat16"] | None = None
+    """Arithmetic of the model; bfloat16 keeps float32 weights and computes matrix products in bfloat16."""
+    device: str | None = None
+    """Where to train: cpu, cuda, cuda:1, ..."""
+    compile: bool = False
+    """Compile the model with torch.compile; the numbers change in their last digits."""
+    checkpoint_every_steps: int | None = None
+    """Steps between two states that --resume can go on from."""
+    validate_every_steps: int | None = None
+    """Steps between two measurements of the validation loss."""
+    validation_sequences: int | None = None
+    """Validation sequences per category in each measurement."""
+    resume: bool = False
+    """Go on from the last state of an unfinished run in the same output directory."""
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be greater than 0")
+        for name in ("warmup_steps", "long_context_steps", "weight_decay", "min_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}={value} must not be negative")
+        for name in ("beta1", "beta2", "decay_frac"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+
+
+_POSITIVE = (
+    *("num_steps", "batch_sequences", "micro_batch_sequences", "learning_rate", "adam_eps", "max_grad_norm"),
+    *("long_context_batch_sequences", "long_context_micro_batch_sequences", "long_context_learning_rate"),
+    *("cut_long_context_to", "checkpoint_every_steps", "validate_every_steps", "validation_sequences"),
+)
+
+
+class Checkpoint(Artifact):
+    """A trained base model, and where its training went."""
+
+    num_steps: int = Field(gt=0)
+    """Optimizer steps over all four phases."""
+    num_parameters: int = Field(gt=0)
+    training_loss: float
+    """Loss of the last step, nats per token."""
+    checkpoint_path: Path
+    """Hugging Face directory: AutoModelForCausalLM.from_pretrained(checkpoint_path)."""
+    training_state_path: Path
+    """Optimizer moments, curve and position in the data after the last step."""
+    curve_path: Path
+    """Parquet: step, phase, loss (nats per token), grad_norm (before clipping), learning_rate, tokens (so far)."""
+    validation_curve_path: Path
+    """Parquet: step, category, loss (nats per token)."""
+    plot_path: Path
+    sample: str
+    """Text that the final model wrote after the first tokens of a held-out document."""
+    dataset_path: Path
+    """The Dataset that it was trained on."""
+
+
+def learning_rate_at(step: int, config: Config) -> float:
+    """Learning rate of optimizer step `step`, counted from 0 over all four phases; `config` is resolved.
+
+    Warmup-stable-decay (published) with the shape 1 - sqrt(elapsed share of the decay) (proxy: Nemotron 3 Super; Nano 2's
+    shape is unknown to us), then the constant rate of the long-context phase (published).
+    """
+    assert config.num_steps and config.learning_rate and config.long_context_learning_rate
+    assert config.warmup_steps is not None and config.min_learning_rate is not None
+    if step >= config.num_steps:
+        return config.long_context_learning_rate
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    decay_steps = round(config.decay_frac * config.num_steps)
+    decayed_steps = step + 1 - (config.num_steps - decay_steps)
+    if decayed_steps <= 0:
+        return config.learning_rate
+    remaining = 1 - math.sqrt(decayed_steps / decay_steps)
+    return config.min_learning_rate + remaining * (config.learning_rate - config.min_learning_rate)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: its file, and the steps, sequences and tokens that are taken from it."""
+
+    name: str
+    path: Path
+    num_steps: int
+    batch_sequences: int
+    micro_batch_sequences: int
+    sequence_length: int
+    """Tokens of a sequence in the file, less the one that is only a label."""
+    cut_to: int
+    """Tokens of a sequence in a batch: sequence_length, or a divisor of it."""
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_sequences * self.sequence_length
+
+
+def training_phases(config: Config, dataset: Dataset) -> list[Phase]:
+    """The four phases in their order; `config` is resolved.
+
+    Raises:
+        ValueError: if micro batches do not divide the batch, or the dataset holds too few sequences for the steps.
+    """
+    assert config.num_steps and config.batch_sequences and config.micro_batch_sequences
+    assert config.long_context_batch_sequences and config.long_context_micro_batch_sequences
+    assert config.long_context_steps is not None
+    batch, micro, length = config.batch_sequences, config.micro_batch_sequences, dataset.sequence_length
+    long_batch, long_micro = config.long_context_batch_sequences, config.long_context_micro_batch_sequences
+    long_length = dataset.long_context_length
+    long_cut = config.cut_long_context_to or long_length
+    steps = phase_steps(config.num_steps)
+    phases = [
+        Phase("phase1", dataset.phase1_path, steps["phase1"], batch, micro, length, length),
+        Phase("phase2", dataset.phase2_path, steps["phase2"], batch, micro, length, length),
+        Phase("phase3", dataset.phase3_path, steps["phase3"], batch, micro, length, length),
+        Phase(
+            "long_context",
+            dataset.long_context_path,
+            config.long_context_steps,
+            long_batch,
+            long_micro,
+            long_length,
+            long_cut,
+        ),
+    ]
+    for phase in phases:
+        if phase.batch_sequences % phase.micro_batch_sequences:
+            raise ValueError(
+                f"{phase.name}: micro_batch_sequences={phase.micro_batch_sequences} does not divide "
+                f"batch_sequences={phase.batch_sequences}; pick a divisor of {phase.batch_sequences}"
+            )
+        held, needed = pq.read_metadata(phase.path).num_rows, phase.num_steps * phase.batch_sequences
+        if held < needed:
+            raise ValueError(
+                f"{phase.name}: {phase.num_steps} steps of {phase.batch_sequences} sequences need {needed} sequences, and "
+                f"{phase.path} holds {held}; curate with the same steps and batch, or lower them here"
+            )
+    if long_length % long_cut:
+        raise ValueError(
+            f"cut_long_context_to={long_cut} does not divide long_context_length={long_length}; pick a divisor"
+        )
+    return phases
+
+
+def read_batches(phase: Phase, first_step: int) -> Iterator[torch.Tensor]:
+    """Batches of one phase in the order of its file, from the phase's step `first_step` on.
+
+    Yields:
+        (b, t + 1) int64 token ids; consecutive sequences of a document share one token, so that each is a label once.
+        t is cut_to and b as many sequences as make batch_tokens.
+    """
+    held = np.empty((0, phase.sequence_length + 1), dtype=np.int64)
+    step = 0
+    for group in pq.ParquetFile(phase.path).iter_batches(batch_size=phase.batch_sequences, columns=["tokens"]):
+        rows = group.column("tokens").flatten().to_numpy().reshape(-1, phase.sequence_length + 1)
+        held = np.concatenate([held, rows])
+        while len(held) >= phase.batch_sequences and step < phase.num_steps:
+            batch, held = held[: phase.batch_sequences], held[phase.batch_sequences :]
+            if step >= first_step:
+                yield torch.from_numpy(batch).unfold(1, phase.cut_to + 1, phase.cut_to).flatten(0, 1)
+            step += 1
+
+
+def loss_sum(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in nats, summed over a (b, t + 1) batch: the token at position i predicts the one at i + 1."""
+    logits = model(tokens[:, :-1])
+    labels = tokens[:, 1:]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also when matrix products are bfloat16
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+
+
+@torch.no_grad()
+def validation_losses(model: torch.nn.Module, dataset: Dataset, sequences: int, device: str) -> dict[str, float]:
+    """Category -> mean loss in nats per token over its first `sequences` whole validation sequences."""
+    table = pq.read_table(dataset.validation_path, columns=["category", "tokens"])
+    by_category: dict[str, list[list[int]]] = {}
+    for category, tokens in zip(table["category"].to_pylist(), table["tokens"].to_pylist(), strict=True):
+        if len(tokens) == dataset.sequence_length + 1:
+            by_category.setdefault(category, []).append(tokens)
+    losses = {}
+    for category in sorted(by_category):
+        batch = torch.tensor(by_category[category][:sequences], device=device)
+        losses[category] = loss_sum(model, batch).item() / batch[:, 1:].numel()
+    return losses
+
+
+@dataclass
+class Record:
+    """What a run writes down as it goes; a resumed run goes on writing in the same one."""
+
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """A row a step: step, phase, batch (digest of its tokens), tokens, loss, grad_norm, learning_rate."""
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    """A row a measurement and category: step, category, loss."""
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Fingerprints of the weights: "initial", "after step 1", "final"."""
+
+
+def write_training_state(
+    work: Path, config: Config, dataset: Dataset, model: NemotronH, optimizer: torch.optim.Optimizer, record: Record
+) -> None:
+    """Write all that --resume needs; a state that is cut short keeps the name .partial and is never read.
+
+    There is no random state in it: nothing in the loop draws a number. The position in the data is the number of steps.
+    """
+    directory = work / "training_state" / f"step-{len(record.curve):08d}"
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_tensors(dict(model.state_dict()), partial / "model.safetensors")
+    moments = {
+        f"{index}.{name}": tensor
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+    save_tensors(moments, partial / "optimizer.safetensors")
+    state = {"dataset": dataset.digest, "config": compared_config(config), "record": asdict(record)}
+    (partial / "state.json").write_text(json.dumps(state))
+    partial.rename(directory)
+    for older in directory.parent.iterdir():
+        if older != directory:
+            shutil.rmtree(older)
+
+
+def read_training_state(
+    work: Path, config: Config, dataset: Dataset, model: NemotronH, optimizer: torch.optim.Optimizer
+) -> Record:
+    """Load the last whole state of an unfinished run into model and optimizer, and return its record.
+
+    Raises:
+        ValueError: if that run had another dataset or config.
+    """
+    states = sorted(path for path in work.glob("training_state/step-*") if path.suffix != ".partial")
+    if not states:
+        print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
+        return Record()
+    state = json.loads((states[-1] / "state.json").read_text())
+    if state["dataset"] != dataset.digest:
+        raise ValueError(
+            f"{work} was trained on a dataset with digest {state['dataset'][:12]}, not {dataset.digest[:12]}; resume with "
+            f"that dataset, or delete {work} to begin anew"
+        )
+    for name, value in compared_config(config).items():
+        if state["config"].get(name) != value:
+            raise ValueError(
+                f"{work} was trained with {name}={state['config'].get(name)}, not {value}; resume with the same value, "
+                f"or delete {work} to begin anew"
+            )
+    model.load_state_dict(load_tensors(states[-1] / "model.safetensors"))
+    moments = optimizer.state_dict()
+    for key, tensor in load_tensors(states[-1] / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        moments["state"].setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict(moments)
+    record = Record(**state["record"])
+    print(f"resumed at step {len(record.curve)}", file=sys.stderr)
+    return record
+
+
+def compared_config(config: Config) -> dict[str, Any]:
+    """The fields of the config that the result depends on: all but places, and how often states are written."""
+    places = ("output_dir", "dataset_path", "resume", "checkpoint_every_steps", "device")
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in places}
+
+
+def write_sample(model: NemotronH, dataset: Dataset, seed: int) -> str:
+    """Sixteen tokens of a held-out sequence and what the model writes after them."""
+    tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path / "tokenizer.json"))
+    prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
+    tokens = sample_tokens(model, prompt, num_tokens=48, seed=seed, temperature=0.7)
+    return tokenizer.decode(tokens)
+
+
+def training_ladder(config: Config, dataset: Dataset, model: NemotronH, record: Record) -> list[dict[str, Any]]:
+    """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
+    ladder = [{"rung": "config", "name": name, "step": 0, "value": v} for name, v in compared_config(config).items()]
+    ladder += [
+        {"rung": "inputs", "name": name, "step": 0, "value": getattr(dataset, name)}
+        for name in ("num_examples", "num_documents", "vocab_size", "sequence_length", "long_context_length")
+    ]
+    ladder += [
+        {"rung": "batch order", "name": "batch", "step": row["step"], "value": row["batch"]} for row in record.curve
+    ]
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    ladder.append({"rung": "parameters", "name": "num_parameters", "step": 0, "value": num_parameters})
+    ladder += [
+        {"rung": "initial weights", "name": name, "step": 0, "value": value}
+        for name, value in record.weights["initial"].items()
+    ]
+    for name in ("learning_rate", "loss", "grad_norm"):
+        ladder += [{"rung": name, "name": name, "step": row["step"], "value": row[name]} for row in record.curve[:1]]
+    ladder += [
+        {"rung": "weights after step 1", "name": name, "step": 1, "value": value}
+        for name, value in record.weights["after step 1"].items()
+    ]
+    for row in record.curve:
+        ladder += [
+            {"rung": "curve", "name": name, "step": row["step"], "value": row[name]}
+            for name in ("learning_rate", "loss", "grad_norm")
+        ]
+    ladder += [
+        {"rung": "final weights", "name": name, "step": len(record.curve), "value": value}
+        for name, value in record.weights["final"].items()
+    ]
+    ladder += [
+        {"rung": "validation", "name": f"validation_loss/{row['category']}", "step": row["step"], "value": row["loss"]}
+        for row in record.validation
+    ]
+    return ladder
+
+
+def plot_curve(record: Record, phases: list[Phase], path: Path) -> None:
+    """Training and validation loss over the tokens seen, phases marked, the learning rate below; the same bytes each time."""
+    tokens = np.cumsum([row["tokens"] for row in record.curve])
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    loss_axes.plot(tokens, [row["loss"] for row in record.curve], color="0.6", linewidth=1, label="training")
+    for category in sorted({row["category"] for row in record.validation}):
+        rows = [row for row in record.validation if row["category"] == category]
+        loss_axes.plot(
+            [tokens[row["step"] - 1] for row in rows],
+            [row["loss"] for row in rows],
+            marker="o",
+            label=f"validation, {category}",
+        )
+    edge = 0
+    for phase in phases:
+        loss_axes.axvline(edge, color="0.85", zorder=0)
+        loss_axes.text(edge, 1.0, f" {phase.name}", transform=loss_axes.get_xaxis_transform(), fontsize=8, va="bottom")
+        edge += phase.num_steps * phase.batch_tokens
+    loss_axes.set_ylabel("loss, nats per token")
+    loss_axes.legend(frameon=False)
+    rate_axes.plot(tokens, [row["learning_rate"] for row in record.curve], color="tab:red", linewidth=1)
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.set_xlabel("tokens")
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def refuse_what_does_not_fit(config: Config, shape: ModelConfig, phases: list[Phase]) -> None:
+    """Raise ValueError if weights, gradients and moments alone exceed the memory of the device."""
+
+
+def refuse_unfinished_run(work: Path) -> None:
+    """Raise ValueError if an earlier run left a state behind that --resume could go on from."""
+    states = sorted(work.glob("training_state/step-*"))
+    if states:
+        raise ValueError(
+            f"{work} holds an unfinished run at {states[-1].name}; add --resume (--train.resume for a stage) to go on, or "
+            f"delete that directory to begin anew"
+        )
+
+
+def refuse_non_finite(step: int, loss: float, grad_norm: float) -> None:
+    """Raise ValueError, before the weights are touched, if this step's loss or gradient is no number."""
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        raise ValueError(
+            f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; lower the learning rate, or go back to "
+            f"the last state with --resume"
+        )
+
+
+def main(config: Config) -> Checkpoint:
+    """Train through the four phases and return the Checkpoint."""
+    config = resolved(config, "stage0_pretrain", "training")
+    assert config.output_dir and config.device and config.validation_sequences
+    assert config.checkpoint_every_steps and config.validate_every_steps
+    dataset = Dataset.load(path=config.dataset_path)
+    phases = training_phases(config, dataset)
+    total_steps = sum(phase.num_steps for phase in phases)
+
+    # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
+    shape = replace(SIZES[config.scale].model, vocab_size=dataset.vocab_size)
+    refuse_what_does_not_fit(config, shape, phases)
+    weight_dtype = torch.float64 if config.dtype == "float64" else torch.float32
+    autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    model = NemotronH(shape, device=config.device, dtype=weight_dtype)
+    initialize(model, config.seed)
+    forward = torch.compile(model) if config.compile else model
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=0.0,  # set before every step
+        betas=(config.beta1, config.beta2),
+        eps=config.adam_eps,
+    )
+
+    with working_directory(config.output_dir, Checkpoint, keep_on_failure=True) as work:
+        if config.resume:
+            record = read_training_state(work, config, dataset, model, optimizer)
+        else:
+            refuse_unfinished_run(work)
+            record = Record(weights={"initial": weight_fingerprint(model)})
+
+        step = first_step = len(record.curve)
+        phase_start = 0
+        with TrainingProgress("pretraining", total_steps, first_step) as progress, autocast:
+            for phase in phases:
+                for batch in read_batches(phase, first_step=max(0, first_step - phase_start)):
+                    # Every token weighs the same: sums over micro batches, divided by the tokens of the whole step.
+                    optimizer.zero_grad()
+                    loss = 0.0
+                    for micro_batch in batch.to(config.device).chunk(
+                        phase.batch_sequences // phase.micro_batch_sequences
+                    ):
+                        micro_loss = loss_sum(forward, micro_batch) / phase.batch_tokens
+                        micro_loss.backward()
+                        loss += micro_loss.item()
+                    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+                    refuse_non_finite(step, loss, grad_norm)
+                    learning_rate = learning_rate_at(step, config)
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate
+                    optimizer.step()
+
+                    digest = hashlib.sha256(batch.numpy().tobytes()).hexdigest()[:16]
+                    record.curve.append(
+                        {"step": step, "phase": phase.name, "batch": digest, "tokens": phase.batch_tokens,
+                         "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+                    )  # fmt: skip
+                    step += 1
+                    progress.update(step, loss=loss, learning_rate=learning_rate, tokens=phase.batch_tokens)
+                    if step == 1:
+                        record.weights["after step 1"] = weight_fingerprint(model)
+                    if step % config.validate_every_steps == 0 or step == total_steps:
+                        losses = validation_losses(forward, dataset, config.validation_sequences, config.device)
+                        record.validation += [{"step": step, "category": name, "loss": losses[name]} for name in losses]
+                    if step % config.checkpoint_every_steps == 0 or step == total_steps:
+                        write_training_state(work, config, dataset, model, optimizer, record)
+                phase_start += phase.num_steps
+
+        record.weights["final"] = weight_fingerprint(model)
+        save_checkpoint(model, dataset.tokenizer_path, work / "model")
+        pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
+        pq.write_table(pa.Table.from_pylist(record.validation), work / "validation_curve.parquet")
+        plot_curve(record, phases, work / "loss.svg")
+        (work / "ladder.json").write_text(json.dumps(training_ladder(config, dataset, model, record), indent=1))
+        checkpoint = Checkpoint(
+            path=work,
+            num_steps=step,
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            training_loss=record.curve[-1]["loss"],
+            checkpoint_path=work / "model",
+            training_state_path=work / "training_state",
+            curve_path=work / "curve.parquet",
+            validation_curve_path=work / "validation_curve.parquet",
+            plot_path=work / "loss.svg",
+            sample=write_sample(model, dataset, config.seed),
+            dataset_path=dataset.path,
+            metrics={
+                f"validation_loss/{row['category']}": row["loss"]
+                for row in record.validation
+                if row["step"] == total_steps
+            },
+        )
+        checkpoint.save(config)
+    print(f"sample: {checkpoint.sample!r}", file=sys.stderr)
+    return Checkpoint.load(config.output_dir)
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Config)
+    with step_process():
+        print_complete({"checkpoint": main(config)})
