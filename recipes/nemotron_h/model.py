@@ -1,15 +1,55 @@
-"""The Nemotron-H architecture."""
+"""The Nemotron-H architecture: Mamba-2, squared-ReLU and attention layers in the order that a pattern string gives.
 
-from dataclasses import dataclass
+In: token ids (b, t). Out: next-token logits (b, t, vocab_size).
+Sources: arXiv 2504.03624 and 2508.14444 section 2.1 (architecture), arXiv 2405.21060 (Mamba-2); the initialisation and
+the order of gate and norm as in NVIDIA's Megatron-LM (megatron/core/ssm/mamba_mixer.py).
+Run: python -c "from nemotron.recipes.nemotron_h.plan import *; print(count_parameters(PUBLISHED_12B))"
+
+Left out: mixture-of-experts layers, dropout, tied embeddings and biases of linear layers (the published models have
+none), fused kernels, and the state that step-by-step decoding carries from token to token.
+
+Every parameter is named as in the published checkpoints, so `state_dict()` is what `checkpoint.py` writes.
+
+Letters, here and in every shape comment:
+
+    b  sequence of the batch               A  (h)           decay rate of a head, < 0      paper: A, scalar per head
+    t  position in the sequence            B  (b, t, g, n)  what a position writes         paper: B, like keys
+    c  chunk of the sequence               C  (b, t, g, n)  what a position reads          paper: C, like queries
+    i, j  position in a chunk: i reads     D  (h)           weight of the skip             paper: D
+          what j wrote, j <= i             dt (b, t, h)     step size, > 0                 paper: Delta
+    d  hidden size                         x  (b, t, h, p)  what is written                paper: X, like values
+    h  head          p  size of a head     y  (b, t, h, p)  what is read                   paper: Y
+    g  group of heads that share B and C   z  (b, t, h * p) gate of the output
+    r  head within its group, h = g * r    state (b, h, p, n)                              paper: H
+    n  size of the state
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+# The letters of hybrid_override_pattern, as in the published configurations.
+MAMBA, MLP, ATTENTION = "M", "-", "*"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of one Nemotron-H model; the fields are spelled as in the published config.json."""
+    """Shape of one Nemotron-H model; the fields are spelled as in the published config.json.
+
+    Raises:
+        ValueError: if a size is not positive, one does not divide another, or the pattern has an unknown letter.
+    """
 
     vocab_size: int
     hidden_size: int
     hybrid_override_pattern: str
+    """One letter per layer: M Mamba-2, - MLP, * attention."""
     intermediate_size: int
     num_attention_heads: int
     num_key_value_heads: int
@@ -20,11 +60,48 @@ class ModelConfig:
     ssm_state_size: int
     conv_kernel: int = 4
     chunk_size: int = 128
+    """Positions that the scan handles at once; changes speed and memory, not the result."""
     layer_norm_epsilon: float = 1e-5
     initializer_range: float | None = None
+    """Standard deviation of the initial weights; None is the published rule, sqrt(0.8 / hidden_size)."""
     max_position_embeddings: int = 131072
+    """Written into config.json for tools that ask; there is no positional embedding that it could limit."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not value > 0:
+                raise ValueError(f"{field.name}={value} must be greater than 0")
+        unknown = sorted(set(self.hybrid_override_pattern) - {MAMBA, MLP, ATTENTION})
+        if unknown or not self.hybrid_override_pattern:
+            raise ValueError(
+                f"hybrid_override_pattern={self.hybrid_override_pattern!r} must be made of the letters "
+                f"{MAMBA!r} (Mamba-2), {MLP!r} (MLP) and {ATTENTION!r} (attention)"
+            )
+        for whole, part in (("num_attention_heads", "num_key_value_heads"), ("mamba_num_heads", "n_groups")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"{part}={getattr(self, part)} does not divide {whole}={getattr(self, whole)}; pick a divisor"
+                )
+
+    @property
+    def initial_std(self) -> float:
+        """Standard deviation of the initial weights: published 0.0125 at 5120, 0.014 at 4096, 0.0099 at 8192."""
+        return self.initializer_range or math.sqrt(0.8 / self.hidden_size)
+
+    @property
+    def mamba_inner_size(self) -> int:
+        """Channels of x and z: heads times head size, which the published 9B does not tie to the hidden size."""
+        return self.mamba_num_heads * self.mamba_head_dim
+
+    @property
+    def mamba_conv_size(self) -> int:
+        """Channels that the convolution runs over: x, B and C side by side."""
+        return self.mamba_inner_size + 2 * self.n_groups * self.ssm_state_size
 
 
+# Published: 2508.14444 table 1. Its text says Mamba head size 64; the released weights have 80, which is also the only
+# one of the two that gives the 12.31 and 8.89 billion parameters of the model cards.
 PUBLISHED_12B = ModelConfig(
     vocab_size=131072,
     hidden_size=5120,
@@ -38,3 +115,322 @@ PUBLISHED_12B = ModelConfig(
     n_groups=8,
     ssm_state_size=128,
 )
+# Published: pruned from the 12B, so hidden_size no longer is half of mamba_inner_size.
+PUBLISHED_9B = ModelConfig(
+    vocab_size=131072,
+    hidden_size=4480,
+    hybrid_override_pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+    intermediate_size=15680,
+    num_attention_heads=40,
+    num_key_value_heads=8,
+    head_dim=128,
+    mamba_num_heads=128,
+    mamba_head_dim=80,
+    n_groups=8,
+    ssm_state_size=128,
+)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is that already: norms and the scan never run in less."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root of the mean square over each group of channels, then scale every channel."""
+
+    def __init__(self, size: int, config: ModelConfig, *, num_groups: int = 1, **factory: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, **factory))
+        self.num_groups = num_groups
+        self.epsilon = config.layer_norm_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = at_least_float32(x).unflatten(-1, (self.num_groups, -1))  # (..., groups, channels of one)
+        groups = groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + self.epsilon)
+        return (groups.flatten(-2) * self.weight).to(self.weight.dtype)
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolution of every channel with its own kernel, seeing no position after its own; zeros stand before the first.
+
+    Args:
+        x: (b, t, channels). weight: (channels, 1, k), its last column meets the current position. bias: (channels).
+    """
+    _, t, _ = x.shape
+    k = weight.shape[-1]
+    padded = F.pad(x, (0, 0, k - 1, 0))
+    y = bias
+    for tap in range(k):
+        y = torch.addcmul(y, padded[:, tap : tap + t], weight[:, 0, tap])
+    return y
+
+
+def ssd_scan_sequential(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """State-space scan, one position after the other: the definition that `ssd_scan_chunked` is tested against.
+
+    Mamba-2 (arXiv 2405.21060), section 2: state = exp(dt * A) * state + dt * x B^T, y = state C + D * x.
+
+    Args and returns: as `ssd_scan_chunked`.
+    """
+    b, t, h, p = x.shape
+    r = h // B.shape[2]
+    B, C = B.repeat_interleave(r, dim=2), C.repeat_interleave(r, dim=2)  # (b, t, h, n)
+    state = x.new_zeros(b, h, p, B.shape[3]) if initial_state is None else initial_state
+    outputs = []
+    for position in range(t):
+        step = dt[:, position, :, None]  # (b, h, 1)
+        written = (step * x[:, position])[..., None] * B[:, position, :, None]
+        state = torch.exp(step * A[:, None])[..., None] * state + written
+        outputs.append((state @ C[:, position, :, :, None])[..., 0] + D[:, None] * x[:, position])
+    return torch.stack(outputs, dim=1), state
+
+
+def ssd_scan_chunked(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    chunk_size: int,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Chunked state-space scan; equals `ssd_scan_sequential` up to rounding.
+
+    Mamba-2 (arXiv 2405.21060), section 6: within a chunk every position reads every earlier one through a matrix of
+    decays, as in attention; between chunks only the state passes.
+
+    Args:
+        x: (b, t, h, p). dt: (b, t, h) step sizes after softplus, > 0. A: (h), < 0. B, C: (b, t, g, n). D: (h).
+        chunk_size: positions per chunk; changes speed, not the result. The last chunk is padded in here.
+        initial_state: (b, h, p, n) state before the first position; zeros if left out.
+    Returns:
+        (b, t, h, p) outputs and the (b, h, p, n) state after the last position.
+    Raises:
+        ValueError: if chunk_size is below 1.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size} must be at least 1")
+    b, t, h, p = x.shape
+    g, n = B.shape[2:]
+    r = h // g
+    i = min(chunk_size, t)  # positions of a chunk
+    c = -(-t // i)
+    skip = D[:, None] * x
+    if padding := c * i - t:  # with a step size of 0 a position neither writes nor decays
+        x, B, C = (F.pad(tensor, (0, 0, 0, 0, 0, padding)) for tensor in (x, B, C))
+        dt = F.pad(dt, (0, 0, 0, padding))
+
+    B = B.view(b, c, i, g, n).transpose(2, 3)  # (b, c, g, j, n)
+    C = C.view(b, c, i, g, n).transpose(2, 3)  # (b, c, g, i, n)
+    written = (x * dt[..., None]).view(b, c, i, g, r, p).permute(0, 1, 3, 4, 2, 5)  # (b, c, g, r, j, p)
+    # Logarithm of the decay from the start of the chunk to each position.
+    log_decay = (dt * A).view(b, c, i, g, r).permute(0, 1, 3, 4, 2).cumsum(-1)  # (b, c, g, r, i)
+
+    # Within the chunk: i reads j through C_i B_j and the decay of the positions in between.
+    future = torch.full((i, i), -math.inf, dtype=x.dtype, device=x.device).triu(1)
+    decay = (log_decay[..., :, None] - log_decay[..., None, :] + future).exp()  # (b, c, g, r, i, j)
+    y = ((C @ B.transpose(-1, -2))[:, :, :, None] * decay) @ written  # (b, c, g, r, i, p)
+
+    # What each chunk adds to the state until its end, and the state before each chunk.
+    to_end = (log_decay[..., -1:] - log_decay).exp()  # (b, c, g, r, j)
+    added = (written * to_end[..., None]).transpose(-1, -2) @ B[:, :, :, None]  # (b, c, g, r, p, n)
+    across = log_decay[..., -1].exp()[..., None, None]  # (b, c, g, r, 1, 1)
+    state = x.new_zeros(b, g, r, p, n) if initial_state is None else initial_state.view(b, g, r, p, n)
+    before = []
+    for chunk in range(c):
+        before.append(state)
+        state = torch.addcmul(added[:, chunk], across[:, chunk], state)
+    carried = C[:, :, :, None] @ torch.stack(before, dim=1).transpose(-1, -2)  # (b, c, g, r, i, p)
+    y = torch.addcmul(y, carried, log_decay.exp()[..., None])
+
+    y = y.permute(0, 1, 4, 2, 3, 5).reshape(b, c * i, h, p)[:, :t]
+    return y + skip, state.view(b, h, p, n)
+
+
+class Mamba2Mixer(nn.Module):
+    """Mamba-2: a short convolution, the state-space scan, a gate, a norm per group of heads."""
+
+    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+        super().__init__()
+        inner, channels, heads = config.mamba_inner_size, config.mamba_conv_size, config.mamba_num_heads
+        self.config = config
+        self.in_proj = skip_init(nn.Linear, config.hidden_size, inner + channels + heads, bias=False, **factory)
+        self.conv1d = skip_init(nn.Conv1d, channels, channels, config.conv_kernel, groups=channels, **factory)
+        self.dt_bias = nn.Parameter(torch.empty(heads, **factory))
+        self.A_log = nn.Parameter(torch.empty(heads, **factory))
+        self.D = nn.Parameter(torch.empty(heads, **factory))
+        self.norm = RMSNorm(inner, config, num_groups=config.n_groups, **factory)
+        self.out_proj = skip_init(nn.Linear, inner, config.hidden_size, bias=False, **factory)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(b, t, d) to (b, t, d)."""
+        b, t, _ = u.shape
+        shape = self.config
+        inner, groups = shape.mamba_inner_size, shape.n_groups
+        z, xBC, dt = self.in_proj(u).split([inner, shape.mamba_conv_size, shape.mamba_num_heads], dim=-1)
+        with torch.autocast(u.device.type, enabled=False):
+            conv_weight, conv_bias = at_least_float32(self.conv1d.weight), at_least_float32(self.conv1d.bias)
+            xBC = F.silu(causal_conv(at_least_float32(xBC), conv_weight, conv_bias))
+            x, B, C = xBC.split([inner, groups * shape.ssm_state_size, groups * shape.ssm_state_size], dim=-1)
+            y, _ = ssd_scan_chunked(
+                x.view(b, t, shape.mamba_num_heads, shape.mamba_head_dim),
+                F.softplus(at_least_float32(dt) + self.dt_bias),
+                -torch.exp(at_least_float32(self.A_log)),
+                B.view(b, t, groups, shape.ssm_state_size),
+                C.view(b, t, groups, shape.ssm_state_size),
+                at_least_float32(self.D),
+                shape.chunk_size,
+            )
+            y = self.norm(y.flatten(2) * F.silu(at_least_float32(z)))  # gate first, then norm
+        return self.out_proj(y)
+
+
+class SquaredReluMLP(nn.Module):
+    """Two matrices with relu(x)^2 between them; no gate."""
+
+    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+        super().__init__()
+        self.up_proj = skip_init(nn.Linear, config.hidden_size, config.intermediate_size, bias=False, **factory)
+        self.down_proj = skip_init(nn.Linear, config.intermediate_size, config.hidden_size, bias=False, **factory)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(b, t, d) to (b, t, d)."""
+        return self.down_proj(F.relu(self.up_proj(u)).square())
+
+
+class Attention(nn.Module):
+    """Causal attention; several query heads share one key and value head. No positional embedding: Mamba-2 knows order."""
+
+    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+        super().__init__()
+        queries = config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
+        self.head_dim = config.head_dim
+        self.q_proj = skip_init(nn.Linear, config.hidden_size, queries, bias=False, **factory)
+        self.k_proj = skip_init(nn.Linear, config.hidden_size, keys, bias=False, **factory)
+        self.v_proj = skip_init(nn.Linear, config.hidden_size, keys, bias=False, **factory)
+        self.o_proj = skip_init(nn.Linear, queries, config.hidden_size, bias=False, **factory)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(b, t, d) to (b, t, d)."""
+        q, k, v = (
+            projection(u).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (b, heads, t, head_dim)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+MIXERS: dict[str, type[nn.Module]] = {MAMBA: Mamba2Mixer, MLP: SquaredReluMLP, ATTENTION: Attention}
+
+
+class Layer(nn.Module):
+    """One letter of the pattern: u + mixer(norm(u))."""
+
+    def __init__(self, letter: str, config: ModelConfig, **factory: Any) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.hidden_size, config, **factory)
+        self.mixer = MIXERS[letter](config, **factory)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(b, t, d) to (b, t, d)."""
+        return u + self.mixer(self.norm(u))
+
+
+class Backbone(nn.Module):
+    """Embedding, the layers, the last norm."""
+
+    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+        super().__init__()
+        self.embeddings = skip_init(nn.Embedding, config.vocab_size, config.hidden_size, **factory)
+        self.layers = nn.ModuleList(Layer(letter, config, **factory) for letter in config.hybrid_override_pattern)
+        self.norm_f = RMSNorm(config.hidden_size, config, **factory)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(b, t) to (b, t, d)."""
+        u = self.embeddings(input_ids)
+        for layer in self.layers:
+            u = layer(u)
+        return self.norm_f(u)
+
+
+class NemotronH(nn.Module):
+    """The language model. Its weights are uninitialised memory until `initialize` or `load_checkpoint` fills them."""
+
+    def __init__(
+        self, config: ModelConfig, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config, device=device, dtype=dtype)
+        self.lm_head = skip_init(
+            nn.Linear, config.hidden_size, config.vocab_size, bias=False, device=device, dtype=dtype
+        )
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(b, t) token ids to (b, t, vocab_size) logits in the parameters' dtype."""
+        return self.lm_head(self.backbone(input_ids))
+
+
+def purpose_generator(seed: int, purpose: str) -> torch.Generator:
+    """A random generator of its own for each purpose, so that one more draw for one of them moves no other."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+@torch.no_grad()
+def initialize(model: NemotronH, seed: int) -> None:
+    """Fill every parameter as NVIDIA's Megatron-LM does for the published models.
+
+    Matrices: normal with standard deviation sqrt(0.8 / hidden_size); those that write to the residual stream divided by
+    sqrt(num_layers). Mamba-2: A uniform in [1, 16], dt log-uniform in [0.001, 0.1], D 1, convolution as torch's default.
+
+    Every number is drawn in float64 on the processor by a generator named after the parameter and then cast: the same
+    weights on every machine, and a new parameter leaves the others as they are. Logarithms come from `math`, because
+    torch's differ in the last bit between instruction sets.
+    """
+    config = model.config
+    std = config.initial_std
+    residual_std = std / math.sqrt(len(config.hybrid_override_pattern))
+    for name, parameter in model.named_parameters():
+        generator = purpose_generator(seed, f"initial weights/{name}")
+        drawn = torch.empty(parameter.shape, dtype=torch.float64)
+        owner, _, kind = name.rpartition("mixer.")[2].rpartition(".")
+        if kind == "A_log":
+            drawn.uniform_(1, 16, generator=generator).apply_(math.log)
+        elif kind == "dt_bias":
+            drawn.uniform_(math.log(0.001), math.log(0.1), generator=generator).apply_(_initial_dt_bias)
+        elif kind == "D" or "norm" in owner:
+            drawn.fill_(1)
+        elif owner == "conv1d":  # kaiming-uniform with a = sqrt(5), which is this bound; one input channel each
+            bound = 1 / math.sqrt(config.conv_kernel)
+            drawn.uniform_(-bound, bound, generator=generator)
+        elif owner in ("out_proj", "o_proj", "down_proj"):
+            drawn.normal_(0, residual_std, generator=generator)
+        else:
+            assert parameter.ndim == 2, name
+            drawn.normal_(0, std, generator=generator)
+        parameter.copy_(drawn)
+
+
+def _initial_dt_bias(log_dt: float) -> float:
+    """The x with softplus(x) = exp(log_dt), at least 1e-4."""
+    dt = max(math.exp(log_dt), 1e-4)
+    return dt + math.log(-math.expm1(-dt))
+
+
+def parameter_groups(model: NemotronH, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer: matrices and the convolutions' kernels decay; norms, biases, A_log, D and dt_bias do not.
+
+    As in Megatron-LM, where what has one dimension does not decay: so the embedding and the kernels of the depthwise
+    convolution do.
+    """
+    parameters = list(model.parameters())
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
