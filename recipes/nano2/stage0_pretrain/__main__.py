@@ -53,7 +53,7 @@ def main(config: Config) -> dict[str, Artifact]:
 if __name__ == "__main__":
     config = tyro.cli(Config)
     with step_process():
-        if config.plan:
-            print(pretraining_plan(config.data, config.train), flush=True)
-        else:
+        if not config.plan:
             print_complete(main(config))
+    if config.plan:
+        print(plan(config))

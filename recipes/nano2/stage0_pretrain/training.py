@@ -169,10 +169,9 @@ def learning_rate_at(step: int, config: Config) -> float:
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training: its file, and the steps, sequences and tokens that are taken from it."""
+    """One stretch of training: the steps, sequences and tokens that are taken from its file."""
 
     name: str
-    path: Path
     num_steps: int
     batch_sequences: int
     micro_batch_sequences: int
@@ -183,57 +182,65 @@ class Phase:
 
     @property
     def batch_tokens(self) -> int:
+        """Tokens that one optimizer step learns to predict."""
         return self.batch_sequences * self.sequence_length
 
 
-def training_phases(config: Config, dataset: Dataset) -> list[Phase]:
-    """The four phases in their order; `config` is resolved.
+def training_phases(config: Config, sequence_length: int, long_context_length: int) -> list[Phase]:
+    """The four phases in their order; `config` is resolved, lengths are in tokens.
 
     Raises:
-        ValueError: if micro batches do not divide the batch, or the dataset holds too few sequences for the steps.
+        ValueError: if micro batches do not divide the batch, or cut_long_context_to does not divide its length.
     """
     assert config.num_steps and config.batch_sequences and config.micro_batch_sequences
     assert config.long_context_batch_sequences and config.long_context_micro_batch_sequences
     assert config.long_context_steps is not None
-    batch, micro, length = config.batch_sequences, config.micro_batch_sequences, dataset.sequence_length
+    batch, micro = config.batch_sequences, config.micro_batch_sequences
     long_batch, long_micro = config.long_context_batch_sequences, config.long_context_micro_batch_sequences
-    long_length = dataset.long_context_length
-    long_cut = config.cut_long_context_to or long_length
-    steps = phase_steps(config.num_steps)
+    cut_to = config.cut_long_context_to or long_context_length
     phases = [
-        Phase("phase1", dataset.phase1_path, steps["phase1"], batch, micro, length, length),
-        Phase("phase2", dataset.phase2_path, steps["phase2"], batch, micro, length, length),
-        Phase("phase3", dataset.phase3_path, steps["phase3"], batch, micro, length, length),
-        Phase(
-            "long_context",
-            dataset.long_context_path,
-            config.long_context_steps,
-            long_batch,
-            long_micro,
-            long_length,
-            long_cut,
-        ),
+        Phase(name, steps, batch, micro, sequence_length, sequence_length)
+        for name, steps in phase_steps(config.num_steps).items()
     ]
+    phases.append(
+        Phase("long_context", config.long_context_steps, long_batch, long_micro, long_context_length, cut_to)
+    )
     for phase in phases:
         if phase.batch_sequences % phase.micro_batch_sequences:
             raise ValueError(
                 f"{phase.name}: micro_batch_sequences={phase.micro_batch_sequences} does not divide "
                 f"batch_sequences={phase.batch_sequences}; pick a divisor of {phase.batch_sequences}"
             )
-        held, needed = pq.read_metadata(phase.path).num_rows, phase.num_steps * phase.batch_sequences
-        if held < needed:
-            raise ValueError(
-                f"{phase.name}: {phase.num_steps} steps of {phase.batch_sequences} sequences need {needed} sequences, and "
-                f"{phase.path} holds {held}; curate with the same steps and batch, or lower them here"
-            )
-    if long_length % long_cut:
+    if long_context_length % cut_to:
         raise ValueError(
-            f"cut_long_context_to={long_cut} does not divide long_context_length={long_length}; pick a divisor"
+            f"cut_long_context_to={cut_to} does not divide long_context_length={long_context_length}; pick a divisor"
         )
     return phases
 
 
-def read_batches(phase: Phase, first_step: int) -> Iterator[torch.Tensor]:
+def phase_files(dataset: Dataset, phases: list[Phase]) -> dict[str, Path]:
+    """Name of every phase -> its Parquet file of sequences.
+
+    Raises:
+        ValueError: if a file holds fewer sequences than the phase takes.
+    """
+    files = {
+        "phase1": dataset.phase1_path,
+        "phase2": dataset.phase2_path,
+        "phase3": dataset.phase3_path,
+        "long_context": dataset.long_context_path,
+    }
+    for phase in phases:
+        held, needed = pq.read_metadata(files[phase.name]).num_rows, phase.num_steps * phase.batch_sequences
+        if held < needed:
+            raise ValueError(
+                f"{phase.name}: {phase.num_steps} steps of {phase.batch_sequences} sequences need {needed} sequences, and "
+                f"{files[phase.name]} holds {held}; curate with the same steps and batch, or lower them here"
+            )
+    return files
+
+
+def read_batches(path: Path, phase: Phase, first_step: int) -> Iterator[torch.Tensor]:
     """Batches of one phase in the order of its file, from the phase's step `first_step` on.
 
     Yields:
@@ -242,7 +249,7 @@ def read_batches(phase: Phase, first_step: int) -> Iterator[torch.Tensor]:
     """
     held = np.empty((0, phase.sequence_length + 1), dtype=np.int64)
     step = 0
-    for group in pq.ParquetFile(phase.path).iter_batches(batch_size=phase.batch_sequences, columns=["tokens"]):
+    for group in pq.ParquetFile(path).iter_batches(batch_size=phase.batch_sequences, columns=["tokens"]):
         rows = group.column("tokens").flatten().to_numpy().reshape(-1, phase.sequence_length + 1)
         held = np.concatenate([held, rows])
         while len(held) >= phase.batch_sequences and step < phase.num_steps:
@@ -457,7 +464,8 @@ def main(config: Config) -> Checkpoint:
     assert config.output_dir and config.device and config.validation_sequences
     assert config.checkpoint_every_steps and config.validate_every_steps
     dataset = Dataset.load(path=config.dataset_path)
-    phases = training_phases(config, dataset)
+    phases = training_phases(config, dataset.sequence_length, dataset.long_context_length)
+    files = phase_files(dataset, phases)
     total_steps = sum(phase.num_steps for phase in phases)
 
     # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
@@ -486,7 +494,7 @@ def main(config: Config) -> Checkpoint:
         phase_start = 0
         with TrainingProgress("pretraining", total_steps, first_step) as progress, autocast:
             for phase in phases:
-                for batch in read_batches(phase, first_step=max(0, first_step - phase_start)):
+                for batch in read_batches(files[phase.name], phase, first_step=max(0, first_step - phase_start)):
                     # Every token weighs the same: sums over micro batches, divided by the tokens of the whole step.
                     optimizer.zero_grad()
                     loss = 0.0
