@@ -53,7 +53,7 @@ def long_documents(
     """Join short documents into long ones of exactly `length` tokens.
 
     A module that is long enough gives long documents of its own, cut one after the other; what remains of it, and
-    modules that are too short, are joined with the next ones. Modules come in the order of the digest of (seed, module).
+    modules that are too short, are joined with the next ones. Modules come in the order of a digest of (seed, module).
 
     Args:
         documents: (module, token ids without end-of-document) pairs; documents of one module keep their order.

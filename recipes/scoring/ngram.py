@@ -172,7 +172,7 @@ def _checked(row: ArrayLike, vocab_size: int) -> Ids:
 
 
 def _extended(tokens: Ids, shorter: tuple[Ids, Ids, Ids]) -> tuple[Ids, Ids, Ids]:
-    """N-grams one token longer to the left: sorted distinct keys, where each is first, which of them each target ends."""
+    """N-grams one token longer to the left: sorted distinct keys, where each is first, which one each target ends."""
     keys, _, inverse = shorter
     return np.unique(tokens * len(keys) + inverse, return_index=True, return_inverse=True)
 
