@@ -1,0 +1,75 @@
+"""Drop training documents that share 13 words in a row with an evaluation set.
+
+In: documents, and the texts of every evaluation set by name. Out: documents without such an overlap.
+Source: 13 words as in GPT-3 (arXiv 2005.14165, appendix C). GPT-3 cuts the overlap out of the document; here the whole
+document goes, which is simpler and stricter. How Nemotron Nano 2 decontaminates is not known to us in detail.
+
+Words are runs of letters, digits and underscores in lower case; punctuation and layout do not hide an overlap.
+Left out: paraphrases, which no overlap of words can find.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from daft import DataType, Series, col
+from daft import func as daft_function
+
+from nemotron.recipes.curation.filters import Filter
+
+OVERLAP_WORDS = 13
+WORD = re.compile(r"\w+")
+# An odd multiplier; products wrap around at 2**64, so that a run of words becomes one 64-bit number.
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def words_of(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+def run_hashes(words: list[str]) -> np.ndarray:
+    """(n,) uint64, one for each run of 13 words; empty for fewer words. Equal runs have equal hashes."""
+    hashes = np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
+    num_runs = max(0, len(words) - OVERLAP_WORDS + 1)
+    runs = np.zeros(num_runs, dtype=np.uint64)
+    for offset in range(OVERLAP_WORDS):
+        runs = (runs ^ (runs >> np.uint64(29))) * MULTIPLIER + hashes[offset : offset + num_runs]
+    return runs
+
+
+def evaluation_runs(texts: Iterable[str]) -> np.ndarray:
+    """Sorted distinct hashes of all runs of 13 words in the texts of an evaluation set."""
+    runs = [run_hashes(words_of(text)) for text in texts]
+    return np.unique(np.concatenate(runs)) if runs else np.zeros(0, dtype=np.uint64)
+
+
+def decontamination_filter(evaluation_sets: Mapping[str, Iterable[str]]) -> Filter:
+    """Keeps documents without 13 words in a row that stand in an evaluation set.
+
+    The measured value of the others is the name of the set and the first such words.
+    """
+    runs_of_sets = {name: evaluation_runs(texts) for name, texts in evaluation_sets.items()}
+
+    @daft_function.batch(return_dtype=DataType.string(), use_process=False)
+    def overlap(text: Series) -> list[str | None]:
+        return [first_overlap(document, runs_of_sets) for document in text.to_pylist()]
+
+    return Filter(
+        name="decontamination",
+        threshold=f"no {OVERLAP_WORDS} words in a row that also stand in: {', '.join(runs_of_sets)} (GPT-3)",
+        value=overlap(col("text")),
+        keep=col("value").is_null(),
+    )
+
+
+def first_overlap(text: str, runs_of_sets: Mapping[str, np.ndarray]) -> str | None:
+    """ "<set>: <13 words>" for the first set that shares a run of 13 words with the text, None if there is none."""
+    words = words_of(text)
+    runs = run_hashes(words)
+    for name, known in runs_of_sets.items():
+        places = np.searchsorted(known, runs)
+        found = np.flatnonzero(known[np.minimum(places, len(known) - 1)] == runs) if len(known) else []
+        if len(found):
+            return f"{name}: {' '.join(words[found[0] : found[0] + OVERLAP_WORDS])}"
+    return None

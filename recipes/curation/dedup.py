@@ -1,0 +1,148 @@
+"""Drop documents that say what another one says: exact duplicates, then near-duplicates.
+
+In: documents. Out: one document of every group of duplicates, the one with the smallest id.
+Source: the parameters of Nemotron-CC as NVIDIA's curation recipes have them: shingles of 24 characters, 260 hashes in 20
+bands of 13, Jaccard similarity 0.8. MinHash proposes pairs, the exact Jaccard similarity of their shingle sets decides.
+
+20 bands of 13 propose 68 % of the pairs whose similarity is exactly 0.8 and 99.7 % of those at 0.9; what they do not
+propose stays.
+Left out: removing passages that are repeated between otherwise different documents (exact-substring deduplication).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from daft import DataFrame, DataType, Series, Window, col
+from daft import func as daft_function
+from daft.functions import minhash
+
+from nemotron.recipes.curation.filters import Filter
+
+SHINGLE_CHARACTERS = 24  # as in NVIDIA's recipes, and so the next three
+NUM_BANDS = 20
+HASHES_PER_BAND = 13
+MIN_JACCARD = 0.8
+MINHASH_SEED = 1
+MINHASH_FUNCTION = "xxhash3_64"
+
+
+def shingles(text: str) -> frozenset[str]:
+    """All runs of 24 characters; the whole text where it is shorter."""
+    last = max(1, len(text) - SHINGLE_CHARACTERS + 1)
+    return frozenset(text[start : start + SHINGLE_CHARACTERS] for start in range(last))
+
+
+def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    """Size of the intersection over size of the union."""
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared)
+
+
+@daft_function.batch(return_dtype=DataType.string(), use_process=False)
+def _digests(text: Series) -> list[str]:
+    return [hashlib.sha256(document.encode()).hexdigest() for document in text.to_pylist()]
+
+
+@daft_function.batch(return_dtype=DataType.string(), use_process=False)
+def _characters_as_words(text: Series) -> list[str]:
+    """Daft makes shingles of words between spaces: a space between characters makes them shingles of characters."""
+    return [" ".join(document.replace(" ", "\N{OPEN BOX}")) for document in text.to_pylist()]
+
+
+@daft_function.batch(return_dtype=DataType.list(DataType.string()), use_process=False)
+def _bands(signature: Series) -> list[list[str]]:
+    """One key a band; two documents with a key in common are a candidate pair."""
+    hashes = np.asarray(signature.to_arrow().flatten(), dtype="<u4").reshape(-1, NUM_BANDS, HASHES_PER_BAND)
+    return [[f"{band}/{row[band].tobytes().hex()}" for band in range(NUM_BANDS)] for row in hashes]
+
+
+@daft_function(return_dtype=DataType.struct({"left": DataType.string(), "right": DataType.string()}), use_process=False)
+def _pairs(ids: list[str]) -> Iterator[dict[str, str]]:
+    ids = sorted(ids)
+    for index, left in enumerate(ids):
+        for right in ids[index + 1 :]:
+            yield {"left": left, "right": right}
+
+
+@daft_function.batch(return_dtype=DataType.float64(), use_process=False)
+def _similarities(left: Series, right: Series) -> list[float]:
+    pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
+    return [jaccard(shingles(one), shingles(other)) for one, other in pairs]
+
+
+def near_duplicate_pairs(documents: DataFrame) -> list[tuple[str, str, float]]:
+    """(id, id, Jaccard similarity) of the pairs that MinHash proposes and that reach 0.8, the smaller id first, sorted."""
+    signatures = minhash(
+        _characters_as_words(col("text")),
+        num_hashes=NUM_BANDS * HASHES_PER_BAND,
+        ngram_size=SHINGLE_CHARACTERS,
+        seed=MINHASH_SEED,
+        hash_function=MINHASH_FUNCTION,
+    )
+    bands = documents.select(col("id"), _bands(signatures).alias("band")).explode("band")
+    groups = bands.groupby("band").agg(col("id").list_agg().alias("ids")).where(col("ids").length() > 1)
+    proposed = groups.select(_pairs(col("ids")).alias("pair"))
+    proposed = proposed.select(col("pair")["left"].alias("left"), col("pair")["right"].alias("right")).distinct()
+    texts = documents.select("id", "text")
+    compared = (
+        proposed.join(texts.select(col("id").alias("left"), col("text").alias("left_text")), on="left")
+        .join(texts.select(col("id").alias("right"), col("text").alias("right_text")), on="right")
+        .with_column("similarity", _similarities(col("left_text"), col("right_text")))
+        .where(col("similarity") >= MIN_JACCARD)
+        .select("left", "right", "similarity")
+    )
+    return sorted((row["left"], row["right"], row["similarity"]) for row in compared.to_pylist())
+
+
+def smallest_of_component(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """id -> smallest id that it is connected to by pairs, for every id in a pair."""
+    parent: dict[str, str] = {}
+
+    def root(node: str) -> str:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for left, right in pairs:
+        smaller, larger = sorted((root(left), root(right)))
+        parent[larger] = smaller
+    return {node: root(node) for node in sorted(parent)}
+
+
+def exact_duplicate_filter() -> Filter:
+    """Keeps, of all documents with one text, the one with the smallest id; the measured value is that id."""
+    return Filter(
+        name="exact duplicates",
+        threshold="no document with a smaller id has the same sha256 of the text",
+        value=col("id").min().over(Window().partition_by(_digests(col("text")))),
+        keep=col("value") == col("id"),
+    )
+
+
+def near_duplicate_filter(documents: DataFrame) -> Filter:
+    """Keeps, of each group that near-duplicate pairs connect, the document with the smallest id.
+
+    The measured value of the others is the highest similarity to another document and that document's id.
+    """
+    pairs = near_duplicate_pairs(documents)
+    smallest = smallest_of_component((left, right) for left, right, _ in pairs)
+    nearest: dict[str, tuple[float, str]] = {}
+    for left, right, similarity in pairs:
+        for node, other in ((left, right), (right, left)):
+            nearest[node] = max(nearest.get(node, (0.0, "")), (similarity, other))
+    dropped = {node: f"{nearest[node][0]:.3f} to {nearest[node][1]}" for node in smallest if smallest[node] != node}
+
+    @daft_function.batch(return_dtype=DataType.string(), use_process=False)
+    def similar_to(ids: Series) -> list[str | None]:
+        return [dropped.get(document) for document in ids.to_pylist()]
+
+    return Filter(
+        name="near-duplicates",
+        threshold=f"Jaccard similarity of {SHINGLE_CHARACTERS}-character shingles below {MIN_JACCARD} to every document "
+        f"that {NUM_BANDS} bands of {HASHES_PER_BAND} MinHashes propose (NVIDIA's curation recipes)",
+        value=similar_to(col("id")),
+        keep=col("value").is_null(),
+    )

@@ -1,0 +1,34 @@
+"""One spelling for one text: Unicode NFC, plain line ends, no trailing or stray invisible characters.
+
+In: any string. Out: the same text with one representation of each character, so that equal texts have equal bytes.
+Source: Unicode Standard Annex 15 for NFC; the rules for whitespace and control characters are our choice.
+"""
+
+import re
+import unicodedata
+
+from daft import DataType, Series
+from daft import func as daft_function
+
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\u200b]")
+TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
+BLANK_LINES = re.compile(r"\n{4,}")
+
+
+def normalise_text(text: str) -> str:
+    """NFC; \\n as the only line end; no control characters, trailing spaces, runs of blank lines or outer blank lines.
+
+    Indentation and spaces inside a line stay as they are: they mean something in source code. Applying it twice changes
+    nothing.
+    """
+    text = CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = unicodedata.normalize("NFC", text)  # last: a removed character may have stood between a letter and its accent
+    text = TRAILING_SPACE.sub("", text)
+    text = BLANK_LINES.sub("\n\n\n", text)
+    return text.strip("\n").rstrip()
+
+
+@daft_function.batch(return_dtype=DataType.string(), use_process=False)
+def normalised(text: Series) -> list[str]:
+    """`normalise_text` on a column."""
+    return [normalise_text(document) for document in text.to_pylist()]

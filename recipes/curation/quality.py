@@ -1,0 +1,138 @@
+"""Heuristic rules: cheap measures of a text, each with a bound and the place where the bound comes from.
+
+In: documents. Out: those that satisfy every rule for their kind of text.
+Sources: Gopher (arXiv 2112.11446, table A1), C4 (arXiv 1910.10683, section 2.2), FineWeb (arXiv 2406.17557, section 3.6),
+Codex (arXiv 2107.03374, section 3.1). Where docstrings are shorter than web pages, the published bound would drop most of
+them; such a bound is marked as our choice.
+
+Nemotron-CC applies such rules only to the pages that its scorers rank low. Here every document passes through them.
+Left out: rules against menus, cookie notices and other things that only web pages have.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from daft import DataType, Series, col, lit
+from daft import func as daft_function
+
+from nemotron.recipes.curation.filters import CODE, PROCEDURAL, PROSE, Filter
+
+WORD = re.compile(r"\S+")
+LETTER = re.compile(r"[^\W\d_]")
+STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A measure of a text with the smallest and the largest value that pass."""
+
+    name: str
+    measure: Callable[[str], float]
+    categories: tuple[str, ...]
+    origin: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+
+    def passes(self, text: str) -> bool:
+        return self.minimum <= self.measure(text) <= self.maximum
+
+
+def num_words(text: str) -> float:
+    return len(WORD.findall(text))
+
+
+def mean_word_length(text: str) -> float:
+    words = WORD.findall(text)
+    return sum(map(len, words)) / max(1, len(words))
+
+
+def share_of_words_with_a_letter(text: str) -> float:
+    words = WORD.findall(text)
+    return sum(1 for word in words if LETTER.search(word)) / max(1, len(words))
+
+
+def num_stop_words(text: str) -> float:
+    """How many of Gopher's eight stop words occur."""
+    return len(STOP_WORDS & set(text.lower().split()))
+
+
+def symbols_per_word(text: str) -> float:
+    """Hash signs and ellipses per word."""
+    return (text.count("#") + text.count("...") + text.count("…")) / max(1, num_words(text))
+
+
+def share_of_duplicate_lines(text: str) -> float:
+    """Lines that stood before in the same text, of all lines that are not blank."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (len(lines) - len(set(lines))) / max(1, len(lines))
+
+
+def share_of_top_bigram(text: str) -> float:
+    """Characters in the most frequent pair of neighbouring words, of all characters in words."""
+    words = WORD.findall(text)
+    pairs = Counter(zip(words, words[1:], strict=False))
+    covered = max((count * (len(pair[0]) + len(pair[1])) for pair, count in pairs.items() if count > 1), default=0)
+    return covered / max(1, sum(map(len, words)))
+
+
+def longest_line(text: str) -> float:
+    return max(map(len, text.splitlines()), default=0)
+
+
+def mean_line_length(text: str) -> float:
+    lines = text.splitlines()
+    return sum(map(len, lines)) / max(1, len(lines))
+
+
+def share_of_letters_and_digits(text: str) -> float:
+    return sum(map(str.isalnum, text)) / max(1, len(text))
+
+
+def num_code_lines(text: str) -> float:
+    """Lines that are neither blank nor a comment."""
+    return sum(1 for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+
+
+RULES = (
+    Rule("words", num_words, PROSE, "our choice; Gopher has 50, written for web pages", minimum=5, maximum=100_000),
+    Rule("mean word length", mean_word_length, PROSE, "Gopher", minimum=3, maximum=10),
+    Rule("words with a letter", share_of_words_with_a_letter, PROSE, "Gopher", minimum=0.8),
+    Rule("stop words", num_stop_words, PROSE, "our choice; Gopher has 2, written for web pages", minimum=1),
+    Rule("symbols per word", symbols_per_word, PROSE, "Gopher", maximum=0.1),
+    Rule("duplicate lines", share_of_duplicate_lines, PROSE, "Gopher", maximum=0.3),
+    Rule("top bigram", share_of_top_bigram, PROSE, "Gopher", maximum=0.2),
+    Rule("longest line", longest_line, CODE, "Codex", maximum=1000),
+    Rule("mean line length", mean_line_length, CODE, "Codex", maximum=100),
+    Rule("letters and digits", share_of_letters_and_digits, CODE, "Codex: 'a low percentage'; 0.25 is our choice", minimum=0.25),
+    Rule("code lines", num_code_lines, CODE, "our choice", minimum=3),
+)  # fmt: skip
+
+
+def bounds(rule: Rule) -> str:
+    """The bounds of a rule in words, with their origin."""
+    parts = [f"at least {rule.minimum:g}"] if rule.minimum > -math.inf else []
+    parts += [f"at most {rule.maximum:g}"] if rule.maximum < math.inf else []
+    kind = "code" if rule.categories == CODE else "prose"
+    return f"{rule.name}: {' and '.join(parts)}, {kind} only ({rule.origin})"
+
+
+def quality_filters() -> list[Filter]:
+    """One filter a rule. Documents of other kinds, and generated problems, pass."""
+    return [_rule_filter(rule) for rule in RULES]
+
+
+def _rule_filter(rule: Rule) -> Filter:
+    @daft_function.batch(return_dtype=DataType.float64(), use_process=False)
+    def measured(text: Series, category: Series, origin: Series) -> list[float | None]:
+        rows = zip(text.to_pylist(), category.to_pylist(), origin.to_pylist(), strict=True)
+        return [
+            rule.measure(document) if kind in rule.categories and source != PROCEDURAL else None
+            for document, kind, source in rows
+        ]
+
+    value = measured(col("text"), col("category"), col("origin"))
+    within = (col("value") >= lit(rule.minimum)) & (col("value") <= lit(rule.maximum))
+    return Filter(f"quality: {rule.name}", bounds(rule), value, col("value").is_null() | within)
