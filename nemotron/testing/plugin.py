@@ -66,5 +66,7 @@ def is_full_run(session: pytest.Session) -> bool:
     """Whether every test of the project was collected and selected, and none was left out by stopping early."""
     config = session.config
     everything = config.args_source in (config.ArgsSource.TESTPATHS, config.ArgsSource.INVOCATION_DIR)
-    narrowed = config.stash.get(_num_deselected, 0) or config.getoption("lf") or config.getoption("ignore")
-    return everything and not narrowed and not config.getoption("ignore_glob") and not session.shouldstop
+    narrowed = config.stash.get(_num_deselected, 0) or any(
+        config.getoption(option, default=None) for option in ("lf", "ignore", "ignore_glob")
+    )
+    return everything and not narrowed and not session.shouldstop and not session.shouldfail
