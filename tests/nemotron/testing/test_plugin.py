@@ -9,7 +9,7 @@ import pytest
 
 from nemotron.testing.compare import Policy, encode_golden, parse_golden
 
-STAGE = "mine/stage0"
+STAGE = "mine/first"
 
 CONFTEST = 'pytest_plugins = ["nemotron.testing.plugin"]\n'
 TEST = """
@@ -17,7 +17,7 @@ import pathlib
 
 def test_stage_reproduces_its_golden(golden):
     ladder = eval(pathlib.Path("ladder").read_text(), {"nan": float("nan")})
-    assert golden(name="mine/stage0") == {"stage": "mine/stage0", "ladder": {"training": ladder}}
+    assert golden(name="mine/first") == {"stage": "mine/first", "ladder": {"training": ladder}}
 
 def test_something_else():
     pass
@@ -25,11 +25,11 @@ def test_something_else():
 
 
 class Project:
-    """A directory with one test that compares the ladder in the file `ladder` with golden/mine/stage0.json."""
+    """A directory with one test that compares the ladder in the file `ladder` with golden/mine/first.json."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.golden = directory / "golden" / "mine" / "stage0.json"
+        self.golden = directory / "golden" / "mine" / "first.json"
         self.golden.parent.mkdir(parents=True)
         (directory / "conftest.py").write_text(CONFTEST)
         (directory / "test_stage.py").write_text(TEST)
@@ -78,7 +78,7 @@ def test_update_records_a_golden_that_the_next_run_reproduces(project):
     document, policy = parse_golden(project.golden.read_bytes())
     assert document["ladder"]["training"][0]["value"] == 2.25
     assert policy == Policy()
-    assert [path.name for path in project.golden.parent.iterdir()] == ["stage0.json"]
+    assert [path.name for path in project.golden.parent.iterdir()] == ["first.json"]
     code, output = project.pytest()
     assert code == 0, output
 
@@ -130,19 +130,19 @@ def test_update_does_not_touch_a_damaged_golden(project):
 def test_update_after_a_rename_of_the_test_deletes_nothing(project):
     before = project.record(2.25)
     (project.directory / "test_stage.py").rename(project.directory / "test_other.py")
-    (project.directory / "golden" / "mine" / "stage1.json").write_bytes(before)
+    (project.directory / "golden" / "mine" / "second.json").write_bytes(before)
     assert "no test compared a run with it" in project.pytest("--snapshot-update")[1]
     assert project.golden.read_bytes() == before
-    assert (project.directory / "golden" / "mine" / "stage1.json").read_bytes() == before
+    assert (project.directory / "golden" / "mine" / "second.json").read_bytes() == before
 
 
 def test_a_golden_that_no_test_compared_fails_a_full_run(project):
     before = project.record(2.25)
-    project.golden.with_name("stage1.json").write_bytes(before)
+    project.golden.with_name("second.json").write_bytes(before)
     code, output = project.pytest()
     assert code == 1
-    assert "FAILED golden/mine/stage1.json - no test compared a run with it" in output
-    assert "stage0.json" not in output
+    assert "FAILED golden/mine/second.json - no test compared a run with it" in output
+    assert "first.json" not in output
 
 
 def test_a_golden_is_missed_even_if_its_only_test_is_gone(project):
@@ -157,13 +157,13 @@ def test_a_selection_of_tests_may_leave_goldens_out_unless_it_says_otherwise(pro
     assert project.pytest(*selection)[0] == 0
     code, output = project.pytest(*selection, "--every-golden")
     assert code == 1
-    assert "FAILED golden/mine/stage0.json" in output
+    assert "FAILED golden/mine/first.json" in output
 
 
-@pytest.mark.parametrize("call", ["golden", 'golden(name="stage0")', 'golden(name="../mine/stage0")'])
+@pytest.mark.parametrize("call", ["golden", 'golden(name="first")', 'golden(name="../mine/first")'])
 def test_a_golden_must_be_named_after_recipe_and_stage(project, call):
     test = project.directory / "test_stage.py"
-    test.write_text(TEST.replace('golden(name="mine/stage0")', call))
+    test.write_text(TEST.replace('golden(name="mine/first")', call))
     code, output = project.pytest("-k", "reproduces")
     assert code == 1
     assert "a golden is named after recipe and stage, as in nano2/stage0_pretrain" in output
@@ -171,7 +171,7 @@ def test_a_golden_must_be_named_after_recipe_and_stage(project, call):
 
 def test_the_golden_of_another_stage_is_refused(project):
     project.record(2.25)
-    project.golden.write_text(project.golden.read_text().replace(STAGE, "mine/stage1"))
+    project.golden.write_text(project.golden.read_text().replace(STAGE, "mine/second"))
     code, output = project.pytest()
     assert code == 1
-    assert "the golden is of stage 'mine/stage1', the run of 'mine/stage0'" in output
+    assert "the golden is of stage 'mine/second', the run of 'mine/first'" in output
