@@ -1,5 +1,6 @@
-"""What can be run here. `nox` alone runs lint, types and tests; one of them: `nox -s tests`. Sessions take pytest's or the
-tool's own arguments after `--`: `nox -s tests -- -k stage0`. A second run is faster with `-r`, which keeps the environments.
+"""What can be run here: `nox` runs lint, types and tests; `nox -s tests` one of them; `-r` keeps the environments.
+
+Sessions that end in pytest take its arguments: `nox -s tests -- -k stage0`.
 
     lint     ruff: the rules of pyproject.toml, and the layout
     types    mypy on the wheel, installed and checked outside of this directory, as someone who depends on it would
@@ -30,7 +31,7 @@ def install_project(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check the rules of pyproject.toml and the layout; `ruff check --fix` and `ruff format` mend most of it."""
     session.install("ruff", *CONSTRAINTS)
-    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
 
@@ -38,13 +39,14 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of the installed wheel: an editable install hides nemotron.recipes from mypy."""
     outside = Path(session.create_tmp()).resolve()
-    shutil.rmtree(outside / "wheel", ignore_errors=True)
+    for leftover in (outside / "wheel", ROOT / "build"):  # the build would pack modules that are deleted since
+        shutil.rmtree(leftover, ignore_errors=True)
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(outside / "wheel"), ".")
     (wheel,) = (outside / "wheel").glob("nemotron-*.whl")
     session.install(f"{wheel}[test]", "mypy", *CONSTRAINTS)
     session.install("--force-reinstall", "--no-deps", str(wheel))  # a kept environment may hold an older one
     session.chdir(outside)
-    session.run("mypy", "-p", "nemotron", "--config-file", str(ROOT / "pyproject.toml"), *session.posargs)
+    session.run("mypy", "-p", "nemotron", "--config-file", str(ROOT / "pyproject.toml"))
 
 
 @nox.session
