@@ -1,10 +1,10 @@
 """Run a tiny stage in other environments and compare every run with the golden: a number that moves is a false alarm.
 
-In: stages that have a golden. Out: one line a cell, with the largest relative difference; exit code 1 if a cell departs.
+In: stages that have a golden. Out: one line a cell, with the largest relative difference; exit code 1 at an alarm.
 Run: python -m nemotron.testing.alarms [--stage nano2/stage0_pretrain] (in the root of the repository)
 
 A cell sets, for a fresh process in a fresh directory: the vector instructions of torch's and of MKL's kernels, the
-number of threads, PYTHONHASHSEED, locale and time zone. Every pair of values of two of these stands in at least one cell.
+number of threads, PYTHONHASHSEED, locale and time zone. Any two values of two of these meet in at least one cell.
 
 Left out: the order of tests, other processor architectures, other torch versions.
 """
@@ -26,7 +26,7 @@ KERNELS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "MKL_ENABLE_INSTRUCTIONS": "AVX512", "ONEDNN_MAX_CPU_ISA": "ALL"},
 }
-"""Vector instructions -> the variables that select them. torch obeys even where the processor lacks them: it crashes."""
+"""Vector instructions -> the variables that select them. torch obeys even where the processor lacks them."""
 
 THREADS = ("1", "2")
 HASH_SEEDS = ("0", "1", "random")
