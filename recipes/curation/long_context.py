@@ -185,16 +185,17 @@ def recall_rows(
             question, answer_start = _encode_with_value(encode, "\n" + _question_line(key, value), value)
             distractors = [encode(f"\n{fact_sentence(other, number)}\n") for other, number in others]
             gap = distance - (len(target) - value_start) - answer_start
-            if gap < 0:
+            room = long_context_length + 1 - len(target) - gap - answer_start - 3
+            if gap < 0 or room < 0:
                 raise ValueError(
-                    f"a recall distance of {distance} tokens is too short for a fact and a question, which need "
-                    f"{distance - gap}; use a longer sequence_length or a tokenizer with a larger vocabulary"
+                    f"sequence_length={sequence_length} and long_context_length={long_context_length} have no room for a "
+                    f"fact of {len(target)} and a question of {len(question)} tokens at a distance of {distance}; use "
+                    f"longer sequences or a tokenizer with a larger vocabulary"
                 )
             behind: list[list[int]] = []
             num_behind = int(generator.random() * RECALL_FACTS)
             while len(behind) < num_behind and sum(map(len, behind)) + len(distractors[0]) <= gap:
                 behind.append(distractors.pop(0))
-            room = long_context_length + 1 - len(target) - gap - answer_start - 3
             while sum(map(len, distractors)) > room:
                 distractors.pop()
             num_before = min(MIN_CHUNK_TOKENS, room - sum(map(len, distractors)))
