@@ -11,13 +11,13 @@ class Document:
     """One raw text with everything that curation has to know about it."""
 
     id: str
-    """Unique within its source and the same on every machine: "sympy/core/add.py::Add.flatten", "math/arithmetic/000123",
-    "<file>#<row>"."""
+    """Unique in its source and the same on every machine: "sympy/core/add.py::Add.flatten", "math/arithmetic/000123",
+    the source's own id, or "<file>#<row>"."""
     module: str
     """What belongs together, for sampling and for the train/validation split: the file of a docstring, the block of
     twenty of a problem, the id itself where nothing is known."""
     category: str
-    """Category of the blend: "academic" for docstrings, "code" for source, "math" for problems, else as the user says."""
+    """Of the blend: "academic" for docstrings, "code" for source, "math" for problems, else what the user says."""
     text: str
     licence: str
     """SPDX identifier, or the words in which the source states its licence; "unknown" where it states none."""
