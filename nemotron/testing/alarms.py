@@ -50,10 +50,10 @@ class Cell:
         return f"{self.kernels}, {self.threads} threads, hash seed {self.hash_seed}, {place['LC_ALL']}, {place['TZ']}"
 
     @property
-    def environment(self) -> dict[str, str]:
-        """The environment of the process."""
-        chosen = {"OMP_NUM_THREADS": self.threads, "MKL_NUM_THREADS": self.threads, "PYTHONHASHSEED": self.hash_seed}
-        return {**os.environ, **KERNELS[self.kernels], **chosen, **PLACES[self.place]}
+    def chosen(self) -> dict[str, str]:
+        """The environment variables that make the cell."""
+        threads = {"OMP_NUM_THREADS": self.threads, "MKL_NUM_THREADS": self.threads}
+        return {**KERNELS[self.kernels], **threads, "PYTHONHASHSEED": self.hash_seed, **PLACES[self.place]}
 
 
 def supported_kernels() -> tuple[str, ...]:
@@ -83,7 +83,9 @@ def run_in_cell(stage: str, cell: Cell, directory: Path) -> None:
     module = f"nemotron.recipes.{stage.replace('/', '.')}"
     command = [sys.executable, "-m", module, "--scale", "tiny", "--output-dir", "run"]
     directory.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, cwd=directory, env=cell.environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=directory, env={**os.environ, **cell.chosen}, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise ValueError(f"{stage} failed in the cell ({cell.name}): {done.stderr[-2000:]}")
 
