@@ -1,8 +1,8 @@
 """Drop training documents that share 13 words in a row with an evaluation set.
 
 In: documents, and the texts of every evaluation set by name. Out: documents without such an overlap.
-Source: 13 words as in GPT-3 (arXiv 2005.14165, appendix C). GPT-3 cuts the overlap out of the document; here the whole
-document goes, which is simpler and stricter. How Nemotron Nano 2 decontaminates is not known to us in detail.
+Source: 13 words as in GPT-3 (arXiv 2005.14165, appendix C). GPT-3 cuts the overlap out of the document; here the
+whole document goes, which is simpler and stricter. How Nemotron Nano 2 decontaminates is not known to us in detail.
 
 Words are runs of letters, digits and underscores in lower case; punctuation and layout do not hide an overlap.
 Left out: paraphrases, which no overlap of words can find.
@@ -13,19 +13,30 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from daft import DataType, Series, col
-from daft import func as daft_function
-
 from nemotron.recipes.curation.filters import Filter
+from nemotron.recipes.sources.dataframes import daft
 
 OVERLAP_WORDS = 13
 WORD = re.compile(r"\w+")
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+\S+[ \t]+import\b(?:[ \t]*\([^)]*\)|(?:[^\n\\]|\\\n)*)|import\b(?:[^\n\\]|\\\n)*)",
+    re.MULTILINE,
+)
 # An odd multiplier; products wrap around at 2**64, so that a run of words becomes one 64-bit number.
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def words_of(text: str) -> list[str]:
     return WORD.findall(text.lower())
+
+
+def without_imports(source: str) -> str:
+    """Python source without its import statements.
+
+    They are no part of what a test asks. With them, 199 of 748 modules of the small scale share 13 words with a test,
+    nearly all of them like "from sympy core add import add from sympy core basic import basic"; without them 54 do.
+    """
+    return IMPORT.sub("", source)
 
 
 def run_hashes(words: list[str]) -> np.ndarray:
@@ -51,15 +62,15 @@ def decontamination_filter(evaluation_sets: Mapping[str, Iterable[str]]) -> Filt
     """
     runs_of_sets = {name: evaluation_runs(texts) for name, texts in evaluation_sets.items()}
 
-    @daft_function.batch(return_dtype=DataType.string(), use_process=False)
-    def overlap(text: Series) -> list[str | None]:
+    @daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
+    def overlap(text: daft.Series) -> list[str | None]:
         return [first_overlap(document, runs_of_sets) for document in text.to_pylist()]
 
     return Filter(
         name="decontamination",
         threshold=f"no {OVERLAP_WORDS} words in a row that also stand in: {', '.join(runs_of_sets)} (GPT-3)",
-        value=overlap(col("text")),
-        keep=col("value").is_null(),
+        value=overlap(daft.col("text")),
+        keep=daft.col("value").is_null(),
     )
 
 

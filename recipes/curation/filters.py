@@ -8,17 +8,28 @@ Left out: filters that change a text instead of dropping it.
 
 from dataclasses import dataclass
 
-from daft import DataFrame, Expression, col
+from nemotron.recipes.sources.dataframes import daft
 from pydantic import BaseModel, Field
 from rich.console import Console
 
 MAX_EXAMPLES = 5
+MAX_VALUE_CHARACTERS = 200
 
-# What kind of text a category of the blend holds decides which filters make sense for it.
-PROSE = ("academic", "crawl++", "crawl-high", "crawl-medium", "crawl-medium-high", "syn-crawl-high",
-         "syn-crawl-medium-high", "wiki")  # fmt: skip
+# What kind of text a category of the blend holds decides which filters make sense for it. Mathematics, questions and
+# answers, and other languages are neither prose nor code to the rules that were written for English web pages.
+PROSE = (
+    "academic",
+    "crawl++",
+    "crawl-high",
+    "crawl-medium",
+    "crawl-medium-high",
+    "syn-crawl-high",
+    "syn-crawl-medium-high",
+    "wiki",
+)
 CODE = ("code", "nemotron-cc-code")
-PROCEDURAL = "procedural"  # origin of generated problems: right by construction and alike on purpose
+
+progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class DroppedDocument(BaseModel):
@@ -38,10 +49,6 @@ class FilterReport(BaseModel):
     examples: list[DroppedDocument] = Field(max_length=MAX_EXAMPLES)
     """The first dropped documents in the order of their ids."""
 
-    @property
-    def num_kept(self) -> int:
-        return self.num_seen - self.num_dropped
-
 
 @dataclass(frozen=True)
 class Filter:
@@ -49,13 +56,13 @@ class Filter:
 
     name: str
     threshold: str
-    value: Expression
-    """What is measured; shown, as text, beside a dropped document."""
-    keep: Expression
-    """True where the document stays; may refer to the measured value as `col("value")`. Null counts as False."""
+    value: daft.Expression
+    """What is measured; shown beside a dropped document."""
+    keep: daft.Expression
+    """True where the document stays; refers to the measured value as `col("value")`. Null counts as False."""
 
 
-def apply_filter(documents: DataFrame, rule: Filter, reports: dict[str, FilterReport]) -> DataFrame:
+def apply_filter(documents: daft.DataFrame, rule: Filter, reports: dict[str, FilterReport]) -> daft.DataFrame:
     """The documents that `rule` keeps; its report is added to `reports` and shown as one line on stderr.
 
     Raises:
@@ -63,21 +70,25 @@ def apply_filter(documents: DataFrame, rule: Filter, reports: dict[str, FilterRe
     """
     measured = documents.with_column("value", rule.value).with_column("keep", rule.keep.fill_null(False)).collect()
     num_seen = measured.count_rows()
-    dropped = measured.where(~col("keep")).select(col("id"), col("value").cast(str).alias("value")).sort("id")
-    num_dropped = dropped.count_rows()
+    dropped = measured.where(~daft.col("keep")).select("id", "value").sort("id").to_pylist()
+    num_kept = num_seen - len(dropped)
+    progress.print(f"{rule.name:<28} {num_seen:>9,} -> {num_kept:>9,} ({len(dropped):,} dropped)")
     report = FilterReport(
         threshold=rule.threshold,
         num_seen=num_seen,
-        num_dropped=num_dropped,
-        examples=[DroppedDocument(**row) for row in dropped.limit(MAX_EXAMPLES).to_pylist()],
+        num_dropped=len(dropped),
+        examples=[DroppedDocument(id=row["id"], value=in_words(row["value"])) for row in dropped[:MAX_EXAMPLES]],
     )
-    reports[rule.name] = report
-    Console(stderr=True, highlight=False).print(
-        f"{rule.name:<28} {num_seen:>9,} -> {report.num_kept:>9,} ({num_dropped:,} dropped)"
-    )
-    if not report.num_kept:
+    if not num_kept:
+        example = f", {report.examples[0].id} for instance with {report.examples[0].value!r}" if dropped else ""
         raise ValueError(
-            f"the filter {rule.name!r} ({rule.threshold}) dropped all {num_seen} documents, "
-            f"for instance {report.examples[0].id} with {report.examples[0].value!r}; bring other or more sources"
+            f"the filter {rule.name!r} ({rule.threshold}) leaves none of {num_seen} documents{example}; "
+            f"bring other or more sources"
         )
-    return measured.where(col("keep")).exclude("value", "keep")
+    reports[rule.name] = report
+    return measured.where(daft.col("keep")).exclude("value", "keep")
+
+
+def in_words(value: object) -> str:
+    """A measured value as text: four digits of a float, the beginning of a long text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:MAX_VALUE_CHARACTERS]

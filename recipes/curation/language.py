@@ -10,11 +10,9 @@ Left out: languages other than English; the published corpus has fifteen more, w
 
 from functools import cache
 
-from daft import DataType, Series, col, lit
-from daft import func as daft_function
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
 from nemotron.recipes.curation.filters import PROSE, Filter
+from nemotron.recipes.sources.dataframes import daft
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 MIN_ENGLISH_PROBABILITY = 0.3
 
@@ -25,22 +23,22 @@ def _identifier() -> LanguageIdentifier:
 
 
 def english_probability(text: str) -> float:
-    """py3langid's probability that a text is English. It computes in float32: good for about six digits."""
+    """py3langid's probability that a text is English; computed in float32, so its seventh digit differs by machine."""
     return dict(_identifier().rank(text))["en"]
 
 
-@daft_function.batch(return_dtype=DataType.float64(), use_process=False)
-def _english_probabilities(text: Series, category: Series) -> list[float | None]:
+@daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
+def _english_probabilities(text: daft.Series, category: daft.Series) -> list[float | None]:
     pairs = zip(text.to_pylist(), category.to_pylist(), strict=True)
     return [english_probability(document) if kind in PROSE else None for document, kind in pairs]
 
 
 def language_filter() -> Filter:
-    """Keeps English prose and everything that is no prose. The reported value has two digits, which are stable."""
+    """Keeps English prose and everything that is no prose."""
     return Filter(
         name="language",
         threshold=f"English with a probability of {MIN_ENGLISH_PROBABILITY} or more, prose only "
         f"(Nemotron-CC; proxy, as the probability is py3langid's)",
-        value=_english_probabilities(col("text"), col("category")),
-        keep=col("value").is_null() | (col("value") >= lit(MIN_ENGLISH_PROBABILITY)),
+        value=_english_probabilities(daft.col("text"), daft.col("category")),
+        keep=daft.col("value").is_null() | (daft.col("value") >= daft.lit(MIN_ENGLISH_PROBABILITY)),
     )

@@ -7,8 +7,7 @@ Source: Unicode Standard Annex 15 for NFC; the rules for whitespace and control 
 import re
 import unicodedata
 
-from daft import DataType, Series
-from daft import func as daft_function
+from nemotron.recipes.sources.dataframes import daft
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\u200b]")
 TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
@@ -22,13 +21,14 @@ def normalise_text(text: str) -> str:
     nothing.
     """
     text = CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = unicodedata.normalize("NFC", text)  # last: a removed character may have stood between a letter and its accent
+    # After the control characters: one of them may have stood between a letter and its accent.
+    text = unicodedata.normalize("NFC", text)
     text = TRAILING_SPACE.sub("", text)
     text = BLANK_LINES.sub("\n\n\n", text)
     return text.strip("\n").rstrip()
 
 
-@daft_function.batch(return_dtype=DataType.string(), use_process=False)
-def normalised(text: Series) -> list[str]:
+@daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
+def normalised(text: daft.Series) -> list[str]:
     """`normalise_text` on a column."""
     return [normalise_text(document) for document in text.to_pylist()]

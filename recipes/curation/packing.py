@@ -1,9 +1,9 @@
 """Documents to sequences of one length: concatenated, an end-of-document token after each, cut without a gap.
 
-In: the token ids of the documents of one category. Out: rows of sequence_length + 1 tokens; the next row of a category
-starts with the last token of this one, so that every token is predicted exactly once.
-Source: NVIDIA's data preparation puts an end-of-document token after every plain-text document and masks nothing across
-documents (Megatron-LM's packed dataset); so does this.
+In: the token ids of the documents of one category. Out: rows of sequence_length + 1 tokens; the next row of a
+category starts with the last token of this one, so that every token is predicted exactly once.
+Source: NVIDIA's data preparation puts an end-of-document token after every plain-text document and masks nothing
+across documents (Megatron-LM's packed dataset); so does this.
 
 n tokens   L sequence length
 """
@@ -44,7 +44,7 @@ class TokenStream:
         return self.num_read / len(self.tokens)
 
     def next_row(self, sequence_length: int) -> np.ndarray:
-        """(L + 1,) the next tokens, and the one that the next row starts with."""
+        """(L + 1,) the next tokens; the last one is the first of the next row."""
         places = np.arange(self.num_read, self.num_read + sequence_length + 1) % len(self.tokens)
         self.num_read += sequence_length
         return self.tokens[places]

@@ -1,9 +1,9 @@
 """Heuristic rules: cheap measures of a text, each with a bound and the place where the bound comes from.
 
 In: documents. Out: those that satisfy every rule for their kind of text.
-Sources: Gopher (arXiv 2112.11446, table A1), C4 (arXiv 1910.10683, section 2.2), FineWeb (arXiv 2406.17557, section 3.6),
-Codex (arXiv 2107.03374, section 3.1). Where docstrings are shorter than web pages, the published bound would drop most of
-them; such a bound is marked as our choice.
+Sources: Gopher (arXiv 2112.11446, table A1), C4 (arXiv 1910.10683, section 2.2), FineWeb (arXiv 2406.17557, section
+3.6), Codex (arXiv 2107.03374, section 3.1). Where docstrings are shorter than web pages, the published bound would
+drop most of them; such a bound is marked as our choice.
 
 Nemotron-CC applies such rules only to the pages that its scorers rank low. Here every document passes through them.
 Left out: rules against menus, cookie notices and other things that only web pages have.
@@ -14,11 +14,10 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
-from daft import DataType, Series, col, lit
-from daft import func as daft_function
-
-from nemotron.recipes.curation.filters import CODE, PROCEDURAL, PROSE, Filter
+from nemotron.recipes.curation.filters import CODE, PROSE, Filter
+from nemotron.recipes.sources.dataframes import daft
 
 WORD = re.compile(r"\S+")
 LETTER = re.compile(r"[^\W\d_]")
@@ -73,7 +72,7 @@ def share_of_duplicate_lines(text: str) -> float:
 def share_of_top_bigram(text: str) -> float:
     """Characters in the most frequent pair of neighbouring words, of all characters in words."""
     words = WORD.findall(text)
-    pairs = Counter(zip(words, words[1:], strict=False))
+    pairs = Counter(pairwise(words))
     covered = max((count * (len(pair[0]) + len(pair[1])) for pair, count in pairs.items() if count > 1), default=0)
     return covered / max(1, sum(map(len, words)))
 
@@ -106,7 +105,7 @@ RULES = (
     Rule("top bigram", share_of_top_bigram, PROSE, "Gopher", maximum=0.2),
     Rule("longest line", longest_line, CODE, "Codex", maximum=1000),
     Rule("mean line length", mean_line_length, CODE, "Codex", maximum=100),
-    Rule("letters and digits", share_of_letters_and_digits, CODE, "Codex: 'a low percentage'; 0.25 is our choice", minimum=0.25),
+    Rule("letters and digits", share_of_letters_and_digits, CODE, "Codex names no number; our choice", minimum=0.25),
     Rule("code lines", num_code_lines, CODE, "our choice", minimum=3),
 )  # fmt: skip
 
@@ -120,19 +119,20 @@ def bounds(rule: Rule) -> str:
 
 
 def quality_filters() -> list[Filter]:
-    """One filter a rule. Documents of other kinds, and generated problems, pass."""
+    """One filter a rule. Documents of another kind than the rule's pass it."""
     return [_rule_filter(rule) for rule in RULES]
 
 
 def _rule_filter(rule: Rule) -> Filter:
-    @daft_function.batch(return_dtype=DataType.float64(), use_process=False)
-    def measured(text: Series, category: Series, origin: Series) -> list[float | None]:
-        rows = zip(text.to_pylist(), category.to_pylist(), origin.to_pylist(), strict=True)
-        return [
-            rule.measure(document) if kind in rule.categories and source != PROCEDURAL else None
-            for document, kind, source in rows
-        ]
+    @daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
+    def measured(text: daft.Series, category: daft.Series) -> list[float | None]:
+        rows = zip(text.to_pylist(), category.to_pylist(), strict=True)
+        return [rule.measure(document) if kind in rule.categories else None for document, kind in rows]
 
-    value = measured(col("text"), col("category"), col("origin"))
-    within = (col("value") >= lit(rule.minimum)) & (col("value") <= lit(rule.maximum))
-    return Filter(f"quality: {rule.name}", bounds(rule), value, col("value").is_null() | within)
+    within = (daft.col("value") >= daft.lit(rule.minimum)) & (daft.col("value") <= daft.lit(rule.maximum))
+    return Filter(
+        name=f"quality: {rule.name}",
+        threshold=bounds(rule),
+        value=measured(daft.col("text"), daft.col("category")),
+        keep=daft.col("value").is_null() | within,
+    )

@@ -1,15 +1,15 @@
 """Two small quality scorers, and the buckets that their scores are sorted into.
 
-In: documents, some of which carry labels. Out: a bucket from 0 (lowest) to 19 (highest) for the documents of the labelled
-categories.
-Source: Nemotron-CC (arXiv 2412.02595): several scorers, each score turned into one of 20 buckets that hold the same share
-of the text, the maximum over the scorers taken, and the buckets grouped.
+In: documents, some of which carry labels. Out: a bucket from 0 (lowest) to 19 (highest) for the documents of the
+labelled categories.
+Source: Nemotron-CC (arXiv 2412.02595): several scorers, each score turned into one of 20 buckets that hold the same
+share of the text, the maximum over the scorers taken, and the buckets grouped.
 
-Stand-ins: Nemotron-CC's scorers imitate the judgement of large language models. Here there is no such judge, so each scorer
-learns a label that the source gives and that the text itself does not show: A, the docstring stood beside a worked example
-(removed from the text); B, the documented object is exported, not private. Both say something about how much care went into
-a docstring; neither is a measured quality. Text without labels, such as source, problems or the user's own files, gets no
-bucket.
+Stand-ins: Nemotron-CC's scorers imitate the judgement of large language models. Here there is no such judge, so each
+scorer learns a label that the source gives and that the text itself does not show: A, the docstring stood beside a
+worked example (removed from the text); B, the documented object is exported, not private. Both say something about
+how much care went into a docstring; neither is a measured quality. Text without labels, such as source, problems or
+the user's own files, gets no bucket.
 
 Each scorer is a logistic regression on hashed words and pairs of neighbouring words: float64, all documents in every
 step, no randomness.
@@ -17,17 +17,15 @@ step, no randomness.
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import daft
 import numpy as np
-from daft import DataFrame, DataType, Expression, Series, col, lit
-from daft import func as daft_function
-from pydantic import BaseModel
-
 from nemotron.recipes.curation.filters import Filter
-from nemotron.recipes.curation.split import order_of
+from nemotron.recipes.curation.split import falls_into_share
+from nemotron.recipes.sources.dataframes import daft
+from pydantic import BaseModel
 
 NUM_FEATURES = 2**16  # our choice, and so are the next four
 NUM_STEPS = 100
@@ -35,8 +33,8 @@ L2_PENALTY = 1e-4
 HELD_OUT_SHARE = 0.2
 MIN_LABELLED = 20
 LABELS = ("has_example", "exported")  # columns of the documents
-NUM_BUCKETS = 20  # Nemotron-CC, and so are the groups: (name, lowest bucket)
-GROUPS = (("High", 19), ("Medium-High", 18), ("Medium", 12), ("Medium-Low", 7), ("Low", 0))
+NUM_BUCKETS = 20  # Nemotron-CC, and so are the groups with the lowest bucket of each
+GROUPS = {"High": 19, "Medium-High": 18, "Medium": 12, "Medium-Low": 7, "Low": 0}
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -65,7 +63,7 @@ def hashed_features(texts: Sequence[str]) -> Features:
     features = []
     for text in texts:
         words = WORD.findall(text.lower())
-        names = {*words, *(f"{left} {right}" for left, right in zip(words, words[1:], strict=False))}
+        names = {*words, *(f"{left} {right}" for left, right in pairwise(words))}
         # Sorted, so that equal sets are added up in the same order and their scores are equal to the last bit.
         features.append(sorted({zlib.crc32(name.encode()) % NUM_FEATURES for name in names}))
     counts = [len(row) for row in features]
@@ -103,8 +101,8 @@ def train_scorer(features: Features, labels: np.ndarray) -> np.ndarray:
 def equal_mass_buckets(scores: np.ndarray, masses: np.ndarray) -> np.ndarray:
     """(n,) int: 0 for the lowest scores to 19 for the highest, each bucket with a twentieth of the mass.
 
-    Documents with equal scores keep their order. The middle of a document's mass decides, so that a bucket's share is off
-    by at most one document at each end.
+    Documents with equal scores keep their order. The middle of a document's mass decides, so that a bucket's share is
+    off by at most half a document at each end.
 
     Args:
         masses: (n,) how much each document counts; bytes, as there are no tokens before there is a tokenizer.
@@ -119,68 +117,77 @@ def equal_mass_buckets(scores: np.ndarray, masses: np.ndarray) -> np.ndarray:
 
 def group_of(bucket: int) -> str:
     """Nemotron-CC's name for a bucket."""
-    return next(name for name, lowest in GROUPS if bucket >= lowest)
+    return next(name for name, lowest in GROUPS.items() if bucket >= lowest)
 
 
-def is_held_out(module: str, seed: int) -> bool:
-    """Whether a module's documents test the scorers instead of training them: a fifth of all modules."""
-    return int(order_of("scorer", seed, module)[:16], 16) < HELD_OUT_SHARE * 2**64
+def fit_scorers(
+    texts: Sequence[str], modules: Sequence[str], labels: Mapping[str, Sequence[bool | None]], seed: int
+) -> tuple[dict[str, np.ndarray], list[ScorerReport]]:
+    """The weights of one scorer a label, trained on four fifths of the modules, and how it does on the others.
 
+    A label that too few documents have, or that all of them share, gives no scorer.
 
-def add_buckets(documents: DataFrame, seed: int) -> tuple[DataFrame, list[ScorerReport]]:
-    """The documents with the column `bucket`, and a report for each scorer.
-
-    The scorers are trained on the labelled documents; they score, and sort into buckets, all documents of the categories
-    that have labels. Without any scorer, and for other categories, the bucket is null.
+    Args:
+        labels: name -> label of each text, None where it has none.
     """
-    labelled = documents.where(col("has_example").not_null() | col("exported").not_null()).sort("id")
-    columns = labelled.select("text", "module", "category", *LABELS).to_pydict()
-    test = np.array([is_held_out(module, seed) for module in columns["module"]], dtype=bool)
+    in_test = np.array([falls_into_share(HELD_OUT_SHARE, "scorer", seed, module) for module in modules], dtype=bool)
     weights, reports = {}, []
-    for label in LABELS:
-        known = np.array([value is not None for value in columns[label]], dtype=bool)
-        truth = np.array([bool(value) for value in columns[label]], dtype=np.float64)
-        training, held_out = np.flatnonzero(known & ~test), np.flatnonzero(known & test)
-        if len(training) < MIN_LABELLED or not len(held_out) or len(set(truth[training].tolist())) < 2:
-            continue  # the caller sees that there is no report for this label
-        weights[label] = train_scorer(hashed_features([columns["text"][row] for row in training]), truth[training])
-        scores = scores_of(hashed_features([columns["text"][row] for row in held_out]), weights[label])
-        majority = float(2 * truth[training].sum() >= len(training))
+    for name, values in labels.items():
+        known = np.array([value is not None for value in values], dtype=bool)
+        truth = np.array([bool(value) for value in values], dtype=np.float64)
+        training, held_out = np.flatnonzero(known & ~in_test), np.flatnonzero(known & in_test)
+        if len(training) < MIN_LABELLED or not len(held_out) or not 0 < truth[training].sum() < len(training):
+            continue
+        weights[name] = train_scorer(hashed_features([texts[row] for row in training]), truth[training])
+        scores = scores_of(hashed_features([texts[row] for row in held_out]), weights[name])
+        majority = 2 * truth[training].sum() >= len(training)
         reports.append(
             ScorerReport(
-                label=label,
+                label=name,
                 num_training=len(training),
                 num_held_out=len(held_out),
-                held_out_accuracy=float(((scores > 0) == truth[held_out]).mean()),
-                majority_accuracy=float((truth[held_out] == majority).mean()),
+                held_out_accuracy=float(np.mean((scores > 0) == truth[held_out])),
+                majority_accuracy=float(np.mean(majority == truth[held_out])),
             )
         )
-    if not reports:
-        return documents.with_column("bucket", lit(None).cast(DataType.int64())), reports
-
-    scored = documents.where(col("category").is_in(sorted(set(columns["category"])))).sort("id")
-    scored = scored.select("id", col("text").length_bytes().alias("bytes"), *(_score(col("text"), weights[w], w) for w in weights))
-    rows = scored.to_pydict()
-    buckets = np.max([equal_mass_buckets(np.array(rows[w]), np.array(rows["bytes"])) for w in weights], axis=0)
-    table = daft.from_pydict({"id": rows["id"], "bucket": buckets})
-    return documents.join(table, on="id", how="left"), reports
+    return weights, reports
 
 
-def _score(text: Expression, weights: np.ndarray, name: str) -> Expression:
-    @daft_function.batch(return_dtype=DataType.float64(), use_process=False)
-    def scored(column: Series) -> np.ndarray:
+def add_buckets(documents: daft.DataFrame, seed: int) -> tuple[daft.DataFrame, list[ScorerReport]]:
+    """The documents with the column `bucket`, and a report for each scorer.
+
+    All documents of the categories that have labels get a bucket; for others, and without a scorer, it is null.
+    """
+    labelled = documents.where(daft.col("has_example").not_null() | daft.col("exported").not_null()).sort("id")
+    rows = labelled.select("text", "module", "category", *LABELS).to_pydict()
+    weights, reports = fit_scorers(rows["text"], rows["module"], {name: rows[name] for name in LABELS}, seed)
+    if not weights:
+        return documents.with_column("bucket", daft.lit(None).cast(daft.DataType.int64())), reports
+
+    scored = documents.where(daft.col("category").is_in(sorted(set(rows["category"]))))
+    for name in weights:
+        scored = scored.with_column(name, _score(daft.col("text"), weights[name]))
+    scores = scored.sort("id").select("id", daft.col("text").length_bytes().alias("mass"), *weights).to_pydict()
+    masses = np.array(scores["mass"], dtype=np.int64)
+    buckets = np.max([equal_mass_buckets(np.array(scores[name]), masses) for name in weights], axis=0)
+    return documents.join(daft.from_pydict({"id": scores["id"], "bucket": buckets}), on="id", how="left"), reports
+
+
+def _score(text: daft.Expression, weights: np.ndarray) -> daft.Expression:
+    @daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
+    def scored(column: daft.Series) -> np.ndarray:
         return scores_of(hashed_features(column.to_pylist()), weights)
 
-    return scored(text).alias(name)
+    return scored(text)
 
 
 def bucket_filter() -> Filter:
     """Keeps documents above Nemotron-CC's group "Low", and those without a bucket."""
-    lowest = dict(GROUPS)["Medium-Low"]
+    lowest = GROUPS["Medium-Low"]
     return Filter(
         name="quality bucket",
-        threshold=f"bucket {lowest} or higher of 0 to {NUM_BUCKETS - 1} (the group Low of Nemotron-CC goes; that nothing "
-        f"else goes is our choice)",
-        value=col("bucket"),
-        keep=col("value").is_null() | (col("value") >= lowest),
+        threshold=f"bucket {lowest} or higher of 0 to {NUM_BUCKETS - 1}: without Nemotron-CC's group Low (our choice; the "
+        f"published blend names no group below Medium, at a size that can afford it)",
+        value=daft.col("bucket"),
+        keep=daft.col("value").is_null() | (daft.col("value") >= lowest),
     )

@@ -2,8 +2,8 @@
 
 In: texts of the training split. Out: a tokenizer, and a directory that `AutoTokenizer.from_pretrained` reads.
 Published (model card of Nemotron Nano 2): 131,072 tokens; `<unk>` is 0, `<s>` is 1, `</s>` is 2, `<SPECIAL_10>` to
-`<SPECIAL_12>` are 10 to 12. What lies between them is filled up in the same spelling. How the published tokenizer splits
-text before merging is not known to us: the split here is GPT-2's, with every digit a token of its own.
+`<SPECIAL_12>` are 10 to 12. What lies between them is filled up in the same spelling. How the published tokenizer
+splits text before merging is not known to us: the split here is GPT-2's, with every digit a token of its own.
 
 Any text can be encoded and comes back unchanged, because all 256 bytes are tokens.
 Left out: a chat template; it comes with the stage that trains on chats.
@@ -31,7 +31,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         ValueError: if `vocab_size` has no room for the special tokens and all bytes.
     """
     if vocab_size < MIN_VOCAB_SIZE:
-        raise ValueError(f"vocab_size={vocab_size}; {len(SPECIAL_TOKENS)} special tokens and 256 bytes need {MIN_VOCAB_SIZE}")
+        raise ValueError(
+            f"vocab_size={vocab_size}; {len(SPECIAL_TOKENS)} special tokens and 256 bytes need {MIN_VOCAB_SIZE}"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -44,6 +46,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # A text that happens to contain "</s>" does not end its document.
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
@@ -64,7 +68,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """(n,) int32 token ids of each text, without special tokens; a thousand texts at a time, which bounds the memory."""
+    """(n,) int32 token ids of each text, without special tokens; a thousand texts at a time bounds the memory."""
     encoded = []
     for start in range(0, len(texts), 1000):
         batch = tokenizer.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False)

@@ -1,58 +1,60 @@
 """Curate the pretraining data: from raw documents to token sequences in training order.
 
 In: the text of four installed packages and generated problems (tiny, small), NVIDIA's released datasets (medium, full), or
-your own files (--sources). Out: a Dataset: a tokenizer, packed sequences for each phase, held-out data to evaluate on,
+your own files (--sources). Out: a Dataset: a tokenizer, a file of sequences for each phase, held-out data to evaluate on,
 and for every filter what it dropped and why.
-Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6, whose English web text is made as in Nemotron-CC (arXiv 2412.02595).
+Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6, which makes its English web text as Nemotron-CC does (arXiv 2412.02595).
 What the papers leave open is marked where it stands.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
-Left out: extraction of text from HTML, exact-substring deduplication, and all rewriting of documents by language models,
-which makes a third of the published corpus.
+Left out: text from HTML, exact-substring deduplication, and everything that language models write or rewrite, which is a
+third of the published corpus. The released datasets contain what NVIDIA's models wrote.
 """
 
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nemotron.recipes.curation  # before daft: it switches Daft's telemetry off  # noqa: I001
-import daft
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from daft import DataFrame, col
-from pydantic import BaseModel, Field
-from tokenizers import Tokenizer
-
-from nemotron import Artifact, Scale, apply_scale, print_complete
 from nemotron.artifact import working_directory
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.blending import blend_order
-from nemotron.recipes.curation.decontaminate import decontamination_filter
+from nemotron.recipes.curation.decontaminate import decontamination_filter, without_imports
 from nemotron.recipes.curation.dedup import exact_duplicate_filter, near_duplicate_filter
-from nemotron.recipes.curation.filters import DroppedDocument, FilterReport, apply_filter
+from nemotron.recipes.curation.filters import MAX_EXAMPLES, DroppedDocument, FilterReport, apply_filter, progress
 from nemotron.recipes.curation.language import language_filter
 from nemotron.recipes.curation.licence import licence_filter
 from nemotron.recipes.curation.long_context import long_document_qa, long_documents, recall_rows
 from nemotron.recipes.curation.normalise import normalised
 from nemotron.recipes.curation.packing import TokenStream, concatenate_documents, cut_once
 from nemotron.recipes.curation.quality import quality_filters
-from nemotron.recipes.curation.scorers import ScorerReport, add_buckets, bucket_filter
-from nemotron.recipes.curation.split import held_out_modules, order_of
-from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, save_tokenizer, train_tokenizer
+from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_filter, group_of
+from nemotron.recipes.curation.split import digest_of, held_out_modules
+from nemotron.recipes.curation.tokenizer import (
+    END_OF_DOCUMENT,
+    MIN_VOCAB_SIZE,
+    encode_documents,
+    save_tokenizer,
+    train_tokenizer,
+)
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, RELEASED, renormalised
 from nemotron.recipes.nano2.sizes import phase_steps, resolved
 from nemotron.recipes.sources import Document, Unreadable
-from nemotron.recipes.sources.packages import PACKAGES, package_documents
-from nemotron.recipes.sources.problems import Problem, problem_documents
-from nemotron.recipes.sources.problems import arithmetic
+from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.sources.files import read_sources
+from nemotron.recipes.sources.packages import PACKAGES, package_documents, package_test_texts
+from nemotron.recipes.sources.problems import Problem, Split, arithmetic, lookup, problem_documents, problem_text
+from pydantic import BaseModel, Field
+from tokenizers import Tokenizer
+
+from nemotron import Artifact, Scale, apply_scale, print_complete
 
 
 @dataclass
@@ -66,8 +68,8 @@ class Config:
     output_dir: Path | None = None
     """Where the Dataset goes; outputs/nano2/<scale>/stage0_pretrain/data_curation if left out."""
     sources: tuple[str, ...] = ()
-    """Files, directories, globs or URIs (.txt, .jsonl, .jsonl.gz, .parquet), each as <path> or <category>=<path>. Left out:
-    installed packages and generated problems at tiny and small, NVIDIA's released datasets at medium and full."""
+    """Files, directories, globs or URIs (.txt, .jsonl, .jsonl.gz, .parquet), each as <path> or <category>=<path>. Left
+    out: installed packages and generated problems at tiny and small, NVIDIA's released datasets at medium and full."""
     text_column: str = "text"
     """Column of the sources that holds the text."""
     raw_documents: int | None = None
@@ -88,13 +90,22 @@ class Config:
     """Sequences per optimizer step in the long-context phase."""
 
     def __post_init__(self) -> None:
-        for name in ("raw_documents", "sequence_length", "long_context_length", "num_steps", "batch_sequences",
-                     "long_context_batch_sequences"):  # fmt: skip
+        for name in SIZES_ABOVE_ZERO:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be greater than 0")
+        if self.vocab_size is not None and self.vocab_size < MIN_VOCAB_SIZE:
+            raise ValueError(f"vocab_size={self.vocab_size} must be {MIN_VOCAB_SIZE} or more: special tokens and 256 bytes")
         if self.long_context_steps is not None and self.long_context_steps < 0:
             raise ValueError(f"long_context_steps={self.long_context_steps} must not be negative")
+        if self.text_column != "text" and not self.sources:
+            raise ValueError(f"text_column={self.text_column!r} has no effect without --sources; leave one out or add one")
+
+
+SIZES_ABOVE_ZERO = (
+    *("raw_documents", "sequence_length", "long_context_length"),
+    *("num_steps", "batch_sequences", "long_context_batch_sequences"),
+)
 
 
 class BlendShare(BaseModel):
@@ -102,8 +113,8 @@ class BlendShare(BaseModel):
 
     weight: float
     num_sequences: int
-    epochs: float
-    """How often the category's tokens are read in this phase."""
+    epochs: float | None
+    """How often the category's tokens are read in this phase; None for sequences that are made for it."""
 
 
 class Attribution(BaseModel):
@@ -142,6 +153,8 @@ class Dataset(Artifact):
     """Recall test rows: tokens, answer_start, distance, num_facts."""
     documents_path: Path
     """Every kept document: id, module, category, split, num_tokens, bucket, licence, origin."""
+    quality_groups: dict[str, int]
+    """Nemotron-CC's quality groups -> kept documents."""
     filters: dict[str, FilterReport]
     """In the order in which they were applied."""
     unreadable: list[DroppedDocument]
@@ -151,195 +164,281 @@ class Dataset(Artifact):
     attribution: list[Attribution]
     blend: dict[str, dict[str, BlendShare]]
     """Phase -> category."""
-    absent_categories: dict[str, list[str]]
-    """Phase -> categories of the published blend without a document; the others share their weight."""
-
+    absent_categories: list[str]
+    """Categories of the published blend that have no document; the others share their weight."""
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Sizes of everything that is evaluated on. Our choice throughout: what two processor cores evaluate in seconds (tiny)
-    or in a minute (small)."""
+    """Sizes of what is evaluated on."""
 
     module_share: float
-    """Share of the modules that no training sequence may contain."""
+    """Share of the modules that no training sequence comes from."""
     sequences: int
-    """Validation sequences of each category at most."""
+    """Validation sequences of each category, at most."""
     long_sequences: int
+    """Long validation sequences, at most."""
     problems: int
-    """Problems of each family."""
+    """Multiple-choice problems."""
     recall_rows: int
     """Recall rows of each distance."""
 
 
-HELD_OUT = {
-    "tiny": HeldOut(module_share=0.1, sequences=128, long_sequences=8, problems=40, recall_rows=8),
-    "small": HeldOut(module_share=0.05, sequences=384, long_sequences=16, problems=250, recall_rows=50),
+# Our choice throughout: what two processor cores evaluate in seconds (tiny) or in a minute (small).
+HELD_OUT: dict[Scale, HeldOut] = {
+    "tiny": HeldOut(module_share=0.1, sequences=128, long_sequences=8, problems=100, recall_rows=8),
+    "small": HeldOut(module_share=0.05, sequences=384, long_sequences=16, problems=500, recall_rows=50),
     "medium": HeldOut(module_share=0.01, sequences=1024, long_sequences=64, problems=1000, recall_rows=100),
     "full": HeldOut(module_share=0.001, sequences=4096, long_sequences=64, problems=1000, recall_rows=100),
 }
 PACKAGE_SHARE = 0.6  # our choice: of the offline corpus; the rest are problems
 
 Row = dict[str, Any]
+TOKENS = pa.list_(pa.int32())
+SEQUENCE_FILES = ("phase1", "phase2", "phase3", "long_context", "validation", "long_validation", "recall")
 
 
 def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
-    """The raw corpus: as many documents as the scale's share of `raw_documents`; packages come by whole modules."""
-    budget = None if config.raw_documents is None else apply_scale(config.raw_documents, config.scale)
-    sources = config.sources
-    if not sources and config.scale in ("medium", "full"):
-        sources = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
+    """The raw corpus: the scale's share of `raw_documents`, a few more where packages come by whole modules."""
+    num_documents = None if config.raw_documents is None else apply_scale(config.raw_documents, config.scale)
+    released = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
+    sources = config.sources or (released if config.scale in ("medium", "full") else ())
     if sources:
-        from nemotron.recipes.sources.files import read_sources
-        return read_sources(sources, text_column=config.text_column, num_documents=budget)
-    assert budget is not None
-    num_package_documents = round(budget * PACKAGE_SHARE)
-    documents, unreadable = package_documents(num_package_documents)
-    problems = arithmetic.generate_problems(budget - num_package_documents, config.seed, split="train")
-    return documents + problem_documents(problems), unreadable
+        return read_sources(sources, text_column=config.text_column, num_documents=num_documents)
+    assert num_documents is not None
+    num_problems = round(num_documents * (1 - PACKAGE_SHARE))
+    documents, unreadable = package_documents(max(1, num_documents - num_problems))
+    return documents + problem_documents(generated_problems(num_problems, config.seed, "train")), unreadable
 
 
-def evaluation_problems(config: Config) -> list[Problem]:
-    """Problems of every family whose task no training problem has."""
-    return arithmetic.generate_problems(HELD_OUT[config.scale].problems, config.seed, split="evaluation")
+def generated_problems(num_problems: int, seed: int, split: Split) -> list[Problem]:
+    """Problems of every family; a task of one split is never in the other."""
+    half = num_problems // 2
+    problems = arithmetic.generate_problems(num_problems - half, seed, split=split)
+    return problems + lookup.generate_problems(half, seed, split=split)
 
 
-def to_dataframe(documents: list[Document]) -> DataFrame:
-    """One row a document, one column a field, the text normalised."""
-    columns = {name: [getattr(document, name) for document in documents] for name in Document.__dataclass_fields__}
-    schema = pa.schema([(name, pa.bool_() if name in ("has_example", "exported") else pa.string()) for name in columns])
-    return daft.from_arrow(pa.table(columns, schema=schema)).with_column("text", normalised(col("text")))
+def evaluation_texts(raw: list[Document], problems: list[Problem]) -> dict[str, Iterable[str]]:
+    """The evaluation sets of which no training document may repeat 13 words.
+
+    Two more are kept apart otherwise: recall questions ask for keys that no training text has, and the validation split
+    takes whole modules, because modules share 13 words of boilerplate.
+    """
+    texts: dict[str, Iterable[str]] = {"evaluation problems": [problem_text(problem) for problem in problems]}
+    modules = {document.module for document in raw if document.origin.split(" ")[0] in PACKAGES}
+    if modules:
+        texts["tests of the packages"] = [without_imports(test.text) for test in package_test_texts(modules)[0]]
+    return texts
 
 
-def write_rows(path: Path, rows: list[Row], schema: dict[str, pa.DataType]) -> None:
-    """One Parquet file with the columns of `schema`."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(schema.items()))), path)
+def curate(
+    raw: list[Document], evaluation_sets: dict[str, Iterable[str]], seed: int
+) -> tuple[daft.DataFrame, dict[str, FilterReport], list[ScorerReport]]:
+    """The normalised documents that every filter keeps, with the column `bucket`, and all reports."""
+    columns = {field.name: [getattr(document, field.name) for document in raw] for field in fields(Document)}
+    types = [(name, pa.bool_() if name in ("has_example", "exported") else pa.string()) for name in columns]
+    documents = daft.from_arrow(pa.table(columns, schema=pa.schema(types)))
+    documents = documents.with_column("text", normalised(daft.col("text")))
+
+    filters: dict[str, FilterReport] = {}
+    for rule in (licence_filter(), language_filter(), *quality_filters(), exact_duplicate_filter()):
+        documents = apply_filter(documents, rule, filters)
+    documents = apply_filter(documents, near_duplicate_filter(documents), filters)
+    documents = apply_filter(documents, decontamination_filter(evaluation_sets), filters)
+    documents, scorers = add_buckets(documents, seed)
+    documents = apply_filter(documents, bucket_filter(), filters)
+    return documents, filters, scorers
 
 
-TOKENS = pa.list_(pa.int32())
-SEQUENCE_COLUMNS = {"category": pa.string(), "tokens": TOKENS}
+def split_and_tokenize(documents: daft.DataFrame, config: Config) -> tuple[list[Row], Tokenizer]:
+    """One row a document, with split and tokens, in the order of a digest; and the tokenizer of the training split."""
+    assert config.vocab_size
+    rows = sorted(documents.to_pylist(), key=lambda row: digest_of(config.seed, row["id"]))
+    modules = ((row["module"], row["category"]) for row in rows)
+    held_out = held_out_modules(modules, HELD_OUT[config.scale].module_share, config.seed)
+    for row in rows:
+        row["split"] = "validation" if row["module"] in held_out else "train"
+    tokenizer = train_tokenizer((row["text"] for row in rows if row["split"] == "train"), config.vocab_size)
+    for row, tokens in zip(rows, encode_documents(tokenizer, [row["text"] for row in rows]), strict=True):
+        row["tokens"], row["num_tokens"] = tokens, len(tokens)
+    return rows, tokenizer
+
+
+def streams_of(rows: list[Row], split: str, min_tokens: int) -> dict[str, TokenStream]:
+    """Category -> its documents of one split, one after the other.
+
+    Raises:
+        ValueError: if a category has fewer tokens than `min_tokens`.
+    """
+    streams = {}
+    for category in sorted({row["category"] for row in rows}):
+        members = (row["tokens"] for row in rows if row["category"] == category and row["split"] == split)
+        tokens = concatenate_documents(members, END_OF_DOCUMENT)
+        if len(tokens) < min_tokens:
+            raise ValueError(
+                f"the {split} split of category {category!r} has {len(tokens)} tokens and needs {min_tokens}; "
+                f"bring more documents or lower --sequence-length"
+            )
+        streams[category] = TokenStream(tokens)
+    return streams
+
+
+def write_training_sequences(
+    work: Path, rows: list[Row], tokenizer: Tokenizer, config: Config
+) -> dict[str, dict[str, BlendShare]]:
+    """One file a phase. Every category is read on from phase to phase, and from its beginning again when it ends."""
+    assert config.sequence_length and config.num_steps and config.batch_sequences
+    assert config.long_context_length and config.long_context_steps is not None and config.long_context_batch_sequences
+    streams = streams_of(rows, "train", config.sequence_length + 1)
+    num_sequences = {phase: steps * config.batch_sequences for phase, steps in phase_steps(config.num_steps).items()}
+    num_sequences["long_context"] = config.long_context_steps * config.long_context_batch_sequences
+    academic = [row for row in rows if row["category"] == "academic"] or rows  # published: academic documents
+    blend: dict[str, dict[str, BlendShare]] = {}
+    for phase, count in num_sequences.items():
+        length = config.long_context_length if phase == "long_context" else config.sequence_length
+        weights = renormalised(BLEND[phase], [*streams, LONG_DOCUMENT_QA])
+        order = blend_order(weights, count)
+        questions = iter(
+            long_document_qa(
+                [(row["module"], row["tokens"].tolist()) for row in academic if row["split"] == "train"],
+                lambda text: tokenizer.encode(text).ids,
+                end_of_document=END_OF_DOCUMENT,
+                seed=config.seed,
+                length=length,
+                num_sequences=order.count(LONG_DOCUMENT_QA),
+            )
+        )
+        epochs_before = {category: stream.epochs for category, stream in streams.items()}
+        tokens = (next(questions) if name == LONG_DOCUMENT_QA else streams[name].next_row(length) for name in order)
+        sequences = [{"category": name, "tokens": row} for name, row in zip(order, tokens, strict=True)]
+        write_rows(work / f"{phase}.parquet", sequences, category=pa.string(), tokens=TOKENS)
+        blend[phase] = {
+            name: BlendShare(
+                weight=weight,
+                num_sequences=order.count(name),
+                epochs=streams[name].epochs - epochs_before[name] if name in streams else None,
+            )
+            for name, weight in weights.items()
+        }
+        shares = ", ".join(f"{name} {share.num_sequences:,}" for name, share in blend[phase].items())
+        progress.print(f"{phase}: {count:,} sequences of {length:,} tokens: {shares}")
+    return blend
+
+
+def write_held_out_data(
+    work: Path, rows: list[Row], tokenizer: Tokenizer, problems: list[Problem], config: Config
+) -> None:
+    """Validation sequences by category, long ones, multiple-choice problems and recall rows."""
+    assert config.sequence_length and config.long_context_length
+    size = HELD_OUT[config.scale]
+    sequences: list[Row] = []
+    for category, stream in streams_of(rows, "validation", min_tokens=2).items():
+        cut = cut_once(stream.tokens, config.sequence_length)[: size.sequences]
+        sequences += [{"category": category, "tokens": tokens} for tokens in cut]
+    write_rows(work / "validation.parquet", sequences, category=pa.string(), tokens=TOKENS)
+
+    # A document is a module of its own here: a long sequence should come from one document where there is such a long one.
+    documents = [(row["id"], row["tokens"].tolist()) for row in rows if row["split"] == "validation"]
+    blank_line = tokenizer.encode("\n\n").ids
+    long = long_documents(documents, separator=blank_line, seed=config.seed, length=config.long_context_length + 1)
+    write_rows(
+        work / "long_validation.parquet", [{"tokens": tokens} for tokens in long[: size.long_sequences]], tokens=TOKENS
+    )
+    write_rows(
+        work / "problems.parquet",
+        [asdict(problem) for problem in problems],
+        id=pa.string(),
+        question=pa.string(),
+        choices=pa.list_(pa.string()),
+        correct=pa.int32(),
+    )
+    recall = recall_rows(
+        documents,
+        lambda text: tokenizer.encode(text).ids,
+        seed=config.seed,
+        sequence_length=config.sequence_length,
+        long_context_length=config.long_context_length,
+        rows_per_distance=size.recall_rows,
+    )
+    write_rows(
+        work / "recall.parquet",
+        [asdict(row) for row in recall],
+        tokens=TOKENS,
+        answer_start=pa.int32(),
+        distance=pa.int32(),
+        num_facts=pa.int32(),
+    )
+
+
+def write_rows(path: Path, rows: list[Row], **columns: pa.DataType) -> None:
+    """One Parquet file with these columns of the rows."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), path)
+
+
+def sha256_of(values: Iterable[str]) -> str:
+    """One digest over many strings in their order."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(f"{len(value)}:{value}".encode())
+    return digest.hexdigest()
+
+
+def curation_ladder(config: Config, raw: list[Document], rows: list[Row], dataset: Dataset) -> list[Row]:
+    """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
+    ladder: list[Row] = []
+
+    def add(rung: str, name: str, value: Any) -> None:
+        ladder.append({"rung": rung, "name": name, "step": None, "value": value})
+
+    for name in sorted(PACKAGES):
+        add("package versions", name, version(name))
+    for name, value in asdict(config).items():
+        if name != "output_dir":
+            add("config", name, list(value) if isinstance(value, tuple) else value)
+    add("inputs", "num_documents", len(raw))
+    add("inputs", "sha256 of ids and texts", sha256_of(part for document in raw for part in (document.id, document.text)))
+    for name, report in dataset.filters.items():
+        add("filters", name, {"num_seen": report.num_seen, "num_dropped": report.num_dropped})
+    for scorer in dataset.scorers:
+        add("scorers", scorer.label, scorer.model_dump())
+    add("documents", "num_documents", len(rows))
+    add("documents", "sha256 of ids", sha256_of(row["id"] for row in rows))
+    add("documents", "quality groups", dataset.quality_groups)
+    add("tokenizer", "vocab_size", dataset.vocab_size)
+    for split in ("train", "validation"):
+        for category in sorted({row["category"] for row in rows}):
+            members = [row for row in rows if (row["split"], row["category"]) == (split, category)]
+            counts = {"num_documents": len(members), "num_tokens": sum(row["num_tokens"] for row in members)}
+            add("tokens", f"{split}/{category}", counts)
+    for name in SEQUENCE_FILES:
+        tokens = pq.read_table(dataset.path / f"{name}.parquet")["tokens"]
+        digest = hashlib.sha256(tokens.combine_chunks().flatten().to_numpy().astype("<i4").tobytes()).hexdigest()
+        add("token ids", name, {"num_sequences": len(tokens), "sha256": digest})
+    for phase, shares in dataset.blend.items():
+        add("blend", phase, {name: share.model_dump() for name, share in shares.items()})
+    return ladder
 
 
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
     config = resolved(config, "stage0_pretrain", "data_curation")
-    assert config.output_dir and config.vocab_size and config.sequence_length and config.long_context_length
-    assert config.num_steps and config.batch_sequences
-    assert config.long_context_steps is not None and config.long_context_batch_sequences
-    held_out = HELD_OUT[config.scale]
-
+    assert config.output_dir and config.sequence_length and config.long_context_length
     with working_directory(config.output_dir, Dataset) as work:
         raw, unreadable = raw_documents(config)
-        problems = evaluation_problems(config)
-        evaluation_sets = {"evaluation problems": [f"{p.question} {choice}" for p in problems for choice in p.choices]}
-
-        # Filters, each with its report.
-        filters: dict[str, FilterReport] = {}
-        documents = to_dataframe(raw)
-        for rule in (licence_filter(), language_filter(), *quality_filters(), exact_duplicate_filter()):
-            documents = apply_filter(documents, rule, filters)
-        documents = apply_filter(documents, near_duplicate_filter(documents), filters)
-        documents = apply_filter(documents, decontamination_filter(evaluation_sets), filters)
-        documents, scorers = add_buckets(documents, config.seed)
-        documents = apply_filter(documents, bucket_filter(), filters)
-
-        # Split by module, then the tokenizer from the training side alone.
-        rows = documents.sort("id").to_pylist()
-        modules = held_out_modules(((row["module"], row["category"]) for row in rows), held_out.module_share, config.seed)
-        for row in rows:
-            row["split"] = "validation" if row["module"] in modules else "train"
-        rows.sort(key=lambda row: order_of(config.seed, row["id"]))
-        training = [row for row in rows if row["split"] == "train"]
-        tokenizer = train_tokenizer((row["text"] for row in training), config.vocab_size)
+        problems = generated_problems(HELD_OUT[config.scale].problems, config.seed, "evaluation")
+        documents, filters, scorers = curate(raw, evaluation_texts(raw, problems), config.seed)
+        rows, tokenizer = split_and_tokenize(documents, config)
         save_tokenizer(tokenizer, work / "tokenizer")
-        for row, tokens in zip(rows, encode_documents(tokenizer, [row["text"] for row in rows]), strict=True):
-            row["tokens"] = tokens
-        validation = [row for row in rows if row["split"] == "validation"]
+        blend = write_training_sequences(work, rows, tokenizer, config)
+        write_held_out_data(work, rows, tokenizer, problems, config)
+        text = dict.fromkeys(("id", "module", "category", "split", "licence", "origin"), pa.string())
+        write_rows(work / "documents.parquet", rows, **text, num_tokens=pa.int32(), bucket=pa.int32())
 
-        # Training sequences: one cursor a category, running on from phase to phase.
-        categories = sorted({row["category"] for row in rows})
-        streams = {}
-        for category in categories:
-            stream = concatenate_documents((r["tokens"] for r in training if r["category"] == category), END_OF_DOCUMENT)
-            if len(stream) <= config.sequence_length:
-                raise ValueError(
-                    f"category {category!r} has {len(stream)} training tokens, less than one sequence of "
-                    f"{config.sequence_length}; bring more documents or lower --sequence-length"
-                )
-            streams[category] = TokenStream(stream)
-        blend, absent = {}, {}
-        steps = {name: (num, config.batch_sequences, config.sequence_length) for name, num in phase_steps(config.num_steps).items()}
-        steps["long_context"] = (config.long_context_steps, config.long_context_batch_sequences, config.long_context_length)
-        for phase, (num_steps, batch_sequences, length) in steps.items():
-            weights = renormalised(BLEND[phase], [*categories, LONG_DOCUMENT_QA])
-            absent[phase] = sorted(set(BLEND[phase]) - set(weights))
-            order = blend_order(weights, num_steps * batch_sequences)
-            counts = Counter(order)
-            academic = [row for row in training if row["category"] == "academic"] or training
-            questions = iter(
-                long_document_qa(
-                    [(row["module"], row["tokens"].tolist()) for row in academic],
-                    lambda text: tokenizer.encode(text).ids,
-                    end_of_document=END_OF_DOCUMENT,
-                    seed=config.seed,
-                    length=length,
-                    num_sequences=counts[LONG_DOCUMENT_QA],
-                )
-            )
-            before = {category: streams[category].epochs for category in categories}
-            sequences = [
-                {"category": c, "tokens": next(questions) if c == LONG_DOCUMENT_QA else streams[c].next_row(length)}
-                for c in order
-            ]
-            write_rows(work / f"{phase}.parquet", sequences, SEQUENCE_COLUMNS)
-            blend[phase] = {
-                c: BlendShare(
-                    weight=weights[c],
-                    num_sequences=counts[c],
-                    epochs=1.0 if c == LONG_DOCUMENT_QA else streams[c].epochs - before[c],
-                )
-                for c in weights
-            }
-
-        # Held-out data.
-        validation_sequences = []
-        for category in categories:
-            stream = concatenate_documents((r["tokens"] for r in validation if r["category"] == category), END_OF_DOCUMENT)
-            for tokens in cut_once(stream, config.sequence_length)[: held_out.sequences]:
-                validation_sequences.append({"category": category, "tokens": tokens})
-        write_rows(work / "validation.parquet", validation_sequences, SEQUENCE_COLUMNS)
-        single = [(row["id"], row["tokens"].tolist()) for row in validation]
-        blank_line = tokenizer.encode("\n\n").ids
-        long = long_documents(single, separator=blank_line, seed=config.seed, length=config.long_context_length + 1)
-        write_rows(work / "long_validation.parquet", [{"tokens": t} for t in long[: held_out.long_sequences]], {"tokens": TOKENS})
-        write_rows(
-            work / "problems.parquet",
-            [asdict(problem) for problem in problems],
-            {"id": pa.string(), "question": pa.string(), "choices": pa.list_(pa.string()), "correct": pa.int32()},
-        )
-        recall = recall_rows(
-            single,
-            lambda text: tokenizer.encode(text).ids,
-            seed=config.seed,
-            sequence_length=config.sequence_length,
-            long_context_length=config.long_context_length,
-            rows_per_distance=held_out.recall_rows,
-        )
-        write_rows(
-            work / "recall.parquet",
-            [asdict(row) for row in recall],
-            {"tokens": TOKENS, "answer_start": pa.int32(), "distance": pa.int32(), "num_facts": pa.int32()},
-        )
-
-        for row in rows:
-            row["num_tokens"] = len(row["tokens"])
-        names = ("id", "module", "category", "split", "licence", "origin")
-        write_rows(
-            work / "documents.parquet",
-            rows,
-            {name: pa.string() for name in names} | {"num_tokens": pa.int32(), "bucket": pa.int32()},
-        )
+        absent = sorted(set(BLEND["phase1"]) - {row["category"] for row in rows})
+        if absent:
+            progress.print(f"absent categories, whose weight the others share: {', '.join(absent)}")
         attribution = Counter((row["origin"], row["licence"]) for row in rows)
-        Dataset(
+        groups = Counter(group_of(row["bucket"]) for row in rows if row["bucket"] is not None)
+        dataset = Dataset(
             path=work,
             num_examples=sum(share.num_sequences for shares in blend.values() for share in shares.values()),
             num_documents=len(rows),
@@ -347,17 +446,10 @@ def main(config: Config) -> Dataset:
             sequence_length=config.sequence_length,
             long_context_length=config.long_context_length,
             tokenizer_path=work / "tokenizer",
-            phase1_path=work / "phase1.parquet",
-            phase2_path=work / "phase2.parquet",
-            phase3_path=work / "phase3.parquet",
-            long_context_path=work / "long_context.parquet",
-            validation_path=work / "validation.parquet",
-            long_validation_path=work / "long_validation.parquet",
-            problems_path=work / "problems.parquet",
-            recall_path=work / "recall.parquet",
-            documents_path=work / "documents.parquet",
+            **{f"{name}_path": work / f"{name}.parquet" for name in (*SEQUENCE_FILES, "problems", "documents")},
+            quality_groups={name: groups[name] for name in GROUPS},
             filters=filters,
-            unreadable=[DroppedDocument(id=u.id, value=u.reason) for u in unreadable[:5]],
+            unreadable=[DroppedDocument(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]],
             num_unreadable=len(unreadable),
             scorers=scorers,
             attribution=[
@@ -366,7 +458,9 @@ def main(config: Config) -> Dataset:
             ],
             blend=blend,
             absent_categories=absent,
-        ).save(config)
+        )
+        (work / "ladder.json").write_text(json.dumps(curation_ladder(config, raw, rows, dataset), indent=1))
+        dataset.save(config)
     return Dataset.load(config.output_dir)
 
 
