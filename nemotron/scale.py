@@ -1,0 +1,35 @@
+"""How much of the raw data a run takes: `apply_scale(count, scale)`.
+
+In: the number of raw documents that a stage declares, and the scale. Out: the number to take. It is applied once a stage,
+to raw documents; the sizes of models, batches and schedules stand in the recipe's sizes.py.
+"""
+
+from typing import Literal, get_args
+
+Scale = Literal["tiny", "small", "medium", "full"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+_PERCENT: dict[Scale, int] = {"tiny": 1, "small": 10, "medium": 30, "full": 100}
+_TINY_MAX_ROWS = 10_000  # so that a whole recipe stays a matter of minutes, whatever the corpus
+
+
+def apply_scale(count: int, scale: Scale) -> int:
+    """Number of rows out of `count` that a run at `scale` takes, rounded down.
+
+    tiny takes 1 % and at most 10,000, small 10 %, medium 30 %, full all. At least 1 of a count of 1 or more, never more
+    than count, and never fewer of a larger count.
+
+    Args:
+        count: rows there are, >= 0.
+        scale: one of SCALES.
+    Raises:
+        ValueError: for an unknown scale, or a count that is no integer or is negative.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale={scale!r} is unknown; pick one of {', '.join(SCALES)}")
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise ValueError(f"count={count!r} is no integer; give a number of rows")
+    if count < 0:
+        raise ValueError(f"count={count} is negative; give a number of rows")
+    rows = max(count * _PERCENT[scale] // 100, min(count, 1))
+    return min(rows, _TINY_MAX_ROWS) if scale == "tiny" else rows
