@@ -85,12 +85,13 @@ def plot_results(
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     text_axes, long_axes, recall_axes = figure.subplots(1, 3)
     places = np.arange(len(text))
-    for bar, (name, color) in enumerate({"model": "C0", "kneser_ney": "0.5", "unigram": "0.8"}.items()):
-        heights = [row[name] for row in text.values()]
-        text_axes.bar(places + 0.27 * (bar - 1), heights, 0.25, color=color, label=name.replace("_", "-"))
+    kinds = {"model": ("model", "C0"), "kneser_ney": ("Kneser-Ney", "0.5"), "unigram": ("unigram", "0.8")}
+    for bar, (kind, (label, color)) in enumerate(kinds.items()):
+        heights = [row[kind] for row in text.values()]
+        text_axes.bar(places + 0.27 * (bar - 1), heights, 0.25, color=color, label=label)
     text_axes.set_xticks(places, list(text))
     text_axes.set_ylabel("bits per byte, held-out text")
-    text_axes.legend(frameon=False)
+    text_axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
     bin_size = base_length // 2
     bins = [long[start : start + bin_size].mean() for start in range(0, len(long), bin_size)]
