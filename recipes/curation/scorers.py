@@ -46,7 +46,7 @@ class ScorerReport(BaseModel):
     num_held_out: int
     held_out_accuracy: float
     majority_accuracy: float
-    """Accuracy of always giving the more frequent label of the training documents."""
+    """Accuracy of always giving the label that is more frequent among the held-out documents."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,14 @@ def fit_scorers(
             continue
         weights[name] = train_scorer(hashed_features([texts[row] for row in training]), truth[training])
         scores = scores_of(hashed_features([texts[row] for row in held_out]), weights[name])
-        majority = 2 * truth[training].sum() >= len(training)
+        positive_share = float(np.mean(truth[held_out]))
         reports.append(
             ScorerReport(
                 label=name,
                 num_training=len(training),
                 num_held_out=len(held_out),
                 held_out_accuracy=float(np.mean((scores > 0) == truth[held_out])),
-                majority_accuracy=float(np.mean(majority == truth[held_out])),
+                majority_accuracy=max(positive_share, 1 - positive_share),
             )
         )
     return weights, reports

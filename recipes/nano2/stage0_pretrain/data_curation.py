@@ -44,11 +44,10 @@ from nemotron.recipes.curation.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, RELEASED, renormalised
+from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
 from nemotron.recipes.nano2.sizes import phase_steps, resolved
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
-from nemotron.recipes.sources.files import read_sources
 from nemotron.recipes.sources.packages import PACKAGES, package_documents, package_test_texts
 from nemotron.recipes.sources.problems import Problem, Split, arithmetic, lookup, problem_documents, problem_text
 from pydantic import BaseModel, Field
@@ -203,6 +202,8 @@ def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
     released = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
     sources = config.sources or (released if config.scale in ("medium", "full") else ())
     if sources:
+        from nemotron.recipes.sources.files import read_sources
+
         return read_sources(sources, text_column=config.text_column, num_documents=num_documents)
     assert num_documents is not None
     num_problems = round(num_documents * (1 - PACKAGE_SHARE))
@@ -295,7 +296,10 @@ def write_training_sequences(
     blend: dict[str, dict[str, BlendShare]] = {}
     for phase, count in num_sequences.items():
         length = config.long_context_length if phase == "long_context" else config.sequence_length
-        weights = renormalised(BLEND[phase], [*streams, LONG_DOCUMENT_QA])
+        weights = renormalised(BLEND[phase], list(streams))
+        if phase == "long_context":
+            weights = {name: weight * (1 - LONG_DOCUMENT_QA_SHARE) for name, weight in weights.items()}
+            weights[LONG_DOCUMENT_QA] = LONG_DOCUMENT_QA_SHARE
         order = blend_order(weights, count)
         questions = iter(
             long_document_qa(
