@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nemotron.recipes.sources.problems import Split, seeded_random, split_of
+from nemotron.recipes.sources.problems import seeded_random
+from nemotron.recipes.sources.problems.lookup import draw_facts, fact_sentence, question_sentence
 
 CHUNK_SHARE = 0.1  # published
 CHUNK_TOKENS = 1024  # published
@@ -26,7 +27,6 @@ CHUNKS_PER_ROW = 512  # published: a row of 524,288 tokens has so many chunks of
 MIN_CHUNK_TOKENS = 64  # our choice: a chunk holds its facts
 MAX_FACTS_PER_CHUNK = 4  # our choice: how many questions the published prompt asks for is unknown to us
 
-NUM_VALUES = 1000  # three digits, so guessing is right once in 1,000 times
 RECALL_FACTS = 4  # our choice: facts in a test row; one is asked for
 MIN_RECALL_DISTANCE = 64  # our choice: a fact and a question have room in it
 
@@ -117,7 +117,7 @@ def long_document_qa(
         reach = max(1, round(hardness * num_chunks))  # chunks, counted from the end, in which facts may be
         drawn_chunks = _draw(generator, range(num_chunks - reach, num_chunks), max(1, round(reach * CHUNK_SHARE)))
         facts_per_chunk = max(1, round(hardness * MAX_FACTS_PER_CHUNK))
-        facts = _draw_facts(generator, "train", len(drawn_chunks) * facts_per_chunk)
+        facts = draw_facts(generator, "train", len(drawn_chunks) * facts_per_chunk)
         questions = [encode(_question_line(key, value)) for key, value in _draw(generator, facts, len(facts))]
         appended = [*encode("\n"), *(token for question in questions for token in question), end_of_document]
         planted = {
@@ -179,7 +179,7 @@ def recall_rows(
     for distance in recall_distances(sequence_length, long_context_length):
         for _ in range(rows_per_distance):
             text = texts[int(generator.random() * len(texts))]
-            facts = _draw_facts(generator, "evaluation", RECALL_FACTS)
+            facts = draw_facts(generator, "evaluation", RECALL_FACTS)
             (key, value), others = facts[0], facts[1:]
             target, value_start = _encode_with_value(encode, f"\n{fact_sentence(key, value)}\n", value)
             question, answer_start = _encode_with_value(encode, "\n" + _question_line(key, value), value)
@@ -212,24 +212,6 @@ def recall_rows(
     return rows
 
 
-def fact_sentence(key: str, value: int) -> str:
-    return f"The code of {key} is {value:03d}."
-
-
-def question_sentence(key: str) -> str:
-    return f"What is the code of {key}?"
-
-
-def draw_key(generator: random.Random, split: Split) -> str:
-    while True:
-        syllables = (
-            "bdfgklmnprstvz"[int(generator.random() * 14)] + "aeiou"[int(generator.random() * 5)] for _ in range(3)
-        )
-        key = "".join(syllables)
-        if split_of(key) == split:
-            return key.capitalize()
-
-
 def _question_line(key: str, value: int) -> str:
     return f"{question_sentence(key)} {value:03d}\n"
 
@@ -251,14 +233,6 @@ def _require_long_documents(
 def _draw(generator: random.Random, items: Sequence[Item], count: int) -> list[Item]:
     """`count` of the items without repetition, in random order."""
     return sorted(items, key=lambda _: generator.random())[:count]
-
-
-def _draw_facts(generator: random.Random, split: Split, count: int) -> list[tuple[str, int]]:
-    """`count` facts about different keys: (key, value), value in 0..999."""
-    facts: dict[str, int] = {}
-    while len(facts) < count:
-        facts.setdefault(draw_key(generator, split), int(generator.random() * NUM_VALUES))
-    return list(facts.items())
 
 
 def _encode_with_value(encode: Encode, text: str, value: int) -> tuple[list[int], int]:

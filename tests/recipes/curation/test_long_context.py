@@ -8,12 +8,12 @@ from nemotron.recipes.curation.long_context import (
     CHUNK_SHARE,
     MAX_FACTS_PER_CHUNK,
     MIN_CHUNK_TOKENS,
-    NUM_VALUES,
     long_document_qa,
     long_documents,
     recall_distances,
     recall_rows,
-)
+)from nemotron.recipes.sources.problems import lookup, split_of
+from nemotron.recipes.sources.problems.lookup import NUM_VALUES
 
 END = 0
 FACT = re.compile(r"The code of (\w+) is (\d{3})\.\n")
@@ -119,13 +119,18 @@ def test_no_row_is_made_where_none_is_asked_for():
 
 
 def test_no_key_of_a_test_row_is_ever_trained_on(documents):
-    trained = {
-        key for seed in range(4) for row in qa_rows(documents, seed=seed) for key, _ in FACT.findall(decode(row))
-    }
+    trained = {key for row in qa_rows(documents) for key, _ in FACT.findall(decode(row))}
     tested = {key for row in all_recall_rows(documents) for key, _ in FACT.findall(decode(row.tokens))}
-    assert len(trained) > 50
-    assert len(tested) > 50
-    assert not trained & tested
+    assert len(trained) > 20
+    assert {split_of(key.lower()) for key in trained} == {"train"}
+    assert {split_of(key.lower()) for key in tested} == {"evaluation"}
+
+
+def test_facts_and_questions_read_as_in_the_problems_that_teach_them(documents):
+    (problem,) = lookup.generate_problems(1, 0, split="train")
+    text = lookup.problem_text(problem) + "\n"
+    assert FACT.sub("", text, count=1) == QUESTION.search(text).group() + "\n"
+    assert len(FACT.findall(text)) == 1
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,11 @@ def test_a_recall_row_holds_one_question_with_its_answer(documents):
         assert len(dict(facts)) == row.num_facts == len(facts)
         assert dict(facts)[key] == value
         assert text.endswith(f"? {value}")
+
+
+def test_rows_of_one_distance_differ_in_their_text(documents):
+    starts = {tuple(row.tokens[:20]) for row in all_recall_rows(documents) if row.distance == 256}
+    assert len(starts) == 12
 
 
 def test_neither_the_first_nor_the_last_fact_is_always_the_answer(documents):
