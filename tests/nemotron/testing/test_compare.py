@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nemotron.testing.compare import (
     MAX_ATOL,
+    MAX_DEPTH,
     MAX_RTOL,
     GoldenError,
     Policy,
@@ -196,6 +197,8 @@ POISONED_GOLDENS = {
     "key twice": GOLDEN.replace(' "stage"', f' "stage": "{STAGE}",\n "stage"'),
     "policy twice": GOLDEN.replace(' "policy"', ' "policy": {"rtol": 1e-9, "atol": 1e-12},\n "policy"'),
     "no policy": GOLDEN.replace(' "policy": {"rtol": 1e-09, "atol": 1e-12},\n', ""),
+    "policy null": GOLDEN.replace('{"rtol": 1e-09, "atol": 1e-12}', "null"),
+    "policy that is a list": GOLDEN.replace('{"rtol": 1e-09, "atol": 1e-12}', '["rtol", "atol"]'),
     "empty policy": GOLDEN.replace('{"rtol": 1e-09, "atol": 1e-12}', "{}"),
     "policy without atol": GOLDEN.replace(', "atol": 1e-12', ""),
     "policy that allows more by a name": GOLDEN.replace('"rtol": 1e-09', '"rtol": 1e-09, "rtol_loss": 1e-2'),
@@ -212,7 +215,9 @@ POISONED_GOLDENS = {
     "schema version as a float": GOLDEN.replace('"schema_version": 1', '"schema_version": 1.0'),
     "unknown field": GOLDEN.replace(' "stage"', ' "seconds": 14.0,\n "stage"'),
     "no ladder": GOLDEN[: GOLDEN.index(' "ladder"')] + ' "ladder": {}\n}',
-    "ladder that is a list": GOLDEN[: GOLDEN.index(' "ladder"')] + ' "ladder": []\n}',
+    "ladder that is an empty list": GOLDEN[: GOLDEN.index(' "ladder"')] + ' "ladder": []\n}',
+    "ladder that is a list": GOLDEN[: GOLDEN.index(' "ladder"')] + ' "ladder": [1]\n}',
+    "entries that are a dict": GOLDEN[: GOLDEN.index(' "ladder"')] + ' "ladder": {"training": {"a": 1}}\n}',
     "step without entries": GOLDEN[: GOLDEN.index(' "ladder"')] + ' "ladder": {"training": []}\n}',
     "entry twice": GOLDEN.replace('"step": 1, "value": 5.7512345', '"step": 0, "value": 5.7512345'),
     "other stage": GOLDEN.replace(STAGE, "nano2/stage1_sft"),
@@ -264,8 +269,10 @@ def test_the_first_difference_is_the_first_broken_rung():
 
 
 def test_a_difference_shows_both_values_and_the_size():
-    comparison = compare(GOLDEN, changed(*LOSS, to=-0.25))
-    assert comparison.lines()[1] == "  training, curve, loss, step 2: golden -0.125, run -0.25 (off by 1e+00, relative)"
+    assert compare(GOLDEN, changed(*LOSS, to=-0.25)).lines() == [
+        f"{STAGE} departs from its golden at: training, curve, loss, step 2",
+        "  training, curve, loss, step 2: golden -0.125, run -0.25 (off by 1e+00, relative)",
+    ]
 
 
 def test_a_vanished_entry_does_not_blame_the_entries_after_it():
@@ -483,3 +490,30 @@ def test_the_comparison_needs_neither_pytest_nor_syrupy_nor_torch():
     path = Path(sys.modules[compare.__module__].__file__ or "")
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_number_too_large_for_a_float_is_refused_where_it_stands():
+    with pytest.raises(GoldenError, match="the run holds 1e999, which is too large for a float"):
+        parse_json("[1e999]", "the run")
+
+
+@pytest.mark.parametrize("stage", ["", 0, 1, None])
+def test_a_run_without_a_name_is_refused(stage):
+    with pytest.raises(GoldenError, match="names its stage"):
+        run_document(stage, document()["ladder"])
+
+
+@pytest.mark.parametrize("value", [math.nan, {1: 2.25}, (2.25,)])
+def test_no_golden_is_written_of_what_json_would_change(value):
+    with pytest.raises(GoldenError):
+        encode_golden(changed(*LOSS, to=value), Policy())
+
+
+def test_lists_may_stand_inside_each_other_to_a_depth_that_every_reader_can_take():
+    # The value of an entry is itself four levels down: ladder, step, entry, value.
+    def nested(depth):
+        return json.loads("[" * depth + "]" * depth)
+
+    assert encode_golden(changed(*LOSS, to=nested(MAX_DEPTH - 3)), Policy())
+    with pytest.raises(GoldenError, match="more than 20 lists and dicts inside each other"):
+        encode_golden(changed(*LOSS, to=nested(MAX_DEPTH - 2)), Policy())
