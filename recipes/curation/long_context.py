@@ -188,8 +188,8 @@ def recall_rows(
             room = long_context_length + 1 - len(target) - gap - answer_start - 3
             if gap < 0 or room < 0:
                 raise ValueError(
-                    f"sequence_length={sequence_length} and long_context_length={long_context_length} have no room for a "
-                    f"fact of {len(target)} and a question of {len(question)} tokens at a distance of {distance}; use "
+                    f"sequence_length={sequence_length} and long_context_length={long_context_length} have no room for "
+                    f"a fact of {len(target)} and a question of {len(question)} tokens at a distance of {distance}; use "
                     f"longer sequences or a tokenizer with a larger vocabulary"
                 )
             behind: list[list[int]] = []

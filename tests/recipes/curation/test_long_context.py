@@ -12,7 +12,8 @@ from nemotron.recipes.curation.long_context import (
     long_documents,
     recall_distances,
     recall_rows,
-)from nemotron.recipes.sources.problems import lookup, split_of
+)
+from nemotron.recipes.sources.problems import lookup, split_of
 from nemotron.recipes.sources.problems.lookup import NUM_VALUES
 
 END = 0
