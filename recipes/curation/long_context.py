@@ -189,8 +189,8 @@ def recall_rows(
             if gap < 0 or room < 0:
                 raise ValueError(
                     f"sequence_length={sequence_length} and long_context_length={long_context_length} have no room for "
-                    f"a fact of {len(target)} and a question of {len(question)} tokens at a distance of {distance}; use "
-                    f"longer sequences or a tokenizer with a larger vocabulary"
+                    f"a fact of {len(target)} and a question of {len(question)} tokens at a distance of {distance}; "
+                    f"use longer sequences or a tokenizer with a larger vocabulary"
                 )
             behind: list[list[int]] = []
             num_behind = int(generator.random() * RECALL_FACTS)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from nemotron.recipes.scoring.accuracy import Accuracy
 from nemotron.recipes.scoring.likelihood import Score
 

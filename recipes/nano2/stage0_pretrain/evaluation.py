@@ -43,6 +43,7 @@ from nemotron.recipes.scoring.likelihood import score_rows
 from nemotron.recipes.scoring.multiple_choice import Question, choice_accuracy, pick_choices
 from nemotron.recipes.scoring.ngram import KneserNey, Unigram
 from nemotron.recipes.scoring.recall import recall_by_distance
+from nemotron.recipes.sources.problems import lookup
 
 
 @dataclass
@@ -58,8 +59,8 @@ class Config:
     checkpoint_path: Path | None = None
     """Directory of the Checkpoint; read from the pipe if left out."""
     batch_tokens: int | None = None
-    """Tokens in one forward pass; changes memory and speed, not the result. Left out: 2,048 on a processor, whose caches
-    hold them, and 65,536 on a GPU."""
+    """Tokens in one forward pass; changes memory and speed, not the result. Left out: 2,048 on a CPU, whose caches hold
+    them, and 65,536 on a GPU."""
     ngram_order: int = 5
     """Length in tokens of the n-grams of the Kneser-Ney baseline."""
     max_baseline_tokens: int = 40_000_000
@@ -141,9 +142,9 @@ def baseline_rows(dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> 
     return rows
 
 
-def question_prompt(question: str) -> str:
-    """The beginning of a training problem's text, up to its answer; the worked steps between them are left out."""
-    return f"Question: {question}\nAnswer:"
+def question_prompt(family: str, question: str) -> str:
+    """The text of a problem without steps up to the space before its answer, as `problem_text` writes it for training."""
+    return question if family == lookup.FAMILY else f"Question: {question}\nAnswer:"
 
 
 def digest_of_tokens(rows: list[np.ndarray]) -> str:
@@ -211,9 +212,12 @@ def main(config: Config) -> Results:
 
         # Problems: the likeliest choice.
         problems = pq.read_table(dataset.problems_path).to_pylist()
-        questions = [Question(question_prompt(p["question"]), tuple(p["choices"]), p["correct"]) for p in problems]
-        picked = pick_choices(score, questions, lambda text: tokenizer.encode(text).ids, END_OF_DOCUMENT)
         families = [problem["id"].split("/")[-2] for problem in problems]  # evaluation/<family>/<number>
+        questions = [
+            Question(question_prompt(family, problem["question"]), tuple(problem["choices"]), problem["correct"])
+            for family, problem in zip(families, problems, strict=True)
+        ]
+        picked = pick_choices(score, questions, lambda text: tokenizer.encode(text).ids, END_OF_DOCUMENT)
         choices: dict[str, Accuracy] = {}
         for family in [*sorted(set(families)), ALL]:
             chosen = [index for index, name in enumerate(families) if family in (name, ALL)]

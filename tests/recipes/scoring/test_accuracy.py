@@ -1,4 +1,5 @@
 import pytest
+
 from nemotron.recipes.scoring.accuracy import Accuracy
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nemotron.recipes.scoring.bits_per_byte import bits_per_byte, token_byte_lengths
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+
+from nemotron.recipes.scoring.bits_per_byte import bits_per_byte, token_byte_lengths
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+
 from nemotron.recipes.scoring.likelihood import RowScores
 from nemotron.recipes.scoring.multiple_choice import Question, choice_accuracy, pick_choices
 

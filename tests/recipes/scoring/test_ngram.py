@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nemotron.recipes.scoring.ngram import FALLBACK_DISCOUNTS, KneserNey, Unigram, modified_discounts
 
 VOCAB_SIZE = 6

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from nemotron.recipes.scoring.likelihood import RowScores
 from nemotron.recipes.scoring.recall import recall_by_distance
 
