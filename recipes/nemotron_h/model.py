@@ -224,31 +224,33 @@ def ssd_scan_chunked(
         x, B, C = (F.pad(tensor, (0, 0, 0, 0, 0, padding)) for tensor in (x, B, C))
         dt = F.pad(dt, (0, 0, 0, padding))
 
-    B = B.view(b, c, i, g, n).transpose(2, 3)  # (b, c, g, j, n)
-    C = C.view(b, c, i, g, n).transpose(2, 3)  # (b, c, g, i, n)
-    written = (x * dt[..., None]).view(b, c, i, g, r, p).permute(0, 1, 3, 4, 2, 5)  # (b, c, g, r, j, p)
-    # Logarithm of the decay from the start of the chunk to each position.
+    written = (x * dt[..., None]).view(b, c, i, g, r, p)
+    B = B.reshape(b, c, i, g, n).transpose(2, 3)  # (b, c, g, j, n)
+    C = C.reshape(b, c, i, g, n).transpose(2, 3)  # (b, c, g, i, n)
+    # Logarithm of the decay from the start of the chunk up to each position.
     log_decay = (dt * A).view(b, c, i, g, r).permute(0, 1, 3, 4, 2).cumsum(-1)  # (b, c, g, r, i)
 
-    # Within the chunk: i reads j through C_i B_j and the decay of the positions in between.
+    # Within a chunk, one matrix a head: i reads j through C_i B_j and the decay of the positions after j up to i.
+    # Masked before the exponential, whose gradient would be infinite times 0; in place, the matrices are large.
     future = torch.full((i, i), -math.inf, dtype=x.dtype, device=x.device).triu(1)
-    decay = (log_decay[..., :, None] - log_decay[..., None, :] + future).exp()  # (b, c, g, r, i, j)
-    y = ((C @ B.transpose(-1, -2))[:, :, :, None] * decay) @ written  # (b, c, g, r, i, p)
+    decay = (log_decay[..., :, None] + (-log_decay)[..., None, :]).add_(future).exp_()  # (b, c, g, r, i, j)
+    read = (C @ B.mT)[:, :, :, None] * decay  # (b, c, g, r, i, j)
+    y = (read @ written.permute(0, 1, 3, 4, 2, 5)).permute(0, 1, 4, 2, 3, 5)  # (b, c, i, g, r, p)
 
-    # What each chunk adds to the state until its end, and the state before each chunk.
-    to_end = (log_decay[..., -1:] - log_decay).exp()  # (b, c, g, r, j)
-    added = (written * to_end[..., None]).transpose(-1, -2) @ B[:, :, :, None]  # (b, c, g, r, p, n)
-    across = log_decay[..., -1].exp()[..., None, None]  # (b, c, g, r, 1, 1)
-    state = x.new_zeros(b, g, r, p, n) if initial_state is None else initial_state.view(b, g, r, p, n)
-    before = []
+    # What a chunk adds to the state by its end, and the state before each chunk; the heads of a group side by side.
+    to_end = (log_decay[..., -1:] - log_decay).exp().permute(0, 1, 4, 2, 3)  # (b, c, j, g, r)
+    added = B.mT @ (written * to_end[..., None]).transpose(2, 3).flatten(-2)  # (b, c, g, n, r * p)
+    over_chunk = log_decay[..., -1].exp().repeat_interleave(p, dim=-1)[..., None, :]  # (b, c, g, 1, r * p)
+    state = x.new_zeros(b, g, n, r * p) if initial_state is None else initial_state.reshape(b, g, r * p, n).mT
+    states = []
     for chunk in range(c):
-        before.append(state)
-        state = torch.addcmul(added[:, chunk], across[:, chunk], state)
-    carried = C[:, :, :, None] @ torch.stack(before, dim=1).transpose(-1, -2)  # (b, c, g, r, i, p)
-    y = torch.addcmul(y, carried, log_decay.exp()[..., None])
+        states.append(state)
+        state = torch.addcmul(added[:, chunk], over_chunk[:, chunk], state)
 
-    y = y.permute(0, 1, 4, 2, 3, 5).reshape(b, c * i, h, p)[:, :t]
-    return y + skip, state.view(b, h, p, n)
+    # What each position reads of the state before its chunk.
+    carried = (C @ torch.stack(states, dim=1)).unflatten(-1, (r, p)).transpose(2, 3)  # (b, c, i, g, r, p)
+    y = torch.addcmul(y, log_decay.exp().permute(0, 1, 4, 2, 3)[..., None], carried)
+    return y.reshape(b, c * i, h, p)[:, :t] + skip, state.mT.reshape(b, h, p, n)
 
 
 class Mamba2Mixer(nn.Module):
@@ -303,7 +305,7 @@ class SquaredReluMLP(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention; several query heads share one key and value head. No positional embedding: Mamba-2 knows order."""
+    """Causal attention; several query heads share a key and a value head. No positional embedding: Mamba-2 sees order."""
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
@@ -386,8 +388,8 @@ def purpose_generator(seed: int, purpose: str) -> torch.Generator:
 def initialize(model: NemotronH, seed: int) -> None:
     """Fill every parameter as NVIDIA's Megatron-LM does for the published models.
 
-    Matrices: normal with standard deviation sqrt(0.8 / hidden_size); those that write to the residual stream divided by
-    sqrt(num_layers). Mamba-2: A uniform in [1, 16], dt log-uniform in [0.001, 0.1], D 1, convolution as torch's default.
+    Matrices: normal with standard deviation sqrt(0.8 / hidden_size), those that write to the residual stream divided
+    by sqrt(num_layers). Mamba-2: A uniform in [1, 16], dt log-uniform in [0.001, 0.1], D 1, convolution as in torch.
 
     Every number is drawn in float64 on the processor by a generator named after the parameter and then cast: the same
     weights on every machine, and a new parameter leaves the others as they are. Logarithms come from `math`, because
@@ -424,13 +426,10 @@ def _initial_dt_bias(log_dt: float) -> float:
 
 
 def parameter_groups(model: NemotronH, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: matrices and the convolutions' kernels decay; norms, biases, A_log, D and dt_bias do not.
+    """Groups for an optimizer: matrices and convolution kernels decay; norms, biases, A_log, D and dt_bias do not.
 
-    As in Megatron-LM, where what has one dimension does not decay: so the embedding and the kernels of the depthwise
-    convolution do.
+    Megatron-LM's rule: what has one dimension does not decay. So the embedding and the depthwise kernels do.
     """
-    parameters = list(model.parameters())
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
