@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
+from nemotron.recipes.scoring.likelihood import Row
+
 
 @dataclass(frozen=True)
 class BitsPerByte:
@@ -51,7 +53,7 @@ def token_byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
 
 
 def bits_per_byte(
-    losses: Iterable[NDArray[np.float64]], rows: Sequence[Sequence[int]], byte_lengths: NDArray[np.int64]
+    losses: Iterable[NDArray[np.float64]], rows: Sequence[Row], byte_lengths: NDArray[np.int64]
 ) -> BitsPerByte:
     """Bits per byte over all targets of the rows.
 

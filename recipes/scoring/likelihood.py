@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+Row = Sequence[int] | NDArray[np.integer]
+"""Token ids."""
+
 
 @dataclass(frozen=True)
 class RowScores:
@@ -28,14 +31,14 @@ class RowScores:
     """(t,) the token is the most likely one."""
 
 
-Score = Callable[[Sequence[Sequence[int]]], list[RowScores]]
+Score = Callable[[Sequence[Row]], list[RowScores]]
 """`score_rows` of one model, or anything that scores rows."""
 
 
 @torch.inference_mode()
 def score_rows(
     model: nn.Module,
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Row],
     *,
     batch_tokens: int,
     device: torch.device | str = "cpu",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nemotron.recipes.scoring.accuracy import Accuracy
-from nemotron.recipes.scoring.likelihood import Score
+from nemotron.recipes.scoring.likelihood import Row, Score
 
 ANSWER_TOKENS = 3
 
@@ -31,7 +31,7 @@ class Recall:
 
 
 def recall_by_distance(
-    score: Score, rows: Sequence[Sequence[int]], answer_starts: Sequence[int], distances: Sequence[int]
+    score: Score, rows: Sequence[Row], answer_starts: Sequence[int], distances: Sequence[int]
 ) -> dict[int, Recall]:
     """Recall at each distance, from near to far.
 

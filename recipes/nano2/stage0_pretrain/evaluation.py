@@ -121,21 +121,21 @@ def baseline_rows(dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> 
 
     Reading it again would only harm the baseline: Kneser-Ney smoothing goes by what occurred exactly once.
     """
-    unread: dict[str, float] = {}  # category -> tokens of its first epoch
+    first_epoch: dict[str, int] = {}  # category -> tokens that are still unread
     for category in {category for shares in dataset.blend.values() for category in shares}:
         tokens, epochs = 0, 0.0
         for phase, shares in dataset.blend.items():
             if category in shares:
                 length = dataset.long_context_length if phase == "long_context" else dataset.sequence_length
                 tokens += shares[category].num_sequences * length
-                epochs += shares[category].epochs
-        unread[category] = round(tokens / max(1.0, epochs))
+                epochs += shares[category].epochs or 0.0  # None: made for the phase, never repeated
+        first_epoch[category] = round(tokens / max(1.0, epochs))
     rows = []
     for category, row in trained_sequences(dataset, checkpoint):
-        new_tokens = min(len(row) - 1, unread[category], max_tokens)
+        new_tokens = min(len(row) - 1, first_epoch[category], max_tokens)
         if new_tokens > 0:
             rows.append(row[: new_tokens + 1])
-            unread[category] -= new_tokens
+            first_epoch[category] -= new_tokens
             max_tokens -= new_tokens
         if max_tokens == 0:
             break
@@ -143,7 +143,7 @@ def baseline_rows(dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> 
 
 
 def question_prompt(family: str, question: str) -> str:
-    """The text of a problem without steps up to the space before its answer, as `problem_text` writes it for training."""
+    """A problem without steps up to the space before its answer, as `problem_text` writes it for training."""
     return question if family == lookup.FAMILY else f"Question: {question}\nAnswer:"
 
 

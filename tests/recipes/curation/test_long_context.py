@@ -162,11 +162,9 @@ def test_a_recall_row_holds_one_question_with_its_answer(documents):
         assert text.endswith(f"? {value}")
 
 
-def test_rows_of_one_distance_differ_in_their_text(documents):
-    texts = {
-        FACT.sub("", decode(row.tokens)).lstrip()[:40] for row in all_recall_rows(documents) if row.distance == 256
-    }
-    assert len(texts) > 6
+def test_rows_begin_at_different_places_of_the_text(documents):
+    texts = [FACT.sub("", decode(row.tokens)).replace("\n", "") for row in all_recall_rows(documents[:10])]
+    assert len({text.index("This") for text in texts}) > 5  # the ten documents fill one or two long texts
 
 
 def test_neither_the_first_nor_the_last_fact_is_always_the_answer(documents):
