@@ -13,7 +13,6 @@ import math
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -26,35 +25,32 @@ if TYPE_CHECKING:
 
 MAX_LINE_BYTES = 1 << 20  # our choice; a line of ten artifacts has 2 kB
 
-_stdout_descriptor = 1  # step_process moves the true stdout away from 1
+_true_stdout: list[int] = []  # where step_process moved the stdout of the program
 
 
 @contextmanager
 def step_process() -> Iterator[None]:
-    """Around a step that is run as a program: nothing but `print_complete` reaches stdout, mistakes end in one sentence.
+    """Around a step that runs as a program: only `print_complete` reaches stdout, and mistakes end in one sentence.
 
-    File descriptor 1 points at stderr inside, so no library can break the pipe by printing. ValueError and OSError become
-    one sentence on stderr and exit code 2, Ctrl-C exit code 130, SIGTERM exit code 143; all of them unwind, so working
-    directories are left as `working_directory` promises.
+    File descriptor 1 points at stderr inside, so no library can break the pipe by printing. ValueError and OSError
+    become a sentence on stderr and exit code 2, Ctrl-C exit code 130, SIGTERM exit code 143; each of them unwinds the
+    step, so that working directories are left as `working_directory` promises.
     """
-    global _stdout_descriptor  # noqa: PLW0603  there is one stdout a process
     before = signal.getsignal(signal.SIGTERM)
     try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, _interrupt)
         if sys.stdout is None:
             raise ValueError("stdout is closed; send it to a file or to the next step")
         sys.stdout.flush()
-        _stdout_descriptor = os.dup(1)
+        _true_stdout.append(os.dup(1))
         os.dup2(2, 1)
         try:
             yield
         finally:
             with suppress(BrokenPipeError):  # what was printed goes to stderr, and nobody may be reading that
                 sys.stdout.flush()
-            os.dup2(_stdout_descriptor, 1)
-            os.close(_stdout_descriptor)
-            _stdout_descriptor = 1
+            os.dup2(_true_stdout[-1], 1)
+            os.close(_true_stdout.pop())
     except KeyboardInterrupt as error:
         _end(str(error) or "interrupted", 143 if error.args else 130)
     except (ValueError, OSError) as error:
@@ -62,8 +58,7 @@ def step_process() -> Iterator[None]:
             raise
         _end(f"error: {one_sentence(error)}", 2)
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -150,12 +145,10 @@ def print_complete(artifacts: Mapping[str, "Artifact"]) -> None:
     _print_table(artifacts)
     line = json.dumps(entries).encode() + b"\n"
     try:
-        if _stdout_descriptor == 1:
-            sys.stdout.write(line.decode())
-            sys.stdout.flush()
-        else:
-            while line:
-                line = line[os.write(_stdout_descriptor, line) :]
+        if not _true_stdout:  # called by a program that has no step_process
+            print(line.decode(), end="", flush=True)
+        while line and _true_stdout:
+            line = line[os.write(_true_stdout[-1], line) :]
     except BrokenPipeError:
         places = ", ".join(str(artifact.path) for artifact in artifacts.values())
         raise BrokenPipeError(f"the next step ended before this one, which is complete: {places}") from None

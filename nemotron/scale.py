@@ -1,7 +1,7 @@
 """How much of the raw data a run takes: `apply_scale(count, scale)`.
 
-In: the number of raw documents that a stage declares, and the scale. Out: the number to take. It is applied once a stage,
-to raw documents; the sizes of models, batches and schedules stand in the recipe's sizes.py.
+In: the number of raw documents that a stage declares, and the scale. Out: how many of them to take. It is applied once
+a stage; the sizes of models, batches and schedules stand in the recipe's sizes.py.
 """
 
 from typing import Literal, get_args
