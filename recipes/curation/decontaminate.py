@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
 from nemotron.recipes.curation.filters import Filter
 from nemotron.recipes.sources.dataframes import daft
 
@@ -79,8 +80,10 @@ def first_overlap(text: str, runs_of_sets: Mapping[str, np.ndarray]) -> str | No
     words = words_of(text)
     runs = run_hashes(words)
     for name, known in runs_of_sets.items():
-        places = np.searchsorted(known, runs)
-        found = np.flatnonzero(known[np.minimum(places, len(known) - 1)] == runs) if len(known) else []
+        if not len(known):
+            continue
+        places = np.minimum(np.searchsorted(known, runs), len(known) - 1)
+        found = np.flatnonzero(known[places] == runs)
         if len(found):
             return f"{name}: {' '.join(words[found[0] : found[0] + OVERLAP_WORDS])}"
     return None

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+
 from nemotron.recipes.curation.filters import Filter
 from nemotron.recipes.sources.dataframes import daft
 
@@ -22,7 +23,6 @@ NUM_BANDS = 20
 HASHES_PER_BAND = 13
 MIN_JACCARD = 0.8
 MINHASH_SEED = 1
-MINHASH_FUNCTION = "xxhash3_64"
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -79,10 +79,10 @@ def near_duplicate_pairs(documents: daft.DataFrame) -> list[tuple[str, str, floa
         num_hashes=NUM_BANDS * HASHES_PER_BAND,
         ngram_size=SHINGLE_CHARACTERS,
         seed=MINHASH_SEED,
-        hash_function=MINHASH_FUNCTION,
+        hash_function="xxhash3_64",
     )
     bands = documents.select(daft.col("id"), _bands(signatures).alias("band")).explode("band")
-    groups = bands.groupby("band").agg(daft.col("id").list_agg().alias("ids")).where(daft.col("ids").length() > 1)
+    groups = bands.groupby("band").agg(daft.col("id").list_agg().alias("ids")).where(daft.col("ids").length() > daft.lit(1))
     proposed = groups.select(_pairs(daft.col("ids")).alias("pair"))
     proposed = proposed.select(
         daft.col("pair")["left"].alias("left"), daft.col("pair")["right"].alias("right")
@@ -92,7 +92,7 @@ def near_duplicate_pairs(documents: daft.DataFrame) -> list[tuple[str, str, floa
         proposed.join(texts.select(daft.col("id").alias("left"), daft.col("text").alias("left_text")), on="left")
         .join(texts.select(daft.col("id").alias("right"), daft.col("text").alias("right_text")), on="right")
         .with_column("similarity", _similarities(daft.col("left_text"), daft.col("right_text")))
-        .where(daft.col("similarity") >= MIN_JACCARD)
+        .where(daft.col("similarity") >= daft.lit(MIN_JACCARD))
         .select("left", "right", "similarity")
     )
     return sorted((row["left"], row["right"], row["similarity"]) for row in compared.to_pylist())

@@ -8,9 +8,10 @@ Left out: filters that change a text instead of dropping it.
 
 from dataclasses import dataclass
 
-from nemotron.recipes.sources.dataframes import daft
 from pydantic import BaseModel, Field
 from rich.console import Console
+
+from nemotron.recipes.sources.dataframes import daft
 
 MAX_EXAMPLES = 5
 MAX_VALUE_CHARACTERS = 200

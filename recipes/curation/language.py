@@ -10,9 +10,10 @@ Left out: languages other than English; the published corpus has fifteen more, w
 
 from functools import cache
 
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
 from nemotron.recipes.curation.filters import PROSE, Filter
 from nemotron.recipes.sources.dataframes import daft
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 MIN_ENGLISH_PROBABILITY = 0.3
 

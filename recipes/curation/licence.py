@@ -7,7 +7,8 @@ conditions on the works that are made with a text.
 
 Left out: finding the licence of a text; that is the source's business. A text whose source states no licence
 ("unknown", such as a row of a web crawl) is kept, because the published pipeline has no licence filter on web text;
-the attribution list counts it. """
+the attribution list counts it.
+"""
 
 from nemotron.recipes.curation.filters import Filter
 from nemotron.recipes.sources.dataframes import daft

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from pydantic import BaseModel
+
 from nemotron.recipes.curation.filters import Filter
 from nemotron.recipes.curation.split import falls_into_share
 from nemotron.recipes.sources.dataframes import daft
-from pydantic import BaseModel
 
 NUM_FEATURES = 2**16  # our choice, and so are the next four
 NUM_STEPS = 100
@@ -138,8 +139,8 @@ def fit_scorers(
         training, held_out = np.flatnonzero(known & ~in_test), np.flatnonzero(known & in_test)
         if len(training) < MIN_LABELLED or not len(held_out) or not 0 < truth[training].sum() < len(training):
             continue
-        weights[name] = train_scorer(hashed_features([texts[row] for row in training]), truth[training])
-        scores = scores_of(hashed_features([texts[row] for row in held_out]), weights[name])
+        weights[name] = train_scorer(hashed_features([texts[int(row)] for row in training]), truth[training])
+        scores = scores_of(hashed_features([texts[int(row)] for row in held_out]), weights[name])
         positive_share = float(np.mean(truth[held_out]))
         reports.append(
             ScorerReport(
@@ -186,8 +187,8 @@ def bucket_filter() -> Filter:
     lowest = GROUPS["Medium-Low"]
     return Filter(
         name="quality bucket",
-        threshold=f"bucket {lowest} or higher of 0 to {NUM_BUCKETS - 1}: without Nemotron-CC's group Low (our choice; the "
-        f"published blend names no group below Medium, at a size that can afford it)",
+        threshold=f"bucket {lowest} or higher of 0 to {NUM_BUCKETS - 1}: all but Nemotron-CC's group Low (our choice; "
+        f"the published blend, from a larger corpus, has nothing below Medium)",
         value=daft.col("bucket"),
-        keep=daft.col("value").is_null() | (daft.col("value") >= lowest),
+        keep=daft.col("value").is_null() | (daft.col("value") >= daft.lit(lowest)),
     )

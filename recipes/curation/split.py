@@ -3,7 +3,8 @@
 In: (module, category) of every document. Out: the modules that are held out. All documents of a module (a file's
 docstrings and its source) fall on one side, and near-duplicates of different modules were dropped before, so that
 nothing held out has a near-duplicate in training. Our choice; the paper does not say how its validation text was held
-out. """
+out.
+"""
 
 import hashlib
 from collections.abc import Iterable

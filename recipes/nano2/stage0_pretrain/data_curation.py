@@ -1,14 +1,15 @@
 """Curate the pretraining data: from raw documents to token sequences in training order.
 
-In: the text of four installed packages and generated problems (tiny, small), NVIDIA's released datasets (medium, full), or
-your own files (--sources). Out: a Dataset: a tokenizer, a file of sequences for each phase, held-out data to evaluate on,
-and for every filter what it dropped and why.
-Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6, which makes its English web text as Nemotron-CC does (arXiv 2412.02595).
+In: the text of four installed packages and generated problems (tiny, small), NVIDIA's released datasets (medium,
+full), or your own files (--sources). Out: a Dataset: a tokenizer, a file of sequences for each phase, held-out data to
+evaluate on, and for every filter what it dropped and why.
+Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6; its English web text is made as in Nemotron-CC (arXiv 2412.02595).
 What the papers leave open is marked where it stands.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
-Left out: text from HTML, exact-substring deduplication, and everything that language models write or rewrite, which is a
-third of the published corpus. The released datasets contain what NVIDIA's models wrote.
+Left out: text from HTML, exact-substring deduplication, and everything that language models write or rewrite, which is
+a third of the published corpus. Filters run as dataframes wherever Daft runs; the split, the tokenizer and the packing
+that follow hold all kept documents in the memory of one process.
 """
 
 import hashlib
@@ -17,12 +18,17 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from pydantic import BaseModel, Field
+from tokenizers import Tokenizer
+
+from nemotron import Artifact, Scale, apply_scale, print_complete
 from nemotron.artifact import working_directory
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.blending import blend_order
@@ -48,12 +54,9 @@ from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_
 from nemotron.recipes.nano2.sizes import phase_steps, resolved
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.sources.files import read_sources
 from nemotron.recipes.sources.packages import PACKAGES, package_documents, package_test_texts
 from nemotron.recipes.sources.problems import Problem, Split, arithmetic, lookup, problem_documents, problem_text
-from pydantic import BaseModel, Field
-from tokenizers import Tokenizer
-
-from nemotron import Artifact, Scale, apply_scale, print_complete
 
 
 @dataclass
@@ -94,11 +97,11 @@ class Config:
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be greater than 0")
         if self.vocab_size is not None and self.vocab_size < MIN_VOCAB_SIZE:
-            raise ValueError(f"vocab_size={self.vocab_size} must be {MIN_VOCAB_SIZE} or more: special tokens and 256 bytes")
+            raise ValueError(f"vocab_size={self.vocab_size} must be {MIN_VOCAB_SIZE} or more, for all bytes")
         if self.long_context_steps is not None and self.long_context_steps < 0:
             raise ValueError(f"long_context_steps={self.long_context_steps} must not be negative")
         if self.text_column != "text" and not self.sources:
-            raise ValueError(f"text_column={self.text_column!r} has no effect without --sources; leave one out or add one")
+            raise ValueError(f"text_column={self.text_column!r} has no effect without --sources; add them")
 
 
 SIZES_ABOVE_ZERO = (
@@ -137,15 +140,15 @@ class Dataset(Artifact):
     tokenizer_path: Path
     """Directory that `AutoTokenizer.from_pretrained` reads."""
     phase1_path: Path
-    """A row a sequence, in training order: category, tokens (sequence_length + 1; the next row of a category starts with
-    the last token of this one). The other phases likewise."""
+    """A row a sequence, in training order: category, tokens (sequence_length + 1 ids; the next row of a category starts
+    with the last token of this one). The other phases likewise."""
     phase2_path: Path
     phase3_path: Path
     long_context_path: Path
     validation_path: Path
     """As phase1_path, from held-out modules; the last row of a category may be shorter."""
     long_validation_path: Path
-    """tokens (long_context_length + 1), each from one held-out document if there are such long ones, else from several."""
+    """tokens (long_context_length + 1 ids): of one held-out document each, of several joined where none is so long."""
     problems_path: Path
     """Multiple-choice problems for evaluation: id, question, choices, correct."""
     recall_path: Path
@@ -165,6 +168,7 @@ class Dataset(Artifact):
     """Phase -> category."""
     absent_categories: list[str]
     """Categories of the published blend that have no document; the others share their weight."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -202,13 +206,20 @@ def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
     released = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
     sources = config.sources or (released if config.scale in ("medium", "full") else ())
     if sources:
-        from nemotron.recipes.sources.files import read_sources
-
-        return read_sources(sources, text_column=config.text_column, num_documents=num_documents)
-    assert num_documents is not None
-    num_problems = round(num_documents * (1 - PACKAGE_SHARE))
-    documents, unreadable = package_documents(max(1, num_documents - num_problems))
-    return documents + problem_documents(generated_problems(num_problems, config.seed, "train")), unreadable
+        documents, unreadable = read_sources(sources, text_column=config.text_column, num_documents=num_documents)
+    else:
+        assert num_documents is not None
+        num_problems = round(num_documents * (1 - PACKAGE_SHARE))
+        documents, unreadable = package_documents(max(1, num_documents - num_problems))
+        documents += problem_documents(generated_problems(num_problems, config.seed, "train"))
+    progress.print(f"{len(documents):,} raw documents, {len(unreadable):,} unreadable")
+    for item in unreadable[:MAX_EXAMPLES]:
+        progress.print(f"unreadable: {item.id}: {item.reason}")
+    if not documents:
+        raise ValueError(f"all {len(unreadable)} documents are unreadable, {unreadable[0].id}: {unreadable[0].reason}")
+    for category in sorted({document.category for document in documents} - set(BLEND["phase1"])):
+        raise ValueError(f"{category!r} is no category of the blend; use one of {', '.join(BLEND['phase1'])}")
+    return documents, unreadable
 
 
 def generated_problems(num_problems: int, seed: int, split: Split) -> list[Problem]:
@@ -251,9 +262,9 @@ def curate(
 
 
 def split_and_tokenize(documents: daft.DataFrame, config: Config) -> tuple[list[Row], Tokenizer]:
-    """One row a document, with split and tokens, in the order of a digest; and the tokenizer of the training split."""
+    """One row a document, with split and tokens, in training order; and the tokenizer of the training split."""
     assert config.vocab_size
-    rows = sorted(documents.to_pylist(), key=lambda row: digest_of(config.seed, row["id"]))
+    rows = sorted(documents.to_pylist(), key=lambda row: training_order(row, config.seed))
     modules = ((row["module"], row["category"]) for row in rows)
     held_out = held_out_modules(modules, HELD_OUT[config.scale].module_share, config.seed)
     for row in rows:
@@ -262,6 +273,12 @@ def split_and_tokenize(documents: daft.DataFrame, config: Config) -> tuple[list[
     for row, tokens in zip(rows, encode_documents(tokenizer, [row["text"] for row in rows]), strict=True):
         row["tokens"], row["num_tokens"] = tokens, len(tokens)
     return rows, tokenizer
+
+
+def training_order(row: Row, seed: int) -> tuple[str, str]:
+    """Sort key: documents by a digest of (seed, id); generated problems, which grow harder, by their number."""
+    key = row["id"].rpartition("/")[2] if row["origin"] == "procedural" else digest_of(seed, row["id"])
+    return key, row["id"]
 
 
 def streams_of(rows: list[Row], split: str, min_tokens: int) -> dict[str, TokenStream]:
@@ -287,8 +304,12 @@ def write_training_sequences(
     work: Path, rows: list[Row], tokenizer: Tokenizer, config: Config
 ) -> dict[str, dict[str, BlendShare]]:
     """One file a phase. Every category is read on from phase to phase, and from its beginning again when it ends."""
-    assert config.sequence_length and config.num_steps and config.batch_sequences
-    assert config.long_context_length and config.long_context_steps is not None and config.long_context_batch_sequences
+    assert config.sequence_length is not None
+    assert config.long_context_length is not None
+    assert config.num_steps is not None
+    assert config.batch_sequences is not None
+    assert config.long_context_steps is not None
+    assert config.long_context_batch_sequences is not None
     streams = streams_of(rows, "train", config.sequence_length + 1)
     num_sequences = {phase: steps * config.batch_sequences for phase, steps in phase_steps(config.num_steps).items()}
     num_sequences["long_context"] = config.long_context_steps * config.long_context_batch_sequences
@@ -313,7 +334,7 @@ def write_training_sequences(
         )
         epochs_before = {category: stream.epochs for category, stream in streams.items()}
         tokens = (next(questions) if name == LONG_DOCUMENT_QA else streams[name].next_row(length) for name in order)
-        sequences = [{"category": name, "tokens": row} for name, row in zip(order, tokens, strict=True)]
+        sequences = ({"category": name, "tokens": row} for name, row in zip(order, tokens, strict=True))
         write_rows(work / f"{phase}.parquet", sequences, category=pa.string(), tokens=TOKENS)
         blend[phase] = {
             name: BlendShare(
@@ -332,7 +353,8 @@ def write_held_out_data(
     work: Path, rows: list[Row], tokenizer: Tokenizer, problems: list[Problem], config: Config
 ) -> None:
     """Validation sequences by category, long ones, multiple-choice problems and recall rows."""
-    assert config.sequence_length and config.long_context_length
+    assert config.sequence_length is not None
+    assert config.long_context_length is not None
     size = HELD_OUT[config.scale]
     sequences: list[Row] = []
     for category, stream in streams_of(rows, "validation", min_tokens=2).items():
@@ -340,7 +362,7 @@ def write_held_out_data(
         sequences += [{"category": category, "tokens": tokens} for tokens in cut]
     write_rows(work / "validation.parquet", sequences, category=pa.string(), tokens=TOKENS)
 
-    # A document is a module of its own here: a long sequence should come from one document where there is such a long one.
+    # Each document is a module of its own here: a long sequence is from one document where there is one so long.
     documents = [(row["id"], row["tokens"].tolist()) for row in rows if row["split"] == "validation"]
     blank_line = tokenizer.encode("\n\n").ids
     long = long_documents(documents, separator=blank_line, seed=config.seed, length=config.long_context_length + 1)
@@ -373,9 +395,13 @@ def write_held_out_data(
     )
 
 
-def write_rows(path: Path, rows: list[Row], **columns: pa.DataType) -> None:
-    """One Parquet file with these columns of the rows."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), path)
+def write_rows(path: Path, rows: Iterable[Row], **columns: pa.DataType) -> None:
+    """One Parquet file with these columns of the rows, a row group for every 10,000 of them."""
+    schema = pa.schema(list(columns.items()))
+    remaining = iter(rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := list(islice(remaining, 10_000)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def sha256_of(values: Iterable[str]) -> str:
@@ -399,13 +425,13 @@ def curation_ladder(config: Config, raw: list[Document], rows: list[Row], datase
         if name != "output_dir":
             add("config", name, list(value) if isinstance(value, tuple) else value)
     add("inputs", "num_documents", len(raw))
-    add("inputs", "sha256 of ids and texts", sha256_of(part for document in raw for part in (document.id, document.text)))
+    add("inputs", "sha256", sha256_of(part for document in raw for part in (document.id, document.text)))
     for name, report in dataset.filters.items():
         add("filters", name, {"num_seen": report.num_seen, "num_dropped": report.num_dropped})
     for scorer in dataset.scorers:
         add("scorers", scorer.label, scorer.model_dump())
     add("documents", "num_documents", len(rows))
-    add("documents", "sha256 of ids", sha256_of(row["id"] for row in rows))
+    add("documents", "sha256", sha256_of(row["id"] for row in rows))
     add("documents", "quality groups", dataset.quality_groups)
     add("tokenizer", "vocab_size", dataset.vocab_size)
     for split in ("train", "validation"):
@@ -425,7 +451,9 @@ def curation_ladder(config: Config, raw: list[Document], rows: list[Row], datase
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
     config = resolved(config, "stage0_pretrain", "data_curation")
-    assert config.output_dir and config.sequence_length and config.long_context_length
+    assert config.output_dir is not None
+    assert config.sequence_length is not None
+    assert config.long_context_length is not None
     with working_directory(config.output_dir, Dataset) as work:
         raw, unreadable = raw_documents(config)
         problems = generated_problems(HELD_OUT[config.scale].problems, config.seed, "evaluation")
@@ -450,7 +478,15 @@ def main(config: Config) -> Dataset:
             sequence_length=config.sequence_length,
             long_context_length=config.long_context_length,
             tokenizer_path=work / "tokenizer",
-            **{f"{name}_path": work / f"{name}.parquet" for name in (*SEQUENCE_FILES, "problems", "documents")},
+            phase1_path=work / "phase1.parquet",
+            phase2_path=work / "phase2.parquet",
+            phase3_path=work / "phase3.parquet",
+            long_context_path=work / "long_context.parquet",
+            validation_path=work / "validation.parquet",
+            long_validation_path=work / "long_validation.parquet",
+            problems_path=work / "problems.parquet",
+            recall_path=work / "recall.parquet",
+            documents_path=work / "documents.parquet",
             quality_groups={name: groups[name] for name in GROUPS},
             filters=filters,
             unreadable=[DroppedDocument(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]],
