@@ -37,6 +37,7 @@ from nemotron.directory import (
     remove_content,
     repair_swap,
     swap,
+    sync_directory,
     working_name,
     write_metadata,
 )
@@ -131,7 +132,8 @@ class Artifact(BaseModel):
                 f"{artifact.path}: digest={artifact.digest[:12]!r}, and the step before printed {digest[:12]!r}; "
                 f"it was replaced in between, so run that step again"
             )
-        tell_loaded(artifact)
+        if name is None:
+            tell_loaded(artifact)
         return artifact
 
     @classmethod
@@ -189,6 +191,8 @@ class Artifact(BaseModel):
         if (path / METADATA).exists():
             read_metadata(path, self.type_name())
         files = {name: record_file(path / name, sync=True) for name in list_files(path)}
+        for folder in sorted({(path / name).parent for name in files}):
+            sync_directory(folder)
         metadata = Metadata(
             type=self.type_name(),
             created_at=datetime.now().astimezone().replace(microsecond=0),
@@ -219,8 +223,11 @@ class Artifact(BaseModel):
         if not isinstance(value, Path):
             if _holds_path(self.model_dump(include={field})):
                 raise ValueError(f"{path}: {field} holds a path inside of a value; give each path a field of its own")
-            # By way of text, for a digest over what a reader will see: the keys of {1: "a"} become strings.
-            metadata.fields[field] = json.loads(json.dumps(self.model_dump(mode="json", include={field})[field]))
+            try:  # by way of text, for a digest over what a reader will see: the keys of {1: "a"} become strings
+                text = json.dumps(self.model_dump(mode="json", include={field}).get(field), allow_nan=False)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}: {field} cannot be written as JSON: {one_sentence(error)}") from None
+            metadata.fields[field] = json.loads(text)
             return
         place = value.resolve()
         final = _open_directories.get(path, path)
@@ -285,6 +292,8 @@ def working_directory(
         _open_directories[work] = final
         try:
             yield work
+            if not (work / METADATA).exists():
+                raise ValueError(f"{work}: the step saved no {artifact_class.type_name()}; call save() before it ends")
             metadata = read_metadata(work, artifact_class.type_name())
             check_files(work, metadata, hashes=False)
         except BaseException:

@@ -272,6 +272,10 @@ def refuse_loss(final: Path, artifact_type: str) -> None:
             raise ValueError(
                 f"{place} is a file, a link or a mount point, no plain directory; choose another output_dir"
             )
+    if final.name.endswith((".incomplete", ".replaced")):
+        raise ValueError(f"output_dir={final} has the name of a directory for unfinished work; choose another name")
+    if final.exists() and not os.access(final, os.W_OK):
+        raise ValueError(f"output_dir={final} cannot be written; change its permissions or choose another one")
     for parent in final.parents:
         if is_artifact(parent):
             raise ValueError(f"output_dir={final} lies inside the artifact {parent}; choose one outside of it")

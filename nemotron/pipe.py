@@ -52,7 +52,7 @@ def step_process() -> Iterator[None]:
             os.dup2(_true_stdout[-1], 1)
             os.close(_true_stdout.pop())
     except KeyboardInterrupt as error:
-        _end(str(error) or "interrupted", 143 if error.args else 130)
+        _end(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130)
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
@@ -61,14 +61,30 @@ def step_process() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: unwinds a step just as Ctrl-C does."""
+
+
 def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt("terminated")
+    raise Terminated("terminated")
 
 
 def _end(sentence: str, exit_code: int) -> NoReturn:
-    with suppress(OSError):  # nobody reads stderr any more: the exit code still tells
-        print(sentence, file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with suppress(OSError):  # nobody reads stderr any more: the exit code still tells
+            print(sentence, file=sys.stderr, flush=True)
     raise SystemExit(exit_code)
+
+
+_FREE_SPACE = "free some space and run the step again"
+_OTHER_PLACE = "change its permissions or choose another place"
+_ADVICE = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EACCES: _OTHER_PLACE,
+    errno.EPERM: _OTHER_PLACE,
+    errno.EROFS: _OTHER_PLACE,
+}
 
 
 def one_sentence(error: BaseException) -> str:
@@ -81,8 +97,7 @@ def one_sentence(error: BaseException) -> str:
         text = f"{error.title}: {'; '.join(found)}"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text += "; free some space and run the step again"
+        text += f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
@@ -156,9 +171,9 @@ def print_complete(artifacts: Mapping[str, "Artifact"]) -> None:
 
 def _print_table(artifacts: Mapping[str, "Artifact"]) -> None:
     from rich.console import Console  # only a finished step needs it
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("artifact", "field", "value")
+    table = Table("artifact", "field", Column("value", overflow="fold"))
     for name, artifact in artifacts.items():
         rows = {"path": artifact.path, "digest": artifact.digest[:12]}
         rows |= {key: value for key, value in artifact if isinstance(value, int | float)}
@@ -187,16 +202,12 @@ def piped_artifact(artifact_type: str) -> tuple[str, str]:
     entries = parse_json(line, "stdin")
     found = [(name, e) for name, e in entries.items() if isinstance(e, dict) and e.get("type") == artifact_type]
     if len(found) != 1:
-        there = ", ".join(
-            f"{name}: {_short(e.get('type') if isinstance(e, dict) else e)}" for name, e in entries.items()
-        )
-        raise ValueError(
-            f"stdin names {len(found)} artifacts of type {artifact_type}, not one ({there or 'nothing'}); {ask}"
-        )
+        there = _short({name: e.get("type") if isinstance(e, dict) else e for name, e in entries.items()})
+        raise ValueError(f"stdin names {len(found)} artifacts of type {artifact_type}, not one: {there}; {ask}")
     name, entry = found[0]
     path, digest = entry.get("path"), entry.get("digest")
     if not isinstance(path, str) or not os.path.isabs(path) or not isinstance(digest, str):
-        raise ValueError(f"stdin: {name} needs an absolute path and a digest, and has {_short(entry)}; {ask}")
+        raise ValueError(f"stdin: {_short(name)} needs an absolute path and a digest, and has {_short(entry)}; {ask}")
     return path, digest
 
 
