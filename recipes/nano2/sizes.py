@@ -207,6 +207,8 @@ def resolved(config: StepConfig, stage: str, step: str) -> StepConfig:
         step: "data_curation", "training" or "evaluation".
     """
     scale: Scale = config.scale  # type: ignore[attr-defined]
+    if scale not in SIZES:
+        raise ValueError(f"scale={scale!r} is unknown; use tiny, small, medium or full")
     size = SIZES[scale]
     numbers: dict[str, Any] = {
         "output_dir": Path("outputs") / "nano2" / scale / stage / step,

@@ -11,6 +11,7 @@ Left out: FP8 matrix products and sharding over devices, which the published run
 import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_checkpoint
 from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
 from nemotron.recipes.nemotron_h.generate import sample_tokens
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
-from nemotron.recipes.nemotron_h.plan import training_memory_bytes
+from nemotron.recipes.nemotron_h.plan import count_parameters
 
 
 @dataclass
@@ -435,8 +436,31 @@ def plot_curve(record: Record, phases: list[Phase], path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def refuse_what_does_not_fit(config: Config, shape: ModelConfig, phases: list[Phase]) -> None:
-    """Raise ValueError if weights, gradients and moments alone exceed the memory of the device."""
+def refuse_what_does_not_fit(config: Config, shape: ModelConfig) -> None:
+    """Raise ValueError if weights, gradients and optimizer moments alone exceed the memory of the device."""
+    assert config.device
+    bytes_per_number = 8 if config.dtype == "float64" else 4
+    needed = 4 * count_parameters(shape) * bytes_per_number  # weight, gradient and two moments
+    present = device_memory_bytes(config.device)
+    if needed > present:
+        raise ValueError(
+            f"scale={config.scale} needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and {config.device} "
+            f"has {present / 2**30:,.0f} GiB; take a smaller scale, or look at it with --plan"
+        )
+
+
+def device_memory_bytes(device: str) -> int:
+    """Memory of the device that a tensor on it would use.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={device}: this machine has no CUDA device; use --device cpu or a smaller scale")
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def refuse_unfinished_run(work: Path) -> None:
@@ -470,7 +494,7 @@ def main(config: Config) -> Checkpoint:
 
     # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
     shape = replace(SIZES[config.scale].model, vocab_size=dataset.vocab_size)
-    refuse_what_does_not_fit(config, shape, phases)
+    refuse_what_does_not_fit(config, shape)
     weight_dtype = torch.float64 if config.dtype == "float64" else torch.float32
     autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     model = NemotronH(shape, device=config.device, dtype=weight_dtype)

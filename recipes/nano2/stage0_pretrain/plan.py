@@ -1,0 +1,148 @@
+"""What pretraining at a scale would take: parameters, tokens, steps, learning rates, memory, operations, hours.
+
+In: the configs of data_curation.py and training.py. Out: a Plan, and its text for `--plan`.
+Every number comes from the function that the run itself calls, so the plan cannot say something else than the run does.
+Run: python -m nemotron.recipes.nano2.stage0_pretrain --scale full --plan
+
+Left out: time and memory of curation and evaluation, and communication between devices.
+"""
+
+from dataclasses import dataclass, replace
+
+from nemotron import apply_scale
+from nemotron.recipes.nano2.blend import BLEND, RELEASED
+from nemotron.recipes.nano2.sizes import SIZES, resolved
+from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
+from nemotron.recipes.nemotron_h.plan import (
+    HARDWARE,
+    count_parameters,
+    floating_point_operations_per_token,
+    training_hours,
+    training_memory_bytes,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of one pretraining run."""
+
+    scale: str
+    layers: str
+    num_parameters: int
+    raw_documents: int | None
+    """Documents that are read; None means every row of the sources."""
+    phases: list[training.Phase]
+    learning_rates: list[float]
+    """Of every optimizer step, over all phases."""
+    memory_bytes: dict[str, int]
+    """Part of the training step -> bytes."""
+    floating_point_operations: float
+    dtype: str
+
+    @property
+    def num_steps(self) -> int:
+        return sum(phase.num_steps for phase in self.phases)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(phase.num_steps * phase.batch_tokens for phase in self.phases)
+
+
+def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan:
+    """The plan of a run with these configs; both of the same scale.
+
+    Raises:
+        ValueError: if the sizes do not fit each other, as the run would.
+    """
+    data = resolved(data, "stage0_pretrain", "data_curation")
+    train = resolved(train, "stage0_pretrain", "training")
+    size = SIZES[train.scale]
+    assert data.vocab_size and data.sequence_length and data.long_context_length and train.dtype
+    model = replace(size.model, vocab_size=data.vocab_size)
+    phases = training.training_phases(train, data.sequence_length, data.long_context_length)
+    num_steps = sum(phase.num_steps for phase in phases)
+    memory = [
+        training_memory_bytes(
+            model,
+            micro_batch_sequences=phase.micro_batch_sequences,
+            sequence_length=phase.cut_to,
+            dtype=train.dtype,
+        )
+        for phase in phases
+    ]
+    return Plan(
+        scale=train.scale,
+        layers=model.hybrid_override_pattern,
+        num_parameters=count_parameters(model),
+        raw_documents=None if data.raw_documents is None else apply_scale(data.raw_documents, data.scale),
+        phases=phases,
+        learning_rates=[training.learning_rate_at(step, train) for step in range(num_steps)],
+        memory_bytes=max(memory, key=lambda parts: sum(parts.values())),
+        floating_point_operations=sum(
+            phase.num_steps * phase.batch_tokens * floating_point_operations_per_token(model, phase.cut_to)
+            for phase in phases
+        ),
+        dtype=train.dtype,
+    )
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as a page for the terminal."""
+    lines = [
+        f"Pretraining at scale {plan.scale}",
+        "",
+        f"  parameters                 {plan.num_parameters:,}",
+        f"  layers                     {plan.layers}",
+        f"  arithmetic                 {plan.dtype}",
+        f"  raw documents              {'every row of the sources' if plan.raw_documents is None else f'{plan.raw_documents:,}'}",
+        f"  steps                      {plan.num_steps:,}",
+        f"  tokens                     {plan.num_tokens:,}",
+        f"  operations                 {plan.floating_point_operations:.3g}",
+        "",
+        f"  {'phase':<14}{'steps':>12}{'sequences/step':>16}{'length':>10}{'tokens':>22}",
+    ]
+    for phase in plan.phases:
+        tokens = phase.num_steps * phase.batch_tokens
+        lines.append(
+            f"  {phase.name:<14}{phase.num_steps:>12,}{phase.batch_sequences:>16,}{phase.cut_to:>10,}{tokens:>22,}"
+        )
+    lines += ["", f"  learning rate  {sparkline(plan.learning_rates)}"]
+    shown: float | None = None
+    marks = [0, *(step for step in range(1, plan.num_steps) if turns(plan.learning_rates, step)), plan.num_steps - 1]
+    for step in sorted(set(marks)):
+        if plan.learning_rates[step] != shown:
+            shown = plan.learning_rates[step]
+            lines.append(f"    step {step:>12,}   {shown:.3e}")
+    lines += ["", "  memory of one training step, all on one device, no sharding"]
+    lines += [f"    {part:<24}{num_bytes / 2**30:>12,.2f} GiB" for part, num_bytes in plan.memory_bytes.items()]
+    lines += [f"    {'together':<24}{sum(plan.memory_bytes.values()) / 2**30:>12,.2f} GiB", "", "  expected time"]
+    for name in HARDWARE:
+        hours = training_hours(plan.floating_point_operations, name)
+        lines.append(f"    {name:<44}{duration(hours)}")
+    return "\n".join(lines)
+
+
+def turns(rates: list[float], step: int) -> bool:
+    """Whether the schedule begins or ends a stretch at `step`: constant before and not after, or the other way round."""
+    if not 0 < step < len(rates) - 1:
+        return False
+    return (rates[step] == rates[step - 1]) != (rates[step + 1] == rates[step])
+
+
+def sparkline(values: list[float], width: int = 60) -> str:
+    """Values as a row of blocks, each standing for the last value of its share."""
+    blocks = "▁▂▃▄▅▆▇█"
+    width = min(width, len(values))
+    shown = [values[(i + 1) * len(values) // width - 1] for i in range(width)]
+    return "".join(blocks[round(value / max(values) * (len(blocks) - 1))] for value in shown)
+
+
+def duration(hours: float) -> str:
+    """Hours in the unit that a person would use."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:,.0f} s"
+    if hours < 1:
+        return f"{hours * 60:,.0f} min"
+    if hours < 48:
+        return f"{hours:,.1f} h"
+    return f"{hours / 24:,.0f} days"

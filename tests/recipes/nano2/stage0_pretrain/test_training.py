@@ -1,0 +1,262 @@
+"""The pretraining step on a small made-up dataset; the stage as a whole is run in test_stage.py."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
+from nemotron.recipes.nano2.sizes import resolved
+from nemotron.recipes.nano2.stage0_pretrain import training
+from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
+from nemotron.recipes.nano2.stage0_pretrain.training import Config, Phase
+
+LENGTH, LONG_LENGTH = 16, 64
+SMALL = {
+    "num_steps": 10,
+    "warmup_steps": 2,
+    "batch_sequences": 4,
+    "micro_batch_sequences": 2,
+    "long_context_steps": 2,
+    "long_context_batch_sequences": 2,
+    "long_context_micro_batch_sequences": 1,
+    "checkpoint_every_steps": 5,
+    "validate_every_steps": 6,
+    "validation_sequences": 2,
+}
+
+
+def small(**changes):
+    return resolved(Config(**(SMALL | changes)), "stage0_pretrain", "training")
+
+
+def test_learning_rate_warms_up_holds_decays_and_ends_constant():
+    config = Config(
+        num_steps=100, warmup_steps=4, learning_rate=1.0, min_learning_rate=0.1, decay_frac=0.2,
+        long_context_learning_rate=0.05,
+    )  # fmt: skip
+    rates = [training.learning_rate_at(step, config) for step in range(105)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[79] == 1.0  # the last step before the decay
+    assert rates[84] == pytest.approx(0.1 + 0.9 * (1 - math.sqrt(5 / 20)), rel=1e-15)
+    assert rates[99] == pytest.approx(0.1, rel=1e-15)
+    assert rates[100:] == [0.05] * 5
+
+
+def test_full_scale_decays_over_the_published_last_3_6_of_20_trillion_tokens():
+    config = resolved(Config(scale="full"), "stage0_pretrain", "training")
+    tokens_per_step = 768 * 8192
+    last_stable = max(s for s in range(0, config.num_steps, 1000) if training.learning_rate_at(s, config) == 4.5e-4)
+    assert last_stable * tokens_per_step == pytest.approx(16.4e12, rel=1e-3)
+    assert training.learning_rate_at(config.num_steps - 1, config) == pytest.approx(4.5e-6, rel=1e-12)
+
+
+def test_loss_compares_each_position_with_the_next_token():
+    class Predicts(torch.nn.Module):
+        """Gives all probability to one more than the token it reads."""
+
+        def forward(self, tokens):
+            return torch.nn.functional.one_hot(tokens + 1, 10) * 100.0
+
+    assert training.loss_sum(Predicts(), torch.tensor([[3, 4, 5, 6]])).item() < 1e-30
+    assert training.loss_sum(Predicts(), torch.tensor([[3, 3, 3, 3]])).item() == pytest.approx(300.0)
+
+
+@pytest.fixture
+def sequences_path(tmp_path):
+    rows = [list(range(10 * i, 10 * i + 9)) for i in range(10)]
+    path = tmp_path / "sequences.parquet"
+    pq.write_table(pa.table({"tokens": pa.array(rows, pa.list_(pa.int32()))}), path, row_group_size=3)
+    return path
+
+
+def test_batches_come_in_file_order_whatever_the_row_groups(sequences_path):
+    phase = Phase("p", num_steps=2, batch_sequences=4, micro_batch_sequences=4, sequence_length=8, cut_to=8)
+    batches = list(training.read_batches(sequences_path, phase, first_step=0))
+    assert [batch[:, 0].tolist() for batch in batches] == [[0, 10, 20, 30], [40, 50, 60, 70]]
+    assert batches[0].shape == (4, 9)
+
+
+def test_a_resumed_phase_starts_at_the_step_it_stopped_before(sequences_path):
+    phase = Phase("p", num_steps=3, batch_sequences=3, micro_batch_sequences=3, sequence_length=8, cut_to=8)
+    whole = list(training.read_batches(sequences_path, phase, first_step=0))
+    rest = list(training.read_batches(sequences_path, phase, first_step=2))
+    assert len(rest) == 1
+    assert torch.equal(rest[0], whole[2])
+
+
+def test_cut_sequences_predict_the_same_tokens(sequences_path):
+    phase = Phase("p", num_steps=1, batch_sequences=2, micro_batch_sequences=2, sequence_length=8, cut_to=8)
+    whole = next(training.read_batches(sequences_path, phase, 0))
+    cut = next(training.read_batches(sequences_path, replace(phase, cut_to=4), 0))
+    assert cut.shape == (4, 5)
+    assert cut[:, 1:].flatten().tolist() == whole[:, 1:].flatten().tolist()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A Dataset of random tokens, with enough sequences for SMALL."""
+    path = tmp_path_factory.mktemp("dataset")
+    tokenizer = train_tokenizer(["some text to learn merges from, some more text"] * 5, vocab_size=300)
+    save_tokenizer(tokenizer, path / "tokenizer", max_length=LONG_LENGTH)
+    generator = torch.Generator().manual_seed(0)
+
+    def write(name, rows, length):
+        tokens = torch.randint(13, 200, (rows, length + 1), generator=generator).tolist()
+        table = {"category": ["code"] * rows, "tokens": pa.array(tokens, pa.list_(pa.int32()))}
+        pq.write_table(pa.table(table), path / f"{name}.parquet")
+        return path / f"{name}.parquet"
+
+    empty = path / "empty.parquet"
+    pq.write_table(pa.table({"tokens": pa.array([], pa.list_(pa.int32()))}), empty)
+    return Dataset(
+        path=path,
+        num_examples=44,
+        num_documents=9,
+        vocab_size=300,
+        sequence_length=LENGTH,
+        long_context_length=LONG_LENGTH,
+        tokenizer_path=path / "tokenizer",
+        phase1_path=write("phase1", 24, LENGTH),
+        phase2_path=write("phase2", 12, LENGTH),
+        phase3_path=write("phase3", 4, LENGTH),
+        long_context_path=write("long_context", 4, LONG_LENGTH),
+        validation_path=write("validation", 4, LENGTH),
+        long_validation_path=empty,
+        problems_path=empty,
+        recall_path=empty,
+        documents_path=empty,
+        filters={},
+        attribution=[],
+        blend={},
+        scorers={},
+        unreadable={"num_documents": 0, "examples": []},
+    ).save()
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    return training.main(
+        Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path_factory.mktemp("run") / "training")
+    )
+
+
+def curve_of(checkpoint):
+    return pq.read_table(checkpoint.curve_path).to_pylist()
+
+
+def test_every_phase_takes_its_steps_in_order(trained):
+    phases = [row["phase"] for row in curve_of(trained)]
+    assert phases == ["phase1"] * 6 + ["phase2"] * 3 + ["phase3"] + ["long_context"] * 2
+    assert trained.num_steps == 12
+
+
+def test_one_batch_of_four_equals_four_micro_batches_of_one(dataset, trained, tmp_path):
+    config = Config(
+        **(SMALL | {"micro_batch_sequences": 1}), dataset_path=dataset.path, output_dir=tmp_path / "training"
+    )
+    accumulated = curve_of(training.main(config))
+    for ours, theirs in zip(curve_of(trained), accumulated, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-12)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-12)
+
+
+def test_training_writes_nothing_to_stdout(dataset, tmp_path, capfd):
+    training.main(Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training"))
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "12/12" in captured.err
+
+
+def test_plot_bytes_do_not_change_from_run_to_run(dataset, trained, tmp_path):
+    again = training.main(Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training"))
+    assert again.plot_path.read_bytes() == trained.plot_path.read_bytes()
+    assert again.digest == trained.digest
+
+
+def test_ladder_follows_the_order_of_events(trained):
+    rungs = [entry["rung"] for entry in json.loads((trained.path / "ladder.json").read_text())]
+    assert list(dict.fromkeys(rungs)) == [
+        "config", "inputs", "batch order", "parameters", "initial weights", "learning_rate", "loss", "grad_norm",
+        "weights after step 1", "curve", "final weights", "validation",
+    ]  # fmt: skip
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_training_at(monkeypatch, step):
+    real = training.refuse_non_finite
+
+    def stop(current, loss, grad_norm):
+        if current == step:
+            raise Stopped
+        real(current, loss, grad_norm)
+
+    monkeypatch.setattr(training, "refuse_non_finite", stop)
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(dataset, trained, tmp_path, monkeypatch):
+    config = Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training")
+    with monkeypatch.context() as patch:
+        stop_training_at(patch, 8)
+        with pytest.raises(Stopped):
+            training.main(config)
+    resumed = training.main(replace(config, resume=True))
+    assert resumed.digest == trained.digest
+
+
+def test_an_unfinished_run_is_not_started_over_by_accident(dataset, tmp_path, monkeypatch):
+    config = Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training")
+    with monkeypatch.context() as patch:
+        stop_training_at(patch, 8)
+        with pytest.raises(Stopped):
+            training.main(config)
+    with pytest.raises(ValueError, match=r"holds an unfinished run at step-00000005; add --resume"):
+        training.main(config)
+    with pytest.raises(ValueError, match=r"was trained with learning_rate=.* not 0\.5; resume with the same value"):
+        training.main(replace(config, resume=True, learning_rate=0.5))
+    assert training.main(replace(config, resume=True)).num_steps == 12
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(dataset, tmp_path):
+    config = Config(**(SMALL | {"learning_rate": 1e300}), dataset_path=dataset.path, output_dir=tmp_path / "training")
+    with pytest.raises(ValueError, match=r"step \d+: the loss is .* lower the learning rate"):
+        training.main(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"micro_batch_sequences": 3},
+            r"micro_batch_sequences=3 does not divide batch_sequences=4; pick a divisor of 4",
+        ),
+        ({"num_steps": 11}, r"phase3: 2 steps of 4 sequences need 8 sequences, and .* holds 4; curate"),
+        ({"cut_long_context_to": 48}, r"cut_long_context_to=48 does not divide long_context_length=64; pick a divisor"),
+        ({"scale": "full"}, r"scale=full needs 183 GiB for weights, gradients and moments, and cpu has 8 GiB"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(dataset, tmp_path, monkeypatch, changes, sentence):
+    monkeypatch.setattr(training, "device_memory_bytes", lambda device: 8 * 2**30)
+    config = Config(
+        **({"device": "cpu"} | SMALL | changes), dataset_path=dataset.path, output_dir=tmp_path / "training"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        training.main(config)
+    assert not (tmp_path / "training").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["num_steps", "batch_sequences", "learning_rate", "checkpoint_every_steps", "max_grad_norm"]
+)
+@pytest.mark.parametrize("value", [0, -1, math.nan])
+def test_sizes_must_be_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value} must be greater than 0"):
+        Config(**{name: value})
