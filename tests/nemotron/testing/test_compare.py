@@ -517,3 +517,43 @@ def test_lists_may_stand_inside_each_other_to_a_depth_that_every_reader_can_take
     assert encode_golden(changed(*LOSS, to=nested(MAX_DEPTH - 3)), Policy())
     with pytest.raises(GoldenError, match="more than 20 lists and dicts inside each other"):
         encode_golden(changed(*LOSS, to=nested(MAX_DEPTH - 2)), Policy())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"rung": "", "name": "loss", "step": 0, "value": 1.0},
+        {"rung": 7, "name": "loss", "step": 0, "value": 1.0},
+        {"rung": "curve", "name": "", "step": 0, "value": 1.0},
+        {"rung": "curve", "name": None, "step": 0, "value": 1.0},
+        {"rung": "curve", "name": "loss", "step": -1, "value": 1.0},
+        {"rung": "curve", "name": "loss", "step": True, "value": 1.0},
+        {"rung": "curve", "name": "loss", "step": 0.0, "value": 1.0},
+        {"rung": "curve", "name": "loss", "step": 0},
+        {"rung": "curve", "name": "loss", "step": 0, "value": 1.0, "seconds": 1.0},
+        ["curve", "loss", 0, 1.0],
+    ],
+)
+def test_a_malformed_entry_is_named_by_its_place(entry):
+    good = {"rung": "curve", "name": "loss", "step": None, "value": 0.5}
+    with pytest.raises(GoldenError, match="the run, training, entry 1 is not {rung, name, step, value}"):
+        run_document(STAGE, {"training": [good, entry]})
+
+
+@pytest.mark.parametrize("key", [1, None, True, ("a",)])
+def test_a_key_that_is_no_string_is_named(key):
+    with pytest.raises(GoldenError, match="is no string; JSON would change it"):
+        run_document(STAGE, {"training": [{"rung": "a", "name": "b", "step": 0, "value": {key: 1.0}}]})
+
+
+def test_a_tolerance_of_zero_accepts_the_same_bits():
+    assert compare(policy(0.0, 0.0), document()).equal
+
+
+def test_entries_in_another_order_are_told_apart_from_other_entries():
+    comparison = compare(GOLDEN, POISONED_RUNS["two steps swapped"])
+    assert [(d.place, d.reason) for d in comparison.differences] == [
+        ("training, curve, loss, step 0", "entries in another order")
+    ]
+    assert comparison.differences[0].golden == '["curve", "loss", 0]'
+    assert comparison.differences[0].run == '["curve", "loss", 1]'
