@@ -155,12 +155,20 @@ def digest_of_tokens(rows: list[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def refuse_other_scale(config: Config, checkpoint: Checkpoint) -> None:
+    """Raise ValueError if the Checkpoint was trained at another scale than the one whose sizes are to be used."""
+    trained = (checkpoint.producer.get("config") or {}).get("scale", config.scale)
+    if trained != config.scale:
+        raise ValueError(f"scale={config.scale}, but {checkpoint.path} was trained at {trained}; use --scale {trained}")
+
+
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     config = resolved(config, "stage0_pretrain", "evaluation")
     assert config.output_dir
     assert config.device
     checkpoint = Checkpoint.load(path=config.checkpoint_path)
+    refuse_other_scale(config, checkpoint)
     dataset = Dataset.load(path=checkpoint.dataset_path)
 
     with working_directory(config.output_dir, Results) as work:

@@ -3,6 +3,7 @@
 In: what evaluation.py measured. Out: text, and an SVG file that has the same bytes whenever the numbers are the same.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def results_table(
     """Everything as Markdown, for a person."""
 
     def percent(result: Accuracy) -> str:
-        return f"{result.accuracy:.1%} ± {result.standard_error:.1%} | {result.chance_level:.1%}"
+        return f"{result.accuracy:.1%} ± {result.standard_error:.1%}"
 
     def line(text: str) -> str:
         return text.replace("\n", " ").replace("|", "\\|")
@@ -44,10 +45,15 @@ def results_table(
         f"{result.answer_loss:.2f} |"
         for distance, result in recall.items()
     ]
-    choice_rows = [f"| {family} | {result.num_asked} | {percent(result)} |" for family, result in choices.items()]
+    choice_rows = [
+        f"| {family} | {result.num_asked} | {percent(result)} | {result.chance_level:.1%} |"
+        for family, result in choices.items()
+    ]
     prediction_rows = [
         f"| {line(row['question'])} | {line(row['answer'])} | {line(row['picked'])} |" for row in predictions[:5]
     ]
+    nearest = next(iter(recall.values()))
+    answers, digits = nearest.answers.chance_level, nearest.digits.chance_level
     return "\n".join(
         [
             "# The base model on held-out data\n",
@@ -56,16 +62,17 @@ def results_table(
             "| category | bytes | model | Kneser-Ney | unigram | model to Kneser-Ney | model to unigram |",
             "|---|---:|---:|---:|---:|---:|---:|",
             *text_rows,
-            f"\nThe baselines read the same {metrics['num_baseline_tokens']:,.0f} training tokens.\n",
+            f"\nThe baselines read the text that the model was trained on: {metrics['num_baseline_tokens']:,.0f} tokens.\n",
             "## Long documents: loss by position\n",
             "| positions | nats per token |",
             "|---|---:|",
             f"| within the base length | {metrics['long_loss/within_base_length']:.3f} |",
             f"| beyond it | {metrics['long_loss/beyond_base_length']:.3f} |\n",
             "## Recall: three digits that were stated so many tokens before\n",
-            "| distance | rows | right | by chance | single digits right | by chance | nats per answer |",
-            "|---:|---:|---:|---:|---:|---:|---:|",
+            "| distance | rows | right | digits right | nats per answer |",
+            "|---:|---:|---:|---:|---:|",
             *recall_rows,
+            f"| by chance | | {answers:.1%} | {digits:.1%} | {-math.log(answers):.2f} |",
             "\n## Problems: the likeliest choice, without worked steps\n",
             "| family | problems | right | by chance |",
             "|---|---:|---:|---:|",
