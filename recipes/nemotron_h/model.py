@@ -32,7 +32,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 # The letters of hybrid_override_pattern, as in the published configurations.
 MAMBA, MLP, ATTENTION = "M", "-", "*"
@@ -136,6 +135,47 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+class Linear(nn.Module):
+    """Product with a matrix, no bias. torch's own would draw numbers that nobody uses."""
+
+    def __init__(self, in_size: int, out_size: int, **factory: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_size, in_size, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+class Embedding(nn.Module):
+    """One row of a matrix per token id."""
+
+    def __init__(self, rows: int, size: int, **factory: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, size, **factory))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class CausalConv(nn.Module):
+    """Convolution of every channel with a kernel of its own; a position sees itself and the ones before it."""
+
+    def __init__(self, channels: int, kernel_size: int, **factory: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, **factory))  # the last one meets the present
+        self.bias = nn.Parameter(torch.empty(channels, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, t, channels) to the same; zeros stand before the first position. At least float32."""
+        _, t, _ = x.shape
+        k = self.weight.shape[-1]
+        x, weight, y = at_least_float32(x), at_least_float32(self.weight), at_least_float32(self.bias)
+        padded = F.pad(x, (0, 0, k - 1, 0))
+        for tap in range(k):  # k shifted products: torch's own convolution is many times slower in float64
+            y = torch.addcmul(y, padded[:, tap : tap + t], weight[:, 0, tap])
+        return y
+
+
 class RMSNorm(nn.Module):
     """Divide by the root of the mean square over each group of channels, then scale every channel."""
 
@@ -149,21 +189,6 @@ class RMSNorm(nn.Module):
         groups = at_least_float32(x).unflatten(-1, (self.num_groups, -1))  # (..., groups, channels of one)
         groups = groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + self.epsilon)
         return (groups.flatten(-2) * self.weight).to(self.weight.dtype)
-
-
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolution of every channel with its own kernel, seeing no position after its own; zeros stand before the first.
-
-    Args:
-        x: (b, t, channels). weight: (channels, 1, k), its last column meets the current position. bias: (channels).
-    """
-    _, t, _ = x.shape
-    k = weight.shape[-1]
-    padded = F.pad(x, (0, 0, k - 1, 0))
-    y = bias
-    for tap in range(k):
-        y = torch.addcmul(y, padded[:, tap : tap + t], weight[:, 0, tap])
-    return y
 
 
 def ssd_scan_sequential(
@@ -260,32 +285,30 @@ class Mamba2Mixer(nn.Module):
         super().__init__()
         inner, channels, heads = config.mamba_inner_size, config.mamba_conv_size, config.mamba_num_heads
         self.config = config
-        self.in_proj = skip_init(nn.Linear, config.hidden_size, inner + channels + heads, bias=False, **factory)
-        self.conv1d = skip_init(nn.Conv1d, channels, channels, config.conv_kernel, groups=channels, **factory)
+        self.in_proj = Linear(config.hidden_size, inner + channels + heads, **factory)
+        self.conv1d = CausalConv(channels, config.conv_kernel, **factory)
         self.dt_bias = nn.Parameter(torch.empty(heads, **factory))
         self.A_log = nn.Parameter(torch.empty(heads, **factory))
         self.D = nn.Parameter(torch.empty(heads, **factory))
         self.norm = RMSNorm(inner, config, num_groups=config.n_groups, **factory)
-        self.out_proj = skip_init(nn.Linear, inner, config.hidden_size, bias=False, **factory)
+        self.out_proj = Linear(inner, config.hidden_size, **factory)
 
     def forward(self, u: Tensor) -> Tensor:
         """(b, t, d) to (b, t, d)."""
         b, t, _ = u.shape
-        shape = self.config
-        inner, groups = shape.mamba_inner_size, shape.n_groups
-        z, xBC, dt = self.in_proj(u).split([inner, shape.mamba_conv_size, shape.mamba_num_heads], dim=-1)
+        h, p = self.config.mamba_num_heads, self.config.mamba_head_dim
+        g, n = self.config.n_groups, self.config.ssm_state_size
+        z, xBC, dt = self.in_proj(u).split([h * p, self.config.mamba_conv_size, h], dim=-1)
         with torch.autocast(u.device.type, enabled=False):
-            conv_weight, conv_bias = at_least_float32(self.conv1d.weight), at_least_float32(self.conv1d.bias)
-            xBC = F.silu(causal_conv(at_least_float32(xBC), conv_weight, conv_bias))
-            x, B, C = xBC.split([inner, groups * shape.ssm_state_size, groups * shape.ssm_state_size], dim=-1)
+            x, B, C = F.silu(self.conv1d(xBC)).split([h * p, g * n, g * n], dim=-1)
             y, _ = ssd_scan_chunked(
-                x.view(b, t, shape.mamba_num_heads, shape.mamba_head_dim),
+                x.view(b, t, h, p),
                 F.softplus(at_least_float32(dt) + self.dt_bias),
                 -torch.exp(at_least_float32(self.A_log)),
-                B.view(b, t, groups, shape.ssm_state_size),
-                C.view(b, t, groups, shape.ssm_state_size),
+                B.view(b, t, g, n),
+                C.view(b, t, g, n),
                 at_least_float32(self.D),
-                shape.chunk_size,
+                self.config.chunk_size,
             )
             y = self.norm(y.flatten(2) * F.silu(at_least_float32(z)))  # gate first, then norm
         return self.out_proj(y)
@@ -296,8 +319,8 @@ class SquaredReluMLP(nn.Module):
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
-        self.up_proj = skip_init(nn.Linear, config.hidden_size, config.intermediate_size, bias=False, **factory)
-        self.down_proj = skip_init(nn.Linear, config.intermediate_size, config.hidden_size, bias=False, **factory)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, **factory)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, **factory)
 
     def forward(self, u: Tensor) -> Tensor:
         """(b, t, d) to (b, t, d)."""
@@ -305,17 +328,17 @@ class SquaredReluMLP(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention; several query heads share a key and a value head. No positional embedding: Mamba-2 sees order."""
+    """Causal attention; several query heads share a key and value head. No positional embedding: Mamba-2 sees order."""
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
         self.head_dim = config.head_dim
-        self.q_proj = skip_init(nn.Linear, config.hidden_size, queries, bias=False, **factory)
-        self.k_proj = skip_init(nn.Linear, config.hidden_size, keys, bias=False, **factory)
-        self.v_proj = skip_init(nn.Linear, config.hidden_size, keys, bias=False, **factory)
-        self.o_proj = skip_init(nn.Linear, queries, config.hidden_size, bias=False, **factory)
+        self.q_proj = Linear(config.hidden_size, queries, **factory)
+        self.k_proj = Linear(config.hidden_size, keys, **factory)
+        self.v_proj = Linear(config.hidden_size, keys, **factory)
+        self.o_proj = Linear(queries, config.hidden_size, **factory)
 
     def forward(self, u: Tensor) -> Tensor:
         """(b, t, d) to (b, t, d)."""
@@ -348,7 +371,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
-        self.embeddings = skip_init(nn.Embedding, config.vocab_size, config.hidden_size, **factory)
+        self.embeddings = Embedding(config.vocab_size, config.hidden_size, **factory)
         self.layers = nn.ModuleList(Layer(letter, config, **factory) for letter in config.hybrid_override_pattern)
         self.norm_f = RMSNorm(config.hidden_size, config, **factory)
 
@@ -369,9 +392,7 @@ class NemotronH(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config, device=device, dtype=dtype)
-        self.lm_head = skip_init(
-            nn.Linear, config.hidden_size, config.vocab_size, bias=False, device=device, dtype=dtype
-        )
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, device=device, dtype=dtype)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(b, t) token ids to (b, t, vocab_size) logits in the parameters' dtype."""
