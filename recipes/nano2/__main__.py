@@ -29,19 +29,21 @@ class Config:
     pretrain: stage0_pretrain.Config = field(default_factory=stage0_pretrain.Config)
 
 
+def connected(config: Config) -> stage0_pretrain.Config:
+    """The config of the stage, with this recipe's scale, seed and directory."""
+    output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale
+    owned = {"scale": config.scale, "seed": config.seed}
+    return handed_down(config.pretrain, "pretrain", **owned, output_dir=output_dir / "stage0_pretrain")
+
+
 def main(config: Config) -> dict[str, Artifact]:
     """Run the stages in their order; return the artifacts of the last one by name."""
-    output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale
-    pretrain = handed_down(
-        config.pretrain, "pretrain", scale=config.scale, seed=config.seed, output_dir=output_dir / "stage0_pretrain"
-    )
-    return stage0_pretrain.main(pretrain)
+    return stage0_pretrain.main(connected(config))
 
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
     with step_process():
-        if config.plan:
-            print(stage0_pretrain.plan(config.pretrain))
-        else:
-            print_complete(main(config))
+        text = stage0_pretrain.plan(connected(config)) if config.plan else print_complete(main(config))
+    if text:
+        print(text)

@@ -1,9 +1,9 @@
-"""The pretraining blend: which share of the tokens each category of text has in each phase, and where NVIDIA released it.
+"""The pretraining blend: the share of tokens that each category of text has in each phase, and where it was released.
 
 The phases are published (arXiv 2508.14444, sections 2.2 and 2.3: phase 1 for diversity, phases 2 and 3 for quality,
 switches at 60 % and 90 % of the tokens). The percentages stand only in a figure that we could not read, so
-Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. They sum to 100.0
-and 100.1 as printed; `renormalised` divides by the sum.
+Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. They sum to
+100.0 and 100.1 as printed; `renormalised` divides by the sum.
 
 Long-context phase (published, section 2.6): phase 3's weights times 0.8, and 20 % questions on long documents.
 """

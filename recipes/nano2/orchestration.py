@@ -29,7 +29,9 @@ def handed_down(config: StepConfig, prefix: str, *, scale: Scale, seed: int, out
         given = getattr(config, name)
         if given not in (getattr(default, name), value):
             flag = f"--{prefix}.{name.replace('_', '-')}"
-            raise ValueError(f"{flag} {given} differs from the run's own {value}; use {OWNED[name]} {given} for all steps")
+            raise ValueError(
+                f"{flag} {given} differs from the run's own {value}; use {OWNED[name]} {given} for all steps"
+            )
     for name in INPUTS:
         if getattr(config, name, None) is not None:
             flag = f"--{prefix}.{name.replace('_', '-')}"

@@ -53,7 +53,7 @@ class Size:
 # Same at every scale. Published: AdamW betas 0.9/0.95, weight decay 0.1; decay over the last 3.6T of 20T tokens; phases
 # switch at 60 % and 90 % of the tokens. Epsilon and clipping stand in NVIDIA's configurations, not in the paper.
 SIZES: dict[Scale, Size] = {
-    # Our choice throughout: the smallest model in which every kind of layer, every phase and every filter does something.
+    # Our choice throughout: the smallest model with every kind of layer, where every phase and filter does something.
     "tiny": Size(
         model=ModelConfig(
             vocab_size=512,
@@ -134,7 +134,7 @@ SIZES: dict[Scale, Size] = {
         model=ModelConfig(
             vocab_size=32768,
             hidden_size=1024,
-            hybrid_override_pattern="M-M-M-M*-M-M-M-M*-M-M-M-",
+            hybrid_override_pattern="M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-",
             intermediate_size=4096,
             num_attention_heads=8,
             num_key_value_heads=2,
@@ -173,8 +173,8 @@ SIZES: dict[Scale, Size] = {
         pretrain=Pretrain(
             raw_documents=None,
             sequence_length=8192,  # published
-            # Published: 768 sequences. The paper also prints 6,029,312 tokens a batch, which is 736 * 8192; 768 * 8192 is
-            # 6,291,456, the number that its long-context phase matches, so that one is used.
+            # Published: 768 sequences. The paper also prints 6,029,312 tokens a batch, which is 736 * 8192; 768 * 8192
+            # is 6,291,456, the number that its long-context phase matches, so that one is used.
             batch_sequences=768,
             micro_batch_sequences=1,  # our choice
             num_steps=20_000_000_000_000 // (768 * 8192),  # published: 20T tokens

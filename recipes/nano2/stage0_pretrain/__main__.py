@@ -13,7 +13,7 @@ from nemotron import Artifact, Scale, print_complete
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.orchestration import handed_down
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, training
-from nemotron.recipes.nano2.stage0_pretrain.plan import pretraining_plan
+from nemotron.recipes.nano2.stage0_pretrain.plan import plan_text, pretraining_plan
 
 
 @dataclass
@@ -33,27 +33,35 @@ class Config:
     eval: evaluation.Config = field(default_factory=evaluation.Config)
 
 
-def main(config: Config) -> dict[str, Artifact]:
-    """Run the three steps, each on the output of the one before; return their artifacts by name."""
+def connected(config: Config) -> tuple[data_curation.Config, training.Config, evaluation.Config]:
+    """The configs of the three steps, with this stage's scale, seed and directories."""
     output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale / "stage0_pretrain"
-    data = handed_down(
-        config.data, "data", scale=config.scale, seed=config.seed, output_dir=output_dir / "data_curation"
-    )
-    train = handed_down(config.train, "train", scale=config.scale, seed=config.seed, output_dir=output_dir / "training")
-    evaluate = handed_down(
-        config.eval, "eval", scale=config.scale, seed=config.seed, output_dir=output_dir / "evaluation"
+    owned = {"scale": config.scale, "seed": config.seed}
+    return (
+        handed_down(config.data, "data", **owned, output_dir=output_dir / "data_curation"),
+        handed_down(config.train, "train", **owned, output_dir=output_dir / "training"),
+        handed_down(config.eval, "eval", **owned, output_dir=output_dir / "evaluation"),
     )
 
+
+def main(config: Config) -> dict[str, Artifact]:
+    """Run the three steps, each on the output of the one before; return their artifacts by name."""
+    data, train, evaluate = connected(config)
     dataset = data_curation.main(data)
     checkpoint = training.main(replace(train, dataset_path=dataset.path))
     results = evaluation.main(replace(evaluate, checkpoint_path=checkpoint.path))
     return {"dataset": dataset, "checkpoint": checkpoint, "results": results}
 
 
+def plan(config: Config) -> str:
+    """What `main` would do, as a page of text."""
+    data, train, _ = connected(config)
+    return plan_text(pretraining_plan(data, train))
+
+
 if __name__ == "__main__":
     config = tyro.cli(Config)
     with step_process():
-        if not config.plan:
-            print_complete(main(config))
-    if config.plan:
-        print(plan(config))
+        text = plan(config) if config.plan else print_complete(main(config))
+    if text:
+        print(text)

@@ -10,7 +10,6 @@ Left out: time and memory of curation and evaluation, and communication between 
 from dataclasses import dataclass, replace
 
 from nemotron import apply_scale
-from nemotron.recipes.nano2.blend import BLEND, RELEASED
 from nemotron.recipes.nano2.sizes import SIZES, resolved
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
 from nemotron.recipes.nemotron_h.plan import (
@@ -34,8 +33,10 @@ class Plan:
     phases: list[training.Phase]
     learning_rates: list[float]
     """Of every optimizer step, over all phases."""
+    schedule: dict[str, int]
+    """Turning point of the learning rate -> its step, counted from 0."""
     memory_bytes: dict[str, int]
-    """Part of the training step -> bytes."""
+    """Part of the training step -> bytes, in the phase that needs most."""
     floating_point_operations: float
     dtype: str
 
@@ -57,10 +58,11 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
     data = resolved(data, "stage0_pretrain", "data_curation")
     train = resolved(train, "stage0_pretrain", "training")
     size = SIZES[train.scale]
-    assert data.vocab_size and data.sequence_length and data.long_context_length and train.dtype
+    assert data.vocab_size and data.sequence_length and data.long_context_length and train.dtype and train.num_steps
     model = replace(size.model, vocab_size=data.vocab_size)
     phases = training.training_phases(train, data.sequence_length, data.long_context_length)
     num_steps = sum(phase.num_steps for phase in phases)
+    learning_rates = [training.learning_rate_at(step, train) for step in range(num_steps)]
     memory = [
         training_memory_bytes(
             model,
@@ -76,7 +78,14 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
         num_parameters=count_parameters(model),
         raw_documents=None if data.raw_documents is None else apply_scale(data.raw_documents, data.scale),
         phases=phases,
-        learning_rates=[training.learning_rate_at(step, train) for step in range(num_steps)],
+        learning_rates=learning_rates,
+        schedule={
+            "start of the warmup": 0,
+            "end of the warmup": learning_rates.index(max(learning_rates)),
+            "last step at the peak": num_steps - 1 - learning_rates[::-1].index(max(learning_rates)),
+            "end of the decay": train.num_steps - 1,
+            "end of the long context": num_steps - 1,
+        },
         memory_bytes=max(memory, key=lambda parts: sum(parts.values())),
         floating_point_operations=sum(
             phase.num_steps * phase.batch_tokens * floating_point_operations_per_token(model, phase.cut_to)
@@ -88,13 +97,14 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
 
 def plan_text(plan: Plan) -> str:
     """The plan as a page for the terminal."""
+    raw_documents = "every row of the sources" if plan.raw_documents is None else f"{plan.raw_documents:,}"
     lines = [
         f"Pretraining at scale {plan.scale}",
         "",
         f"  parameters                 {plan.num_parameters:,}",
         f"  layers                     {plan.layers}",
         f"  arithmetic                 {plan.dtype}",
-        f"  raw documents              {'every row of the sources' if plan.raw_documents is None else f'{plan.raw_documents:,}'}",
+        f"  raw documents              {raw_documents}",
         f"  steps                      {plan.num_steps:,}",
         f"  tokens                     {plan.num_tokens:,}",
         f"  operations                 {plan.floating_point_operations:.3g}",
@@ -107,26 +117,15 @@ def plan_text(plan: Plan) -> str:
             f"  {phase.name:<14}{phase.num_steps:>12,}{phase.batch_sequences:>16,}{phase.cut_to:>10,}{tokens:>22,}"
         )
     lines += ["", f"  learning rate  {sparkline(plan.learning_rates)}"]
-    shown: float | None = None
-    marks = [0, *(step for step in range(1, plan.num_steps) if turns(plan.learning_rates, step)), plan.num_steps - 1]
-    for step in sorted(set(marks)):
-        if plan.learning_rates[step] != shown:
-            shown = plan.learning_rates[step]
-            lines.append(f"    step {step:>12,}   {shown:.3e}")
-    lines += ["", "  memory of one training step, all on one device, no sharding"]
+    for name, step in plan.schedule.items():
+        lines.append(f"    {name:<26}step {step:>12,}   {plan.learning_rates[step]:.3e}")
+    lines += ["", "  memory of one training step in the phase that needs most, all on one device, no sharding"]
     lines += [f"    {part:<24}{num_bytes / 2**30:>12,.2f} GiB" for part, num_bytes in plan.memory_bytes.items()]
     lines += [f"    {'together':<24}{sum(plan.memory_bytes.values()) / 2**30:>12,.2f} GiB", "", "  expected time"]
     for name in HARDWARE:
         hours = training_hours(plan.floating_point_operations, name)
         lines.append(f"    {name:<44}{duration(hours)}")
     return "\n".join(lines)
-
-
-def turns(rates: list[float], step: int) -> bool:
-    """Whether the schedule begins or ends a stretch at `step`: constant before and not after, or the other way round."""
-    if not 0 < step < len(rates) - 1:
-        return False
-    return (rates[step] == rates[step - 1]) != (rates[step + 1] == rates[step])
 
 
 def sparkline(values: list[float], width: int = 60) -> str:

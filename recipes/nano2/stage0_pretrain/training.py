@@ -151,8 +151,8 @@ class Checkpoint(Artifact):
 def learning_rate_at(step: int, config: Config) -> float:
     """Learning rate of optimizer step `step`, counted from 0 over all four phases; `config` is resolved.
 
-    Warmup-stable-decay (published) with the shape 1 - sqrt(elapsed share of the decay) (proxy: Nemotron 3 Super; Nano 2's
-    shape is unknown to us), then the constant rate of the long-context phase (published).
+    Warmup-stable-decay (published) with the shape 1 - sqrt(elapsed share of the decay) (proxy: Nemotron 3 Super; the
+    shape that Nano 2 used is unknown to us), then the constant rate of the long-context phase (published).
     """
     assert config.num_steps and config.learning_rate and config.long_context_learning_rate
     assert config.warmup_steps is not None and config.min_learning_rate is not None
@@ -203,9 +203,7 @@ def training_phases(config: Config, sequence_length: int, long_context_length: i
         Phase(name, steps, batch, micro, sequence_length, sequence_length)
         for name, steps in phase_steps(config.num_steps).items()
     ]
-    phases.append(
-        Phase("long_context", config.long_context_steps, long_batch, long_micro, long_context_length, cut_to)
-    )
+    phases.append(Phase("long_context", config.long_context_steps, long_batch, long_micro, long_context_length, cut_to))
     for phase in phases:
         if phase.batch_sequences % phase.micro_batch_sequences:
             raise ValueError(
@@ -235,8 +233,8 @@ def phase_files(dataset: Dataset, phases: list[Phase]) -> dict[str, Path]:
         held, needed = pq.read_metadata(files[phase.name]).num_rows, phase.num_steps * phase.batch_sequences
         if held < needed:
             raise ValueError(
-                f"{phase.name}: {phase.num_steps} steps of {phase.batch_sequences} sequences need {needed} sequences, and "
-                f"{files[phase.name]} holds {held}; curate with the same steps and batch, or lower them here"
+                f"{phase.name}: {phase.num_steps} steps of {phase.batch_sequences} sequences need {needed} sequences, "
+                f"and {files[phase.name]} holds {held}; curate with the same steps and batch, or lower them here"
             )
     return files
 
@@ -336,8 +334,8 @@ def read_training_state(
     state = json.loads((states[-1] / "state.json").read_text())
     if state["dataset"] != dataset.digest:
         raise ValueError(
-            f"{work} was trained on a dataset with digest {state['dataset'][:12]}, not {dataset.digest[:12]}; resume with "
-            f"that dataset, or delete {work} to begin anew"
+            f"{work} was trained on a dataset with digest {state['dataset'][:12]}, not {dataset.digest[:12]}; resume "
+            f"with that dataset, or delete {work} to begin anew"
         )
     for name, value in compared_config(config).items():
         if state["config"].get(name) != value:
@@ -409,7 +407,7 @@ def training_ladder(config: Config, dataset: Dataset, model: NemotronH, record: 
 
 
 def plot_curve(record: Record, phases: list[Phase], path: Path) -> None:
-    """Training and validation loss over the tokens seen, phases marked, the learning rate below; the same bytes each time."""
+    """Training and validation loss over the tokens seen, phases marked, the learning rate below."""
     tokens = np.cumsum([row["tokens"] for row in record.curve])
     figure = Figure(figsize=(8, 5), layout="constrained")
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -444,8 +442,8 @@ def refuse_what_does_not_fit(config: Config, shape: ModelConfig) -> None:
     present = device_memory_bytes(config.device)
     if needed > present:
         raise ValueError(
-            f"scale={config.scale} needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and {config.device} "
-            f"has {present / 2**30:,.0f} GiB; take a smaller scale, or look at it with --plan"
+            f"scale={config.scale} needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and "
+            f"{config.device} has {present / 2**30:,.0f} GiB; take a smaller scale, or look at it with --plan"
         )
 
 
@@ -468,8 +466,8 @@ def refuse_unfinished_run(work: Path) -> None:
     states = sorted(work.glob("training_state/step-*"))
     if states:
         raise ValueError(
-            f"{work} holds an unfinished run at {states[-1].name}; add --resume (--train.resume for a stage) to go on, or "
-            f"delete that directory to begin anew"
+            f"{work} holds an unfinished run at {states[-1].name}; add --resume (--train.resume for a stage) to go on, "
+            f"or delete that directory to begin anew"
         )
 
 
@@ -477,8 +475,8 @@ def refuse_non_finite(step: int, loss: float, grad_norm: float) -> None:
     """Raise ValueError, before the weights are touched, if this step's loss or gradient is no number."""
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         raise ValueError(
-            f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; lower the learning rate, or go back to "
-            f"the last state with --resume"
+            f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; lower the learning rate, or go back "
+            f"to the last state with --resume"
         )
 
 

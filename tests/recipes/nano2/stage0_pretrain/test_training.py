@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,7 +102,7 @@ def dataset(tmp_path_factory):
     """A Dataset of random tokens, with enough sequences for SMALL."""
     path = tmp_path_factory.mktemp("dataset")
     tokenizer = train_tokenizer(["some text to learn merges from, some more text"] * 5, vocab_size=300)
-    save_tokenizer(tokenizer, path / "tokenizer", max_length=LONG_LENGTH)
+    save_tokenizer(tokenizer, path / "tokenizer")
     generator = torch.Generator().manual_seed(0)
 
     def write(name, rows, length):
@@ -134,8 +133,11 @@ def dataset(tmp_path_factory):
         filters={},
         attribution=[],
         blend={},
-        scorers={},
-        unreadable={"num_documents": 0, "examples": []},
+        absent_categories=[],
+        quality_groups={},
+        scorers=[],
+        unreadable=[],
+        num_unreadable=0,
     ).save()
 
 
@@ -240,7 +242,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(datase
         ),
         ({"num_steps": 11}, r"phase3: 2 steps of 4 sequences need 8 sequences, and .* holds 4; curate"),
         ({"cut_long_context_to": 48}, r"cut_long_context_to=48 does not divide long_context_length=64; pick a divisor"),
-        ({"scale": "full"}, r"scale=full needs 183 GiB for weights, gradients and moments, and cpu has 8 GiB"),
+        ({"scale": "full"}, r"scale=full needs 163 GiB for weights, gradients and moments, and cpu has 8 GiB"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(dataset, tmp_path, monkeypatch, changes, sentence):
