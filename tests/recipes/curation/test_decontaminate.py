@@ -1,0 +1,82 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.curation.decontaminate import (
+    OVERLAP_WORDS,
+    decontamination_filter,
+    evaluation_runs,
+    first_overlap,
+    without_imports,
+    words_of,
+)
+from nemotron.recipes.curation.filters import apply_filter
+from nemotron.recipes.sources.dataframes import daft
+
+QUESTION = "If a train leaves at nine and drives for two hours how far does it get at sixty"
+WORDS = words_of(QUESTION)
+RUNS = {"problems": evaluation_runs([QUESTION])}
+
+
+def test_thirteen_words_in_a_row_are_an_overlap_and_are_named():
+    shared = " ".join(WORDS[2:15])
+    assert first_overlap(f"Before it {shared} after it", RUNS) == f"problems: {shared}"
+
+
+def test_twelve_words_in_a_row_are_none():
+    assert len(WORDS) == 18
+    assert first_overlap(f"Before it {' '.join(WORDS[2:14])} after it", RUNS) is None
+    assert first_overlap(f"{' '.join(WORDS[:12])} other {' '.join(WORDS[6:])}", RUNS) is None
+
+
+def test_case_punctuation_and_layout_do_not_hide_an_overlap():
+    hidden = ",\n  ".join(word.upper() for word in WORDS[:13]) + "!"
+    assert first_overlap(hidden, RUNS) is not None
+
+
+def test_an_overlap_at_the_very_end_is_found():
+    assert first_overlap("x " + " ".join(WORDS[-13:]), RUNS) is not None
+
+
+@given(
+    st.lists(st.sampled_from("ab"), max_size=40).map(" ".join),
+    st.lists(st.lists(st.sampled_from("ab"), max_size=40).map(" ".join), max_size=3),
+)
+def test_the_verdict_equals_comparing_all_runs_of_words(text, evaluation):
+    def runs(value):
+        words = value.split()
+        return {tuple(words[i : i + OVERLAP_WORDS]) for i in range(len(words) - OVERLAP_WORDS + 1)}
+
+    expected = bool(runs(text) & set().union(*map(runs, evaluation)))
+    assert (first_overlap(text, {"set": evaluation_runs(evaluation)}) is not None) == expected
+
+
+def test_the_first_set_with_an_overlap_is_named():
+    runs = {"empty": evaluation_runs([]), "other": evaluation_runs(["word " * 20]), **RUNS}
+    assert first_overlap(QUESTION, runs).startswith("problems: if a train")
+
+
+def test_the_filter_drops_the_document_and_names_all_sets():
+    texts = {"a": f"{QUESTION} miles", "b": "nothing of that kind", "c": "short"}
+    frame = daft.from_pydict({"id": list(texts), "text": list(texts.values())})
+    reports = {}
+    kept = apply_filter(frame, decontamination_filter({"problems": [QUESTION], "tests": []}), reports)
+    assert sorted(kept.to_pydict()["id"]) == ["b", "c"]
+    report = reports["decontamination"]
+    assert "problems, tests" in report.threshold
+    assert report.examples[0].value == "problems: " + " ".join(WORDS[:13])
+
+
+@pytest.mark.parametrize(
+    ("source", "left"),
+    [
+        ("import os\nx = 1\n", "\nx = 1\n"),
+        ("from a.b import (c,\n    d)\nx = 1\n", "\nx = 1\n"),
+        ("from a import b, \\\n    c\nx = 1\n", "\nx = 1\n"),
+        ("    from a import b\n    x = 1\n", "\n    x = 1\n"),
+        ("x = 'import this'\n", "x = 'import this'\n"),
+        ("important = 1\nfromage = 2\n", "important = 1\nfromage = 2\n"),
+    ],
+)
+def test_import_statements_and_nothing_else_are_taken_out(source, left):
+    assert without_imports(source) == left

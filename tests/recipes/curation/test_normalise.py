@@ -1,0 +1,53 @@
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.curation.normalise import normalise_text, normalised
+from nemotron.recipes.sources.dataframes import daft
+
+# Letters with accents of their own and combining ones, line ends, spaces and characters that must go.
+MESSY = st.text(alphabet="ae \u0301\u0308é\n\r\t\x00\x0b\x0c\u200b\ufeff\u2028\xa0\u1100\u1161#")
+
+
+@given(st.one_of(st.text(), MESSY))
+def test_normalising_twice_changes_nothing(text):
+    once = normalise_text(text)
+    assert normalise_text(once) == once
+
+
+@given(st.one_of(st.text(), MESSY))
+def test_a_normalised_text_is_in_nfc_without_control_characters(text):
+    result = normalise_text(text)
+    assert unicodedata.is_normalized("NFC", result)
+    assert not {"\x00", "\r", "\x0b", "\x0c", "\u200b", "\ufeff"} & set(result)
+
+
+@given(st.text())
+def test_letters_and_digits_survive_in_their_order(text):
+    def letters(value):
+        return [character for character in unicodedata.normalize("NFC", value) if character.isalnum()]
+
+    assert letters(normalise_text(text)) == letters(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cafe\u0301", "caf\u00e9"),
+        ("one\r\ntwo\rthree", "one\ntwo\nthree"),
+        ("def f():\n    return 1  \n\n", "def f():\n    return 1"),
+        ("a\n\n\n\n\n\nb", "a\n\n\nb"),
+        ("\n\n    indented first line", "    indented first line"),
+        ("a\u200bb", "ab"),
+        ("  \n\t\n", ""),
+    ],
+)
+def test_small_cases(text, expected):
+    assert normalise_text(text) == expected
+
+
+def test_a_column_is_normalised_row_by_row():
+    frame = daft.from_pydict({"text": ["a \n", "", "e\u0301"]})
+    assert frame.select(normalised(daft.col("text"))).to_pydict() == {"text": ["a", "", "é"]}
