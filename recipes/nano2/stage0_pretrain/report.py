@@ -62,7 +62,7 @@ def results_table(
             "| category | bytes | model | Kneser-Ney | unigram | model to Kneser-Ney | model to unigram |",
             "|---|---:|---:|---:|---:|---:|---:|",
             *text_rows,
-            f"\nThe baselines read the text that the model was trained on: {metrics['num_baseline_tokens']:,.0f} tokens.\n",
+            f"\nThe baselines read the model's own training text, {metrics['num_baseline_tokens']:,.0f} tokens.\n",
             "## Long documents: loss by position\n",
             "| positions | nats per token |",
             "|---|---:|",
