@@ -9,7 +9,7 @@ import torch
 def tensor_fingerprint(tensor: torch.Tensor) -> list[float]:
     """The norm of a tensor and its projection on one fixed direction, both computed in float64.
 
-    The direction is a unit vector with elements proportional to cos(1), cos(2), ...: no generator, no library behind it.
+    The direction is a unit vector with elements proportional to cos(1), cos(2), ...; no generator is behind it.
     """
     flat = tensor.detach().cpu().to(torch.float64).flatten()
     direction = torch.cos(torch.arange(1, len(flat) + 1, dtype=torch.float64))
