@@ -27,6 +27,7 @@ Letters, here and in every shape comment:
 import hashlib
 import math
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -413,31 +414,35 @@ def initialize(model: NemotronH, seed: int) -> None:
     by sqrt(num_layers). Mamba-2: A uniform in [1, 16], dt log-uniform in [0.001, 0.1], D 1, convolution as in torch.
 
     Every number is drawn in float64 on the processor by a generator named after the parameter and then cast: the same
-    weights on every machine, and a new parameter leaves the others as they are. Logarithms come from `math`, because
-    torch's differ in the last bit between instruction sets.
+    weights on every machine, and a new parameter leaves the others as they are. What would differ in the last bit
+    between instruction sets is avoided: logarithms come from `math`, uniform numbers are drawn in [0, 1) and then
+    scaled (torch's `uniform_(low, high)` fuses the two operations where the processor can).
     """
     config = model.config
     std = config.initial_std
     residual_std = std / math.sqrt(len(config.hybrid_override_pattern))
     for name, parameter in model.named_parameters():
         generator = purpose_generator(seed, f"initial weights/{name}")
-        drawn = torch.empty(parameter.shape, dtype=torch.float64)
+        uniform = partial(_uniform, parameter.shape, generator)
         owner, _, kind = name.rpartition("mixer.")[2].rpartition(".")
         if kind == "A_log":
-            drawn.uniform_(1, 16, generator=generator).apply_(math.log)
+            drawn = uniform(1, 16).apply_(math.log)
         elif kind == "dt_bias":
-            drawn.uniform_(math.log(0.001), math.log(0.1), generator=generator).apply_(_initial_dt_bias)
+            drawn = uniform(math.log(0.001), math.log(0.1)).apply_(_initial_dt_bias)
         elif kind == "D" or "norm" in owner:
-            drawn.fill_(1)
-        elif owner == "conv1d":  # kaiming-uniform with a = sqrt(5), which is this bound; one input channel each
-            bound = 1 / math.sqrt(config.conv_kernel)
-            drawn.uniform_(-bound, bound, generator=generator)
-        elif owner in ("out_proj", "o_proj", "down_proj"):
-            drawn.normal_(0, residual_std, generator=generator)
+            drawn = torch.ones(parameter.shape, dtype=torch.float64)
+        elif owner == "conv1d":  # torch's default, kaiming-uniform with a = sqrt(5), is this for one channel a kernel
+            drawn = uniform(-1 / math.sqrt(config.conv_kernel), 1 / math.sqrt(config.conv_kernel))
         else:
             assert parameter.ndim == 2, name
-            drawn.normal_(0, std, generator=generator)
+            writes_to_residual_stream = owner in ("out_proj", "o_proj", "down_proj")
+            drawn = torch.empty(parameter.shape, dtype=torch.float64)
+            drawn.normal_(0, residual_std if writes_to_residual_stream else std, generator=generator)
         parameter.copy_(drawn)
+
+
+def _uniform(shape: torch.Size, generator: torch.Generator, low: float, high: float) -> Tensor:
+    return torch.rand(shape, dtype=torch.float64, generator=generator).mul_(high - low).add_(low)
 
 
 def _initial_dt_bias(log_dt: float) -> float:

@@ -131,7 +131,7 @@ def _activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
 
     It grows linearly with the sequence, so two lengths tell the share of one token apart from what is kept once.
     """
-    short, long = config.chunk_size, 2 * config.chunk_size
+    short, long = 2 * config.chunk_size, 4 * config.chunk_size
     weight_dtype = torch.float64 if dtype == "float64" else torch.float32
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
         model = NemotronH(config, dtype=weight_dtype)
