@@ -144,9 +144,8 @@ def list_files(directory: Path) -> list[str]:
         for name in folders + files:
             entry = Path(folder) / name
             if not (stat.S_ISREG(entry.lstat().st_mode) or stat.S_ISDIR(entry.lstat().st_mode)):
-                raise ValueError(
-                    f"{directory}: {entry.relative_to(directory)} is a link or no regular file; copy the file"
-                )
+                place = entry.relative_to(directory)
+                raise ValueError(f"{directory}: {place} is a link or no regular file; put a copy of the file there")
         names += [(Path(folder) / name).relative_to(directory).as_posix() for name in files]
     return sorted(name for name in names if name not in (METADATA, PARTIAL_METADATA))
 
@@ -287,7 +286,7 @@ def refuse_loss(final: Path, artifact_type: str) -> None:
             raise ValueError(f"output_dir={final} is not replaced, delete it or choose another: {error}") from None
         if foreign:
             raise ValueError(
-                f"output_dir={final} holds {foreign[0]}, which is not part of the {artifact_type}; move it away"
+                f"output_dir={final} holds {foreign[0]}, which the {artifact_type} does not own; move it away"
             )
 
 
