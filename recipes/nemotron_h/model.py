@@ -43,7 +43,7 @@ class ModelConfig:
     """Shape of one Nemotron-H model; the fields are spelled as in the published config.json.
 
     Raises:
-        ValueError: if a size is not positive, one does not divide another, or the pattern has an unknown letter.
+        ValueError: if a size is no positive integer, one does not divide another, or the pattern has another letter.
     """
 
     vocab_size: int
@@ -69,7 +69,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
+            value, kind = getattr(self, field.name), field.type
+            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+                raise ValueError(f"{field.name}={value!r} must be of type {getattr(kind, '__name__', kind)}")
             if isinstance(value, int | float) and not value > 0:
                 raise ValueError(f"{field.name}={value} must be greater than 0")
         unknown = sorted(set(self.hybrid_override_pattern) - {MAMBA, MLP, ATTENTION})

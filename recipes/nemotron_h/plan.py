@@ -55,8 +55,8 @@ HARDWARE: dict[str, Hardware] = {
     "1,024 NVIDIA H100 SXM, bfloat16": Hardware(
         peak_operations_per_second=1024 * 989e12,
         utilisation=0.4,
-        origin="peak: as one of them; utilisation: our assumption for the fused kernels and the sharding that such a run "
-        "has and this code does not",
+        origin="peak: as one of them; utilisation: our assumption for the fused kernels and the sharding that such a "
+        "run has and this code does not",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The architecture against its slow definition, against transformers' NemotronH, and against cases worked out by hand."""
+"""The architecture against its slow definition, transformers' NemotronH, and cases worked out by hand."""
 
 import hashlib
 import math
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nemotron.recipes.nano2.sizes import SIZES
 from nemotron.recipes.nemotron_h import model as model_module
 from nemotron.recipes.nemotron_h.model import (
@@ -527,6 +528,9 @@ def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
         ({"layer_norm_epsilon": math.nan}, "layer_norm_epsilon=nan must be greater than 0"),
         ({"hybrid_override_pattern": "M-X"}, "hybrid_override_pattern='M-X' must be made of the letters"),
         ({"hybrid_override_pattern": ""}, "hybrid_override_pattern='' must be made of the letters"),
+        ({"head_dim": 16.0}, "head_dim=16.0 must be of type int"),
+        ({"head_dim": True}, "head_dim=True must be of type int"),
+        ({"layer_norm_epsilon": None}, "layer_norm_epsilon=None must be of type float"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3 does not divide num_attention_heads=4"),
         ({"n_groups": 3}, "n_groups=3 does not divide mamba_num_heads=8"),
     ],

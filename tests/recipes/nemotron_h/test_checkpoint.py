@@ -1,0 +1,342 @@
+"""Checkpoints read and written by transformers, and directories that are none."""
+
+import json
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from nemotron.recipes.nemotron_h.generate import sample_tokens
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
+
+TINY, SMALL = SIZES["tiny"].model, SIZES["small"].model
+
+
+@pytest.fixture(scope="module")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the state of the scan and the gate of the norm"], trainer)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "eos_token": "</s>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return directory
+
+
+def perturbed_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> NemotronH:
+    """A model whose norms and skips are not all 1."""
+    model = NemotronH(config, dtype=dtype)
+    initialize(model, 0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> Path:
+    """A checkpoint of the tiny shape in float32. Not to be changed; `broken` is a copy."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "model"
+    save_checkpoint(perturbed_model(TINY), tokenizer_path, directory)
+    return directory
+
+
+@pytest.fixture
+def broken(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "broken"))
+
+
+# --- with transformers ---
+
+
+@pytest.mark.parametrize("config", [pytest.param(TINY, id="tiny"), pytest.param(SMALL, id="small")])
+def test_transformers_loads_our_checkpoint_and_computes_and_continues_alike(
+    config: ModelConfig, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = perturbed_model(config)
+    save_checkpoint(model, tokenizer_path, tmp_path)
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = torch.randint(config.vocab_size, (2, 75), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (twin(tokens).logits - model(tokens)).abs().max() < 1e-4
+        continued = twin.generate(tokens[:1], max_new_tokens=20, do_sample=False)[0, 75:].tolist()
+    ours = sample_tokens(model, tokens[0].tolist(), 20, seed=0, temperature=0)
+    assert continued == ours[: len(continued)]  # transformers stops at the end of a document
+    assert len(continued) == 20 or continued[-1] == 2
+
+
+def test_transformers_loads_a_float64_checkpoint(tokenizer_path: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = perturbed_model(TINY, torch.float64)
+    save_checkpoint(model, tokenizer_path, tmp_path)
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = torch.randint(TINY.vocab_size, (2, 75), generator=torch.Generator().manual_seed(0))
+    assert twin.dtype == torch.float64
+    with torch.no_grad():
+        assert (twin(tokens).logits - model(tokens)).abs().max() < 1e-4
+
+
+def test_transformers_finds_every_number_of_the_shape(saved: Path) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(saved)
+    for name in set(ModelConfig.__dataclass_fields__) - {"initializer_range"}:
+        assert getattr(config, name) == getattr(TINY, name), name
+    assert config.initializer_range == TINY.initial_std
+    assert config.num_hidden_layers == 5
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
+    assert config.time_step_min == 0
+    assert config.tie_word_embeddings is False
+
+
+def test_transformers_loads_the_generation_config(saved: Path) -> None:
+    from transformers import GenerationConfig
+
+    config = GenerationConfig.from_pretrained(saved)
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
+
+
+def test_transformers_loads_the_tokenizer(saved: Path, tokenizer_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    text = "the gate, 417 and ünïcode"
+    expected = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json")).encode(text).ids
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    assert tokenizer(text)["input_ids"] == expected
+    assert tokenizer.decode(expected) == text
+    assert tokenizer.eos_token_id == 2
+
+
+@pytest.mark.parametrize("shard", ["1GB", "100KB"])
+def test_a_checkpoint_written_by_transformers_loads_in_ours(shard: str, saved: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    twin = AutoModelForCausalLM.from_pretrained(saved)
+    twin.save_pretrained(tmp_path, max_shard_size=shard)
+    assert (tmp_path / "model.safetensors").exists() == (shard == "1GB")
+    model = load_checkpoint(tmp_path)
+    assert model.config.hybrid_override_pattern == TINY.hybrid_override_pattern
+    expected = load_checkpoint(saved).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+# --- with itself ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_weights_come_back_bit_by_bit(dtype: torch.dtype, tokenizer_path: Path, tmp_path: Path) -> None:
+    model = perturbed_model(TINY, dtype)
+    save_checkpoint(model, tokenizer_path, tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, model.state_dict()[name])
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_weights_are_cast_on_request(saved: Path) -> None:
+    exact, cast = load_checkpoint(saved), load_checkpoint(saved, dtype=torch.float64)
+    for parameter, expected in zip(cast.parameters(), exact.parameters(), strict=True):
+        assert torch.equal(parameter, expected.double())
+
+
+def test_tensors_have_the_published_names_and_one_metadata_key(saved: Path) -> None:
+    with safe_open(saved / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        names = set(file.keys())
+    assert {name for name in names if ".layers." not in name} == {
+        *("backbone.embeddings.weight", "backbone.norm_f.weight", "lm_head.weight"),
+    }
+    layer = "backbone.layers.0."
+    assert {name.removeprefix(layer) for name in names if name.startswith(layer)} == {
+        *("norm.weight", "mixer.in_proj.weight", "mixer.conv1d.weight", "mixer.conv1d.bias", "mixer.dt_bias"),
+        *("mixer.A_log", "mixer.D", "mixer.norm.weight", "mixer.out_proj.weight"),
+    }
+
+
+def test_saving_twice_writes_the_same_bytes(saved: Path, tokenizer_path: Path, tmp_path: Path) -> None:
+    save_checkpoint(load_checkpoint(saved), tokenizer_path, tmp_path)
+    for path in sorted(saved.iterdir()):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_json_files_hold_nothing_that_strict_json_lacks(saved: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for name in ("config.json", "generation_config.json"):
+        json.loads((saved / name).read_text(), parse_constant=refuse)
+
+
+# --- directories that are no checkpoint ---
+
+
+def edit_config(**changes: Any) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        config = json.loads((directory / "config.json").read_text())
+        config |= changes
+        config = {name: value for name, value in config.items() if value != "removed"}
+        (directory / "config.json").write_text(json.dumps(config))
+
+    return edit
+
+
+def edit_weights(edit: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        tensors = load_file(directory / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, directory / "model.safetensors")
+
+    return apply
+
+
+def replace_with_index(index: dict[str, Any]) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        (directory / "model.safetensors").unlink()
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return apply
+
+
+def cut_in_half(name: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:3000])
+
+
+BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no directory": (shutil.rmtree, "is no checkpoint: it holds no config.json"),
+    "no config": (lambda d: (d / "config.json").unlink(), "is no checkpoint: it holds no config.json"),
+    "no weights": (
+        lambda d: (d / "model.safetensors").unlink(),
+        r"holds neither model.safetensors nor model.safetensors.index.json",
+    ),
+    "config is no json": (lambda d: (d / "config.json").write_text("{"), "config.json is no JSON"),
+    "config is no text": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "config.json is no JSON"),
+    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "must hold a JSON object, not a list"),
+    "another model": (edit_config(model_type="llama"), "model_type is 'llama', and only 'nemotron_h' can be loaded"),
+    "no model type": (edit_config(model_type="removed"), "model_type is None"),
+    "field missing": (edit_config(n_groups="removed"), "config.json misses the field n_groups"),
+    "field of another type": (edit_config(hidden_size="wide"), "config.json: hidden_size='wide' must be of type int"),
+    "impossible shape": (edit_config(n_groups=3), "config.json: n_groups=3 does not divide"),
+    "unknown layer": (
+        edit_config(layers_block_type=["linear_attention", "moe"]),
+        "layers of the kind 'moe' are not part of this architecture",
+    ),
+    "other activation": (
+        edit_config(mlp_hidden_act="silu"),
+        "mlp_hidden_act is 'silu', and this architecture has",
+    ),
+    "tied embeddings": (edit_config(tie_word_embeddings=True), "tie_word_embeddings is True"),
+    "tensor missing": (
+        edit_weights(lambda tensors: tensors.pop("backbone.layers.0.mixer.D")),  # type: ignore[arg-type, return-value]
+        "misses the tensor backbone.layers.0.mixer.D",
+    ),
+    "tensor too many": (
+        edit_weights(lambda tensors: tensors.update(extra=torch.zeros(1))),
+        "holds an unexpected tensor extra",
+    ),
+    "layer too many": (edit_config(layers_block_type=["mlp"] * 4), "holds an unexpected|misses the"),
+    "other shape": (
+        edit_weights(lambda tensors: tensors.update({"lm_head.weight": torch.zeros(3, 64)})),
+        r"tensor lm_head.weight has shape \(3, 64\) and config.json asks for \(512, 64\)",
+    ),
+    "weights cut": (cut_in_half("model.safetensors"), "model.safetensors is no complete safetensors file"),
+    "weights empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "is no complete safetensors file"),
+    "index without map": (replace_with_index({}), "misses the field weight_map"),
+    "shard missing": (
+        replace_with_index({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}),
+        "it holds no model-00001-of-00002.safetensors, which model.safetensors.index.json names",
+    ),
+    "shard elsewhere": (
+        replace_with_index({"weight_map": {"lm_head.weight": "../checkpoint/model.safetensors"}}),
+        "it holds no ../checkpoint/model.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_a_bad_checkpoint_is_refused_in_one_sentence(name: str, broken: Path) -> None:
+    breakage, message = BREAKAGES[name]
+    breakage(broken)
+    with pytest.raises(ValueError, match=message) as error:
+        load_checkpoint(broken)
+    assert str(broken) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_saving_without_a_tokenizer_names_the_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        save_checkpoint(perturbed_model(TINY), tmp_path / "nowhere", tmp_path / "model")
+
+
+# --- tensors of the training state ---
+
+
+def test_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
+    tensors = {
+        "moment": torch.randn(3, 4, dtype=torch.float64),
+        "step": torch.tensor(7),
+        "transposed": torch.arange(6.0).view(2, 3).T,
+        "mask": torch.tensor([True, False]),
+    }
+    save_tensors(tensors, tmp_path / "state.safetensors")
+    loaded = load_tensors(tmp_path / "state.safetensors", "cpu")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+
+
+def test_a_file_that_cannot_grow_is_an_operating_system_error(tmp_path: Path) -> None:
+    # A limit on the size of files stands for a full disk: safetensors reports both in the same way.
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # Python's default
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="cannot write the tensors") as error:
+            save_tensors({"moment": torch.zeros(100_000)}, tmp_path / "state.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno == 27
+    assert str(tmp_path / "state.safetensors") in str(error.value)
+
+
+def test_a_directory_that_is_not_there_is_an_operating_system_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="cannot write the tensors"):
+        save_tensors({"moment": torch.zeros(1)}, tmp_path / "nowhere" / "state.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 7, 40, 300])
+def test_a_cut_tensor_file_is_refused_in_one_sentence(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_tensors({"moment": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="is no complete safetensors file"):
+        load_tensors(path)
