@@ -82,7 +82,8 @@ def near_duplicate_pairs(documents: daft.DataFrame) -> list[tuple[str, str, floa
         hash_function="xxhash3_64",
     )
     bands = documents.select(daft.col("id"), _bands(signatures).alias("band")).explode("band")
-    groups = bands.groupby("band").agg(daft.col("id").list_agg().alias("ids")).where(daft.col("ids").length() > daft.lit(1))
+    groups = bands.groupby("band").agg(daft.col("id").list_agg().alias("ids"))
+    groups = groups.where(daft.col("ids").length() > daft.lit(1))
     proposed = groups.select(_pairs(daft.col("ids")).alias("pair"))
     proposed = proposed.select(
         daft.col("pair")["left"].alias("left"), daft.col("pair")["right"].alias("right")

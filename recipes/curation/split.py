@@ -44,7 +44,7 @@ def held_out_modules(modules: Iterable[tuple[str, str]], share: float, seed: int
     for category in sorted(by_category):
         if not by_category[category] - held_out:
             raise ValueError(
-                f"the corpus is too small: category {category!r} comes from {len(by_category[category])} module(s), and "
-                f"training and validation need one each; bring more documents of this category"
+                f"the corpus is too small: category {category!r} comes from {len(by_category[category])} module(s), "
+                f"and training and validation need one each; bring more documents of this category"
             )
     return held_out

@@ -293,8 +293,8 @@ def streams_of(rows: list[Row], split: str, min_tokens: int) -> dict[str, TokenS
         tokens = concatenate_documents(members, END_OF_DOCUMENT)
         if len(tokens) < min_tokens:
             raise ValueError(
-                f"the corpus is too small: the {split} split of category {category!r} has {len(tokens)} tokens and needs "
-                f"{min_tokens}; bring more documents or lower --sequence-length"
+                f"the corpus is too small: the {split} split of category {category!r} has {len(tokens)} tokens and "
+                f"needs {min_tokens}; bring more documents or lower --sequence-length"
             )
         streams[category] = TokenStream(tokens)
     return streams

@@ -31,12 +31,10 @@ def frame(texts):
 
 
 def brute_force_pairs(texts):
-    """Every pair that reaches 0.8, by comparing all with all."""
-    return {
-        (left, right)
-        for left, right in itertools.combinations(sorted(texts), 2)
-        if jaccard(shingles(texts[left]), shingles(texts[right])) >= MIN_JACCARD
-    }
+    """Every pair that reaches 0.8 with its similarity, by comparing all with all."""
+    pairs = itertools.combinations(sorted(texts), 2)
+    similarity = {(left, right): jaccard(shingles(texts[left]), shingles(texts[right])) for left, right in pairs}
+    return {pair: value for pair, value in similarity.items() if value >= MIN_JACCARD}
 
 
 def with_ending(text, num_shingles):
@@ -56,7 +54,7 @@ def test_jaccard_equals_the_definition_on_lists_of_shingles(left, right):
 
 def test_of_equal_texts_the_smallest_id_stays_whatever_the_order_of_the_rows():
     texts = {"c": "same", "a": "same", "d": "other", "b": "same", "e": "Same"}
-    for ids in itertools.permutations(texts):
+    for ids in ("abcde", "edcba", "cadbe", "bceda"):
         reports = {}
         kept = apply_filter(frame({i: texts[i] for i in ids}), exact_duplicate_filter(), reports)
         assert sorted(kept.to_pydict()["id"]) == ["a", "d", "e"]
@@ -88,11 +86,12 @@ def one_band_for_all(signature):
 def test_what_is_found_is_verified_and_what_is_very_similar_is_found(recipe):
     texts = {str(n): with_ending(random_text(base), changed) for n, (base, changed) in enumerate(recipe)}
     found = near_duplicate_pairs(frame(texts))
-    similarity = {(l, r): jaccard(shingles(texts[l]), shingles(texts[r])) for l, r in brute_force_pairs(texts)}
-    assert {(left, right) for left, right, _ in found} <= set(similarity)
+    similarity = brute_force_pairs(texts)
+    found_pairs = {(left, right) for left, right, _ in found}
+    assert found_pairs <= set(similarity)
     assert all(value == similarity[left, right] for left, right, value in found)
     # 20 bands of 13 propose a pair at 0.95 with probability 1 - (1 - 0.95**13)**20 = 1 - 5e-6.
-    assert {pair for pair, value in similarity.items() if value >= 0.95} <= {(l, r) for l, r, _ in found}
+    assert {pair for pair, value in similarity.items() if value >= 0.95} <= found_pairs
 
 
 def test_the_hashes_are_of_characters_and_estimate_the_similarity_of_24_character_shingles():

@@ -12,7 +12,15 @@ def test_permissive_and_unstated_licences_are_allowed(licence):
 
 @pytest.mark.parametrize(
     "licence",
-    ["GPL-3.0-only", "CC-BY-SA-3.0", "CC-BY-NC-4.0", "MIT AND GPL-3.0-only", "AGPL-3.0-only OR GPL-2.0-only", "", "mit"],
+    [
+        "GPL-3.0-only",
+        "CC-BY-SA-3.0",
+        "CC-BY-NC-4.0",
+        "MIT AND GPL-3.0-only",
+        "LGPL-2.1-only OR GPL-2.0-only",
+        "",
+        "mit",
+    ],
 )
 def test_copyleft_other_and_misspelt_licences_are_not_allowed(licence):
     assert not is_allowed(licence)

@@ -1,0 +1,67 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.curation.packing import TokenStream, concatenate_documents, cut_once
+
+END = 2
+DOCUMENTS = st.lists(st.lists(st.integers(3, 20), max_size=12), min_size=1, max_size=12)
+
+
+def documents_in(tokens):
+    """The documents of a stream that ends with an end-of-document token."""
+    documents, current = [], []
+    for token in tokens:
+        if token == END:
+            documents.append(current)
+            current = []
+        else:
+            current.append(token)
+    assert not current
+    return documents
+
+
+@given(DOCUMENTS)
+def test_unpacking_gives_the_documents_back(documents):
+    assert documents_in(concatenate_documents(documents, END).tolist()) == documents
+
+
+@given(DOCUMENTS, st.integers(1, 10))
+def test_cut_once_every_token_is_a_target_once(documents, length):
+    tokens = concatenate_documents(documents, END)
+    rows = cut_once(tokens, length)
+    assert [token for row in rows for token in row[1:]] == tokens[1:].tolist()
+    assert all(after[0] == before[-1] for before, after in pairwise(rows))
+    assert all(len(row) == length + 1 for row in rows[:-1])
+    assert all(2 <= len(row) <= length + 1 for row in rows)
+
+
+@given(DOCUMENTS, st.lists(st.integers(1, 10), min_size=1, max_size=20))
+def test_a_stream_gives_every_token_as_a_target_in_turn_and_then_begins_again(documents, lengths):
+    tokens = concatenate_documents(documents, END)
+    stream = TokenStream(tokens)
+    rows = [stream.next_row(length) for length in lengths]
+    assert [len(row) for row in rows] == [length + 1 for length in lengths]
+    targets = [token for row in rows for token in row[1:].tolist()]
+    endless = np.tile(tokens, len(targets) // len(tokens) + 2).tolist()
+    assert targets == endless[1 : len(targets) + 1]
+    assert all(after[0] == before[-1] for before, after in pairwise(rows))
+    assert stream.epochs == pytest.approx(sum(lengths) / len(tokens))
+
+
+def test_a_small_case():
+    stream = TokenStream(concatenate_documents([[5, 6], [7]], END))
+    assert stream.tokens.tolist() == [5, 6, 2, 7, 2]
+    assert stream.next_row(3).tolist() == [5, 6, 2, 7]
+    assert stream.next_row(3).tolist() == [7, 2, 5, 6]
+    assert stream.epochs == 6 / 5
+    assert [row.tolist() for row in cut_once(stream.tokens, 3)] == [[5, 6, 2, 7], [7, 2]]
+
+
+def test_nothing_is_nothing():
+    assert concatenate_documents([], END).tolist() == []
+    assert cut_once(concatenate_documents([], END), 4) == []
+    assert cut_once(np.array([7]), 4) == []

@@ -1,0 +1,194 @@
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemotron.recipes.curation import scorers
+from nemotron.recipes.curation.filters import apply_filter
+from nemotron.recipes.curation.scorers import (
+    L2_PENALTY,
+    NUM_BUCKETS,
+    NUM_FEATURES,
+    add_buckets,
+    bucket_filter,
+    equal_mass_buckets,
+    fit_scorers,
+    group_of,
+    hashed_features,
+    scores_of,
+    train_scorer,
+)
+from nemotron.recipes.sources.dataframes import daft
+
+MASSES = st.lists(st.integers(1, 50), min_size=1, max_size=60)
+
+
+WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
+
+
+def drawn_words(seed, count):
+    draw = random.Random(seed)
+    return " ".join(WORDS[int(draw.random() * len(WORDS))] for _ in range(count))
+
+
+def labelled_texts(count):
+    """Texts of random words in which "good" tells a positive label, and the word "flip" now and then contradicts it."""
+    texts = [drawn_words(seed, 12) + (" good" if seed % 2 else " bad") for seed in range(count)]
+    return texts, [seed % 2 == 1 for seed in range(count)], [f"module{seed % 40}" for seed in range(count)]
+
+
+@given(MASSES)
+def test_every_bucket_holds_a_twentieth_of_the_mass_up_to_one_document(masses):
+    masses = np.array(masses)
+    buckets = equal_mass_buckets(np.arange(len(masses), dtype=float), masses)
+    for bucket in range(NUM_BUCKETS):
+        assert abs(masses[buckets == bucket].sum() - masses.sum() / NUM_BUCKETS) <= masses.max()
+        # The same for everything up to here, so that errors do not add up.
+        assert abs(masses[buckets <= bucket].sum() - masses.sum() * (bucket + 1) / NUM_BUCKETS) <= masses.max() / 2
+
+
+@given(MASSES, st.integers(0, 9))
+def test_a_higher_score_never_has_a_lower_bucket(masses, seed):
+    draw = random.Random(seed)
+    scores = np.array([draw.random() for _ in masses])
+    buckets = equal_mass_buckets(scores, np.array(masses))
+    in_order = buckets[np.argsort(scores)]
+    assert (np.diff(in_order) >= 0).all()
+    assert in_order.min() >= 0
+    assert in_order.max() < NUM_BUCKETS
+
+
+def test_twenty_documents_of_one_size_fall_into_twenty_buckets():
+    scores = np.array([float((7 * number) % 20) for number in range(20)])
+    assert equal_mass_buckets(scores, np.ones(20, dtype=np.int64)).tolist() == [int(score) for score in scores]
+
+
+def test_equal_scores_are_told_apart_by_the_order_of_the_documents():
+    assert equal_mass_buckets(np.zeros(20), np.ones(20, dtype=np.int64)).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("bucket", "group"),
+    [
+        *((0, "Low"), (6, "Low"), (7, "Medium-Low"), (11, "Medium-Low")),
+        *((12, "Medium"), (17, "Medium"), (18, "Medium-High"), (19, "High")),
+    ],
+)
+def test_the_groups_begin_where_nemotron_cc_puts_them(bucket, group):
+    assert group_of(bucket) == group
+
+
+def test_texts_with_the_same_words_and_pairs_have_the_same_score_to_the_last_bit():
+    texts = ["a b a b a", drawn_words(0, 50), "b a b a b a b"]
+    weights = np.array([random.Random(number).random() for number in range(NUM_FEATURES + 1)])
+    scores = scores_of(hashed_features(texts), weights)
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_scores_equal_a_dense_matrix_product():
+    texts = ["", "one", "one two", drawn_words(1, 30)]
+    features = hashed_features(texts)
+    dense = np.zeros((len(texts), NUM_FEATURES))
+    dense[features.rows, features.columns] = features.scale[features.rows]
+    weights = np.array([random.Random(number).random() for number in range(NUM_FEATURES + 1)])
+    assert np.linalg.norm(dense, axis=1) == pytest.approx([0, 1, 1, 1])
+    assert scores_of(features, weights) == pytest.approx(dense @ weights[:-1] + weights[-1], rel=1e-12)
+
+
+def loss(features, labels, weights):
+    scores = scores_of(features, weights)
+    return np.mean(np.logaddexp(0, scores) - labels * scores) + L2_PENALTY / 2 * (weights**2).sum()
+
+
+def test_training_ends_near_the_minimum_of_the_penalised_loss(monkeypatch):
+    texts, labels, _ = labelled_texts(60)
+    features, labels = hashed_features(texts), np.array(labels, dtype=float)
+    weights = train_scorer(features, labels)
+    monkeypatch.setattr(scorers, "NUM_STEPS", 1000)
+    best = loss(features, labels, train_scorer(features, labels))
+    assert best <= loss(features, labels, weights) < best + 0.01
+    assert best < loss(features, labels, np.zeros(NUM_FEATURES + 1)) / 5
+    # No direction leads further down: a slow check of the gradient that training follows.
+    minimum = train_scorer(features, labels)
+    for column in [*np.unique(features.columns)[:10], NUM_FEATURES]:
+        for change in (1e-3, -1e-3):
+            moved = minimum.copy()
+            moved[column] += change
+            assert loss(features, labels, moved) >= best - 1e-8
+
+
+def test_a_scorer_learns_what_the_text_shows_and_reports_it_on_modules_it_has_not_seen():
+    texts, labels, modules = labelled_texts(200)
+    _, [report] = fit_scorers(texts, modules, {"good": labels}, seed=0)
+    assert report.held_out_accuracy == 1.0
+    assert report.majority_accuracy < 0.7
+    assert report.num_training + report.num_held_out == 200
+    held_out_modules = {m for m in modules if scorers.falls_into_share(scorers.HELD_OUT_SHARE, "scorer", 0, m)}
+    assert report.num_held_out == sum(module in held_out_modules for module in modules)
+
+
+def test_a_label_that_the_text_does_not_show_is_not_predicted_on_other_modules():
+    texts = [drawn_words(seed, 12) for seed in range(600)]
+    labels = [random.Random(-seed).random() < 0.5 for seed in range(600)]
+    _, [report] = fit_scorers(texts, [f"m{n}" for n in range(600)], {"chance": labels}, seed=0)
+    assert report.held_out_accuracy < 0.65
+
+
+@pytest.mark.parametrize("labels", [[None] * 50, [True] * 50, [True, False] * 5 + [None] * 40])
+def test_labels_that_are_absent_all_equal_or_too_few_give_no_scorer(labels):
+    texts, _, modules = labelled_texts(50)
+    assert fit_scorers(texts, modules, {"label": labels}, seed=0) == ({}, [])
+
+
+def frame_of(texts, modules, categories, **labels):
+    columns = {"id": [f"{n:03d}" for n in range(len(texts))], "text": texts, "module": modules, "category": categories}
+    flags = {name: daft.Series.from_pylist(values).cast(daft.DataType.bool()) for name, values in labels.items()}
+    return daft.from_pydict(columns | flags)
+
+
+def test_the_bucket_is_the_larger_of_the_two_scorers():
+    texts, labels, modules = labelled_texts(200)
+    one, two = labels, [("alpha" in text) for text in texts]
+    frame = frame_of(texts, modules, ["academic"] * 200, has_example=one, exported=two)
+    documents, reports = add_buckets(frame, seed=0)
+    assert [report.label for report in reports] == ["has_example", "exported"]
+    weights, _ = fit_scorers(texts, modules, {"has_example": one, "exported": two}, seed=0)
+    masses = np.array([len(text.encode()) for text in texts])
+    each = [equal_mass_buckets(scores_of(hashed_features(texts), w), masses) for w in weights.values()]
+    assert documents.sort("id").to_pydict()["bucket"] == np.maximum(*each).tolist()
+
+
+def test_text_of_categories_without_labels_has_no_bucket_and_stays():
+    texts, labels, modules = labelled_texts(200)
+    categories = ["academic"] * 150 + ["code"] * 50
+    known = [*labels[:150], *[None] * 50]
+    documents, _ = add_buckets(frame_of(texts, modules, categories, has_example=known, exported=[None] * 200), seed=0)
+    rows = documents.sort("id").to_pydict()["bucket"]
+    assert None not in rows[:150]
+    assert rows[150:] == [None] * 50
+    reports = {}
+    kept = apply_filter(documents, bucket_filter(), reports)
+    assert kept.count_rows() == 200 - sum(bucket < 7 for bucket in rows[:150])
+    assert all(int(example.value) < 7 for example in reports["quality bucket"].examples)
+
+
+def test_without_any_label_nothing_is_scored_and_nothing_dropped():
+    frame = frame_of(["one", "two"], ["a", "b"], ["wiki"] * 2, has_example=[None] * 2, exported=[None] * 2)
+    documents, reports = add_buckets(frame, seed=0)
+    assert reports == []
+    assert apply_filter(documents, bucket_filter(), {}).to_pydict()["bucket"] == [None, None]
+
+
+@given(st.permutations(range(60)))
+@settings(max_examples=3)
+def test_the_order_of_the_rows_does_not_change_a_bucket(order):
+    texts, labels, modules = labelled_texts(60)
+    frame = frame_of(texts, modules, ["academic"] * 60, has_example=labels, exported=[None] * 60)
+    rows = frame.to_pylist()
+    shuffled = daft.from_pylist([rows[number] for number in order]).with_column(
+        "exported", daft.lit(None).cast(daft.DataType.bool())
+    )
+    expected = add_buckets(frame, seed=0)[0].sort("id").to_pydict()["bucket"]
+    assert add_buckets(shuffled, seed=0)[0].sort("id").to_pydict()["bucket"] == expected

@@ -1,0 +1,76 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from nemotron.recipes.curation.tokenizer import (
+    END_OF_DOCUMENT,
+    MIN_VOCAB_SIZE,
+    SPECIAL_TOKENS,
+    encode_documents,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+TEXTS = [
+    "The shortest path between two nodes of a graph has 12 or 120 edges.",
+    "def path(graph, source, target):\n    return shortest(graph, source, target)\n",
+    "What is 2024 - 1999? 25",
+] * 3
+TOKENIZER = train_tokenizer(TEXTS, 320)
+
+
+@given(st.text())
+def test_any_text_comes_back_unchanged(text):
+    [tokens] = encode_documents(TOKENIZER, [text])
+    assert TOKENIZER.decode(tokens.tolist(), skip_special_tokens=False) == text
+
+
+@given(st.text(alphabet="0123456789 a٣", max_size=20))
+def test_every_digit_is_a_token_of_its_own(text):
+    pieces = [TOKENIZER.decode([token]) for token in encode_documents(TOKENIZER, [text])[0]]
+    assert all(len(piece) == 1 for piece in pieces if set(piece) & set("0123456789"))
+
+
+def test_the_special_tokens_have_their_published_ids():
+    published = {"<unk>": 0, "<s>": 1, "</s>": 2, "<SPECIAL_10>": 10, "<SPECIAL_11>": 11, "<SPECIAL_12>": 12}
+    assert {token: TOKENIZER.token_to_id(token) for token in published} == published
+    assert [TOKENIZER.id_to_token(index) for index in range(13)] == list(SPECIAL_TOKENS)
+    assert TOKENIZER.token_to_id("</s>") == END_OF_DOCUMENT
+
+
+@pytest.mark.parametrize("text", [*SPECIAL_TOKENS, "a</s>b", "<s><SPECIAL_10>System"])
+def test_a_text_that_spells_a_special_token_does_not_become_one(text):
+    [tokens] = encode_documents(TOKENIZER, [text])
+    assert tokens.min() >= len(SPECIAL_TOKENS)
+
+
+def test_the_order_of_the_texts_does_not_matter():
+    assert train_tokenizer(reversed(TEXTS), 320).to_str() == TOKENIZER.to_str()
+
+
+def test_the_vocabulary_has_the_size_asked_for_or_what_the_texts_give():
+    assert TOKENIZER.get_vocab_size() == 320
+    assert train_tokenizer(["ab"], 400).get_vocab_size() == MIN_VOCAB_SIZE + 1
+
+
+def test_a_vocabulary_without_room_for_all_bytes_is_refused():
+    with pytest.raises(ValueError, match=rf"vocab_size={MIN_VOCAB_SIZE - 1}.* {MIN_VOCAB_SIZE}"):
+        train_tokenizer(TEXTS, MIN_VOCAB_SIZE - 1)
+
+
+def test_many_texts_are_encoded_in_their_order():
+    texts = [f"text {number}" for number in range(2500)]
+    encoded = encode_documents(TOKENIZER, texts)
+    assert [TOKENIZER.decode(tokens.tolist()) for tokens in encoded] == texts
+
+
+def test_transformers_reads_the_directory_and_agrees(tmp_path):
+    save_tokenizer(TOKENIZER, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        assert loaded(text)["input_ids"] == encode_documents(TOKENIZER, [text])[0].tolist()
+        assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.unk_token_id, loaded.pad_token_id) == (1, 2, 0, 0)
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab() == TOKENIZER.get_vocab()
