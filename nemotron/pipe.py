@@ -39,8 +39,8 @@ def step_process() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, _interrupt)
-        if sys.stdout is None:
-            raise ValueError("stdout is closed; send it to a file or to the next step")
+        if sys.stdout is None or sys.stderr is None:
+            raise ValueError("stdout or stderr is closed; send each to a terminal, a file or another program")
         sys.stdout.flush()
         _true_stdout.append(os.dup(1))
         os.dup2(2, 1)

@@ -1,0 +1,239 @@
+"""Lineage: the tree out of the artifacts, the calls to a tracker, and the record of what made an artifact."""
+
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron import Artifact, LineageTracker, lineage, set_lineage_tracker
+from nemotron.artifact import working_directory
+from nemotron.lineage import code_version, library_versions, lineage_tree, producer_record, step_name
+
+
+class Dataset(Artifact):
+    pass
+
+
+class Checkpoint(Artifact):
+    dataset_path: Path
+    base_path: Path | None = None
+
+
+class Recorder:
+    """A tracker that writes down what it is told."""
+
+    def __init__(self, places: Mapping[str, Path] | None = None, broken: bool = False) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.places = places or {}
+        self.broken = broken
+
+    def tell(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.broken:
+            raise ConnectionError("the server is down")
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        self.tell("log", artifact.type_name(), artifact.path, [r.digest for r in artifact.inputs.values()])
+
+    def use_artifact(self, artifact: Artifact | str, artifact_type: str) -> Path:
+        self.tell("use", artifact if isinstance(artifact, str) else artifact.path, artifact_type)
+        return self.places[artifact] if isinstance(artifact, str) else artifact.path
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.tell("metrics", dict(metrics), step)
+
+
+@pytest.fixture(autouse=True)
+def no_tracker_afterwards() -> Iterator[None]:
+    yield
+    set_lineage_tracker(None)
+
+
+def tracked(**options: Any) -> Recorder:
+    recorder = Recorder(**options)
+    set_lineage_tracker(recorder)
+    return recorder
+
+
+# --- the tracker
+
+
+def test_a_tracker_is_told_of_a_finished_artifact_in_its_final_place(tmp_path: Path):
+    recorder = tracked()
+    dataset = Dataset(path=tmp_path / "dataset", metrics={"documents": 3}).save()
+    with working_directory(tmp_path / "checkpoint", Checkpoint) as work:
+        Checkpoint(path=work, dataset_path=dataset.path).save()
+        assert [call[0] for call in recorder.calls] == ["log", "metrics"]
+    assert recorder.calls == [
+        ("log", "dataset", tmp_path / "dataset", []),
+        ("metrics", {"documents": 3.0}, None),
+        ("log", "checkpoint", tmp_path / "checkpoint", [dataset.digest]),
+    ]
+
+
+def test_a_tracker_is_not_told_of_what_was_not_finished(tmp_path: Path):
+    recorder = tracked()
+    with pytest.raises(KeyboardInterrupt), working_directory(tmp_path / "dataset", Dataset):
+        raise KeyboardInterrupt
+    assert recorder.calls == []
+
+
+def test_a_tracker_is_told_of_inputs_but_not_of_what_the_process_made_itself(tmp_path: Path):
+    Dataset(path=tmp_path / "dataset").save()
+    recorder = tracked()
+    Dataset.load(tmp_path / "dataset")
+    Dataset(path=tmp_path / "own", metrics={"a": 1}).save()
+    Dataset.load(tmp_path / "own")
+    assert [call for call in recorder.calls if call[0] == "use"] == [("use", tmp_path / "dataset", "dataset")]
+
+
+def test_an_artifact_is_loaded_by_the_name_that_the_tracker_knows(tmp_path: Path):
+    dataset = Dataset(path=tmp_path / "dataset").save()
+    recorder = tracked(places={"corpus:v3": tmp_path / "dataset"})
+    assert Dataset.load(name="corpus:v3").digest == dataset.digest
+    assert recorder.calls == [("use", "corpus:v3", "dataset")]
+
+
+def test_a_name_without_a_tracker_is_refused():
+    with pytest.raises(
+        ValueError, match="name='corpus:v3' needs a lineage tracker; call set_lineage_tracker first, or"
+    ):
+        Dataset.load(name="corpus:v3")
+
+
+def test_a_tracker_that_fails_costs_a_warning_and_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    Dataset(path=tmp_path / "old").save()
+    tracked(broken=True)
+    Dataset(path=tmp_path / "new", metrics={"a": 1}).save()
+    Dataset.load(tmp_path / "old")
+    warning = "warning: the lineage tracker does not know of {}: ConnectionError('the server is down')\n"
+    assert capsys.readouterr().err == warning.format(tmp_path / "new") + warning.format(tmp_path / "old")
+    set_lineage_tracker(None)
+    assert Dataset.load(tmp_path / "new")
+
+
+def test_what_is_no_tracker_is_refused():
+    assert isinstance(Recorder(), LineageTracker)
+    with pytest.raises(
+        ValueError, match="int is no lineage tracker; give it log_artifact, use_artifact and log_metrics"
+    ):
+        set_lineage_tracker(5)  # type: ignore[arg-type]
+
+
+def test_a_tracker_can_be_taken_away(tmp_path: Path):
+    recorder = tracked()
+    set_lineage_tracker(None)
+    Dataset(path=tmp_path / "dataset").save()
+    assert recorder.calls == []
+
+
+# --- the tree
+
+
+def test_the_tree_shows_everything_that_an_artifact_was_made_from(tmp_path: Path):
+    dataset = Dataset(path=tmp_path / "dataset").save()
+    base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
+    tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
+
+    def line(artifact: Artifact) -> str:
+        made = f"by {__name__}, {artifact.created_at.isoformat()}"
+        return f"{artifact.type_name()} {artifact.digest[:12]}  {artifact.path}  {made}"
+
+    assert lineage_tree(tuned).splitlines() == [
+        line(tuned),
+        f"├─ dataset_path: {line(dataset)}",
+        f"└─ base_path: {line(base)}",
+        f"   └─ dataset_path: {line(dataset)}",
+    ]
+    assert lineage_tree(str(tuned.path)) == lineage_tree(tuned.path) == lineage_tree(tuned)
+
+
+def test_the_tree_shows_what_is_gone_and_what_has_changed(tmp_path: Path):
+    dataset = Dataset(path=tmp_path / "dataset").save()
+    base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
+    tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
+    (tmp_path / "dataset").rename(tmp_path / "moved")
+    Checkpoint(path=base.path, dataset_path=tmp_path / "moved", metrics={"again": 1}).save()
+    _, gone, changed, _ = lineage_tree(tuned).splitlines()
+    assert gone == f"├─ dataset_path: dataset {dataset.digest[:12]}  {tmp_path / 'dataset'}  (not there)"
+    assert changed.endswith(f"  (changed, was {base.digest[:12]})")
+
+
+def test_the_tree_of_something_else_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"has no metadata.json"):
+        lineage_tree(tmp_path)
+
+
+# --- the producer record
+
+
+@dataclass
+class Config:
+    seed: int = 3
+    output_dir: Path = Path("outputs/x")
+    sources: tuple[str, ...] = ("a", "b")
+
+
+def test_the_producer_record_holds_the_config_as_it_was_given():
+    record = producer_record(__name__, Config())
+    assert record["config"] == {"seed": 3, "output_dir": "outputs/x", "sources": ["a", "b"]}
+    assert record["seed"] == 3
+    assert producer_record(__name__, None)["config"] == {}
+    assert producer_record(__name__, {"seed": 4})["seed"] == 4
+
+
+def test_library_versions_are_those_of_the_declared_dependencies():
+    versions = library_versions()
+    assert versions["python"].split(".")[:2] == [str(number) for number in sys.version_info[:2]]
+    assert versions["sympy"] == importlib.metadata.version("sympy")
+    assert "pytest" not in versions
+
+
+@pytest.mark.parametrize("launch", ["-m package.step", "package/step.py"])
+def test_a_step_that_runs_as_main_is_recorded_by_its_own_name(tmp_path: Path, launch: str):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "step.py").write_text(
+        "from nemotron.lineage import producer_record\nprint(producer_record(__name__, None)['step'])\n"
+    )
+    command = [sys.executable, *launch.split()]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout == ("package.step\n" if launch.startswith("-m") else "step\n")
+
+
+def test_a_recipe_step_that_runs_as_a_file_is_recorded_by_its_importable_name(monkeypatch: pytest.MonkeyPatch):
+    file = str(Path(__file__).parents[2] / "recipes" / "nano2" / "sizes.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert step_name("__main__", file) == "nemotron.recipes.nano2.sizes"
+    assert step_name("__main__", None) == "__main__"
+    assert step_name("nemotron.recipes.nano2.sizes", file) == "nemotron.recipes.nano2.sizes"
+
+
+def git(directory: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    command = ["git", "-C", str(directory), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_code_version_names_the_commit_and_what_is_not_in_it(tmp_path: Path):
+    step = tmp_path / "step.py"
+    step.write_text("one")
+    git(tmp_path, "init", "-q")
+    plain = lineage.installed_version("nemotron")
+    assert code_version.__wrapped__(str(step)) == plain  # a file that is not tracked belongs to no commit
+    git(tmp_path, "add", "step.py")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert code_version.__wrapped__(str(step)) == f"{plain}+{commit}"
+    step.write_text("two")
+    assert code_version.__wrapped__(str(step)) == f"{plain}+{commit}-dirty"
+
+
+def test_the_code_version_without_git_is_the_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_version.__wrapped__(__file__) == lineage.installed_version("nemotron")
+    assert code_version.__wrapped__(None) == lineage.installed_version("nemotron")
