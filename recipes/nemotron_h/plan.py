@@ -17,11 +17,22 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, PUBLISHED_12B, ModelConfig, NemotronH
+from nemotron.recipes.nemotron_h.model import (
+    ATTENTION,
+    MAMBA,
+    MIXERS,
+    MLP,
+    PUBLISHED_12B,
+    Layer,
+    ModelConfig,
+    NemotronH,
+    RMSNorm,
+)
 
 __all__ = [
     "HARDWARE",
     "PUBLISHED_12B",
+    "bytes_kept_for_backward",
     "count_parameters",
     "floating_point_operations_per_token",
     "forward_operations_per_token",
@@ -127,19 +138,20 @@ def training_memory_bytes(
 
 @cache
 def _activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """What the layers keep for the backward pass, measured by running them on tensors that have no memory.
+    """What the layers keep for the backward pass, measured by running one of each kind on tensors without memory.
 
     It grows linearly with the sequence, so two lengths tell the share of one token apart from what is kept once.
     """
     short, long = 2 * config.chunk_size, 4 * config.chunk_size
-    weight_dtype = torch.float64 if dtype == "float64" else torch.float32
+    number: dict[str, Any] = {"dtype": torch.float64 if dtype == "float64" else torch.float32}
+    kept = dict.fromkeys((short, long), 0)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        model = NemotronH(config, dtype=weight_dtype)
-        kept = [
-            bytes_kept_for_backward(model.backbone, torch.zeros(1, length, dtype=torch.int64))
-            for length in (short, long)
-        ]
-    return (kept[1] - kept[0]) // (long - short)
+        parts = [(Layer(letter, config, **number), config.hybrid_override_pattern.count(letter)) for letter in MIXERS]
+        for part, times in [*parts, (RMSNorm(config.hidden_size, config, **number), 1)]:
+            for length in kept:
+                u = torch.empty(1, length, config.hidden_size, requires_grad=True, **number)
+                kept[length] += times * bytes_kept_for_backward(part, u)
+    return (kept[long] - kept[short]) // (long - short)
 
 
 def bytes_kept_for_backward(function: Callable[[Any], Any], argument: torch.Tensor) -> int:
