@@ -1,8 +1,8 @@
 """What the long-context phase is worth: the same training once more with its long sequences cut to the base length.
 
 In: a Checkpoint, whose training is repeated with the same seed, data, steps and tokens; without one, both are trained
-at --scale. Out: a table on stdout: the loss of both models on held-out long documents, within the base length and beyond
-it, the difference with its standard error over documents, and the recall of both by distance.
+at --scale. Out: a table on stdout: the loss of both models on held-out long documents, within the base length and
+beyond it, the difference with its standard error over documents, and the recall of both by distance.
 Run: python benchmarks/long_context.py --checkpoint-path outputs/nano2/small/stage0_pretrain/training
 """
 
