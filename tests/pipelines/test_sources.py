@@ -6,6 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from nemotron.recipes.nano2.stage0_pretrain import data_curation
 
 
@@ -50,6 +51,10 @@ def too_small(path):
     path.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows(1))))
 
 
+def smaller_than_a_sequence(path):
+    path.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows(10))))
+
+
 def unknown_suffix(path):
     path.with_suffix(".docx").write_bytes(b"PK")
 
@@ -65,6 +70,7 @@ def unknown_suffix(path):
         truncated_gzip,
         only_invalid_utf8,
         too_small,
+        smaller_than_a_sequence,
         unknown_suffix,
     ],
     ids=lambda source: source.__name__,
@@ -76,6 +82,6 @@ def test_a_bad_source_is_one_sentence_and_no_dataset(tmp_path, source):
     with pytest.raises((ValueError, OSError)) as refused:
         data_curation.main(config)
     assert "\n" not in str(refused.value).strip()
-    assert "corpus" in str(refused.value)
+    assert any(name in str(refused.value) for name in ("corpus", "crawl-high"))  # the file, or the category that it is
     assert not (tmp_path / "output").exists()
     assert not (tmp_path / "output.incomplete").exists()
