@@ -1,0 +1,114 @@
+"""One training step of the small shape (6 M parameters) in float32, ours beside transformers' NemotronH.
+
+Both start from the same weights and take the same batches in turns, so that a busy machine slows both. A step is
+forward pass, loss, backward pass and AdamW. Also printed: the share of the machine's matrix-product peak that the
+step reaches, with the peak measured between the steps and the operations counted as in `--plan`.
+
+Run: python benchmarks/training_step.py
+     python benchmarks/training_step.py --scale tiny
+"""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import tyro
+
+from nemotron import Scale
+from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.nemotron_h.plan import count_parameters, floating_point_operations_per_token
+
+
+@dataclass
+class Config:
+    """Time one training step, ours beside transformers'."""
+
+    scale: Scale = "small"
+    """Shape, arithmetic, batch and sequence length are those of the scale; tiny and small fit a laptop."""
+    rounds: int = 7
+    """Steps of each; the first one warms up and does not count."""
+
+
+def transformers_model(model: NemotronH) -> torch.nn.Module:
+    """transformers' NemotronH with the same weights, on its plain PyTorch path."""
+    from transformers import NemotronHConfig, NemotronHForCausalLM
+
+    shape = {name: value for name, value in vars(model.config).items() if name != "initializer_range"}
+    twin = NemotronHForCausalLM(NemotronHConfig(**shape)).to(model.lm_head.weight.dtype)
+    twin.load_state_dict({name.replace("backbone", "model"): tensor for name, tensor in model.state_dict().items()})
+    for layer in twin.model.layers:
+        if hasattr(layer.mixer, "time_step_limit"):
+            layer.mixer.time_step_limit = (0.0, math.inf)  # the published rule, see checkpoint.py
+    return twin.train()
+
+
+def step_seconds(
+    forward: Callable[[torch.Tensor], torch.Tensor], optimizer: torch.optim.Optimizer, tokens: torch.Tensor
+) -> tuple[float, float]:
+    """Seconds and loss of one step on tokens (b, t + 1)."""
+    start = time.perf_counter()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(forward(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    loss.backward()
+    optimizer.step()
+    return time.perf_counter() - start, loss.item()
+
+
+def matrix_product_operations_per_second(dtype: torch.dtype, size: int = 2048) -> float:
+    """Of one product of two square matrices."""
+    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    start = time.perf_counter()
+    torch.mm(a, b)
+    return 2 * size**3 / (time.perf_counter() - start)
+
+
+def main(config: Config) -> None:
+    size = SIZES[config.scale]
+    dtype = getattr(torch, size.dtype)
+    batch, length = size.pretrain.batch_sequences, size.pretrain.sequence_length
+    ours = NemotronH(size.model, dtype=dtype)
+    initialize(ours, 0)
+    theirs = transformers_model(ours)
+    forwards = {"ours": ours, "transformers": lambda tokens: theirs(tokens, use_cache=False).logits}
+    optimizers = {
+        name: torch.optim.AdamW(model.parameters(), lr=1e-4)
+        for name, model in (("ours", ours), ("transformers", theirs))
+    }
+
+    generator = torch.Generator().manual_seed(0)
+    seconds: dict[str, list[float]] = {name: [] for name in forwards}
+    peaks = []
+    for round_number in range(config.rounds):
+        tokens = torch.randint(size.model.vocab_size, (batch, length + 1), generator=generator)
+        losses = {}
+        for name, forward in forwards.items():
+            taken, losses[name] = step_seconds(forward, optimizers[name], tokens)
+            if round_number > 0:
+                seconds[name].append(taken)
+        peaks.append(matrix_product_operations_per_second(dtype))
+        if abs(losses["ours"] - losses["transformers"]) > 1e-3:
+            raise SystemExit(f"the two models differ, so their times do not compare: losses {losses}")
+
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    operations = batch * length * floating_point_operations_per_token(size.model, length)
+    peak = max(peaks)
+    print(f"shape              {config.scale}: {count_parameters(size.model):,} parameters, {size.dtype}")
+    print(f"batch              {batch} sequences of {length} tokens")
+    print(f"machine            {torch.get_num_threads()} threads on {os.cpu_count()} cores")
+    print(f"matrix products    {peak / 1e9:,.0f} billion operations per second, the best of {config.rounds}")
+    for name, median in medians.items():
+        print(
+            f"{name:<18} {1e3 * median:,.0f} ms a step, {batch * length / median:,.0f} tokens per second, "
+            f"{operations / median / peak:.0%} of the matrix-product peak"
+        )
+    print(f"ratio              {medians['transformers'] / medians['ours']:.2f} times as fast as transformers")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
