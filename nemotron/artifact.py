@@ -159,7 +159,7 @@ class Artifact(BaseModel):
     def _from_metadata(cls, path: Path, metadata: Metadata) -> Self:
         """The artifact at `path`, from metadata that were compared with its files."""
         values: dict[str, Any] = dict(metadata.fields)
-        for field in cls._path_fields() & values.keys():
+        for field in sorted(cls._path_fields() & values.keys()):
             if isinstance(name := values[field], str):
                 if not metadata.owns(name):
                     raise ValueError(

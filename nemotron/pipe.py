@@ -8,9 +8,11 @@ Run: set -o pipefail; python data_curation.py | python training.py | python eval
 """
 
 import errno
+import io
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -100,7 +102,8 @@ def one_sentence(error: BaseException) -> str:
         text += f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return text if len(text) <= 2000 else f"{text[:2000]}..."
 
 
 def _short(value: object) -> str:
@@ -181,8 +184,10 @@ def _print_table(artifacts: Mapping[str, "Artifact"]) -> None:
         for position, (key, value) in enumerate(rows.items()):
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
             table.add_row("" if position else name, key, shown, end_section=position == len(rows) - 1)
-    with suppress(BrokenPipeError):  # nobody reads stderr; the artifacts are there all the same
-        Console(stderr=True, markup=False, highlight=False).print(table)
+    text = io.StringIO()  # given stderr, rich itself would end the process if nobody reads that
+    Console(file=text, width=shutil.get_terminal_size().columns, markup=False).print(table)
+    with suppress(BrokenPipeError):
+        print(text.getvalue(), file=sys.stderr, end="", flush=True)
 
 
 def piped_artifact(artifact_type: str) -> tuple[str, str]:

@@ -53,6 +53,11 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def link(directory: Path) -> None:
+    """A directory whose metadata.json is that of its neighbour."""
+    (directory / "metadata.json").symlink_to("../b/metadata.json")
+
+
 # --- metadata.json
 
 
@@ -65,11 +70,11 @@ def break_metadata(directory: Path, change: Callable[[str], str | bytes]) -> Non
     ("change", "sentence"),
     [
         (lambda text: "", r"is not the JSON that a step writes: Expecting value"),
-        (lambda text: text[:-10], r"is not the JSON that a step writes: "),
+        (lambda text: text[:-10], r"is not the JSON that a step writes: Expecting"),
         (lambda text: text + "{}", r"is not the JSON that a step writes: Extra data"),
         (lambda text: "[1]", r"is not the JSON that a step writes: \[1\] is no object"),
         (lambda text: b"\xff\xfe" + text.encode(), r"is not the JSON that a step writes: 'utf-8' codec can't decode"),
-        (lambda text: "[" * 100_000, r"is not the JSON that a step writes: maximum recursion depth"),
+        (lambda text: "[" * 100_000, r"is not the JSON that a step writes: .*(recursion|overflow)"),
         (lambda text: "9" * 5000, r"is not the JSON that a step writes: Exceeds the limit"),
         (lambda text: text.replace('"files"', '"type": "dataset", "files"'), r"the key 'type' stands there twice"),
         (lambda text: text.replace('"metrics": {', '"metrics": {"a": NaN'), r"NaN is no finite number"),
@@ -111,11 +116,16 @@ def test_any_bytes_as_metadata_are_refused(tmp_path_factory: pytest.TempPathFact
         (lambda path: path.write_text(""), "is a file, not an artifact; correct the path"),
         (lambda path: path.mkdir(), "has no metadata.json: half-written or no artifact; run the step that writes it"),
         (lambda path: path.symlink_to("nowhere"), "does not exist, not an artifact"),
+        (
+            lambda path: (write(path.with_name("b"), ""), path.mkdir(), link(path)),
+            "metadata.json is a link or no regular",
+        ),
+        (lambda path: (path.mkdir(), os.mkfifo(path / "metadata.json")), "metadata.json is a link or no regular file"),
     ],
 )
 def test_what_is_no_artifact_is_refused(tmp_path: Path, make: Callable[[Path], Any], sentence: str):
     make(tmp_path / "there")
-    with pytest.raises(ValueError, match=f"{tmp_path}/there {sentence}"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/there.{sentence}"):
         read_metadata(tmp_path / "there")
 
 
@@ -381,7 +391,10 @@ def test_a_lock_ends_with_its_process(tmp_path: Path):
         pass
 
 
-def test_a_lock_on_a_directory_that_was_renamed_in_between_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("recreated", [False, True])
+def test_a_lock_on_a_directory_that_was_renamed_in_between_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recreated: bool
+):
     import fcntl
 
     (tmp_path / "work").mkdir()
@@ -389,6 +402,8 @@ def test_a_lock_on_a_directory_that_was_renamed_in_between_is_refused(tmp_path: 
 
     def late(descriptor: int, operation: int) -> None:
         (tmp_path / "work").rename(tmp_path / "final")
+        if recreated:
+            (tmp_path / "work").mkdir()
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)

@@ -121,7 +121,7 @@ DIGEST = "0" * 64
         (b"[]", r"stdin is not the JSON that a step writes: \[\] is no object"),
         (b'{"a": 1, "a": 2}', "stdin is not the JSON that a step writes: the key 'a' stands there twice"),
         (b'{"a": NaN}', "stdin is not the JSON that a step writes: NaN is no finite number"),
-        (b'{"a": ' + b"[" * 100_000, "stdin is not the JSON that a step writes: maximum recursion depth"),
+        (b'{"a": ' + b"[" * 100_000, "stdin is not the JSON that a step writes: "),
     ],
 )
 def test_a_line_that_no_step_printed_is_one_sentence_and_exit_code_2(content: bytes, sentence: str):
@@ -172,6 +172,20 @@ def test_a_terminal_is_asked_for_the_flag_or_the_pipe(stdin: io.StringIO | None,
         Checkpoint.load()
 
 
+class NobodyReads(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_the_line_is_printed_even_if_nobody_reads_the_table(
+    dataset: Dataset, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "stderr", NobodyReads())
+    with step_process():
+        print_complete({"dataset": dataset})
+    assert json.loads(capfd.readouterr().out) == {"dataset": entry(dataset)}
+
+
 def test_nothing_to_print_is_refused():
     with pytest.raises(ValueError, match="at least one artifact"):
         print_complete({})
@@ -196,6 +210,7 @@ def test_an_artifact_that_is_not_where_it_says_is_not_printed(dataset: Dataset, 
         (OSError(28, "No space left", "/a"), 2, "error: /a: No space left; free some space and run the step again\n"),
         (PermissionError(13, "Denied", "/a"), 2, "error: /a: Denied; change its permissions or choose another place\n"),
         (OSError("a library's words"), 2, "error: a library's words\n"),
+        (ValueError("x" * 3000), 2, f"error: {'x' * 2000}...\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
