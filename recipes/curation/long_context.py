@@ -173,7 +173,7 @@ def recall_rows(
         ValueError: if the held-out documents are shorter than one row, digits are not single tokens, or a distance is
             too short for a fact and a question.
     """
-    texts = _require_long_documents(documents, encode("\n\n"), seed, long_context_length)
+    texts = _require_long_documents(documents, encode("\n\n"), seed, long_context_length + 1)
     generator = seeded_random("recall", seed)
     rows = []
     for distance in recall_distances(sequence_length, long_context_length):

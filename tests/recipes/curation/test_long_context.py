@@ -183,7 +183,7 @@ def test_values_are_drawn_from_all_thousand(documents):
 def test_too_little_text_for_one_row_is_one_sentence(documents):
     with pytest.raises(ValueError, match=r"80 documents hold \d+ tokens, fewer than one long row of 100001"):
         qa_rows(documents, length=100_000)
-    with pytest.raises(ValueError, match="fewer than one long row of 1024"):
+    with pytest.raises(ValueError, match="fewer than one long row of 1025"):
         all_recall_rows([("module", [1, 2])])
 
 
