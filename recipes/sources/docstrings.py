@@ -47,7 +47,7 @@ def parse_python(text: str) -> ast.Module:
             return ast.parse(text)
         except SyntaxError as error:
             raise ValueError(f"line {error.lineno}: {error.msg}") from error
-        except RecursionError as error:
+        except (RecursionError, MemoryError) as error:  # the parser has two stacks that can overflow
             raise ValueError("nested too deeply to parse") from error
 
 

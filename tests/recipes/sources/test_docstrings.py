@@ -66,7 +66,9 @@ def test_text_is_what_the_standard_library_reads() -> None:
     assert docstrings_of(source)[0].text == ast.get_docstring(ast.parse(source).body[0]).rstrip()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("source", ["def f(:", "x = 'open", "\x00", "(" * 400 + ")" * 400, "return = 1"])
+@pytest.mark.parametrize(
+    "source", ["def f(:", "x = 'open", "\x00", "(" * 400 + ")" * 400, "a" + ".b" * 100_000, "-" * 100_000 + "1"]
+)
 def test_what_cannot_be_parsed_is_a_value_error(source: str) -> None:
     with pytest.raises(ValueError, match=r"line \d+|nested|null"):
         parse_python(source)
