@@ -16,6 +16,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TypeVar
 
 from nemotron.recipes.sources.problems import seeded_random
@@ -61,22 +62,24 @@ def long_documents(
         seed: picks the order of the modules.
         length: tokens of each long document.
     Returns:
-        First the documents from one module, then those from several; what does not fill a last one is dropped.
+        The first document of every long module, the second of every one that has a second, and so on; then the
+        documents from several modules. What does not fill a last one is dropped.
     """
     modules: dict[str, list[int]] = {}
     for module, tokens in documents:
         joined = modules.setdefault(module, [])
         joined.extend(tokens)
         joined.extend(separator)
-    own: list[list[int]] = []
+    own: list[list[list[int]]] = []
     remains: list[int] = []
     for module in sorted(modules, key=lambda module: hashlib.sha256(f"{seed}/{module}".encode()).digest()):
         tokens = modules[module]
         whole = len(tokens) // length * length
-        own += [tokens[start : start + length] for start in range(0, whole, length)]
+        own.append([tokens[start : start + length] for start in range(0, whole, length)])
         remains += tokens[whole:]
+    alternating = [document for turn in zip_longest(*own) for document in turn if document is not None]
     pooled = [remains[start : start + length] for start in range(0, len(remains) - length + 1, length)]
-    return own + pooled
+    return alternating + pooled
 
 
 def long_document_qa(

@@ -49,6 +49,13 @@ def test_a_long_module_gives_documents_of_its_own_text_alone():
     assert long_documents(documents, separator=[0], seed=1, length=10)[:2] == [[1] * 10, [1] * 10]
 
 
+def test_long_modules_take_turns():
+    documents = [("a", [1] * 7), ("b", [2] * 3), ("c", [3] * 5)]
+    long = long_documents(documents, separator=[], seed=1, length=2)
+    assert [set(tokens) for tokens in long[3:6]] in ([{1}, {3}, {1}], [{3}, {1}, {1}])
+    assert sorted(tokens[0] for tokens in long[:3]) == [1, 2, 3]
+
+
 def test_short_modules_are_joined_in_one_order_whatever_order_they_arrive_in():
     documents = [(f"module{i}", [i, i]) for i in range(9)]
     joined = long_documents(documents, separator=[99], seed=1, length=8)
