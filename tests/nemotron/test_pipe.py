@@ -236,12 +236,12 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_a_step_leaves_stdout_and_signals_as_they_were(capfd: pytest.CaptureFixture[str]):
-    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with step_process():
         os.write(1, b"inside\n")
     os.write(1, b"outside\n")
     assert capfd.readouterr() == ("outside\n", "inside\n")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 # --- as a program

@@ -536,7 +536,7 @@ def test_lists_may_stand_inside_each_other_to_a_depth_that_every_reader_can_take
 )
 def test_a_malformed_entry_is_named_by_its_place(entry):
     good = {"rung": "curve", "name": "loss", "step": None, "value": 0.5}
-    with pytest.raises(GoldenError, match="the run, training, entry 1 is not {rung, name, step, value}"):
+    with pytest.raises(GoldenError, match=r"the run, training, entry 1 is not \{rung, name, step, value"):
         run_document(STAGE, {"training": [good, entry]})
 
 
