@@ -25,6 +25,7 @@ from pydantic import ValidationError
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
 
+MAX_SHOWN_METRICS = 8  # our choice; a step that has more prints a table of its own
 MAX_LINE_BYTES = 1 << 20  # our choice; a line of ten artifacts has 2 kB
 
 _true_stdout: list[int] = []  # where step_process moved the stdout of the program
@@ -180,7 +181,9 @@ def _print_table(artifacts: Mapping[str, "Artifact"]) -> None:
     for name, artifact in artifacts.items():
         rows = {"path": artifact.path, "digest": artifact.digest[:12]}
         rows |= {key: value for key, value in artifact if isinstance(value, int | float)}
-        rows |= artifact.metrics
+        rows |= dict(list(artifact.metrics.items())[:MAX_SHOWN_METRICS])
+        if (hidden := len(artifact.metrics) - MAX_SHOWN_METRICS) > 0:
+            rows["..."] = f"{hidden} more metrics in metadata.json"
         for position, (key, value) in enumerate(rows.items()):
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
             table.add_row("" if position else name, key, shown, end_section=position == len(rows) - 1)

@@ -429,3 +429,15 @@ def test_an_interrupted_step_cleans_up(shell: Shell, tmp_path: Path, number: int
     assert words.splitlines()[-1] == sentence
     assert "Traceback" not in words
     assert not list(tmp_path.glob("dataset*/"))
+
+
+def test_the_table_for_people_stays_short_with_many_metrics(tmp_path, capfd):
+    class Results(Artifact):
+        pass
+
+    results = Results(path=tmp_path, metrics={f"metric{number:03}": 1.0 for number in range(60)}).save()
+    print_complete({"results": results})
+    shown = capfd.readouterr().err
+    assert "metric007" in shown
+    assert "metric008" not in shown
+    assert "52 more metrics in metadata.json" in shown
