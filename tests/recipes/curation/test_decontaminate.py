@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,21 @@ def test_twelve_words_in_a_row_are_none():
 def test_case_punctuation_and_layout_do_not_hide_an_overlap():
     hidden = ",\n  ".join(word.upper() for word in WORDS[:13]) + "!"
     assert first_overlap(hidden, RUNS) is not None
+
+
+def test_the_same_words_in_another_order_are_none():
+    runs = {"set": evaluation_runs([" ".join(WORDS[:13])])}
+    assert first_overlap(" ".join(WORDS[:13]), runs) is not None
+    for shift in range(1, 13):
+        assert first_overlap(" ".join(WORDS[shift:13] + WORDS[:shift]), runs) is None
+    assert first_overlap(" ".join([WORDS[1], WORDS[0], *WORDS[2:13]]), runs) is None
+
+
+def test_different_runs_of_few_words_have_different_hashes():
+    draw = random.Random(0)
+    words = ["abcd"[int(draw.random() * 4)] for _ in range(20_000)]
+    runs = {tuple(words[start : start + OVERLAP_WORDS]) for start in range(len(words) - OVERLAP_WORDS + 1)}
+    assert len(evaluation_runs([" ".join(words)])) == len(runs)
 
 
 def test_an_overlap_at_the_very_end_is_found():

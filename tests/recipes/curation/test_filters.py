@@ -67,7 +67,9 @@ def test_floats_are_shown_with_four_digits_and_long_texts_cut():
 
 
 def test_each_filter_writes_one_line_to_stderr_and_nothing_to_stdout(capsys):
-    apply_filter(frame([1] * 68 + [2] * 1432), at_least(2, "exact duplicates"), {})
+    reports = {}
+    apply_filter(frame([1] * 68 + [2] * 1432), at_least(2, "exact duplicates"), reports)
+    assert (reports["exact duplicates"].num_seen, reports["exact duplicates"].num_dropped) == (1500, 68)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert " ".join(captured.err.split()) == "exact duplicates 1,500 -> 1,432 (68 dropped)"

@@ -31,6 +31,7 @@ tokens = [tokens.tolist() for tokens in tokenizer.encode_documents(trained, [row
 print(json.dumps([
     [(row["id"], row["bucket"]) for row in rows], {k: v.model_dump() for k, v in reports.items()},
     [report.model_dump() for report in fitted], sorted(held_out), tokens,
+    scorers.hashed_features(texts[:9]).columns.tolist(),
 ]))
 """
 
@@ -46,7 +47,7 @@ def test_ids_buckets_and_tokens_are_the_same_for_every_hash_seed_thread_count_an
         for environment, directory in zip(environments, (tmp_path, "/"), strict=True)
     ]
     assert outputs[0] == outputs[1]
-    kept, reports, fitted, _, _ = json.loads(outputs[0])
+    kept, reports, fitted, *_ = json.loads(outputs[0])
     assert 0 < len(kept) < 140
     assert all(report["num_dropped"] > 0 for report in reports.values())
     assert len(fitted) == 2

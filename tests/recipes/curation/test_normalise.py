@@ -37,6 +37,7 @@ def test_letters_and_digits_survive_in_their_order(text):
     [
         ("cafe\u0301", "caf\u00e9"),
         ("one\r\ntwo\rthree", "one\ntwo\nthree"),
+        ("a \t\nb\xa0\nc", "a\nb\nc"),
         ("def f():\n    return 1  \n\n", "def f():\n    return 1"),
         ("a\n\n\n\n\n\nb", "a\n\n\nb"),
         ("\n\n    indented first line", "    indented first line"),

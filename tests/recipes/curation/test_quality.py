@@ -10,7 +10,7 @@ RULE = {rule.name: rule for rule in RULES}
 BORDERS = {
     "words": [("one two three four five", "one two three four"), ("w " * 100_000, "w " * 100_001)],
     "mean word length": [("aaa bbb", "aaa bb"), ("a" * 10, "a" * 11)],
-    "words with a letter": [("a b c d 1", "a b c d 1 2")],
+    "words with a letter": [("a " * 4 + "1", "a " * 15 + "1 " * 4)],
     "stop words": [("return the node", "return a node")],
     "symbols per word": [("# " + "word " * 9, "# " + "word " * 8), ("word " * 9 + "...", "word " * 8 + "...")],
     "top bigram": [("ab cd ab cd " + "x" * 32, "ab cd ab cd " + "x" * 31)],  # 8 of 40 characters, 8 of 39

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
+from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, RELEASED
 from nemotron.recipes.nano2.stage0_pretrain import data_curation
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import SEQUENCE_FILES, Config, Dataset
@@ -127,6 +127,26 @@ def test_training_and_validation_share_no_module_and_no_document(curated):
     assert len(modules["train"]) > len(modules["validation"]) > 0
     assert {row["category"] for row in documents if row["split"] == "validation"} == {"code", "math", "wiki"}
     assert len({row["id"] for row in documents}) == len(documents) == curated.num_documents
+
+
+def test_docstrings_and_source_of_one_module_fall_on_one_side(stage0):
+    splits = {}
+    for row in rows_of(stage0.dataset, "documents"):
+        splits.setdefault(row["module"], set()).add(row["split"])
+    assert max(map(len, splits.values())) == 1
+    assert len(splits) < stage0.dataset.num_documents / 2
+
+
+def test_the_tokenizer_is_trained_on_the_training_split_alone(sources, tmp_path, monkeypatch):
+    seen = []
+
+    def train(texts, vocab_size):
+        seen.extend(texts)
+        return train_tokenizer(seen, vocab_size)
+
+    monkeypatch.setattr(data_curation, "train_tokenizer", train)
+    dataset = data_curation.main(Config(sources=sources, output_dir=tmp_path / "dataset", **SMALL))
+    assert len(seen) == sum(row["split"] == "train" for row in rows_of(dataset, "documents")) < dataset.num_documents
 
 
 def test_the_validation_rows_are_the_held_out_documents_one_after_the_other(curated):
