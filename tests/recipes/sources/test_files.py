@@ -94,6 +94,15 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     assert [d.text for d in read_sources([str(tmp_path)])[0]] == ["words", "more"]
 
 
+@pytest.mark.parametrize("size", [1, 8_192, 1 << 20, 2 << 20, (2 << 20) + 1])
+def test_an_address_is_read_to_its_end_whatever_its_size(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.txt").write_text("x" * size)
+    assert [len(d.text) for d in read_sources([f"file://{tmp_path}/a.txt"])[0]] == [size]
+    line = json.dumps({"text": "y" * (size - 13)}) + "\n" if size > 13 else '{"text":"y"}\n'
+    (tmp_path / "b.jsonl").write_text(line)
+    assert len(read_sources([f"file://{tmp_path}/b.jsonl"])[0]) == 1
+
+
 # Columns --------------------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +182,7 @@ def test_no_text_column_is_a_sentence_with_the_columns_found(tmp_path: Path, suf
 
 
 def test_a_long_file_without_the_column_is_given_up_early(tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "a.jsonl", [{"body": "x"}] * 100 + [b"\xff not reached"])
+    source = write_lines(tmp_path / "a.jsonl", [{"body": "x"}] * 100 + [{"text": "never reached"}])
     with pytest.raises(ValueError, match="only body"):
         read_sources([source], num_documents=5)
 
