@@ -1,6 +1,7 @@
 """Files become documents; what cannot be read is named; what is broken is one sentence."""
 
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -18,7 +19,14 @@ from hypothesis import strategies as st
 
 from nemotron.recipes.sources import files
 from nemotron.recipes.sources.documents import Document
-from nemotron.recipes.sources.files import DEFAULT_CATEGORY, REMOTE, read_sources, split_category, with_different_ids
+from nemotron.recipes.sources.files import (
+    DEFAULT_CATEGORY,
+    REMOTE,
+    UriReader,
+    read_sources,
+    split_category,
+    with_different_ids,
+)
 
 
 def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> str:
@@ -101,6 +109,23 @@ def test_an_address_is_read_to_its_end_whatever_its_size(tmp_path: Path, size: i
     line = json.dumps({"text": "y" * (size - 13)}) + "\n" if size > 13 else '{"text":"y"}\n'
     (tmp_path / "b.jsonl").write_text(line)
     assert len(read_sources([f"file://{tmp_path}/b.jsonl"])[0]) == 1
+
+
+def test_nothing_is_asked_for_beyond_the_end_of_an_address() -> None:
+    class Strict(io.BytesIO):
+        """As Daft's streams can be: a read that begins or reaches beyond the end is an invalid range."""
+
+        def size(self) -> int:
+            return len(self.getvalue())
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert 0 < size <= self.size() - self.tell()
+            return super().read(size)
+
+    content = bytes(range(256)) * 40
+    reader = io.BufferedReader(UriReader(Strict(content)), buffer_size=1_000)
+    assert reader.read(10) + reader.read() + reader.read(5) == content
 
 
 # Columns --------------------------------------------------------------------------------------------------------------
