@@ -56,7 +56,7 @@ from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.files import read_sources
 from nemotron.recipes.sources.packages import PACKAGES, package_documents, package_test_texts
-from nemotron.recipes.sources.problems import Problem, Split, arithmetic, lookup, problem_documents, problem_text
+from nemotron.recipes.sources.problems import Problem, Split, arithmetic, lookup, problem_documents
 
 
 @dataclass
@@ -235,7 +235,7 @@ def evaluation_texts(raw: list[Document], problems: list[Problem]) -> dict[str, 
     Two more are kept apart otherwise: recall questions ask for keys that no training text has, and the validation split
     takes whole modules, because modules share 13 words of boilerplate.
     """
-    texts: dict[str, Iterable[str]] = {"evaluation problems": [problem_text(problem) for problem in problems]}
+    texts: dict[str, Iterable[str]] = {"evaluation problems": [problem.question for problem in problems]}
     modules = {document.module for document in raw if document.origin.split(" ")[0] in PACKAGES}
     if modules:
         texts["tests of the packages"] = [without_imports(test.text) for test in package_test_texts(modules)[0]]
