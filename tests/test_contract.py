@@ -156,7 +156,8 @@ def changing_values(name: str, tree: ast.Module) -> Iterator[str]:
     if not name.startswith("nemotron.recipes"):
         return
     for imported in imported_names(tree):
-        if imported.split(".")[0] in ("time", "datetime", "secrets", "uuid"):
+        package, _, rest = imported.partition(".")
+        if package in ("datetime", "secrets", "uuid") or (package == "time" and rest not in ("", "sleep")):
             yield f"imports {imported}: no clock and no chance in a result"
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -167,8 +168,13 @@ def changing_values(name: str, tree: ast.Module) -> Iterator[str]:
                 yield f"line {node.lineno}: {called} has no seed of its own; use random.Random(seed).random()"
             if called.split(".")[-1] in unpromised:
                 yield f"line {node.lineno}: {called} may change between versions; use random.Random(seed).random()"
-            if called in ("os.listdir", "os.scandir", "os.walk"):
-                yield f"line {node.lineno}: {called} comes in directory order; use sorted(path.iterdir())"
+            if called.startswith("time.") and called != "time.sleep":
+                yield f"line {node.lineno}: {called} reads the clock"
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            calls = [ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)]
+            if {"os.listdir", "os.scandir", "os.walk"} & set(calls) and "sorted" not in calls:
+                yield f"{function.name} lists a directory in its own order; sort what it gives"
 
 
 def writes_to_stdout(name: str, tree: ast.Module) -> Iterator[str]:
@@ -237,11 +243,12 @@ STEP = "nemotron.recipes.nano2.stage0_pretrain.training"
         (swallowed_errors, STEP, "for x in y:\n    try:\n        f()\n    except OSError:\n        continue"),
         (swallowed_errors, STEP, "with contextlib.suppress(OSError):\n    f()"),
         (changing_values, STEP, "seed = hash(name)"),
-        (changing_values, STEP, "import time"),
+        (changing_values, STEP, "import time\nstarted = time.perf_counter()"),
+        (changing_values, STEP, "from time import time"),
         (changing_values, STEP, "from datetime import datetime"),
         (changing_values, STEP, "x = random.random()"),
         (changing_values, STEP, "random.Random(0).shuffle(documents)"),
-        (changing_values, STEP, "names = os.listdir(path)"),
+        (changing_values, STEP, "def f(path):\n    return os.listdir(path)"),
         (writes_to_stdout, STEP, "print(loss)"),
         (writes_to_stdout, STEP, "print(loss, file=sys.stdout)"),
         (writes_to_stdout, STEP, "sys.stdout.write(text)"),
@@ -259,6 +266,8 @@ def test_the_rule_finds_what_breaks_it(rule, name, source):
         (undeclared_imports, "nemotron.testing.plugin", "import pytest"),
         (recipes_imported_from_below, "nemotron.recipes.nano2.stage1_sft.training", f"from {STEP} import Checkpoint"),
         (changing_values, STEP, "x = random.Random(seed).random()"),
+        (changing_values, STEP, "import time\ntime.sleep(1)"),
+        (changing_values, STEP, "def f(path):\n    return sorted(os.listdir(path))"),
         (writes_to_stdout, STEP, "print(loss, file=sys.stderr)"),
         (swallowed_errors, STEP, "try:\n    f()\nexcept OSError as error:\n    raise ValueError(error) from error"),
     ],
