@@ -138,7 +138,8 @@ class Checkpoint(Artifact):
     training_state_path: Path
     """Optimizer moments, curve and position in the data after the last step."""
     curve_path: Path
-    """Parquet: step, phase, loss (nats per token), grad_norm (before clipping), learning_rate, tokens (so far)."""
+    """Parquet, a row a step: step, phase, batch (digest of its tokens), tokens (predicted in this step), loss (nats per
+    token), grad_norm (before clipping), learning_rate."""
     validation_curve_path: Path
     """Parquet: step, category, loss (nats per token)."""
     plot_path: Path
