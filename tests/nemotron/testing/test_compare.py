@@ -526,6 +526,7 @@ def test_lists_may_stand_inside_each_other_to_a_depth_that_every_reader_can_take
         {"rung": 7, "name": "loss", "step": 0, "value": 1.0},
         {"rung": "curve", "name": "", "step": 0, "value": 1.0},
         {"rung": "curve", "name": None, "step": 0, "value": 1.0},
+        {"rung": "curve", "name": 7, "step": 0, "value": 1.0},
         {"rung": "curve", "name": "loss", "step": -1, "value": 1.0},
         {"rung": "curve", "name": "loss", "step": True, "value": 1.0},
         {"rung": "curve", "name": "loss", "step": 0.0, "value": 1.0},
