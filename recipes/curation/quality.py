@@ -1,7 +1,7 @@
 """Heuristic rules: cheap measures of a text, each with a bound and the place where the bound comes from.
 
 In: documents. Out: those that satisfy every rule for their kind of text.
-Sources: Gopher (arXiv 2112.11446, table A1) for prose; Codex (arXiv 2107.03374, section 3.1) and OpenCoder (arXiv
+Sources: Gopher (arXiv 2112.11446, appendix A.1) for prose; Codex (arXiv 2107.03374, section 3.1) and OpenCoder (arXiv
 2411.04905), whose heuristics the paper names in section 2.2, for code. Bounds that were written for web pages and for
 all of GitHub do not fit docstrings and library modules; one that differs is marked as our choice.
 

@@ -5,11 +5,11 @@ labelled categories.
 Source: Nemotron-CC (arXiv 2412.02595): several scorers, each score turned into one of 20 buckets that hold the same
 share of the text, the maximum over the scorers taken, and the buckets grouped.
 
-Stand-ins: Nemotron-CC's scorers imitate the judgement of large language models. Here there is no such judge, so each
-scorer learns a label that the source gives and that the text itself does not show: A, the docstring stood beside a
-worked example (removed from the text); B, the documented object is exported, not private. Both say something about
-how much care went into a docstring; neither is a measured quality. Text without labels, such as source, problems or
-the user's own files, gets no bucket.
+Stand-ins: two of Nemotron-CC's three scorers imitate the judgement of large language models. Here is no such judge,
+so each scorer learns a label that the source gives and that the text itself does not show: A, the docstring stood
+beside a worked example (removed from the text); B, the documented object is exported, not private. Both say something
+about how much care went into a docstring; neither is a measured quality. Text without labels, such as source, problems
+or the user's own files, gets no bucket.
 
 Each scorer is a logistic regression on hashed words and pairs of neighbouring words: float64, all documents in every
 step, no randomness.

@@ -8,8 +8,8 @@ What the papers leave open is marked where it stands.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
 Left out: text from HTML, exact-substring deduplication, and everything that language models write or rewrite, which is
-a third of the published corpus. Filters run as dataframes wherever Daft runs; the split, the tokenizer and the packing
-that follow hold all kept documents in the memory of one process.
+a third of the published corpus. Filters run as dataframes wherever Daft runs; reading, and the split, the tokenizer and
+the packing that follow, hold all documents in the memory of one process.
 """
 
 import hashlib
@@ -245,7 +245,10 @@ def evaluation_texts(raw: list[Document], problems: list[Problem]) -> dict[str, 
 def curate(
     raw: list[Document], evaluation_sets: dict[str, Iterable[str]], seed: int
 ) -> tuple[daft.DataFrame, dict[str, FilterReport], list[ScorerReport]]:
-    """The normalised documents that every filter keeps, with the column `bucket`, and all reports."""
+    """The normalised documents that every filter keeps, with the column `bucket`, and all reports.
+
+    The scorers come last: while there are duplicates, the modules that test a scorer repeat those that trained it.
+    """
     columns = {field.name: [getattr(document, field.name) for document in raw] for field in fields(Document)}
     types = [(name, pa.bool_() if name in ("has_example", "exported") else pa.string()) for name in columns]
     documents = daft.from_arrow(pa.table(columns, schema=pa.schema(types)))
@@ -257,6 +260,13 @@ def curate(
     documents = apply_filter(documents, near_duplicate_filter(documents), filters)
     documents = apply_filter(documents, decontamination_filter(evaluation_sets), filters)
     documents, scorers = add_buckets(documents, seed)
+    for scorer in scorers:
+        progress.print(
+            f"scorer of the stand-in label {scorer.label}: {scorer.held_out_accuracy:.1%} right on "
+            f"{scorer.num_held_out:,} held-out documents, always the same label {scorer.majority_accuracy:.1%}"
+        )
+    if not scorers:
+        progress.print("too few documents carry a label: no quality scorer, no buckets")
     documents = apply_filter(documents, bucket_filter(), filters)
     return documents, filters, scorers
 
@@ -472,6 +482,7 @@ def main(config: Config) -> Dataset:
         groups = Counter(group_of(row["bucket"]) for row in rows if row["bucket"] is not None)
         dataset = Dataset(
             path=work,
+            metrics={f"scorer_accuracy/{scorer.label}": scorer.held_out_accuracy for scorer in scorers},
             num_examples=sum(share.num_sequences for shares in blend.values() for share in shares.values()),
             num_documents=len(rows),
             vocab_size=tokenizer.get_vocab_size(),
