@@ -5,7 +5,7 @@ switches at 60 % and 90 % of the tokens). The percentages stand only in a figure
 Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. They sum to
 100.0 and 100.1 as printed; `renormalised` divides by the sum.
 
-Long-context phase (published, section 2.6): phase 3's weights times 0.8, and 20 % questions on long documents.
+Long-context phase (published, section 2.6): 20 % questions on long documents, and phase 3's weights for the rest.
 """
 
 # Proxy: Nemotron 3 Nano, percent of the tokens.
@@ -43,13 +43,8 @@ PHASE2 = {
 LONG_DOCUMENT_QA = "long-document-qa"
 LONG_DOCUMENT_QA_SHARE = 0.2  # published, section 2.6
 
-BLEND = {
-    "phase1": PHASE1,
-    "phase2": PHASE2,
-    "phase3": PHASE2,
-    "long_context": {category: weight * (1 - LONG_DOCUMENT_QA_SHARE) for category, weight in PHASE2.items()}
-    | {LONG_DOCUMENT_QA: sum(PHASE2.values()) * LONG_DOCUMENT_QA_SHARE},
-}
+# The long-context phase has phase 3's weights in what the questions leave (published, section 2.6).
+BLEND = {"phase1": PHASE1, "phase2": PHASE2, "phase3": PHASE2, "long_context": PHASE2}
 
 # NVIDIA's released datasets for each category. Which dataset belongs to which category is our reading of the dataset
 # cards; a category without an entry was not released with its text.

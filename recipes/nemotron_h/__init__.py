@@ -1,0 +1,1 @@
+"""The architecture that every recipe trains: model, checkpoints, sampling, and what a run would take."""

@@ -416,9 +416,7 @@ def initialize(model: NemotronH, seed: int) -> None:
     by sqrt(num_layers). Mamba-2: A uniform in [1, 16], dt log-uniform in [0.001, 0.1], D 1, convolution as in torch.
 
     Every number is drawn in float64 on the processor by a generator named after the parameter and then cast: the same
-    weights on every machine, and a new parameter leaves the others as they are. What would differ in the last bit
-    between instruction sets is avoided: logarithms come from `math`, uniform numbers are drawn in [0, 1) and then
-    scaled (torch's `uniform_(low, high)` fuses the two operations where the processor can).
+    weights with every instruction set, and a new parameter leaves the others as they are.
     """
     config = model.config
     std = config.initial_std
@@ -428,9 +426,9 @@ def initialize(model: NemotronH, seed: int) -> None:
         uniform = partial(_uniform, parameter.shape, generator)
         owner, _, kind = name.rpartition("mixer.")[2].rpartition(".")
         if kind == "A_log":
-            drawn = uniform(1, 16).apply_(math.log)
+            drawn = uniform(1, 16).log()
         elif kind == "dt_bias":
-            drawn = uniform(math.log(0.001), math.log(0.1)).apply_(_initial_dt_bias)
+            drawn = inverse_softplus(uniform(math.log(0.001), math.log(0.1)).exp().clamp(min=1e-4))
         elif kind == "D" or "norm" in owner:
             drawn = torch.ones(parameter.shape, dtype=torch.float64)
         elif owner == "conv1d":  # torch's default, kaiming-uniform with a = sqrt(5), is this for one channel a kernel
@@ -444,13 +442,13 @@ def initialize(model: NemotronH, seed: int) -> None:
 
 
 def _uniform(shape: torch.Size, generator: torch.Generator, low: float, high: float) -> Tensor:
+    # Not uniform_(low, high): it fuses the two operations where the processor can, and then differs in the last bit.
     return torch.rand(shape, dtype=torch.float64, generator=generator).mul_(high - low).add_(low)
 
 
-def _initial_dt_bias(log_dt: float) -> float:
-    """The x with softplus(x) = exp(log_dt), at least 1e-4."""
-    dt = max(math.exp(log_dt), 1e-4)
-    return dt + math.log(-math.expm1(-dt))
+def inverse_softplus(y: Tensor) -> Tensor:
+    """The x with log(1 + exp(x)) = y, for y > 0."""
+    return y + torch.log(-torch.expm1(-y))
 
 
 def parameter_groups(model: NemotronH, weight_decay: float) -> list[dict[str, Any]]:

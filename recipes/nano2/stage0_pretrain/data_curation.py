@@ -51,7 +51,7 @@ from nemotron.recipes.curation.tokenizer import (
     train_tokenizer,
 )
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
-from nemotron.recipes.nano2.sizes import phase_steps, resolved
+from nemotron.recipes.nano2.sizes import SIZES, phase_steps, resolved
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.files import read_sources
@@ -170,31 +170,6 @@ class Dataset(Artifact):
     """Categories of the published blend that have no document; the others share their weight."""
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Sizes of what is evaluated on."""
-
-    module_share: float
-    """Share of the modules that no training sequence comes from."""
-    sequences: int
-    """Validation sequences of each category, at most."""
-    long_sequences: int
-    """Long validation sequences, at most."""
-    problems: int
-    """Multiple-choice problems."""
-    recall_rows: int
-    """Recall rows of each distance."""
-
-
-# Our choice throughout: what two processor cores evaluate in seconds (tiny) or in a minute (small).
-HELD_OUT: dict[Scale, HeldOut] = {
-    "tiny": HeldOut(module_share=0.1, sequences=128, long_sequences=8, problems=100, recall_rows=8),
-    "small": HeldOut(module_share=0.05, sequences=384, long_sequences=16, problems=500, recall_rows=50),
-    "medium": HeldOut(module_share=0.01, sequences=1024, long_sequences=64, problems=1000, recall_rows=100),
-    "full": HeldOut(module_share=0.001, sequences=4096, long_sequences=64, problems=1000, recall_rows=100),
-}
-PACKAGE_SHARE = 0.6  # our choice: of the offline corpus; the rest are problems
-
 Row = dict[str, Any]
 TOKENS = pa.list_(pa.int32())
 SEQUENCE_FILES = ("phase1", "phase2", "phase3", "long_context", "validation", "long_validation", "recall")
@@ -209,7 +184,7 @@ def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
         documents, unreadable = read_sources(sources, text_column=config.text_column, num_documents=num_documents)
     else:
         assert num_documents is not None
-        num_problems = round(num_documents * (1 - PACKAGE_SHARE))
+        num_problems = round(num_documents * (1 - SIZES[config.scale].pretrain.package_share))
         documents, unreadable = package_documents(max(1, num_documents - num_problems))
         documents += problem_documents(generated_problems(num_problems, config.seed, "train"))
     progress.print(f"{len(documents):,} raw documents, {len(unreadable):,} unreadable")
@@ -276,7 +251,7 @@ def split_and_tokenize(documents: daft.DataFrame, config: Config) -> tuple[list[
     assert config.vocab_size
     rows = sorted(documents.to_pylist(), key=lambda row: training_order(row, config.seed))
     modules = ((row["module"], row["category"]) for row in rows)
-    held_out = held_out_modules(modules, HELD_OUT[config.scale].module_share, config.seed)
+    held_out = held_out_modules(modules, SIZES[config.scale].held_out.module_share, config.seed)
     for row in rows:
         row["split"] = "validation" if row["module"] in held_out else "train"
     tokenizer = train_tokenizer((row["text"] for row in rows if row["split"] == "train"), config.vocab_size)
@@ -365,7 +340,7 @@ def write_held_out_data(
     """Validation sequences by category, long ones, multiple-choice problems and recall rows."""
     assert config.sequence_length is not None
     assert config.long_context_length is not None
-    size = HELD_OUT[config.scale]
+    size = SIZES[config.scale].held_out
     sequences: list[Row] = []
     for category, stream in streams_of(rows, "validation", min_tokens=2).items():
         cut = cut_once(stream.tokens, config.sequence_length)[: size.sequences]
@@ -427,7 +402,7 @@ def curation_ladder(config: Config, raw: list[Document], rows: list[Row], datase
     ladder: list[Row] = []
 
     def add(rung: str, name: str, value: Any) -> None:
-        ladder.append({"rung": rung, "name": name, "step": None, "value": value})
+        ladder.append({"rung": rung, "name": name, "step": 0, "value": value})
 
     for name in sorted(PACKAGES):
         add("package versions", name, version(name))
@@ -466,7 +441,7 @@ def main(config: Config) -> Dataset:
     assert config.long_context_length is not None
     with working_directory(config.output_dir, Dataset) as work:
         raw, unreadable = raw_documents(config)
-        problems = generated_problems(HELD_OUT[config.scale].problems, config.seed, "evaluation")
+        problems = generated_problems(SIZES[config.scale].held_out.problems, config.seed, "evaluation")
         documents, filters, scorers = curate(raw, evaluation_texts(raw, problems), config.seed)
         rows, tokenizer = split_and_tokenize(documents, config)
         save_tokenizer(tokenizer, work / "tokenizer")

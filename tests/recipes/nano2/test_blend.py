@@ -1,17 +1,11 @@
 import pytest
 
-from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, PHASE1, PHASE2, RELEASED, renormalised
+from nemotron.recipes.nano2.blend import PHASE1, PHASE2, RELEASED, renormalised
 
 
 def test_the_proxy_percentages_sum_to_what_was_printed():
     assert sum(PHASE1.values()) == pytest.approx(100.0)
     assert sum(PHASE2.values()) == pytest.approx(100.1)
-
-
-def test_a_fifth_of_the_long_context_phase_is_questions_on_long_documents():
-    weights = renormalised(BLEND["long_context"], [*PHASE2, LONG_DOCUMENT_QA])
-    assert weights[LONG_DOCUMENT_QA] == pytest.approx(0.2)
-    assert weights["code"] / weights["math"] == pytest.approx(14.0 / 12.5)
 
 
 def test_released_datasets_belong_to_categories_of_the_blend():
