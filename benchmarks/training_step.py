@@ -1,11 +1,10 @@
-"""One training step of the small shape (6 M parameters) in float32, ours beside transformers' NemotronH.
+"""One training step of a shape with 6 M parameters in float32, ours beside transformers' NemotronH.
 
 Both start from the same weights and take the same batches in turns, so that a busy machine slows both. A step is
 forward pass, loss, backward pass and AdamW. Also printed: the share of the machine's matrix-product peak that the
 step reaches, with the peak measured between the steps and the operations counted as in `--plan`.
 
 Run: python benchmarks/training_step.py
-     python benchmarks/training_step.py --scale tiny
 """
 
 import math
@@ -14,23 +13,38 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 import tyro
 
-from nemotron import Scale
-from nemotron.recipes.nano2.sizes import SIZES
-from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 from nemotron.recipes.nemotron_h.plan import count_parameters, floating_point_operations_per_token
+
+SHAPE = ModelConfig(
+    vocab_size=4096,
+    hidden_size=256,
+    hybrid_override_pattern="M-M-M*-M-",
+    intermediate_size=1024,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=32,
+    mamba_num_heads=16,
+    mamba_head_dim=32,
+    n_groups=2,
+    ssm_state_size=32,
+    chunk_size=64,
+)
 
 
 @dataclass
 class Config:
     """Time one training step, ours beside transformers'."""
 
-    scale: Scale = "small"
-    """Shape, arithmetic, batch and sequence length are those of the scale; tiny and small fit a laptop."""
+    batch_sequences: int = 16
+    sequence_length: int = 256
+    dtype: Literal["float32", "float64"] = "float32"
     rounds: int = 7
     """Steps of each; the first one warms up and does not count."""
 
@@ -69,10 +83,8 @@ def matrix_product_operations_per_second(dtype: torch.dtype, size: int = 2048) -
 
 
 def main(config: Config) -> None:
-    size = SIZES[config.scale]
-    dtype = getattr(torch, size.dtype)
-    batch, length = size.pretrain.batch_sequences, size.pretrain.sequence_length
-    ours = NemotronH(size.model, dtype=dtype)
+    batch, length, dtype = config.batch_sequences, config.sequence_length, getattr(torch, config.dtype)
+    ours = NemotronH(SHAPE, dtype=dtype)
     initialize(ours, 0)
     theirs = transformers_model(ours)
     forwards = {"ours": ours, "transformers": lambda tokens: theirs(tokens, use_cache=False).logits}
@@ -85,7 +97,7 @@ def main(config: Config) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in forwards}
     peaks = []
     for round_number in range(config.rounds):
-        tokens = torch.randint(size.model.vocab_size, (batch, length + 1), generator=generator)
+        tokens = torch.randint(SHAPE.vocab_size, (batch, length + 1), generator=generator)
         losses = {}
         for name, forward in forwards.items():
             taken, losses[name] = step_seconds(forward, optimizers[name], tokens)
@@ -96,9 +108,9 @@ def main(config: Config) -> None:
             raise SystemExit(f"the two models differ, so their times do not compare: losses {losses}")
 
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    operations = batch * length * floating_point_operations_per_token(size.model, length)
+    operations = batch * length * floating_point_operations_per_token(SHAPE, length)
     peak = max(peaks)
-    print(f"shape              {config.scale}: {count_parameters(size.model):,} parameters, {size.dtype}")
+    print(f"shape              {count_parameters(SHAPE):,} parameters, {config.dtype}")
     print(f"batch              {batch} sequences of {length} tokens")
     print(f"machine            {torch.get_num_threads()} threads on {os.cpu_count()} cores")
     print(f"matrix products    {peak / 1e9:,.0f} billion operations per second, the best of {config.rounds}")

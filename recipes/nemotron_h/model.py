@@ -426,9 +426,9 @@ def initialize(model: NemotronH, seed: int) -> None:
         uniform = partial(_uniform, parameter.shape, generator)
         owner, _, kind = name.rpartition("mixer.")[2].rpartition(".")
         if kind == "A_log":
-            drawn = uniform(1, 16).log()
+            drawn = uniform(1, 16).apply_(math.log)
         elif kind == "dt_bias":
-            drawn = inverse_softplus(uniform(math.log(0.001), math.log(0.1)).exp().clamp(min=1e-4))
+            drawn = uniform(math.log(0.001), math.log(0.1)).apply_(initial_dt_bias)
         elif kind == "D" or "norm" in owner:
             drawn = torch.ones(parameter.shape, dtype=torch.float64)
         elif owner == "conv1d":  # torch's default, kaiming-uniform with a = sqrt(5), is this for one channel a kernel
@@ -446,9 +446,10 @@ def _uniform(shape: torch.Size, generator: torch.Generator, low: float, high: fl
     return torch.rand(shape, dtype=torch.float64, generator=generator).mul_(high - low).add_(low)
 
 
-def inverse_softplus(y: Tensor) -> Tensor:
-    """The x with log(1 + exp(x)) = y, for y > 0."""
-    return y + torch.log(-torch.expm1(-y))
+def initial_dt_bias(log_dt: float) -> float:
+    """The x with softplus(x) = exp(log_dt), at least 1e-4. From `math`: torch's expm1 differs in the last bit, too."""
+    dt = max(math.exp(log_dt), 1e-4)
+    return dt + math.log(-math.expm1(-dt))
 
 
 def parameter_groups(model: NemotronH, weight_decay: float) -> list[dict[str, Any]]:

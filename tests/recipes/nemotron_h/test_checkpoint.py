@@ -23,7 +23,21 @@ from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors
 from nemotron.recipes.nemotron_h.generate import sample_tokens
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 
-TINY, SMALL = SIZES["tiny"].model, SIZES["small"].model
+SHAPE = ModelConfig(
+    vocab_size=512,
+    hidden_size=64,
+    hybrid_override_pattern="M-M*-",
+    intermediate_size=256,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    mamba_num_heads=8,
+    mamba_head_dim=16,
+    n_groups=2,
+    ssm_state_size=16,
+    chunk_size=32,
+    max_position_embeddings=512,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +75,7 @@ def perturbed_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> 
 def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> Path:
     """A checkpoint of the tiny shape in float32. Not to be changed; `broken` is a copy."""
     directory = tmp_path_factory.mktemp("checkpoint") / "model"
-    save_checkpoint(perturbed_model(TINY), tokenizer_path, directory)
+    save_checkpoint(perturbed_model(SHAPE), tokenizer_path, directory)
     return directory
 
 
@@ -73,7 +87,7 @@ def broken(saved: Path, tmp_path: Path) -> Path:
 # --- with transformers ---
 
 
-@pytest.mark.parametrize("config", [pytest.param(TINY, id="tiny"), pytest.param(SMALL, id="small")])
+@pytest.mark.parametrize("config", [pytest.param(SIZES[scale].model, id=scale) for scale in ("tiny", "small")])
 def test_transformers_loads_our_checkpoint_and_computes_and_continues_alike(
     config: ModelConfig, tokenizer_path: Path, tmp_path: Path
 ) -> None:
@@ -94,10 +108,10 @@ def test_transformers_loads_our_checkpoint_and_computes_and_continues_alike(
 def test_transformers_loads_a_float64_checkpoint(tokenizer_path: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = perturbed_model(TINY, torch.float64)
+    model = perturbed_model(SHAPE, torch.float64)
     save_checkpoint(model, tokenizer_path, tmp_path)
     twin = AutoModelForCausalLM.from_pretrained(tmp_path)
-    tokens = torch.randint(TINY.vocab_size, (2, 75), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(SHAPE.vocab_size, (2, 75), generator=torch.Generator().manual_seed(0))
     assert twin.dtype == torch.float64
     with torch.no_grad():
         assert (twin(tokens).logits - model(tokens)).abs().max() < 1e-4
@@ -108,8 +122,8 @@ def test_transformers_finds_every_number_of_the_shape(saved: Path) -> None:
 
     config = AutoConfig.from_pretrained(saved)
     for name in set(ModelConfig.__dataclass_fields__) - {"initializer_range"}:
-        assert getattr(config, name) == getattr(TINY, name), name
-    assert config.initializer_range == TINY.initial_std
+        assert getattr(config, name) == getattr(SHAPE, name), name
+    assert config.initializer_range == SHAPE.initial_std
     assert config.num_hidden_layers == 5
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
     assert config.time_step_min == 0
@@ -142,7 +156,7 @@ def test_a_checkpoint_written_by_transformers_loads_in_ours(shard: str, saved: P
     twin.save_pretrained(tmp_path, max_shard_size=shard)
     assert (tmp_path / "model.safetensors").exists() == (shard == "1GB")
     model = load_checkpoint(tmp_path)
-    assert model.config.hybrid_override_pattern == TINY.hybrid_override_pattern
+    assert model.config.hybrid_override_pattern == SHAPE.hybrid_override_pattern
     expected = load_checkpoint(saved).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
@@ -152,7 +166,7 @@ def test_a_checkpoint_written_by_transformers_loads_in_ours(shard: str, saved: P
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_weights_come_back_bit_by_bit(dtype: torch.dtype, tokenizer_path: Path, tmp_path: Path) -> None:
-    model = perturbed_model(TINY, dtype)
+    model = perturbed_model(SHAPE, dtype)
     save_checkpoint(model, tokenizer_path, tmp_path)
     loaded = load_checkpoint(tmp_path)
     assert loaded.state_dict().keys() == model.state_dict().keys()
@@ -293,7 +307,7 @@ def test_a_bad_checkpoint_is_refused_in_one_sentence(name: str, broken: Path) ->
 
 def test_saving_without_a_tokenizer_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
-        save_checkpoint(perturbed_model(TINY), tmp_path / "nowhere", tmp_path / "model")
+        save_checkpoint(perturbed_model(SHAPE), tmp_path / "nowhere", tmp_path / "model")
 
 
 # --- tensors of the training state ---

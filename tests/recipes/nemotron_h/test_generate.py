@@ -1,20 +1,31 @@
 """Sampling against the probabilities it draws from."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
 
-from nemotron.recipes.nano2.sizes import SIZES
 from nemotron.recipes.nemotron_h.generate import sample_tokens
-from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 
 
 @pytest.fixture(scope="module")
 def model() -> NemotronH:
     """Few tokens and few layers, with logits that differ enough to tell temperatures apart."""
-    model = NemotronH(replace(SIZES["tiny"].model, vocab_size=5, hybrid_override_pattern="M"), dtype=torch.float64)
+    config = ModelConfig(
+        vocab_size=5,
+        hidden_size=64,
+        hybrid_override_pattern="M",
+        intermediate_size=64,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=16,
+        mamba_num_heads=8,
+        mamba_head_dim=16,
+        n_groups=2,
+        ssm_state_size=16,
+    )
+    model = NemotronH(config, dtype=torch.float64)
     initialize(model, 0)
     return model
 

@@ -25,15 +25,29 @@ from nemotron.recipes.nemotron_h.model import (
     ModelConfig,
     NemotronH,
     RMSNorm,
+    initial_dt_bias,
     initialize,
-    inverse_softplus,
     parameter_groups,
     purpose_generator,
     ssd_scan_chunked,
     ssd_scan_sequential,
 )
 
-TINY, SMALL = SIZES["tiny"].model, SIZES["small"].model
+SHAPE = ModelConfig(
+    vocab_size=512,
+    hidden_size=64,
+    hybrid_override_pattern="M-M*-",
+    intermediate_size=256,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    mamba_num_heads=8,
+    mamba_head_dim=16,
+    n_groups=2,
+    ssm_state_size=16,
+    chunk_size=32,
+    max_position_embeddings=512,
+)
 
 
 def initialized(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> NemotronH:
@@ -173,12 +187,12 @@ def transformers_twin(model: NemotronH) -> Any:
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(TINY, id="tiny"),
-        pytest.param(SMALL, id="small"),
-        pytest.param(replace(TINY, hybrid_override_pattern="*-MM-"), id="attention first"),
-        pytest.param(replace(TINY, hybrid_override_pattern="M*-", n_groups=8, num_key_value_heads=4), id="own groups"),
-        pytest.param(replace(TINY, hybrid_override_pattern="-*M", n_groups=1, num_key_value_heads=1), id="one group"),
-        pytest.param(replace(TINY, mamba_head_dim=20, conv_kernel=3, chunk_size=128), id="other widths"),
+        pytest.param(SIZES["tiny"].model, id="tiny"),
+        pytest.param(SIZES["small"].model, id="small"),
+        pytest.param(replace(SHAPE, hybrid_override_pattern="*-MM-"), id="attention first"),
+        pytest.param(replace(SHAPE, hybrid_override_pattern="M*-", n_groups=8, num_key_value_heads=4), id="own groups"),
+        pytest.param(replace(SHAPE, hybrid_override_pattern="-*M", n_groups=1, num_key_value_heads=1), id="one group"),
+        pytest.param(replace(SHAPE, mamba_head_dim=20, conv_kernel=3, chunk_size=128), id="other widths"),
     ],
 )
 def test_logits_equal_those_of_transformers(config: ModelConfig) -> None:
@@ -190,9 +204,9 @@ def test_logits_equal_those_of_transformers(config: ModelConfig) -> None:
 
 
 def test_gradients_equal_those_of_transformers() -> None:
-    model = perturbed(initialized(TINY))
+    model = perturbed(initialized(SHAPE))
     twin = transformers_twin(model)
-    tokens = random_tokens(TINY, 2, 75)
+    tokens = random_tokens(SHAPE, 2, 75)
     for logits in (model(tokens[:, :-1]), twin(tokens[:, :-1]).logits):
         F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
     expected = {name.replace("model.", "backbone.", 1): parameter.grad for name, parameter in twin.named_parameters()}
@@ -222,7 +236,7 @@ def test_convolution_of_one_channel_does_not_reach_another() -> None:
 
 
 def test_norm_divides_each_group_by_its_own_root_mean_square() -> None:
-    norm = RMSNorm(4, replace(TINY, layer_norm_epsilon=1e-12), num_groups=2, dtype=torch.float64)
+    norm = RMSNorm(4, replace(SHAPE, layer_norm_epsilon=1e-12), num_groups=2, dtype=torch.float64)
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 1.0, 1.0, 10.0]))
         found = norm(torch.tensor([[3.0, 4.0, 1.0, 1.0]], dtype=torch.float64))
@@ -231,14 +245,14 @@ def test_norm_divides_each_group_by_its_own_root_mean_square() -> None:
 
 
 def test_norm_keeps_a_vector_of_zeros() -> None:
-    norm = RMSNorm(4, TINY)
+    norm = RMSNorm(4, SHAPE)
     with torch.no_grad():
         norm.weight.fill_(1)
     assert norm(torch.zeros(1, 4)).tolist() == [[0.0] * 4]
 
 
 def test_attention_without_mixing_averages_the_values_so_far() -> None:
-    attention = Attention(replace(TINY, hidden_size=2, num_attention_heads=2, num_key_value_heads=1, head_dim=2))
+    attention = Attention(replace(SHAPE, hidden_size=2, num_attention_heads=2, num_key_value_heads=1, head_dim=2))
     with torch.no_grad():
         attention.q_proj.weight.zero_()  # every score 0: equal weights
         attention.k_proj.weight.normal_()
@@ -253,7 +267,7 @@ def test_attention_without_mixing_averages_the_values_so_far() -> None:
 
 @pytest.mark.parametrize("pattern", ["M", "-", "*", "M-M*-"])
 def test_a_token_changes_no_logits_before_it(pattern: str) -> None:
-    config = replace(TINY, hybrid_override_pattern=pattern, chunk_size=4)
+    config = replace(SHAPE, hybrid_override_pattern=pattern, chunk_size=4)
     model = perturbed(initialized(config, dtype=torch.float64))
     tokens = random_tokens(config, 1, 11)
     with torch.no_grad():
@@ -268,7 +282,7 @@ def test_a_token_changes_no_logits_before_it(pattern: str) -> None:
 
 @pytest.mark.parametrize("letter", ["M", "*"])
 def test_a_token_reaches_logits_after_it(letter: str) -> None:
-    config = replace(TINY, hybrid_override_pattern=letter, chunk_size=4)
+    config = replace(SHAPE, hybrid_override_pattern=letter, chunk_size=4)
     model = initialized(config, dtype=torch.float64)
     tokens = random_tokens(config, 1, 11)
     changed = tokens.clone()
@@ -279,18 +293,18 @@ def test_a_token_reaches_logits_after_it(letter: str) -> None:
 
 
 def test_one_batch_of_three_equals_three_batches_of_one() -> None:
-    model = perturbed(initialized(TINY, dtype=torch.float64))
-    tokens = random_tokens(TINY, 3, 50)
+    model = perturbed(initialized(SHAPE, dtype=torch.float64))
+    tokens = random_tokens(SHAPE, 3, 50)
     with torch.no_grad():
         alone = torch.cat([model(tokens[[row]]) for row in range(3)])
         torch.testing.assert_close(model(tokens), alone, rtol=0, atol=1e-12)
 
 
 def test_chunk_size_does_not_change_the_logits() -> None:
-    tokens = random_tokens(TINY, 2, 50)
+    tokens = random_tokens(SHAPE, 2, 50)
     logits = []
     for chunk_size in (1, 7, 32, 64):
-        model = perturbed(initialized(replace(TINY, chunk_size=chunk_size), dtype=torch.float64))
+        model = perturbed(initialized(replace(SHAPE, chunk_size=chunk_size), dtype=torch.float64))
         with torch.no_grad():
             logits.append(model(tokens))
     for other in logits[1:]:
@@ -319,14 +333,14 @@ def test_published_patterns_put_attention_where_the_paper_does(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_logits_have_the_dtype_of_the_parameters(dtype: torch.dtype) -> None:
-    assert initialized(TINY, dtype=dtype)(random_tokens(TINY, 1, 5)).dtype == dtype
+    assert initialized(SHAPE, dtype=dtype)(random_tokens(SHAPE, 1, 5)).dtype == dtype
 
 
 def test_bfloat16_weights_give_nearly_the_logits_of_float64() -> None:
-    rounded = initialized(TINY, dtype=torch.bfloat16)
-    exact = NemotronH(TINY, dtype=torch.float64)
+    rounded = initialized(SHAPE, dtype=torch.bfloat16)
+    exact = NemotronH(SHAPE, dtype=torch.float64)
     exact.load_state_dict(rounded.state_dict())
-    tokens = random_tokens(TINY, 2, 50)
+    tokens = random_tokens(SHAPE, 2, 50)
     logits = exact(tokens)
     error = (rounded(tokens).double() - logits).std() / logits.std()
     assert error < 0.02  # a bfloat16 holds 8 bits; in bfloat16 throughout, this is above 0.02
@@ -356,18 +370,18 @@ def test_the_scan_runs_in_at_least_float32(
         return ssd_scan_chunked(*inputs)
 
     monkeypatch.setattr(model_module, "ssd_scan_chunked", watched)
-    model = initialized(TINY, dtype=dtype)
+    model = initialized(SHAPE, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        model(random_tokens(TINY, 1, 5))
-    assert seen == [{expected}] * TINY.hybrid_override_pattern.count("M")
+        model(random_tokens(SHAPE, 1, 5))
+    assert seen == [{expected}] * SHAPE.hybrid_override_pattern.count("M")
 
 
 def test_norms_of_bfloat16_are_taken_in_float32() -> None:
-    norm = RMSNorm(256, TINY, dtype=torch.bfloat16)
+    norm = RMSNorm(256, SHAPE, dtype=torch.bfloat16)
     with torch.no_grad():
         norm.weight.fill_(1)
     x = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
-    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + TINY.layer_norm_epsilon).sqrt()
+    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + SHAPE.layer_norm_epsilon).sqrt()
     assert torch.equal(norm(x), exact.bfloat16())
 
 
@@ -375,10 +389,10 @@ def test_norms_of_bfloat16_are_taken_in_float32() -> None:
 
 
 def test_initial_weights_have_the_published_spread() -> None:
-    config = replace(SMALL, mamba_num_heads=256, mamba_head_dim=2)  # many heads: enough A, D and dt to judge
+    config = replace(SHAPE, hidden_size=256, mamba_num_heads=256, mamba_head_dim=2)  # many numbers of each kind
     model = initialized(config)
     std = math.sqrt(0.8 / 256)
-    residual_std = std / 3  # square root of 9 layers
+    residual_std = std / math.sqrt(5)  # layers
     for name, parameter in model.named_parameters():
         weights = parameter.detach().double()
         kind = name.split("mixer.")[-1]
@@ -404,30 +418,31 @@ def test_initial_weights_have_the_published_spread() -> None:
 
 def test_the_published_12b_starts_with_the_published_standard_deviation() -> None:
     assert PUBLISHED_12B.initial_std == 0.0125
-    assert replace(TINY, initializer_range=0.02).initial_std == 0.02
+    assert replace(SHAPE, initializer_range=0.02).initial_std == 0.02
 
 
-def test_inverse_softplus_undoes_softplus() -> None:
-    y = torch.tensor([1e-4, 1e-3, 0.1, 5.0], dtype=torch.float64)
-    torch.testing.assert_close(F.softplus(inverse_softplus(y)), y, rtol=1e-9, atol=0)
+def test_step_sizes_below_one_ten_thousandth_are_raised_to_it() -> None:
+    for log_dt, dt in ((-100.0, 1e-4), (math.log(0.02), 0.02)):
+        bias = torch.tensor(initial_dt_bias(log_dt), dtype=torch.float64)
+        assert F.softplus(bias).item() == pytest.approx(dt, rel=1e-9)
 
 
 def test_initial_weights_depend_on_the_seed_only() -> None:
     torch.manual_seed(1)
-    first = initialized(TINY, seed=5).state_dict()
+    first = initialized(SHAPE, seed=5).state_dict()
     torch.manual_seed(2)
-    second, other = initialized(TINY, seed=5).state_dict(), initialized(TINY, seed=6).state_dict()
+    second, other = initialized(SHAPE, seed=5).state_dict(), initialized(SHAPE, seed=6).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
 def test_float32_weights_are_the_float64_ones_rounded() -> None:
-    exact, rounded = initialized(TINY, dtype=torch.float64).state_dict(), initialized(TINY).state_dict()
+    exact, rounded = initialized(SHAPE, dtype=torch.float64).state_dict(), initialized(SHAPE).state_dict()
     assert all(torch.equal(exact[name].float(), rounded[name]) for name in exact)
 
 
 def test_a_layer_more_leaves_the_weights_of_the_others_as_they_are() -> None:
-    config = replace(TINY, hybrid_override_pattern="M-", initializer_range=0.02)
+    config = replace(SHAPE, hybrid_override_pattern="M-", initializer_range=0.02)
     fewer = initialized(config).state_dict()
     more = initialized(replace(config, hybrid_override_pattern="M-*-")).state_dict()
     for name, weights in fewer.items():
@@ -436,7 +451,7 @@ def test_a_layer_more_leaves_the_weights_of_the_others_as_they_are() -> None:
 
 
 def test_every_parameter_has_random_numbers_of_its_own() -> None:
-    weights = initialized(replace(TINY, hybrid_override_pattern="MM-*-*")).state_dict()
+    weights = initialized(replace(SHAPE, hybrid_override_pattern="MM-*-*")).state_dict()
     beginnings = [
         tuple(tensor.flatten()[:8].tolist()) for name, tensor in weights.items() if tensor.unique().numel() > 1
     ]
@@ -492,13 +507,13 @@ def test_initial_weights_are_the_same_bytes_with_every_instruction_set() -> None
 
 
 def test_weight_decay_groups_hold_every_parameter_once() -> None:
-    model = NemotronH(TINY)
+    model = NemotronH(SHAPE)
     grouped = [id(parameter) for group in parameter_groups(model, 0.1) for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
 
 def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
-    model = NemotronH(TINY)
+    model = NemotronH(SHAPE)
     decay = {id(p): group["weight_decay"] for group in parameter_groups(model, 0.1) for p in group["params"]}
     decaying = {
         re.sub(r"backbone\.layers\.\d+\.", "", name) for name, p in model.named_parameters() if decay[id(p)] == 0.1
@@ -538,4 +553,4 @@ def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
 )
 def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(TINY, **change)
+        replace(SHAPE, **change)

@@ -21,7 +21,21 @@ from nemotron.recipes.nemotron_h.plan import (
     training_memory_bytes,
 )
 
-TINY, SMALL = SIZES["tiny"].model, SIZES["small"].model
+SHAPE = ModelConfig(
+    vocab_size=512,
+    hidden_size=64,
+    hybrid_override_pattern="M-M*-",
+    intermediate_size=256,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    mamba_num_heads=8,
+    mamba_head_dim=16,
+    n_groups=2,
+    ssm_state_size=16,
+    chunk_size=32,
+    max_position_embeddings=512,
+)
 
 
 def initialized(config: ModelConfig, dtype: torch.dtype = torch.float32) -> NemotronH:
@@ -35,7 +49,9 @@ def test_published_shapes_have_the_published_number_of_parameters() -> None:
     assert count_parameters(PUBLISHED_9B) == 8_888_227_328
 
 
-@pytest.mark.parametrize("config", [TINY, SMALL, replace(TINY, n_groups=8, conv_kernel=2, chunk_size=16)])
+@pytest.mark.parametrize(
+    "config", [SHAPE, SIZES["small"].model, replace(SHAPE, n_groups=8, conv_kernel=2, chunk_size=16)]
+)
 @pytest.mark.parametrize("chunks", [2, 3])
 def test_operations_equal_those_that_torch_counts(config: ModelConfig, chunks: int) -> None:
     b, t = 2, chunks * config.chunk_size
@@ -70,13 +86,13 @@ def test_a_longer_sequence_costs_more_only_in_attention() -> None:
 
 def test_a_short_sequence_is_no_full_chunk() -> None:
     assert (
-        forward_operations_per_token(TINY, TINY.chunk_size // 2)["mamba"]
-        < (forward_operations_per_token(TINY, TINY.chunk_size)["mamba"])
+        forward_operations_per_token(SHAPE, SHAPE.chunk_size // 2)["mamba"]
+        < (forward_operations_per_token(SHAPE, SHAPE.chunk_size)["mamba"])
     )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("config", [TINY, SMALL])
+@pytest.mark.parametrize("config", [SHAPE, SIZES["small"].model])
 def test_planned_activations_are_what_the_layers_keep(config: ModelConfig, dtype: str) -> None:
     model = initialized(config, torch.float64 if dtype == "float64" else torch.float32)
     kept = []
@@ -97,11 +113,11 @@ def test_kept_bytes_count_a_tensor_once_and_a_dropped_one_not_at_all() -> None:
 
 
 def test_weights_gradients_and_moments_are_what_a_step_of_adamw_holds() -> None:
-    model = initialized(TINY)
+    model = initialized(SHAPE)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
     optimizer.step()
-    planned = training_memory_bytes(TINY, micro_batch_sequences=1, sequence_length=4, dtype="float32")
+    planned = training_memory_bytes(SHAPE, micro_batch_sequences=1, sequence_length=4, dtype="float32")
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     assert planned["weights"] == sum(tensor.nbytes for tensor in model.parameters())
