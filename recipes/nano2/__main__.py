@@ -32,8 +32,8 @@ class Config:
 def connected(config: Config) -> stage0_pretrain.Config:
     """The config of the stage, with this recipe's scale, seed and directory."""
     output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale
-    owned = {"scale": config.scale, "seed": config.seed}
-    return handed_down(config.pretrain, "pretrain", **owned, output_dir=output_dir / "stage0_pretrain")
+    scale, seed = config.scale, config.seed
+    return handed_down(config.pretrain, "pretrain", scale=scale, seed=seed, output_dir=output_dir / "stage0_pretrain")
 
 
 def main(config: Config) -> dict[str, Artifact]:
@@ -44,6 +44,9 @@ def main(config: Config) -> dict[str, Artifact]:
 if __name__ == "__main__":
     config = tyro.cli(Config)
     with step_process():
-        text = stage0_pretrain.plan(connected(config)) if config.plan else print_complete(main(config))
-    if text:
-        print(text)
+        if config.plan:
+            page = stage0_pretrain.plan(connected(config))
+        else:
+            print_complete(main(config))
+    if config.plan:
+        print(page)

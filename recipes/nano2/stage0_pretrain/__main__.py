@@ -36,11 +36,11 @@ class Config:
 def connected(config: Config) -> tuple[data_curation.Config, training.Config, evaluation.Config]:
     """The configs of the three steps, with this stage's scale, seed and directories."""
     output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale / "stage0_pretrain"
-    owned = {"scale": config.scale, "seed": config.seed}
+    scale, seed = config.scale, config.seed
     return (
-        handed_down(config.data, "data", **owned, output_dir=output_dir / "data_curation"),
-        handed_down(config.train, "train", **owned, output_dir=output_dir / "training"),
-        handed_down(config.eval, "eval", **owned, output_dir=output_dir / "evaluation"),
+        handed_down(config.data, "data", scale=scale, seed=seed, output_dir=output_dir / "data_curation"),
+        handed_down(config.train, "train", scale=scale, seed=seed, output_dir=output_dir / "training"),
+        handed_down(config.eval, "eval", scale=scale, seed=seed, output_dir=output_dir / "evaluation"),
     )
 
 
@@ -62,6 +62,9 @@ def plan(config: Config) -> str:
 if __name__ == "__main__":
     config = tyro.cli(Config)
     with step_process():
-        text = plan(config) if config.plan else print_complete(main(config))
-    if text:
-        print(text)
+        if config.plan:
+            page = plan(config)
+        else:
+            print_complete(main(config))
+    if config.plan:
+        print(page)

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -259,7 +259,7 @@ def read_batches(path: Path, phase: Phase, first_step: int) -> Iterator[torch.Te
             step += 1
 
 
-def loss_sum(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def loss_sum(model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in nats, summed over a (b, t + 1) batch: the token at position i predicts the one at i + 1."""
     logits = model(tokens[:, :-1])
     labels = tokens[:, 1:]
@@ -268,7 +268,9 @@ def loss_sum(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def validation_losses(model: torch.nn.Module, dataset: Dataset, sequences: int, device: str) -> dict[str, float]:
+def validation_losses(
+    model: Callable[[torch.Tensor], torch.Tensor], dataset: Dataset, sequences: int, device: str
+) -> dict[str, float]:
     """Category -> mean loss in nats per token over its first `sequences` whole validation sequences."""
     table = pq.read_table(dataset.validation_path, columns=["category", "tokens"])
     by_category: dict[str, list[list[int]]] = {}
@@ -331,7 +333,7 @@ def read_training_state(
     states = sorted(path for path in work.glob("training_state/step-*") if path.suffix != ".partial")
     if not states:
         print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
-        return Record()
+        return Record(weights={"initial": weight_fingerprint(model)})
     state = json.loads((states[-1] / "state.json").read_text())
     if state["dataset"] != dataset.digest:
         raise ValueError(

@@ -214,6 +214,12 @@ def test_a_stopped_run_resumes_to_the_same_bits(dataset, trained, tmp_path, monk
     assert resumed.digest == trained.digest
 
 
+def test_resuming_before_the_first_state_begins_at_step_0(dataset, trained, tmp_path, capfd):
+    config = Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training", resume=True)
+    assert training.main(config).digest == trained.digest
+    assert "nothing to resume" in capfd.readouterr().err
+
+
 def test_an_unfinished_run_is_not_started_over_by_accident(dataset, tmp_path, monkeypatch):
     config = Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training")
     with monkeypatch.context() as patch:
