@@ -232,7 +232,8 @@ def test_a_save_that_is_killed_anywhere_leaves_no_half_artifact(tmp_path: Path):
             accepted.append(Dataset.load(place).text_path.read_text())
         except ValueError:
             assert not (place / "metadata.json").exists()
-        assert write(place, "later").text_path.read_text() == "later"
+        write(place, "later")
+        assert Dataset.load(place).text_path.read_text() == "later"
     assert len(places) > 5
     assert accepted == ["new"]  # killed after the rename, before the directory was synced
 

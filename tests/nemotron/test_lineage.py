@@ -76,6 +76,15 @@ def test_a_tracker_is_told_of_a_finished_artifact_in_its_final_place(tmp_path: P
     ]
 
 
+def test_a_tracker_is_told_once_of_an_artifact_behind_a_link(tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk")
+    recorder = tracked()
+    with working_directory(tmp_path / "outputs" / "dataset", Dataset) as work:
+        Dataset(path=work).save()
+    assert recorder.calls == [("log", "dataset", tmp_path / "disk" / "dataset", [])]
+
+
 def test_a_tracker_is_not_told_of_what_was_not_finished(tmp_path: Path):
     recorder = tracked()
     with pytest.raises(KeyboardInterrupt), working_directory(tmp_path / "dataset", Dataset):
@@ -222,7 +231,10 @@ def git(directory: Path, *arguments: str) -> str:
 def test_the_code_version_names_the_commit_and_what_is_not_in_it(tmp_path: Path):
     step = tmp_path / "step.py"
     step.write_text("one")
+    (tmp_path / "other.py").write_text("other")
     git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "other.py")
+    git(tmp_path, "commit", "-q", "-m", "zero")
     plain = lineage.installed_version("nemotron")
     assert code_version.__wrapped__(str(step)) == plain  # a file that is not tracked belongs to no commit
     git(tmp_path, "add", "step.py")
