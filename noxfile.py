@@ -76,4 +76,4 @@ def bench(session: nox.Session) -> None:
     """Run the benchmarks."""
     install_project(session)
     for path in sorted(Path("benchmarks").glob("*.py")):
-        session.run("python", str(path), *session.posargs)
+        session.run("python", str(path))

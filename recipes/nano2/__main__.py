@@ -31,6 +31,8 @@ class Config:
 
 def connected(config: Config) -> stage0_pretrain.Config:
     """The config of the stage, with this recipe's scale, seed and directory."""
+    if config.pretrain.plan:
+        raise ValueError("--pretrain.plan has no effect in a run of all stages; use --plan")
     output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale
     scale, seed = config.scale, config.seed
     return handed_down(config.pretrain, "pretrain", scale=scale, seed=seed, output_dir=output_dir / "stage0_pretrain")

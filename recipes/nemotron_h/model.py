@@ -63,7 +63,8 @@ class ModelConfig:
     """Positions that the scan handles at once; changes speed and memory, not the result."""
     layer_norm_epsilon: float = 1e-5
     initializer_range: float | None = None
-    """Standard deviation of the initial weights; None is the published rule, sqrt(0.8 / hidden_size)."""
+    """Standard deviation of the initial weights; None is sqrt(0.8 / hidden_size), our derivation,
+    which gives the values in NVIDIA's Megatron-LM configurations of the 8B, 12B and 56B."""
     max_position_embeddings: int = 131072
     """Written into config.json for tools that ask; there is no positional embedding that it could limit."""
 

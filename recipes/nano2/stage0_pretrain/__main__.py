@@ -33,10 +33,27 @@ class Config:
     eval: evaluation.Config = field(default_factory=evaluation.Config)
 
 
+def with_agreed_sizes(config: Config) -> Config:
+    """The config where data and train have the same steps and batches: what one is given, the other takes over.
+
+    Raises:
+        ValueError: if both are given and differ.
+    """
+    agreed = {}
+    for name in ("num_steps", "batch_sequences", "long_context_steps", "long_context_batch_sequences"):
+        data, train = getattr(config.data, name), getattr(config.train, name)
+        if None not in (data, train) and data != train:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--data.{flag} {data} and --train.{flag} {train} differ; give one of them")
+        agreed[name] = train if data is None else data
+    return replace(config, data=replace(config.data, **agreed), train=replace(config.train, **agreed))
+
+
 def connected(config: Config) -> tuple[data_curation.Config, training.Config, evaluation.Config]:
     """The configs of the three steps, with this stage's scale, seed and directories."""
     output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale / "stage0_pretrain"
     scale, seed = config.scale, config.seed
+    config = with_agreed_sizes(config)
     return (
         handed_down(config.data, "data", scale=scale, seed=seed, output_dir=output_dir / "data_curation"),
         handed_down(config.train, "train", scale=scale, seed=seed, output_dir=output_dir / "training"),

@@ -213,7 +213,10 @@ def evaluation_texts(raw: list[Document], problems: list[Problem]) -> dict[str, 
     texts: dict[str, Iterable[str]] = {"evaluation problems": [problem.question for problem in problems]}
     modules = {document.module for document in raw if document.origin.split(" ")[0] in PACKAGES}
     if modules:
-        texts["tests of the packages"] = [without_imports(test.text) for test in package_test_texts(modules)[0]]
+        tests, unreadable = package_test_texts(modules)
+        texts["tests of the packages"] = [without_imports(test.text) for test in tests]
+        for item in unreadable:
+            progress.print(f"not decontaminated against {item.id}: {item.reason}")
     return texts
 
 

@@ -35,7 +35,7 @@ from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
 from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.report import plot_results, results_table
-from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
+from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint, device_memory_bytes
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.scoring.accuracy import Accuracy
 from nemotron.recipes.scoring.bits_per_byte import bits_per_byte, token_byte_lengths
@@ -167,6 +167,7 @@ def main(config: Config) -> Results:
     config = resolved(config, "stage0_pretrain", "evaluation")
     assert config.output_dir
     assert config.device
+    device_memory_bytes(config.device)  # refuses a device that this machine does not have
     checkpoint = Checkpoint.load(path=config.checkpoint_path)
     refuse_other_scale(config, checkpoint)
     dataset = Dataset.load(path=checkpoint.dataset_path)

@@ -20,6 +20,14 @@ from nemotron.recipes.nemotron_h.plan import (
     training_memory_bytes,
 )
 
+# Published, arXiv 2508.14444, sections 2.4 and 2.6.
+PUBLISHED_BUT_NOT_BUILT = (
+    "  published, and not built here",
+    "    matrix products in FP8     E4M3, weights in blocks of 128 x 128, activations in tiles of 1 x 128;",
+    "                               the first and the last four products stay in bfloat16",
+    "    sharding                   long context: 8-way tensor parallelism, 16-way context parallelism",
+)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -119,6 +127,8 @@ def plan_text(plan: Plan) -> str:
     lines += ["", f"  learning rate  {sparkline(plan.learning_rates)}"]
     for name, step in plan.schedule.items():
         lines.append(f"    {name:<26}step {step:>12,}   {plan.learning_rates[step]:.3e}")
+    if plan.scale == "full":
+        lines += ["", *PUBLISHED_BUT_NOT_BUILT]
     lines += ["", "  memory of one training step in the phase that needs most, all on one device, no sharding"]
     lines += [f"    {part:<24}{num_bytes / 2**30:>12,.2f} GiB" for part, num_bytes in plan.memory_bytes.items()]
     lines += [f"    {'together':<24}{sum(plan.memory_bytes.values()) / 2**30:>12,.2f} GiB", "", "  expected time"]
@@ -131,9 +141,9 @@ def plan_text(plan: Plan) -> str:
 def sparkline(values: list[float], width: int = 60) -> str:
     """Values as a row of blocks, each standing for the last value of its share."""
     blocks = "▁▂▃▄▅▆▇█"
-    width = min(width, len(values))
+    width, highest = min(width, len(values)), max(values)
     shown = [values[(i + 1) * len(values) // width - 1] for i in range(width)]
-    return "".join(blocks[round(value / max(values) * (len(blocks) - 1))] for value in shown)
+    return "".join(blocks[round(value / highest * (len(blocks) - 1))] for value in shown)
 
 
 def duration(hours: float) -> str:

@@ -267,20 +267,29 @@ def loss_sum(model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
 
 
-@torch.no_grad()
-def validation_losses(
-    model: Callable[[torch.Tensor], torch.Tensor], dataset: Dataset, sequences: int, device: str
-) -> dict[str, float]:
-    """Category -> mean loss in nats per token over its first `sequences` whole validation sequences."""
+def validation_sequences(dataset: Dataset, sequences: int) -> dict[str, torch.Tensor]:
+    """Category -> (n, t + 1) token ids of its first `sequences` whole validation sequences."""
     table = pq.read_table(dataset.validation_path, columns=["category", "tokens"])
     by_category: dict[str, list[list[int]]] = {}
     for category, tokens in zip(table["category"].to_pylist(), table["tokens"].to_pylist(), strict=True):
         if len(tokens) == dataset.sequence_length + 1:
             by_category.setdefault(category, []).append(tokens)
+    return {category: torch.tensor(by_category[category][:sequences]) for category in sorted(by_category)}
+
+
+@torch.no_grad()
+def validation_losses(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    validation: dict[str, torch.Tensor],
+    micro_batch_sequences: int,
+    device: str,
+) -> dict[str, float]:
+    """Category -> mean loss in nats per token over its sequences."""
     losses = {}
-    for category in sorted(by_category):
-        batch = torch.tensor(by_category[category][:sequences], device=device)
-        losses[category] = loss_sum(model, batch).item() / batch[:, 1:].numel()
+    for category, sequences in validation.items():
+        micro_batches = sequences.split(micro_batch_sequences)
+        losses[category] = sum(loss_sum(model, batch.to(device)).item() for batch in micro_batches)
+        losses[category] /= sequences[:, 1:].numel()
     return losses
 
 
@@ -322,6 +331,11 @@ def write_training_state(
             shutil.rmtree(older)
 
 
+def whole_states(work: Path) -> list[Path]:
+    """Directories of the training states that were written to their end, the last one last."""
+    return sorted(path for path in work.glob("training_state/step-*") if path.suffix != ".partial")
+
+
 def read_training_state(
     work: Path, config: Config, dataset: Dataset, model: NemotronH, optimizer: torch.optim.Optimizer
 ) -> Record:
@@ -330,7 +344,7 @@ def read_training_state(
     Raises:
         ValueError: if that run had another dataset or config.
     """
-    states = sorted(path for path in work.glob("training_state/step-*") if path.suffix != ".partial")
+    states = whole_states(work)
     if not states:
         print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
         return Record(weights={"initial": weight_fingerprint(model)})
@@ -456,17 +470,23 @@ def device_memory_bytes(device: str) -> int:
     Raises:
         ValueError: if this machine has no such device.
     """
-    kind = torch.device(device).type
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = "unknown"
     if kind == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device={device}: this machine has no CUDA device; use --device cpu or a smaller scale")
+        count = torch.cuda.device_count()
+        if (torch.device(device).index or 0) >= count:
+            raise ValueError(f"device={device}: this machine has {count} CUDA devices; use --device cpu or another one")
         return torch.cuda.get_device_properties(device).total_memory
+    if kind != "cpu":
+        raise ValueError(f"device={device} is not supported; use cpu, cuda or cuda:<number>")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def refuse_unfinished_run(work: Path) -> None:
     """Raise ValueError if an earlier run left a state behind that --resume could go on from."""
-    states = sorted(work.glob("training_state/step-*"))
+    states = whole_states(work)
     if states:
         raise ValueError(
             f"{work} holds an unfinished run at {states[-1].name}; add --resume (--train.resume for a stage) to go on, "
@@ -478,8 +498,8 @@ def refuse_non_finite(step: int, loss: float, grad_norm: float) -> None:
     """Raise ValueError, before the weights are touched, if this step's loss or gradient is no number."""
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         raise ValueError(
-            f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; lower the learning rate, or go back "
-            f"to the last state with --resume"
+            f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; delete the unfinished run and "
+            f"begin anew with a lower --learning-rate"
         )
 
 
@@ -491,6 +511,7 @@ def main(config: Config) -> Checkpoint:
     dataset = Dataset.load(path=config.dataset_path)
     phases = training_phases(config, dataset.sequence_length, dataset.long_context_length)
     files = phase_files(dataset, phases)
+    validation = validation_sequences(dataset, config.validation_sequences)
     total_steps = sum(phase.num_steps for phase in phases)
 
     # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
@@ -517,7 +538,7 @@ def main(config: Config) -> Checkpoint:
 
         step = first_step = len(record.curve)
         phase_start = 0
-        with TrainingProgress("pretraining", total_steps, first_step) as progress, autocast:
+        with TrainingProgress("pretraining", total_steps, first_step) as progress:
             for phase in phases:
                 for batch in read_batches(files[phase.name], phase, first_step=max(0, first_step - phase_start)):
                     # Every token weighs the same: sums over micro batches, divided by the tokens of the whole step.
@@ -526,7 +547,8 @@ def main(config: Config) -> Checkpoint:
                     for micro_batch in batch.to(config.device).chunk(
                         phase.batch_sequences // phase.micro_batch_sequences
                     ):
-                        micro_loss = loss_sum(forward, micro_batch) / phase.batch_tokens
+                        with autocast:  # left after each use: inside, it keeps copies of the weights as they were
+                            micro_loss = loss_sum(forward, micro_batch) / phase.batch_tokens
                         micro_loss.backward()
                         loss += micro_loss.item()
                     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
@@ -546,7 +568,10 @@ def main(config: Config) -> Checkpoint:
                     if step == 1:
                         record.weights["after step 1"] = weight_fingerprint(model)
                     if step % config.validate_every_steps == 0 or step == total_steps:
-                        losses = validation_losses(forward, dataset, config.validation_sequences, config.device)
+                        with autocast:
+                            losses = validation_losses(
+                                forward, validation, phases[0].micro_batch_sequences, config.device
+                            )
                         record.validation += [{"step": step, "category": name, "loss": losses[name]} for name in losses]
                     if step % config.checkpoint_every_steps == 0 or step == total_steps:
                         write_training_state(work, config, dataset, model, optimizer, record)

@@ -168,6 +168,14 @@ def test_one_batch_of_four_equals_four_micro_batches_of_one(dataset, trained, tm
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-12)
 
 
+def test_bfloat16_follows_the_float32_loss(dataset, tmp_path):
+    sizes = SMALL | {"num_steps": 10, "learning_rate": 0.02, "dataset_path": dataset.path}
+    full = curve_of(training.main(Config(**sizes, dtype="float32", output_dir=tmp_path / "float32")))
+    half = curve_of(training.main(Config(**sizes, dtype="bfloat16", output_dir=tmp_path / "bfloat16")))
+    for ours, theirs in zip(full, half, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=0.03)
+
+
 def test_training_writes_nothing_to_stdout(dataset, tmp_path, capfd):
     training.main(Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training"))
     captured = capfd.readouterr()
@@ -235,7 +243,7 @@ def test_an_unfinished_run_is_not_started_over_by_accident(dataset, tmp_path, mo
 
 def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(dataset, tmp_path):
     config = Config(**(SMALL | {"learning_rate": 1e300}), dataset_path=dataset.path, output_dir=tmp_path / "training")
-    with pytest.raises(ValueError, match=r"step \d+: the loss is .* lower the learning rate"):
+    with pytest.raises(ValueError, match=r"step \d+: the loss is .* begin anew with a lower --learning-rate"):
         training.main(config)
 
 
@@ -247,12 +255,14 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(datase
             r"micro_batch_sequences=3 does not divide batch_sequences=4; pick a divisor of 4",
         ),
         ({"num_steps": 11}, r"phase3: 2 steps of 4 sequences need 8 sequences, and .* holds 4; curate"),
+        ({"device": "toaster"}, r"device=toaster is not supported; use cpu, cuda or cuda:<number>"),
         ({"cut_long_context_to": 48}, r"cut_long_context_to=48 does not divide long_context_length=64; pick a divisor"),
         ({"scale": "full"}, r"scale=full needs 163 GiB for weights, gradients and moments, and cpu has 8 GiB"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(dataset, tmp_path, monkeypatch, changes, sentence):
-    monkeypatch.setattr(training, "device_memory_bytes", lambda device: 8 * 2**30)
+    real = training.device_memory_bytes
+    monkeypatch.setattr(training, "device_memory_bytes", lambda device: min(real(device), 8 * 2**30))
     config = Config(
         **({"device": "cpu"} | SMALL | changes), dataset_path=dataset.path, output_dir=tmp_path / "training"
     )
