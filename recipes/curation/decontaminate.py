@@ -34,7 +34,7 @@ def words_of(text: str) -> list[str]:
 def without_imports(source: str) -> str:
     """Python source without its import statements.
 
-    They are no part of what a test asks. With them, 157 of 725 modules of the small scale share 13 words with a test,
+    They are no part of what a test asks. With them, 157 of 725 sampled modules share 13 words with a test,
     most of them like "from sympy core add import add from sympy core basic import basic"; without them 28 do.
     """
     return IMPORT.sub("", source)
