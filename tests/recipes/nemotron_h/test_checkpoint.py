@@ -125,9 +125,13 @@ def test_transformers_finds_every_number_of_the_shape(saved: Path) -> None:
         assert getattr(config, name) == getattr(SHAPE, name), name
     assert config.initializer_range == SHAPE.initial_std
     assert config.num_hidden_layers == 5
-    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
     assert config.time_step_min == 0
     assert config.tie_word_embeddings is False
+
+
+def test_config_names_the_special_tokens(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 1, 2)
 
 
 def test_transformers_loads_the_generation_config(saved: Path) -> None:
@@ -240,6 +244,13 @@ def replace_with_index(index: dict[str, Any]) -> Callable[[Path], None]:
     return apply
 
 
+def point_outside(directory: Path) -> None:
+    shutil.move(directory / "model.safetensors", directory.parent / "outside.safetensors")
+    names = safe_open(directory.parent / "outside.safetensors", "pt").keys()
+    index = {"weight_map": dict.fromkeys(names, "../outside.safetensors")}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def cut_in_half(name: str) -> Callable[[Path], None]:
     return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:3000])
 
@@ -288,10 +299,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         replace_with_index({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}),
         "it holds no model-00001-of-00002.safetensors, which model.safetensors.index.json names",
     ),
-    "shard elsewhere": (
-        replace_with_index({"weight_map": {"lm_head.weight": "../checkpoint/model.safetensors"}}),
-        "it holds no ../checkpoint/model.safetensors",
-    ),
+    "shard elsewhere": (point_outside, "it holds no ../outside.safetensors"),
 }
 
 

@@ -110,6 +110,7 @@ def test_kept_bytes_count_a_tensor_once_and_a_dropped_one_not_at_all() -> None:
     assert bytes_kept_for_backward(lambda x: (x * weight).sin(), torch.ones(10)) == 2 * 40
     assert bytes_kept_for_backward(lambda x: x + weight, torch.ones(10)) == 0
     assert bytes_kept_for_backward(lambda x: weight.exp().sin(), torch.ones(10)) == 40
+    assert bytes_kept_for_backward(lambda x: weight.sin() + weight.view(10, 1).sin(), torch.ones(10)) == 40
 
 
 def test_weights_gradients_and_moments_are_what_a_step_of_adamw_holds() -> None:
