@@ -55,7 +55,7 @@ HARDWARE: dict[str, Hardware] = {
     "2 processor cores, float32": Hardware(
         peak_operations_per_second=1.6e11,
         utilisation=0.5,
-        origin="benchmarks/training_step.py on one core of an AMD EPYC 9004, its peak doubled",
+        origin="measured: benchmarks/training_step.py on one core of an AMD EPYC 9004, its peak doubled",
     ),
     "1 NVIDIA H100 SXM, bfloat16": Hardware(
         peak_operations_per_second=989e12,
