@@ -6,6 +6,9 @@ Sessions that end in pytest take its arguments: `nox -s tests -- -k stage0`.
     types    mypy on the wheel, installed and checked outside of this directory, as someone who depends on it would
     tests    the whole suite
     tiny     every stage at tiny scale against its golden
+    bless    record a golden anew: `nox -s bless -- stage0 --reason "..."`
+    power    known mistakes, one at a time: each must turn its stage red
+    mutation cosmic-ray on the comparison: how many small edits of it the tests notice
     alarms   the tiny run under other processor kernels, threads, hash seeds, directories, locales: no number may move
     bench    benchmarks/, printed side by side; never part of a test
 """
@@ -60,8 +63,39 @@ def tests(session: nox.Session) -> None:
 def tiny(session: nox.Session) -> None:
     """Run every stage at tiny scale and compare it with its golden."""
     install_project(session)
-    stages = sorted(str(path) for path in Path("tests", "recipes").glob("*/stage*/test_stage.py"))
-    session.run("pytest", "--every-golden", *stages, *session.posargs)
+    session.run("pytest", "--every-golden", "--only-golden", *session.posargs)
+
+
+@nox.session
+def bless(session: nox.Session) -> None:
+    """Record the golden of a stage anew, with the reason."""
+    install_project(session)
+    session.run("python", "-m", "nemotron.testing.bless", *session.posargs)
+
+
+@nox.session
+def power(session: nox.Session) -> None:
+    """Try every recipe mutant of the catalogues in tests/mutants/; takes `--only NAME`, `--jobs N`, and stages."""
+    install_project(session)
+    session.run("python", "-m", "nemotron.testing.power", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Mutate a copy of nemotron/testing/compare.py, one small edit at a time, and run its tests on each."""
+    session.install("cosmic-ray", *CONSTRAINTS)
+    install_project(session)
+    copy = Path(session.create_tmp()).resolve() / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    for directory in ("nemotron", "tests/nemotron/testing", "tests/mutants"):
+        shutil.copytree(ROOT / directory, copy / directory)
+    session.chdir(copy)
+    config, database = "tests/mutants/compare.toml", "compare.sqlite"
+    environment = {"PYTHONPATH": str(copy)}
+    session.run("cosmic-ray", "init", config, database, env=environment)
+    session.run("cosmic-ray", "exec", config, database, env=environment)
+    session.run("cr-report", "--surviving-only", "--show-diff", database)
+    session.run("cr-rate", "--fail-over", "5", database)
 
 
 @nox.session

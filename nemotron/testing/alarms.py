@@ -1,25 +1,24 @@
-"""Run a tiny stage in other environments and compare every run with the golden: a number that moves is a false alarm.
+"""Run the stages in other environments and compare every run with its golden: a number that moves is a false alarm.
 
-In: stages that have a golden. Out: one line a cell, with the largest relative difference; exit code 1 at an alarm.
-Run: python -m nemotron.testing.alarms [--stage nano2/stage0_pretrain] (in the root of the repository)
+In: stages that have a golden. Out: a line a cell, with the largest relative difference; exit code 1 at an alarm.
+Run: nox -s alarms    (python -m nemotron.testing.alarms [stage ...] in the root of the repository)
 
-A cell sets, for a fresh process in a fresh directory: the vector instructions of torch's and of MKL's kernels, the
-number of threads, PYTHONHASHSEED, locale and time zone. Any two values of two of these meet in at least one cell.
+A cell sets, for a fresh pytest on the tests of one stage: the vector instructions of torch's and of MKL's kernels, the
+number of threads, PYTHONHASHSEED, the order of the tests, the working directory, locale and time zone. Any two values
+of two of these meet in at least one cell.
 
-Left out: the order of tests, other processor architectures, other torch versions.
+Left out: other processor architectures, other torch versions.
 """
 
 import argparse
-import os
-import subprocess
+import itertools
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from nemotron.testing.compare import compare
-from nemotron.testing.snapshot import GOLDEN_DIRECTORY
-from nemotron.testing.stage import stage_document
+from nemotron.testing.plugin import GOLDEN_DIRECTORY
+from nemotron.testing.session import Session, run_pytest
 
 KERNELS = {
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -30,6 +29,8 @@ KERNELS = {
 
 THREADS = ("1", "2")
 HASH_SEEDS = ("0", "1", "random")
+ORDERS = ("file", "random")
+DIRECTORIES = ("root", "elsewhere")
 PLACES = ({"LC_ALL": "C", "TZ": "UTC"}, {"LC_ALL": "C.UTF-8", "TZ": "Asia/Kathmandu"})
 
 
@@ -42,12 +43,19 @@ class Cell:
     hash_seed: str
     place: int
     """Index into PLACES: locale and time zone."""
+    order: str = "file"
+    """Of the tests."""
+    directory: str = "root"
+    """Where the process runs."""
 
     @property
     def name(self) -> str:
         """For the table."""
         place = PLACES[self.place]
-        return f"{self.kernels}, {self.threads} threads, hash seed {self.hash_seed}, {place['LC_ALL']}, {place['TZ']}"
+        return (
+            f"{self.kernels}, {self.threads} threads, hash seed {self.hash_seed}, {place['LC_ALL']}, {place['TZ']}, "
+            f"{self.order} order, {self.directory}"
+        )
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -66,53 +74,59 @@ def supported_kernels() -> tuple[str, ...]:
 
 
 def pairwise_cells(kernels: tuple[str, ...]) -> list[Cell]:
-    """Cells in which every two values of different settings meet: kernels x hash seeds, threads and places woven in."""
-    return [
-        Cell(kernel, THREADS[(i + j) % 2], hash_seed, (i + j) // 2 % 2)
-        for i, kernel in enumerate(kernels)
-        for j, hash_seed in enumerate(HASH_SEEDS)
-    ]
+    """Cells in which any two values of two settings meet: greedily, always the cell with most pairs that have not."""
+    settings = (kernels, THREADS, HASH_SEEDS, range(len(PLACES)), ORDERS, DIRECTORIES)
+    candidates = [Cell(*values) for values in itertools.product(*settings)]
+    to_meet = {pair for cell in candidates for pair in _pairs(cell)}
+    cells = []
+    while to_meet:
+        cells.append(max(candidates, key=lambda cell: len(to_meet & _pairs(cell))))  # the first of equals
+        to_meet -= _pairs(cells[-1])
+    return cells
 
 
-def run_in_cell(stage: str, cell: Cell, directory: Path) -> None:
-    """Run the stage ("nano2/stage0_pretrain") at tiny scale in a process of its own; its steps are left in `directory`.
+def _pairs(cell: Cell) -> set[object]:
+    """Every two settings of a cell, each with its place among the settings."""
+    return set(itertools.combinations(enumerate(astuple(cell)), 2))
 
-    Raises:
-        ValueError: if the run fails; with the last lines that it wrote.
-    """
-    module = f"nemotron.recipes.{stage.replace('/', '.')}"
-    command = [sys.executable, "-m", module, "--scale", "tiny", "--output-dir", "run"]
-    directory.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        command, cwd=directory, env={**os.environ, **cell.chosen}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ValueError(f"{stage} failed in the cell ({cell.name}): {done.stderr[-2000:]}")
+
+def stage_tests_in_cell(root: Path, stage: str, cell: Cell) -> Session:
+    """Run the tests of a stage ("nano2/stage0_pretrain") in a cell."""
+    arguments = ["-k", stage.split("/")[1].split("_", maxsplit=1)[0], "-p", "no:cacheprovider", str(root / "tests")]
+    if cell.order == "random":
+        arguments += ["--random-order", "--random-order-bucket=global", "--random-order-seed=1"]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        cwd = root if cell.directory == "root" else Path(elsewhere)
+        return run_pytest(root, ("-c", str(root / "pyproject.toml"), *arguments), environment=cell.chosen, cwd=cwd)
 
 
 def main() -> int:
     """Run every cell; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--stage", action="append", help="recipe and stage; every golden's if left out")
-    goldens = {str(p.relative_to(GOLDEN_DIRECTORY).with_suffix("")): p for p in Path(GOLDEN_DIRECTORY).rglob("*.json")}
-    stages = parser.parse_args().stage or sorted(goldens)
-    if not stages or not set(stages) <= set(goldens):
-        print(
-            f"no golden for {', '.join(stages) or 'any stage'} in {Path(GOLDEN_DIRECTORY).resolve()}", file=sys.stderr
-        )
+    parser.add_argument("stages", nargs="*", help="recipe and stage; every golden's if left out")
+    root = Path.cwd()
+    goldens = {str(path.relative_to(root / GOLDEN_DIRECTORY).with_suffix("")) for path in root.glob("golden/*/*.json")}
+    stages = parser.parse_args().stages or sorted(goldens)
+    if not stages or not set(stages) <= goldens:
+        print(f"no golden for {', '.join(stages) or 'any stage'} in {root / GOLDEN_DIRECTORY}", file=sys.stderr)
         return 2
     kernels = supported_kernels()
     if len(kernels) < len(KERNELS):
         print(f"this processor cannot run {', '.join(list(KERNELS)[len(kernels) :])}", file=sys.stderr)
-    num_alarms = 0
+    num_alarms, worst = 0, 0.0
     for stage in stages:
         for cell in pairwise_cells(kernels):
-            with tempfile.TemporaryDirectory() as directory:
-                run_in_cell(stage, cell, Path(directory))
-                comparison = compare(goldens[stage].read_bytes(), stage_document(stage, Path(directory) / "run"))
-            num_alarms += not comparison.equal
-            verdict = f"{comparison.largest:.0e}" if comparison.equal else f"ALARM {comparison.lines()[1].strip()}"
-            print(f"{stage}  {cell.name}: {verdict}", file=sys.stderr)
+            session = stage_tests_in_cell(root, stage, cell)
+            report = session.reports.get(stage)
+            if session.exit_code == 0 and report is not None:
+                verdict = f"{report['largest']:.0e}"
+                worst = max(worst, report["largest"])
+            else:
+                num_alarms += 1
+                reason = report["lines"][1] if report and not report["equal"] else ", ".join(session.failed)
+                verdict = f"ALARM {reason or session.output[-1000:]}"
+            print(f"{stage}  {cell.name}: {verdict}", file=sys.stderr, flush=True)
+    print(f"{num_alarms} alarms, worst relative difference {worst:.0e}", file=sys.stderr)
     return 1 if num_alarms else 0
 
 

@@ -12,7 +12,7 @@ part in a million moves the loss by 3e-9 and more.
 Refused before anything is compared: what is no strict JSON (NaN, infinity, a repeated key, anything after the end), a
 looser policy, another stage's golden, an entry that stands twice, an empty ladder.
 
-Left out: the report that names the likely cause.
+Left out: the report that names the likely cause (report.py).
 """
 
 import json
@@ -29,9 +29,16 @@ MAX_ATOL = 1e-12
 Json = Any
 """dict with string keys, list, str, int, float, bool or None."""
 
+Label = tuple[str, str, int | None]
+"""Rung, name and training step of an entry; no two of a ladder have the same."""
+
 MAX_DEPTH = 20
 """Lists and dicts inside each other, more of which no ladder needs."""
 
+NOTHING = "nothing"
+"""What a difference shows for a value that one side does not have."""
+
+_ABSENT = object()
 _REPAIR = "restore it from version control, or record it again"
 _ENTRY_KEYS = {"rung", "name", "step", "value"}
 _GOLDEN_KEYS = {"schema_version", "stage", "policy", "ladder"}
@@ -78,6 +85,10 @@ class Difference:
     """This run's value as JSON, or "nothing"."""
     reason: str
     """What is wrong, in a few words: "off by 3e-07, relative"."""
+    step: str
+    """The step whose ladder it is in: "training"; empty if the steps themselves are not the same."""
+    label: Label
+    """The entry that it is in: ("curve", "loss", 41)."""
 
 
 @dataclass(frozen=True)
@@ -242,26 +253,31 @@ class _Found:
         self.num_values = 0
         self.largest = 0.0
         self.largest_place = ""
+        self.step = ""
+        self.label: Label = ("steps", "", None)
 
     def differ(self, place: str, golden: Json, run: Json, reason: str) -> None:
-        self.differences.append(Difference(place, _dumps(golden), _dumps(run), reason))
+        golden_text, run_text = (NOTHING if value is _ABSENT else _dumps(value) for value in (golden, run))
+        self.differences.append(Difference(place, golden_text, run_text, reason, self.step, self.label))
 
 
 def _compare_ladders(step: str, golden: list[dict[str, Json]], run: list[dict[str, Json]], found: _Found) -> None:
     """Add the differences of one step's ladder: by entry, in the golden's order, then what the run has beyond it."""
-    golden_values = {_label(entry): entry["value"] for entry in golden}
-    run_values = {_label(entry): entry["value"] for entry in run}
+    golden_values = {label_of(entry): entry["value"] for entry in golden}
+    run_values = {label_of(entry): entry["value"] for entry in run}
     for label, value in golden_values.items():
-        place = _place(step, label)
+        found.step, found.label = step, label
         if label in run_values:
-            _compare_values(place, value, run_values[label], found)
+            _compare_values(_place(step, label), value, run_values[label], found)
         else:
-            found.differences.append(Difference(place, _dumps(value), "nothing", "missing from the run"))
+            found.differ(_place(step, label), value, _ABSENT, "missing from the run")
     for label, value in run_values.items():
         if label not in golden_values:
-            found.differences.append(Difference(_place(step, label), "nothing", _dumps(value), "not in the golden"))
+            found.label = label
+            found.differ(_place(step, label), _ABSENT, value, "not in the golden")
     if golden_values.keys() == run_values.keys() and list(golden_values) != list(run_values):
         moved = next(pair for pair in zip(golden_values, run_values, strict=True) if pair[0] != pair[1])
+        found.label = moved[0]
         found.differ(_place(step, moved[0]), moved[0], moved[1], "entries in another order")
 
 
@@ -273,9 +289,9 @@ def _compare_values(place: str, golden: Json, run: Json, found: _Found) -> None:
         for key in [*golden, *(key for key in run if key not in golden)]:
             inner = f"{place}, {_dumps(key)}"
             if key not in run:
-                found.differences.append(Difference(inner, _dumps(golden[key]), "nothing", "missing from the run"))
+                found.differ(inner, golden[key], _ABSENT, "missing from the run")
             elif key not in golden:
-                found.differences.append(Difference(inner, "nothing", _dumps(run[key]), "not in the golden"))
+                found.differ(inner, _ABSENT, run[key], "not in the golden")
             else:
                 _compare_values(inner, golden[key], run[key], found)
     elif isinstance(golden, list):
@@ -301,11 +317,12 @@ def relative_difference(golden: float, run: float) -> float:
     return abs(run - golden) / max(abs(golden), MAX_ATOL / MAX_RTOL)
 
 
-def _label(entry: Mapping[str, Json]) -> tuple[str, str, int | None]:
+def label_of(entry: Mapping[str, Json]) -> Label:
+    """What tells an entry of a ladder from its others."""
     return (entry["rung"], entry["name"], entry["step"])
 
 
-def _place(step: str, label: tuple[str, str, int | None]) -> str:
+def _place(step: str, label: Label) -> str:
     rung, name, training_step = label
     return f"{step}, {rung}, {name}" + ("" if training_step is None else f", step {training_step}")
 
@@ -333,9 +350,9 @@ def _check_ladder(document: Mapping[str, Json], whose: str) -> None:
                     f"{whose}, {step}, entry {index} is not {{rung, name, step, value}} with a rung, a name and a step "
                     f"of 0 or more (or null): {_short(_dumps(entry))}"
                 )
-            if _label(entry) in labels:
-                raise GoldenError(f"{whose} holds {_place(step, _label(entry))} twice; every entry stands once")
-            labels.add(_label(entry))
+            if label_of(entry) in labels:
+                raise GoldenError(f"{whose} holds {_place(step, label_of(entry))} twice; every entry stands once")
+            labels.add(label_of(entry))
 
 
 def _check_exact(value: object, place: str, depth: int = 0) -> None:

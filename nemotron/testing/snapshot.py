@@ -14,19 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from syrupy.data import SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
 from nemotron.testing.compare import GoldenError, Policy, compare, encode_golden, parse_golden
-
-GOLDEN_DIRECTORY = "golden"
-"""Below pytest's root directory."""
-
-compared_goldens = pytest.StashKey[set[Path]]()
-"""In pytest's config: the goldens that a test of this session compared a run with."""
+from nemotron.testing.report import Report, report_of
 
 
 class GoldenExtension(SingleFileSnapshotExtension):
@@ -34,30 +28,37 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     file_extension = "json"
     _write_mode = WriteMode.TEXT
+    # The `golden` fixture of plugin.py sets these three, in a subclass for its session.
+    directory: Path
+    """Where the goldens are."""
+    reports: dict[str, Report]
+    """Stage -> what the comparison found."""
+    compared: set[Path]
+    """The goldens that a test asked for."""
 
     def serialize(self, data: Any, **kwargs: Any) -> str:
-        """The golden that this run would be; raises GoldenError if it holds what no golden can."""
-        return encode_golden(data, Policy())
+        """The golden that this run would be; raises GoldenError if run or golden cannot be compared."""
+        text = encode_golden(data, Policy())
+        path = self.directory / f"{data['stage']}.json"
+        recorded = path.read_bytes() if path.exists() else None
+        self.reports[data["stage"]] = report_of(recorded, data, self.reports.values())
+        return text
 
     def matches(self, *, serialized_data: Any, snapshot_data: Any) -> bool:
         """Whether the run is within the golden's policy; raises GoldenError if the golden is unusable."""
         return compare(snapshot_data, parse_golden(serialized_data)[0]).equal
 
     def diff_lines(self, serialized_data: Any, snapshot_data: Any) -> Iterator[str]:
-        """What a failed comparison shows below the test's name."""
-        if snapshot_data:
-            yield from compare(snapshot_data, parse_golden(serialized_data)[0]).lines()
-        else:
-            yield "nothing is recorded for this stage yet; record it with --snapshot-update and commit the file"
+        """What a failed comparison shows below the test's name; the whole report ends the session (plugin.py)."""
+        yield from self.reports[parse_golden(serialized_data)[0]["stage"]].lines()[:2]
 
     @classmethod
     def get_location(cls, *, test_location: PyTestLocation, index: Any) -> str:
         """golden/<index>.json; raises GoldenError unless the test named its stage."""
         if not isinstance(index, str) or len(index.split("/")) != 2 or not all(map(_is_name, index.split("/"))):
             raise GoldenError(f"a golden is named after recipe and stage, as in nano2/stage0_pretrain, not {index!r}")
-        config = test_location.item.config
-        path = config.rootpath / GOLDEN_DIRECTORY / f"{index}.json"
-        config.stash.setdefault(compared_goldens, set()).add(path)
+        path = cls.directory / f"{index}.json"
+        cls.compared.add(path)
         return str(path)
 
     @classmethod
@@ -68,12 +69,12 @@ class GoldenExtension(SingleFileSnapshotExtension):
     @classmethod
     def dirname(cls, *, test_location: PyTestLocation) -> str:
         """Where all goldens are, whichever test asks."""
-        return str(test_location.item.config.rootpath / GOLDEN_DIRECTORY)
+        return str(cls.directory)
 
     @classmethod
     def matches_test_location(cls, *, test_location: PyTestLocation, snapshot_location: str) -> bool:
         """Any test may own any golden: it names it."""
-        return Path(snapshot_location).is_relative_to(cls.dirname(test_location=test_location))
+        return Path(snapshot_location).is_relative_to(cls.directory)
 
     def discover_snapshots(self, **kwargs: Any) -> SnapshotCollections:
         """None: what syrupy discovers and no test used, it deletes."""

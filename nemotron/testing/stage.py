@@ -1,32 +1,30 @@
 """Run the three steps of a stage at tiny scale and hold on to everything they hand over.
 
-In: the step modules of a stage. Out: a `StageRun`, the artifacts, the ladders and what was written to stdout.
-Used by the session fixtures in conftest.py.
+In: the package of a stage. Out: a `StageRun`, the artifacts, the ladders and what was written to stdout.
+Used by `stage_fixture` (plugin.py); a run from the command line compares itself by `reproduction`.
 """
 
 import contextlib
+import importlib
 import io
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from nemotron.testing.compare import Json, read_ladder, run_document
+from nemotron.testing.compare import GoldenError, Json, compare, read_ladder, run_document
 
-STEPS = ("data_curation", "training", "evaluation")
-"""The three steps of every stage; each writes its artifact into a directory of that name."""
+STEPS = {"data_curation": None, "training": "dataset_path", "evaluation": "checkpoint_path"}
+"""The three steps of every stage, each of which writes its artifact into a directory of that name; and the field of its
+Config that takes the path of the artifact before."""
 
 
-class Step(Protocol):
-    """A step module: `Config` takes scale, seed, output_dir and the path of its input; `main` returns its artifact."""
-
-    Config: Any
-
-    def main(self, config: Any) -> Any:
-        """Run the step."""
+class StageError(RuntimeError):
+    """A stage that could not be run; the sentence names the step."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +52,54 @@ def stage_document(name: str, directory: Path) -> dict[str, Json]:
     return run_document(name, {step: read_ladder(directory / step) for step in STEPS})
 
 
-def run_stage(name: str, data_curation: Step, training: Step, evaluation: Step, directory: Path) -> StageRun:
-    """Run the three steps in this process, each on the artifact of the one before."""
-    outputs = {step: directory / step for step in STEPS}
+def run_stage(package: str, directory: Path) -> StageRun:
+    """Run a stage's three steps at tiny scale in this process, each on the artifact of the one before.
+
+    Args:
+        package: of the stage, "nemotron.recipes.nano2.stage0_pretrain". Each of its step modules has `Config`, which
+            takes scale, output_dir and the path of its input, and `main`, which returns the step's artifact.
+        directory: gets one directory a step.
+
+    Raises:
+        StageError: if a module is missing or a step crashes; from the error that it raised.
+    """
+    name = "/".join(package.split(".")[-2:])
+    artifacts: list[Any] = []
     with captured_stdout() as stdout:
-        dataset = data_curation.main(data_curation.Config(scale="tiny", output_dir=outputs["data_curation"]))
-        checkpoint = training.main(
-            training.Config(scale="tiny", output_dir=outputs["training"], dataset_path=dataset.path)
-        )
-        results = evaluation.main(
-            evaluation.Config(scale="tiny", output_dir=outputs["evaluation"], checkpoint_path=checkpoint.path)
-        )
+        for step, field in STEPS.items():
+            try:
+                module = importlib.import_module(f"{package}.{step}")
+                given = {} if field is None else {field: artifacts[-1].path}
+                artifacts.append(module.main(module.Config(scale="tiny", output_dir=directory / step, **given)))
+            except Exception as error:
+                raise StageError(
+                    f"stage {name} crashed in its step {step}, so nothing was compared: {type(error).__name__}: {error}"
+                ) from error
+    dataset, checkpoint, results = artifacts
     return StageRun(name, directory, dataset, checkpoint, results, "".join(stdout))
+
+
+def reproduction(stage: str, directory: Path) -> str:
+    """One line: whether a finished tiny run reproduces the golden that this package ships, and how closely.
+
+    Args:
+        stage: recipe and stage, "nano2/stage0_pretrain".
+        directory: of the run; holds one directory a step.
+    """
+    shipped = resources.files("nemotron.golden").joinpath(f"{stage}.json")
+    if not shipped.is_file():
+        return f"nothing is recorded for {stage}"
+    try:
+        comparison = compare(shipped.read_bytes(), stage_document(stage, directory))
+    except GoldenError as error:
+        return f"reproduces golden/{stage}.json: cannot be compared, {error}"
+    if comparison.equal:
+        closeness = f"largest relative difference {comparison.largest:.0e}, {comparison.largest_place}"
+        verdict = f"yes ({closeness if comparison.largest_place else 'to the last bit'})"
+    else:
+        first = comparison.differences[0]
+        verdict = f"no, it departs at {first.place}: golden {first.golden[:30]}, run {first.run[:30]} ({first.reason})"
+    return f"reproduces golden/{stage}.json: {verdict}"
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 In: the token ids of the documents of one category. Out: rows of sequence_length + 1 tokens; the next row of a
 category starts with the last token of this one, so that every token is predicted exactly once.
-Source: NVIDIA's data preparation puts an end-of-document token after every plain-text document and masks nothing
-across documents (Megatron-LM's packed dataset); so does this.
+Source: NVIDIA's data preparation puts an end-of-document token after every plain-text document, none after one that a
+chat template has closed already, and masks nothing across documents (Megatron-LM's packed dataset); so does this.
 
 n tokens   L sequence length
 """
@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 
-def concatenate_documents(documents: Iterable[Sequence[int]], end_of_document: int) -> np.ndarray:
-    """(n,) int32: every document followed by the end-of-document token."""
-    pieces = [np.asarray([*document, end_of_document], dtype=np.int32) for document in documents]
+def concatenate_documents(documents: Iterable[Sequence[int]], end_of_document: int | None) -> np.ndarray:
+    """(n,) int32: every document followed by the end-of-document token, or by nothing if that is None."""
+    end = [] if end_of_document is None else [end_of_document]
+    pieces = [np.asarray([*document, *end], dtype=np.int32) for document in documents]
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
 
 

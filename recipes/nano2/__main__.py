@@ -10,7 +10,7 @@ import tyro
 
 from nemotron import Artifact, Scale, print_complete
 from nemotron.pipe import step_process
-from nemotron.recipes.nano2.orchestration import handed_down
+from nemotron.recipes.nano2.orchestration import handed_down, say_how_closely_it_reproduces
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 
 
@@ -49,6 +49,8 @@ if __name__ == "__main__":
         if config.plan:
             page = stage0_pretrain.plan(connected(config))
         else:
-            print_complete(main(config))
+            artifacts = main(config)
+            print_complete(artifacts)
+            say_how_closely_it_reproduces(stage0_pretrain.STAGE, config.scale, artifacts["results"])
     if config.plan:
         print(page)

@@ -5,6 +5,9 @@ switches at 60 % and 90 % of the tokens). The percentages stand only in a figure
 Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. They sum to
 100.0 and 100.1 as printed; `renormalised` divides by the sum.
 
+A category without a document leaves its weight to those of its kind (prose, code, math): what stays as published is how
+much prose, code and math a phase has. Shared among all, it would go to code: offline, three tokens in five of phase 1.
+
 Long-context phase (published, section 2.6): 20 % questions on long documents, and phase 3's weights for the rest.
 """
 
@@ -40,6 +43,11 @@ PHASE2 = {
     "code-sft": 6.7,
     "general-sft": 0.4,
 }
+# Our reading of what a category holds; everything that is not here is prose.
+CODE = {"code", "nemotron-cc-code", "code-sft"}
+MATH = {"math", "stem-sft"}
+# Documents that a chat template has rendered: no end-of-document token follows them.
+TEMPLATED = {"stem-sft", "code-sft", "general-sft"}
 LONG_DOCUMENT_QA = "long-document-qa"
 LONG_DOCUMENT_QA_SHARE = 0.2  # published, section 2.6
 
@@ -69,14 +77,26 @@ RELEASED: dict[str, tuple[str, ...]] = {
 }
 
 
+def kind_of(category: str) -> str:
+    """ "prose", "code" or "math"."""
+    return "code" if category in CODE else "math" if category in MATH else "prose"
+
+
 def renormalised(weights: dict[str, float], present: list[str]) -> dict[str, float]:
-    """Weights of the categories that are present, divided by their sum.
+    """Share of each category that is present: its kind's share of the blend, divided as the weights in that kind are.
 
     Raises:
         ValueError: if none of `present` has a weight.
     """
     kept = {category: weights[category] for category in sorted(present) if category in weights}
-    total = sum(kept.values())
-    if not total:
+    if not kept:
         raise ValueError(f"no source belongs to a category of the blend; name one of {', '.join(weights)}")
-    return {category: weight / total for category, weight in kept.items()}
+    kinds = {kind_of(category) for category in kept}
+    of_kind = {kind: sum(w for name, w in weights.items() if kind_of(name) == kind) for kind in sorted(kinds)}
+    kept_of_kind = {kind: sum(w for name, w in kept.items() if kind_of(name) == kind) for kind in sorted(kinds)}
+    total = sum(of_kind.values())
+    return {
+        category: of_kind[kind] / total * weight / kept_of_kind[kind]
+        for category, weight in kept.items()
+        for kind in [kind_of(category)]
+    }

@@ -1,10 +1,12 @@
-"""What every orchestrator of the recipe does with the flags that it owns: scale, seed and output directory."""
+"""What every orchestrator of the recipe does: hand down its own flags, and compare a tiny run with its golden."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from nemotron import Scale
+from nemotron import Artifact, Scale
+from nemotron.testing.stage import reproduction
 
 StepConfig = TypeVar("StepConfig")
 
@@ -40,3 +42,15 @@ def handed_down(config: StepConfig, prefix: str, *, scale: Scale, seed: int, out
                 f"--{name.replace('_', '-')} {getattr(config, name)}"
             )
     return replace(config, **owned)  # type: ignore[type-var]
+
+
+def say_how_closely_it_reproduces(stage: str, scale: Scale, results: Artifact) -> None:
+    """At tiny scale, write one line to stderr: whether the stage's run has the recorded numbers, and how closely.
+
+    Args:
+        stage: recipe and stage, "nano2/stage0_pretrain".
+        scale: of the run; the other scales have no golden.
+        results: of the stage's last step, beside which the other steps' artifacts lie.
+    """
+    if scale == "tiny":
+        print(reproduction(stage, results.path.parent), file=sys.stderr, flush=True)

@@ -1,6 +1,10 @@
 """The same tiny run elsewhere: other kernels, threads, hash seed, directory, locale, time zone."""
 
-from nemotron.testing.alarms import Cell, run_in_cell, supported_kernels
+import os
+import subprocess
+import sys
+
+from nemotron.testing.alarms import Cell, supported_kernels
 from nemotron.testing.compare import Policy, compare, encode_golden
 from nemotron.testing.stage import stage_document
 
@@ -8,6 +12,10 @@ from nemotron.testing.stage import stage_document
 def test_another_environment_gives_the_same_ids_and_the_same_losses(stage0, tmp_path):
     """A cell that differs in everything from this process; test_pipes.py has another, `nox -s alarms` runs them all."""
     kernels = supported_kernels()[: len(supported_kernels()) // 2 + 1][-1]
-    run_in_cell(stage0.name, Cell(kernels, "2", "random", 0), tmp_path)
+    environment = {**os.environ, **Cell(kernels, "2", "random", 0).chosen}
+    command = [sys.executable, "-m", "nemotron.recipes.nano2.stage0_pretrain", "--scale", "tiny", "--output-dir", "run"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     comparison = compare(encode_golden(stage0.document, Policy()), stage_document(stage0.name, tmp_path / "run"))
     assert comparison.equal, "\n".join(comparison.lines())
+    assert done.stderr.splitlines()[-1].startswith(f"reproduces golden/{stage0.name}.json: yes (")

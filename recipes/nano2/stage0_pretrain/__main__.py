@@ -11,9 +11,12 @@ import tyro
 
 from nemotron import Artifact, Scale, print_complete
 from nemotron.pipe import step_process
-from nemotron.recipes.nano2.orchestration import handed_down
+from nemotron.recipes.nano2.orchestration import handed_down, say_how_closely_it_reproduces
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, training
 from nemotron.recipes.nano2.stage0_pretrain.plan import plan_text, pretraining_plan
+
+STAGE = "nano2/stage0_pretrain"
+"""Names the golden."""
 
 
 @dataclass
@@ -82,6 +85,8 @@ if __name__ == "__main__":
         if config.plan:
             page = plan(config)
         else:
-            print_complete(main(config))
+            artifacts = main(config)
+            print_complete(artifacts)
+            say_how_closely_it_reproduces(STAGE, config.scale, artifacts["results"])
     if config.plan:
         print(page)

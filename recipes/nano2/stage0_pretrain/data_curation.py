@@ -50,7 +50,14 @@ from nemotron.recipes.curation.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
+from nemotron.recipes.nano2.blend import (
+    BLEND,
+    LONG_DOCUMENT_QA,
+    LONG_DOCUMENT_QA_SHARE,
+    RELEASED,
+    TEMPLATED,
+    renormalised,
+)
 from nemotron.recipes.nano2.sizes import SIZES, phase_steps, resolved
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
@@ -167,7 +174,7 @@ class Dataset(Artifact):
     blend: dict[str, dict[str, BlendShare]]
     """Phase -> category."""
     absent_categories: list[str]
-    """Categories of the published blend that have no document; the others share their weight."""
+    """Categories of the published blend that have no document; the others of their kind share their weight."""
 
 
 Row = dict[str, Any]
@@ -278,7 +285,7 @@ def streams_of(rows: list[Row], split: str, min_tokens: int) -> dict[str, TokenS
     streams = {}
     for category in sorted({row["category"] for row in rows}):
         members = (row["tokens"] for row in rows if row["category"] == category and row["split"] == split)
-        tokens = concatenate_documents(members, END_OF_DOCUMENT)
+        tokens = concatenate_documents(members, None if category in TEMPLATED else END_OF_DOCUMENT)
         if len(tokens) < min_tokens:
             raise ValueError(
                 f"the corpus is too small: the {split} split of category {category!r} has {len(tokens)} tokens and "
@@ -455,7 +462,7 @@ def main(config: Config) -> Dataset:
 
         absent = sorted(set(BLEND["phase1"]) - {row["category"] for row in rows})
         if absent:
-            progress.print(f"absent categories, whose weight the others share: {', '.join(absent)}")
+            progress.print(f"absent categories, whose weight the others of their kind share: {', '.join(absent)}")
         attribution = Counter((row["origin"], row["licence"]) for row in rows)
         groups = Counter(group_of(row["bucket"]) for row in rows if row["bucket"] is not None)
         dataset = Dataset(

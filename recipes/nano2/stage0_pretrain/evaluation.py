@@ -162,6 +162,9 @@ def refuse_other_scale(config: Config, checkpoint: Checkpoint) -> None:
         raise ValueError(f"scale={config.scale}, but {checkpoint.path} was trained at {trained}; use --scale {trained}")
 
 
+HEADLINE = (f"bits_per_byte/{ALL}", f"multiple_choice/{ALL}/accuracy")  # what a line of golden/CHANGES.md shows
+
+
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     config = resolved(config, "stage0_pretrain", "evaluation")
@@ -244,6 +247,10 @@ def main(config: Config) -> Results:
             *[("inputs", name, digest_of_tokens(read)) for name, read in inputs.items()],
             ("predictions", "picked", picked),
             *[("metrics", name, int(value) if "num_" in name else value) for name, value in metrics.items()],
+            *[
+                ("headline", name, metrics[name])
+                for name in (f"bits_per_byte/{ALL}", f"multiple_choice/{ALL}/accuracy")
+            ],
         ]
         entries = [{"rung": rung, "name": name, "step": 0, "value": value} for rung, name, value in ladder]
         (work / "ladder.json").write_text(json.dumps(entries, indent=1))

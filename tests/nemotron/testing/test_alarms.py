@@ -4,15 +4,26 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import astuple
 
 import pytest
 
-from nemotron.testing.alarms import HASH_SEEDS, KERNELS, PLACES, THREADS, Cell, pairwise_cells, supported_kernels
+from nemotron.testing.alarms import (
+    DIRECTORIES,
+    HASH_SEEDS,
+    KERNELS,
+    ORDERS,
+    PLACES,
+    THREADS,
+    Cell,
+    pairwise_cells,
+    supported_kernels,
+)
 
 
 def test_every_pair_of_settings_meets_in_a_cell():
-    cells = {(c.kernels, c.threads, c.hash_seed, c.place) for c in pairwise_cells(tuple(KERNELS))}
-    settings = (tuple(KERNELS), THREADS, HASH_SEEDS, range(len(PLACES)))
+    cells = {astuple(cell) for cell in pairwise_cells(tuple(KERNELS))}
+    settings = (tuple(KERNELS), THREADS, HASH_SEEDS, range(len(PLACES)), ORDERS, DIRECTORIES)
     for (i, first), (j, second) in itertools.combinations(enumerate(settings), 2):
         met = {(cell[i], cell[j]) for cell in cells}
         assert met == set(itertools.product(first, second))

@@ -1,5 +1,6 @@
 """Goldens under pytest, as a small project of someone else's sees them: recorded, compared, kept, never forgotten."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from nemotron.testing.compare import Policy, encode_golden, parse_golden
 
 STAGE = "mine/first"
 
-CONFTEST = 'pytest_plugins = ["nemotron.testing.plugin"]\n'
+PLUGINS = ("-p", "syrupy", "-p", "nemotron.testing.plugin")
 TEST = """
 import pathlib
 
@@ -31,7 +32,6 @@ class Project:
         self.directory = directory
         self.golden = directory / "golden" / "mine" / "first.json"
         self.golden.parent.mkdir(parents=True)
-        (directory / "conftest.py").write_text(CONFTEST)
         (directory / "test_stage.py").write_text(TEST)
         (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
         self.run_loss(2.25)
@@ -48,12 +48,12 @@ class Project:
         self.golden.write_text(text)
         return text.encode()
 
-    def pytest(self, *arguments: str) -> tuple[int, str]:
+    def pytest(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """Exit code and output of pytest in the project."""
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "syrupy", *arguments],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *PLUGINS, *arguments],
             cwd=self.directory,
-            env={**os.environ, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            env={**os.environ, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -88,7 +88,8 @@ def test_a_run_beyond_the_policy_fails_with_the_place_and_both_values(project):
     project.run_loss(2.2500001)
     code, output = project.pytest()
     assert code == 1
-    assert "training, curve, loss, step 0: golden 2.25, run 2.2500001 (off by 4e-08, relative)" in output
+    assert "first broken rung: training, curve, loss, step 0 (off by 4e-08, relative)" in output
+    assert "training, curve, loss, step 0: golden 2.25, run 2.2500001" in output
 
 
 def test_update_inside_the_policy_changes_no_byte(project):
@@ -175,3 +176,50 @@ def test_the_golden_of_another_stage_is_refused(project):
     code, output = project.pytest()
     assert code == 1
     assert "the golden is of stage 'mine/second', the run of 'mine/first'" in output
+
+
+def test_the_report_of_a_session_lies_in_its_directory(project):
+    project.record(2.25)
+    project.run_loss(2.5)
+    _, output = project.pytest()
+    report = project.directory / ".golden_report" / "mine" / "first"
+    assert (report / "report.txt").read_text() in output
+    assert json.loads((report / "report.json").read_text())["differences"][0]["run"] == "2.5"
+    project.run_loss(2.25)
+    project.pytest("--report-dir", "elsewhere")
+    assert json.loads((project.directory / "elsewhere" / "mine" / "first" / "report.json").read_text())["equal"] is True
+
+
+def test_the_summary_of_a_github_step_gets_the_same_lines(project):
+    summary = project.directory / "summary.md"
+    summary.write_text("before\n")
+    project.record(2.25)
+    project.run_loss(2.5)
+    project.pytest(GITHUB_STEP_SUMMARY=str(summary))
+    report = (project.directory / ".golden_report" / "mine" / "first" / "report.txt").read_text()
+    assert summary.read_text() == f"before\n```\n{report}```\n"
+
+
+def test_only_golden_runs_what_compares_a_golden(project):
+    project.record(2.25)
+    code, output = project.pytest("--only-golden")
+    assert code == 0
+    assert "1 passed, 1 deselected" in output
+
+
+def test_without_syrupy_a_golden_test_fails_and_says_what_to_install(project):
+    project.record(2.25)
+    code, output = project.pytest("-p", "no:syrupy")
+    assert code == 1
+    assert "goldens are compared with syrupy, which is not here; pip install 'nemotron[test]'" in output
+
+
+def test_a_stage_without_a_step_module_fails_with_one_sentence(project):
+    (project.directory / "conftest.py").write_text(
+        "from nemotron.testing.plugin import stage_fixture\nstage0 = stage_fixture('mine.stage0_first')\n"
+    )
+    (project.directory / "test_stage.py").write_text("def test_stage(stage0):\n    pass\n")
+    code, output = project.pytest()
+    assert code == 1
+    assert "stage mine/stage0_first crashed in its step data_curation, so nothing was compared" in output
+    assert "No module named 'mine'" in output

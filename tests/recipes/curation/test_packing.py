@@ -29,6 +29,12 @@ def test_unpacking_gives_the_documents_back(documents):
     assert documents_in(concatenate_documents(documents, END).tolist()) == documents
 
 
+@given(DOCUMENTS)
+def test_templated_documents_are_followed_by_nothing(documents):
+    tokens = concatenate_documents(documents, None).tolist()
+    assert tokens == [token for document in documents for token in document]
+
+
 @given(DOCUMENTS, st.integers(1, 10))
 def test_cut_once_every_token_is_a_target_once(documents, length):
     tokens = concatenate_documents(documents, END)

@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from nemotron.recipes.curation.tokenizer import (
     END_OF_DOCUMENT,
@@ -67,6 +66,8 @@ def test_many_texts_are_encoded_in_their_order():
 
 
 def test_transformers_reads_the_directory_and_agrees(tmp_path):
+    from transformers import AutoTokenizer  # takes seconds, which tests of other things need not spend
+
     save_tokenizer(TOKENIZER, tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     for text in TEXTS:

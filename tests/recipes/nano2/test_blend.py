@@ -13,10 +13,24 @@ def test_released_datasets_belong_to_categories_of_the_blend():
     assert all(uri.startswith("hf://datasets/nvidia/") for uris in RELEASED.values() for uri in uris)
 
 
-def test_absent_categories_leave_the_others_in_proportion():
+def test_absent_categories_leave_their_weight_to_those_of_their_kind():
+    """Prose 63.9, code 18.6 and math 17.5 percent of phase 1, whichever categories of a kind there are."""
     assert renormalised(PHASE1, ["math", "academic", "code"]) == pytest.approx(
-        {"academic": 4.1 / 24.5, "code": 14.0 / 24.5, "math": 6.4 / 24.5}
+        {"academic": 0.639, "code": 0.186, "math": 0.175}
     )
+    assert renormalised(PHASE1, ["math", "academic", "wiki", "code"]) == pytest.approx(
+        {"academic": 0.639 * 4.1 / 4.7, "wiki": 0.639 * 0.6 / 4.7, "code": 0.186, "math": 0.175}
+    )
+
+
+def test_an_absent_kind_leaves_its_weight_to_the_others():
+    assert renormalised(PHASE1, ["math", "code"]) == pytest.approx({"code": 18.6 / 36.1, "math": 17.5 / 36.1})
+
+
+@pytest.mark.parametrize("weights", [PHASE1, PHASE2])
+def test_with_every_category_there_the_weights_are_as_printed(weights):
+    total = sum(weights.values())
+    assert renormalised(weights, list(weights)) == pytest.approx({name: w / total for name, w in weights.items()})
 
 
 def test_a_corpus_without_any_category_of_the_blend_is_refused():

@@ -1,132 +1,17 @@
-import json
-import random
-from itertools import pairwise
+"""Curation as the tiny stage did it, and its parts; tests/pipelines/test_curation_runs.py curates other sources."""
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer
 
-from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, train_tokenizer
-from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, RELEASED
+from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
+from nemotron.recipes.nano2.blend import RELEASED
 from nemotron.recipes.nano2.stage0_pretrain import data_curation
-from nemotron.recipes.nano2.stage0_pretrain.data_curation import SEQUENCE_FILES, Config, Dataset
+from nemotron.recipes.nano2.stage0_pretrain.data_curation import Config
 from nemotron.recipes.sources import Document
-
-PHASES = ("phase1", "phase2", "phase3", "long_context")
-SMALL = {
-    "vocab_size": 400,
-    "sequence_length": 64,
-    "long_context_length": 256,
-    "num_steps": 20,
-    "batch_sequences": 4,
-    "long_context_steps": 3,
-    "long_context_batch_sequences": 2,
-}
-NOUNS = (
-    "graph",
-    "matrix",
-    "field",
-    "group",
-    "series",
-    "parser",
-    "kernel",
-    "vector",
-    "module",
-    "filter",
-    "limit",
-    "tree",
-)
-VERBS = ("returns", "computes", "transforms", "checks", "reduces", "expands", "prints", "compares", "copies", "splits")
-
-
-def prose(seed, sentences=8):
-    draw = random.Random(seed)
-
-    def drawn(words):
-        return words[int(draw.random() * len(words))]
-
-    return " ".join(
-        f"The {drawn(NOUNS)} {drawn(VERBS)} the {drawn(NOUNS)} of a {drawn(NOUNS)} and {drawn(VERBS)} {seed} of them."
-        for _ in range(sentences)
-    )
-
-
-def code(seed):
-    names = prose(seed).replace(".", "").lower().split()
-    return "\n".join(f"def {one}_{seed}({two}):\n    return {two} + {seed}" for one, two in pairwise(names[:40]))
-
-
-def write_jsonl(path, texts):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """Three categories of the user's own; prose holds one of each thing that a filter must find."""
-    directory = tmp_path_factory.mktemp("sources")
-    texts = [prose(seed) for seed in range(80)]
-    texts[11] = texts[10]
-    texts[21] = texts[20] + " More."
-    texts[30] = "Die Funktion gibt den kürzesten Weg zwischen zwei Knoten eines Graphen zurück, sofern es einen gibt."
-    texts[40] = "This is the end."
-    wiki = write_jsonl(directory / "wiki.jsonl", texts)
-    with wiki.open("a") as file:
-        file.write(json.dumps({"title": "no text here"}) + "\n")
-    written = write_jsonl(directory / "code.jsonl", [code(seed) for seed in range(40)])
-    math = write_jsonl(directory / "math.jsonl", [f"Question: What is {n} + {n}?\nAnswer: {2 * n}" for n in range(300)])
-    return (f"wiki={wiki}", f"code={written}", f"math={math}")
-
-
-@pytest.fixture(scope="module")
-def curated(sources, tmp_path_factory):
-    """A Dataset of the user's own files."""
-    output_dir = tmp_path_factory.mktemp("curated") / "dataset"
-    return data_curation.main(Config(sources=sources, output_dir=output_dir, **SMALL))
 
 
 def rows_of(dataset, name):
     return pq.read_table(getattr(dataset, f"{name}_path")).to_pylist()
-
-
-def test_every_sequence_has_the_length_of_its_phase_plus_one(curated):
-    for phase in PHASES:
-        length = curated.long_context_length if phase == "long_context" else curated.sequence_length
-        assert {len(row["tokens"]) for row in rows_of(curated, phase)} == {length + 1}
-    assert all(len(row["tokens"]) <= curated.sequence_length + 1 for row in rows_of(curated, "validation"))
-
-
-def test_there_are_as_many_sequences_as_the_steps_need(curated):
-    counts = [pq.read_metadata(getattr(curated, f"{phase}_path")).num_rows for phase in PHASES]
-    assert counts == [12 * 4, 6 * 4, 2 * 4, 3 * 2]
-    assert curated.num_examples == sum(counts)
-
-
-def test_each_category_reads_its_training_documents_on_and_on_through_all_phases(curated):
-    tokenizer = Tokenizer.from_file(str(curated.tokenizer_path / "tokenizer.json"))
-    in_training = {row["id"]: row for row in rows_of(curated, "documents") if row["split"] == "train"}
-    for category in ("code", "math", "wiki"):
-        rows = [row["tokens"] for phase in PHASES for row in rows_of(curated, phase) if row["category"] == category]
-        assert all(after[0] == before[-1] for before, after in pairwise(rows))
-        stream = [rows[0][0], *(token for row in rows for token in row[1:])]
-        total = sum(row["num_tokens"] + 1 for row in in_training.values() if row["category"] == category)
-        repeated = len(stream) - total
-        assert repeated < 0 or stream[total:] == stream[:repeated]
-        # Whole documents of the beginning, as text: each is one of the training documents, and none comes twice.
-        text = tokenizer.decode(stream[:total], skip_special_tokens=False).split("</s>")[:-1]
-        assert len(text) == len(set(text)) > 0
-
-
-def test_training_and_validation_share_no_module_and_no_document(curated):
-    documents = rows_of(curated, "documents")
-    modules = {
-        split: {row["module"] for row in documents if row["split"] == split} for split in ("train", "validation")
-    }
-    assert not modules["train"] & modules["validation"]
-    assert len(modules["train"]) > len(modules["validation"]) > 0
-    assert {row["category"] for row in documents if row["split"] == "validation"} == {"code", "math", "wiki"}
-    assert len({row["id"] for row in documents}) == len(documents) == curated.num_documents
 
 
 def test_docstrings_and_source_of_one_module_fall_on_one_side(stage0):
@@ -137,128 +22,13 @@ def test_docstrings_and_source_of_one_module_fall_on_one_side(stage0):
     assert len(splits) < stage0.dataset.num_documents / 2
 
 
-def test_the_tokenizer_is_trained_on_the_training_split_alone(sources, tmp_path, monkeypatch):
-    seen = []
-
-    def train(texts, vocab_size):
-        seen.extend(texts)
-        return train_tokenizer(seen, vocab_size)
-
-    monkeypatch.setattr(data_curation, "train_tokenizer", train)
-    dataset = data_curation.main(Config(sources=sources, output_dir=tmp_path / "dataset", **SMALL))
-    assert len(seen) == sum(row["split"] == "train" for row in rows_of(dataset, "documents")) < dataset.num_documents
-
-
-def test_the_validation_rows_are_the_held_out_documents_one_after_the_other(curated):
-    for category in ("code", "math", "wiki"):
-        rows = [row["tokens"] for row in rows_of(curated, "validation") if row["category"] == category]
-        stream = [rows[0][0], *(token for row in rows for token in row[1:])]
-        held_out = [
-            row for row in rows_of(curated, "documents") if row["category"] == category and row["split"] != "train"
-        ]
-        assert len(stream) == sum(row["num_tokens"] + 1 for row in held_out)
-        assert stream.count(END_OF_DOCUMENT) == len(held_out)
-
-
-def test_the_filters_see_what_the_one_before_kept_and_add_up(curated, sources):
-    reports = list(curated.filters.values())
-    assert reports[0].num_seen == 80 + 40 + 300
-    for before, after in pairwise(reports):
-        assert after.num_seen == before.num_seen - before.num_dropped
-    assert curated.num_documents == reports[-1].num_seen - reports[-1].num_dropped
-
-
-@pytest.mark.parametrize(
-    ("name", "row"), [("exact duplicates", 11), ("near-duplicates", 21), ("language", 30), ("quality: words", 40)]
-)
-def test_each_planted_document_is_dropped_by_its_filter(curated, name, row):
-    assert [example.id.rpartition("#")[2] for example in curated.filters[name].examples] == [str(row)]
-
-
-def test_a_row_without_text_is_counted_and_named(curated):
-    assert curated.num_unreadable == 1
-    assert "wiki.jsonl#80" in curated.unreadable[0].id
-
-
-def test_the_blend_is_the_published_one_over_the_categories_that_are_there(curated):
-    assert curated.absent_categories == sorted(set(BLEND["phase1"]) - {"code", "math", "wiki"})
-    for phase in PHASES:
-        rows = rows_of(curated, phase)
-        shares = curated.blend[phase]
-        assert sum(share.weight for share in shares.values()) == pytest.approx(1)
-        for category, share in shares.items():
-            assert share.num_sequences == sum(row["category"] == category for row in rows)
-            assert abs(share.num_sequences - share.weight * len(rows)) < len(shares)
-    first = curated.blend["phase1"]
-    assert first["code"].weight / first["wiki"].weight == pytest.approx(14.0 / 0.6)
-    assert curated.blend["long_context"][LONG_DOCUMENT_QA].weight == pytest.approx(0.2)
-
-
-def test_a_category_with_few_tokens_is_read_more_than_once_and_the_epochs_say_so(curated):
-    documents = [row for row in rows_of(curated, "documents") if row["split"] == "train" and row["category"] == "math"]
-    num_tokens = sum(row["num_tokens"] + 1 for row in documents)
-    read = sum(
-        len(row["tokens"]) - 1 for phase in PHASES for row in rows_of(curated, phase) if row["category"] == "math"
-    )
-    assert sum(curated.blend[phase]["math"].epochs for phase in PHASES) == pytest.approx(read / num_tokens)
-
-
-def test_the_same_config_gives_the_same_digest_and_another_seed_other_sequences(curated, sources, tmp_path):
-    again = data_curation.main(Config(sources=sources, output_dir=tmp_path / "again", **SMALL))
-    assert again.digest == curated.digest
-    other = data_curation.main(Config(sources=sources, output_dir=tmp_path / "other", seed=1, **SMALL))
-    assert rows_of(other, "phase1") != rows_of(curated, "phase1")
-    assert other.filters == curated.filters
-
-
-def test_the_ladder_names_config_inputs_counts_ids_and_tokens_in_this_order(curated):
-    ladder = json.loads((curated.path / "ladder.json").read_text())
-    rungs = list(dict.fromkeys(entry["rung"] for entry in ladder))
-    assert rungs == [
-        "package versions",
-        "config",
-        "inputs",
-        "filters",
-        "documents",
-        "tokenizer",
-        "tokens",
-        "token ids",
-        "blend",
-    ]
-    assert {entry["name"] for entry in ladder if entry["rung"] == "token ids"} == set(SEQUENCE_FILES)
-    assert "output_dir" not in {entry["name"] for entry in ladder}
-
-
-# Bad input
-
-
-def refusal(tmp_path, **fields):
-    with pytest.raises((ValueError, OSError)) as refused:
-        data_curation.main(Config(output_dir=tmp_path / "output", **fields))
-    assert "\n" not in str(refused.value)
-    assert list(tmp_path.glob("output*")) == []
-    return str(refused.value)
-
-
-def test_a_category_that_the_blend_does_not_have_is_refused_with_those_that_it_has(sources, tmp_path):
-    message = refusal(tmp_path, sources=(sources[0].replace("wiki=", "poems="),))
-    assert "'poems'" in message
-    assert "academic" in message
-
-
-@pytest.mark.parametrize(("texts", "reason"), [([prose(0)], "1 module"), ([prose(0, 1), prose(1, 1)], "needs")])
-def test_a_corpus_too_small_for_a_sequence_is_refused(tmp_path, texts, reason):
-    path = write_jsonl(tmp_path / "few.jsonl", texts)
-    message = refusal(tmp_path, sources=(str(path),))
-    assert "too small" in message
-    assert reason in message
-
-
-def test_a_corpus_that_a_filter_drops_whole_is_refused_with_the_filter_and_an_example(tmp_path):
-    path = write_jsonl(tmp_path / "short.jsonl", ["one", "two"])
-    message = refusal(tmp_path, sources=(str(path),))
-    assert "leaves none" in message
-    assert "short.jsonl#" in message
+def test_no_end_of_document_follows_what_a_chat_template_rendered():
+    rows = [{"tokens": [5, 6], "category": name, "split": "train"} for name in ("code", "code-sft")]
+    streams = data_curation.streams_of(rows, "train", min_tokens=1)
+    assert {name: stream.tokens.tolist() for name, stream in streams.items()} == {
+        "code": [5, 6, END_OF_DOCUMENT],
+        "code-sft": [5, 6],
+    }
 
 
 @pytest.mark.parametrize(
@@ -275,9 +45,6 @@ def test_a_corpus_that_a_filter_drops_whole_is_refused_with_the_filter_and_an_ex
 def test_a_config_that_cannot_work_is_refused_before_any_work(fields, message):
     with pytest.raises(ValueError, match=message):
         Config(**fields)
-
-
-# The raw corpus
 
 
 @pytest.fixture
@@ -298,7 +65,7 @@ def asked(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize(("scale", "packages", "problems"), [("tiny", 900, 600), ("small", 4500, 10500)])
+@pytest.mark.parametrize(("scale", "packages", "problems"), [("tiny", 900, 600), ("small", 5250, 9750)])
 def test_the_offline_corpus_is_package_text_to_its_share_and_problems_for_the_rest(asked, scale, packages, problems):
     documents, _ = data_curation.raw_documents(Config(scale=scale, raw_documents=150_000))
     assert asked == {"package_documents": packages}
@@ -316,9 +83,6 @@ def test_large_scales_read_the_released_datasets_under_their_categories(asked, s
 def test_the_scale_takes_its_share_of_the_user_s_rows_too(asked):
     data_curation.raw_documents(Config(sources=("a.jsonl",), text_column="content", raw_documents=1000))
     assert asked == {"sources": ("a.jsonl",), "text_column": "content", "num_documents": 10}
-
-
-# The offline corpus at tiny scale
 
 
 def test_no_evaluation_problem_repeats_a_task_of_training(stage0):
@@ -359,18 +123,3 @@ def test_long_validation_rows_are_as_long_as_the_long_context_phase(stage0):
     rows = rows_of(stage0.dataset, "long_validation")
     assert rows
     assert {len(row["tokens"]) for row in rows} == {stage0.dataset.long_context_length + 1}
-
-
-def test_the_dataset_loads_from_where_it_was_moved(curated, tmp_path):
-    moved = tmp_path / "moved"
-    curated.path.rename(moved)
-    try:
-        assert Dataset.load(path=moved).digest == curated.digest
-        assert rows_of(Dataset.load(path=moved), "phase1")
-    finally:
-        moved.rename(curated.path)
-
-
-def test_tokens_are_stored_as_32_bit_integers(curated):
-    for name in SEQUENCE_FILES:
-        assert pq.read_schema(getattr(curated, f"{name}_path")).field("tokens").type == pa.list_(pa.int32())

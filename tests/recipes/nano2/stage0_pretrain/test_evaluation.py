@@ -291,7 +291,7 @@ def test_the_ladder_holds_the_metrics_and_digests_of_what_was_read(results):
     assert {len(digest) for digest in inputs.values()} == {64}
     assert len(set(inputs.values())) == len(inputs) == 4
     rungs = [entry["rung"] for entry in ladder]
-    assert sorted(rungs, key=["config", "inputs", "predictions", "metrics"].index) == rungs
+    assert sorted(rungs, key=["config", "inputs", "predictions", "metrics", "headline"].index) == rungs
 
 
 def test_moved_artifacts_and_another_batch_give_the_same_results(results, config, tmp_path):

@@ -1,0 +1,5 @@
+"""One line a stage; the plugin comes with `pip install 'nemotron[test]'`."""
+
+from nemotron.testing.plugin import stage_fixture
+
+stage0 = stage_fixture("letters.stage0_bigram")

@@ -1,0 +1,266 @@
+"""Apply known mistakes to a recipe, one at a time: each must turn its suite red.
+
+In: a catalogue, tests/mutants/<recipe>/<stage>.toml, of source edits. Out: a line a mutant, killed or survived and by
+which rung; the totals with and without the config rung of the golden, which alone would catch every constant; exit
+code 1 if one survived that the catalogue does not explain.
+Run: nox -s power -- nano2/stage0_pretrain    (python -m nemotron.testing.power, in the root of the repository)
+
+Each mutant is installed by itself (pip install --no-deps --target) and its own copy of tests and golden is run from
+there: in an editable environment a changed search path would move `nemotron`, but not `nemotron.recipes`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nemotron.testing.report import CONFIG_RUNG
+from nemotron.testing.session import Session, run_pytest
+
+CATALOGUES = Path("tests", "mutants")
+FAMILIES = ("data", "batching", "model", "optimizer", "checkpoint", "evaluation", "lineage", "environment")
+INSTALLED = ("nemotron", "recipes", "golden", "pyproject.toml", "README.md", "LICENSE")
+"""What an installation is made of."""
+TESTED = ("tests", "golden", "conftest.py", "pyproject.toml", "recipes")
+"""What a run of the tests reads from its root; the recipes because some tests run them as files."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake, as one edit of one source file.
+
+    Raises:
+        ValueError: if the family is unknown.
+    """
+
+    name: str
+    family: str
+    story: str
+    file: str
+    """Relative to the root of the repository."""
+    old: str
+    """Stands exactly once in the file."""
+    new: str
+    incident: bool = False
+    """Whether such a mistake was made in somebody's training code."""
+    source: str = ""
+    """Where it is reported, if it was."""
+    survives: str = ""
+    """Why the suite cannot see it, if it cannot; empty for a mutant that must be killed."""
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"mutant {self.name}: family {self.family!r} is none of {', '.join(FAMILIES)}")
+
+    def apply(self, root: Path) -> None:
+        """Edit the file below `root`.
+
+        Raises:
+            ValueError: if `old` does not stand in it exactly once, or the edit changes nothing.
+        """
+        path = root / self.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(self.old) != 1 or self.old == self.new:
+            raise ValueError(
+                f"mutant {self.name}: its old text stands {text.count(self.old)} times in {self.file}, not once; the "
+                f"source moved on, so rewrite the mutant"
+            )
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a stage's tests said about a mutant."""
+
+    mutant: str
+    killed: bool
+    killed_without_config: bool
+    """By a test or by another rung of the golden than config."""
+    first_red_stage: str
+    """Empty if none is red; "crash" if the tests could not run."""
+    rung: str
+    """The first broken rung that is not config, or the first test that failed."""
+    largest_moved: float
+    """Largest relative difference among the broken floats; 0.0 if none broke by so much that it is one."""
+
+
+def read_catalogue(path: Path) -> tuple[list[Mutant], str]:
+    """The mutants of a catalogue in its order, and its `tests`: what pytest -k runs if the golden sees nothing.
+
+    Raises:
+        ValueError: if a name stands twice, or a mutant has a field that it cannot have or lacks one.
+    """
+    mutants = []
+    catalogue = tomllib.loads(path.read_text(encoding="utf-8"))
+    for table in catalogue["mutant"]:
+        try:
+            mutants.append(Mutant(**table))
+        except TypeError as error:
+            raise ValueError(f"{path}: mutant {table.get('name')}: {error}") from error
+    names = [mutant.name for mutant in mutants]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: {name} stands there {names.count(name)} times; give each mutant its own name")
+    return mutants, catalogue["tests"]
+
+
+def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: str) -> Verdict:
+    """Install the repository in `root` with the mutant (None: as it is) and run the tests of the stage on it.
+
+    Args:
+        root: of the repository.
+        stage: recipe and stage, "nano2/stage0_pretrain".
+        mutant: what to change.
+        tests: pytest -k expression; they run only if the golden sees nothing.
+
+    Raises:
+        ValueError: if the mutant does not fit the source, or its installation is not what the tests would import.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        source, installed, tested = (Path(directory) / name for name in ("source", "installed", "tested"))
+        for target, names in ((source, INSTALLED), (tested, TESTED)):
+            target.mkdir()
+            for name in names:
+                ignored = shutil.ignore_patterns("__pycache__")
+                if (root / name).is_dir():
+                    shutil.copytree(root / name, target / name, ignore=ignored)
+                else:
+                    shutil.copy(root / name, target / name)
+        if mutant is not None:
+            mutant.apply(source)
+            if (tested / mutant.file).exists():
+                mutant.apply(tested)
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*install, "--target", str(installed), str(source)], check=True, capture_output=True)
+        environment = {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        recipe, folder = stage.split("/")
+        origin = subprocess.run(
+            [sys.executable, "-c", f"import nemotron.recipes.{recipe} as recipe; print(recipe.__file__)"],
+            cwd=tested,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if origin.returncode == 0 and not Path(origin.stdout.strip()).is_relative_to(installed):
+            raise ValueError(f"the tests would import {origin.stdout.strip()}, not the mutant in {installed}")
+        found = None
+        for selected in (("-k", folder, "--only-golden"), ("-k", tests)):
+            session = run_pytest(tested, (*selected, "-p", "no:cacheprovider"), environment=environment)
+            found = verdict(mutant.name if mutant else "no mutant", session)
+            if found.killed_without_config:
+                break
+    assert found
+    return found
+
+
+def verdict(name: str, session: Session) -> Verdict:
+    """Read what a session found."""
+    red = sorted(stage for stage, report in session.reports.items() if not report["equal"])
+    beyond = [
+        difference
+        for stage in red
+        for difference in session.reports[stage]["differences"]
+        if difference["rung"] != CONFIG_RUNG
+    ]
+    if beyond:
+        rung = f"{beyond[0]['step']}: {beyond[0]['rung']}"
+    elif session.failed:
+        rung = f"test: {session.failed[0]}"
+    else:
+        rung = "crash" if session.exit_code not in (0, 1) else ""
+    return Verdict(
+        mutant=name,
+        killed=session.exit_code != 0,
+        killed_without_config=bool(beyond or session.failed) or session.exit_code not in (0, 1),
+        first_red_stage=red[0] if red else "crash" if session.exit_code not in (0, 1) else "",
+        rung=rung,
+        largest_moved=max((moved(difference) for difference in beyond), default=0.0),
+    )
+
+
+def moved(difference: dict[str, str]) -> float:
+    """How far a broken float is off, relative; 0.0 for what is no pair of floats."""
+    try:
+        golden, run = json.loads(difference["golden"]), json.loads(difference["run"])
+    except ValueError:
+        return 0.0
+    if not isinstance(golden, float) or not isinstance(run, float) or golden == 0:
+        return 0.0
+    return abs(run - golden) / abs(golden)
+
+
+def try_all(root: Path, stage: str, mutants: list[Mutant], tests: str, jobs: int) -> Iterator[tuple[Mutant, Verdict]]:
+    """Try the mutants, `jobs` at a time, and yield each verdict as it comes."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(try_mutant, root, stage, mutant, tests): mutant for mutant in mutants}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def totals(stage: str, results: list[tuple[Mutant, Verdict]]) -> list[str]:
+    """The table's last lines: shares killed, with and without config, of real incidents, at the mutated stage."""
+
+    def share(part: int, of: int) -> str:
+        return f"{part} of {of} ({part / of:.0%})" if of else "none"
+
+    killed = [verdict for _, verdict in results if verdict.killed]
+    incidents = [verdict for mutant, verdict in results if mutant.incident]
+    golden = [verdict for verdict in killed if verdict.first_red_stage]
+    moved_least = [verdict for _, verdict in results if verdict.largest_moved]
+    weakest = min(moved_least, key=lambda verdict: verdict.largest_moved, default=None)
+    return [
+        f"killed: {share(len(killed), len(results))}",
+        f"killed without the config rung: {share(sum(v.killed_without_config for _, v in results), len(results))}",
+        f"killed of real incidents: {share(sum(v.killed_without_config for v in incidents), len(incidents))}",
+        f"first red stage is {stage}: {share(sum(v.first_red_stage == stage for v in golden), len(golden))}",
+        f"weakest killed: {weakest.mutant}, moved by {weakest.largest_moved:.0e}"
+        if weakest
+        else "weakest killed: none",
+    ]
+
+
+def main() -> int:
+    """Try catalogues from the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("stages", nargs="*", help="recipe and stage; every catalogue's if left out")
+    parser.add_argument("--only", action="append", help="name of a mutant; may be given more than once")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time, a thread each")
+    parser.add_argument("--json", type=Path, help="also write the verdicts there")
+    arguments = parser.parse_args()
+    root = Path.cwd()
+    stages = arguments.stages or sorted(
+        str(path.relative_to(CATALOGUES).with_suffix("")) for path in CATALOGUES.rglob("*.toml")
+    )
+    unexplained, verdicts = [], []
+    for stage in stages:
+        catalogue, tests = read_catalogue(CATALOGUES / f"{stage}.toml")
+        mutants = [mutant for mutant in catalogue if not arguments.only or mutant.name in arguments.only]
+        unmutated = try_mutant(root, stage, None, tests)
+        if unmutated.killed:
+            print(f"{stage} is red without a mutant ({unmutated.rung}); mend that first", file=sys.stderr)
+            return 2
+        results = []
+        for mutant, found in try_all(root, stage, mutants, tests, arguments.jobs):
+            results.append((mutant, found))
+            said = f"killed by {found.rung or CONFIG_RUNG}" if found.killed else f"SURVIVED {mutant.survives}"
+            count = f"[{len(results)}/{len(mutants)}]"
+            print(f"{count} {mutant.family}: {mutant.name}: {said}", file=sys.stderr, flush=True)
+            if not found.killed_without_config and not mutant.survives:
+                unexplained.append(mutant.name)
+            verdicts.append({"stage": stage, **asdict(found)})
+        print("\n".join(totals(stage, results)), file=sys.stderr)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(verdicts, indent=1) + "\n", encoding="utf-8")
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
