@@ -92,8 +92,8 @@ class Verdict:
     """Largest relative difference among the broken floats; 0.0 if none broke by so much that it is one."""
 
 
-def read_catalogue(path: Path) -> tuple[list[Mutant], str]:
-    """The mutants of a catalogue in its order, and its `tests`: what pytest -k runs if the golden sees nothing.
+def read_catalogue(path: Path) -> tuple[list[Mutant], list[str]]:
+    """The mutants of a catalogue in its order, and its `tests`: files and folders of the tests of its stage.
 
     Raises:
         ValueError: if a name stands twice, or a mutant has a field that it cannot have or lacks one.
@@ -111,14 +111,14 @@ def read_catalogue(path: Path) -> tuple[list[Mutant], str]:
     return mutants, catalogue["tests"]
 
 
-def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: str) -> Verdict:
+def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) -> Verdict:
     """Install the repository in `root` with the mutant (None: as it is) and run the tests of the stage on it.
 
     Args:
         root: of the repository.
         stage: recipe and stage, "nano2/stage0_pretrain".
         mutant: what to change.
-        tests: pytest -k expression; they run only if the golden sees nothing.
+        tests: files and folders for pytest; those that compare no golden run only if the golden sees nothing.
 
     Raises:
         ValueError: if the mutant does not fit the source, or its installation is not what the tests would import.
@@ -140,7 +140,7 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: str) -> Ver
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
         subprocess.run([*install, "--target", str(installed), str(source)], check=True, capture_output=True)
         environment = {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        recipe, folder = stage.split("/")
+        recipe = stage.split("/", maxsplit=1)[0]
         origin = subprocess.run(
             [sys.executable, "-c", f"import nemotron.recipes.{recipe} as recipe; print(recipe.__file__)"],
             cwd=tested,
@@ -152,8 +152,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: str) -> Ver
         if origin.returncode == 0 and not Path(origin.stdout.strip()).is_relative_to(installed):
             raise ValueError(f"the tests would import {origin.stdout.strip()}, not the mutant in {installed}")
         found = None
-        for selected in (("-k", folder, "--only-golden"), ("-k", tests)):
-            session = run_pytest(tested, (*selected, "-p", "no:cacheprovider"), environment=environment)
+        for option in (("--only-golden",), ()):
+            session = run_pytest(tested, (*tests, *option, "-p", "no:cacheprovider"), environment=environment)
             found = verdict(mutant.name if mutant else "no mutant", session)
             if found.killed_without_config:
                 break
@@ -197,7 +197,9 @@ def moved(difference: dict[str, str]) -> float:
     return abs(run - golden) / abs(golden)
 
 
-def try_all(root: Path, stage: str, mutants: list[Mutant], tests: str, jobs: int) -> Iterator[tuple[Mutant, Verdict]]:
+def try_all(
+    root: Path, stage: str, mutants: list[Mutant], tests: list[str], jobs: int
+) -> Iterator[tuple[Mutant, Verdict]]:
     """Try the mutants, `jobs` at a time, and yield each verdict as it comes."""
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(try_mutant, root, stage, mutant, tests): mutant for mutant in mutants}

@@ -112,8 +112,8 @@ SIZES: dict[Scale, Size] = {
             validation_sequences=8,
         ),
     ),
-    # Our choice throughout: what two processor cores train in minutes and beats a 5-gram by 5 % on docstrings, which are
-    # read about three times: trained longer on less text, the model learns it by heart and falls back.
+    # Our choice throughout: what two processor cores train in minutes and beats a 5-gram by 5 % on docstrings. They are
+    # read about three times; longer training on less text falls back, for the model learns it by heart.
     "small": Size(
         model=ModelConfig(
             vocab_size=2048,

@@ -78,7 +78,7 @@ def test_one_part_in_ten_thousand_is_red_with_its_cause_and_green_after_a_bless(
     assert repository.golden != before
     (line,) = (repository.root / "golden" / "CHANGES.md").read_text().splitlines()
     assert line.startswith("- `letters/stage0_bigram` at `")
-    assert "a larger step (bits_per_letter 4.0" in line
+    assert "a larger step (bits_per_letter 4.17876" in line
     assert "→" in line
 
     repository.commit()
@@ -93,7 +93,7 @@ def test_the_table_shows_headline_numbers_of_both_commits(repository):
     bless(repository.root, "stage0", "a larger step")
     lines = changes_table(repository.root, "HEAD")
     assert lines[0] == "| golden | what | before | after |"
-    assert any(line.startswith("| golden/letters/stage0_bigram.json | bits_per_letter | 4.0") for line in lines)
+    assert any(line.startswith("| golden/letters/stage0_bigram.json | bits_per_letter | 4.17") for line in lines)
     assert (
         "| golden/letters/stage0_bigram.json | first | 8.0 | 8.0008 (training, config, learning_rate, step 0) |"
         in lines

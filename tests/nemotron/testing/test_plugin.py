@@ -48,10 +48,10 @@ class Project:
         self.golden.write_text(text)
         return text.encode()
 
-    def pytest(self, *arguments: str, **environment: str) -> tuple[int, str]:
+    def pytest(self, *arguments: str, plugins: tuple[str, ...] = PLUGINS, **environment: str) -> tuple[int, str]:
         """Exit code and output of pytest in the project."""
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *PLUGINS, *arguments],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugins, *arguments],
             cwd=self.directory,
             env={**os.environ, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
             capture_output=True,
@@ -209,7 +209,7 @@ def test_only_golden_runs_what_compares_a_golden(project):
 
 def test_without_syrupy_a_golden_test_fails_and_says_what_to_install(project):
     project.record(2.25)
-    code, output = project.pytest("-p", "no:syrupy")
+    code, output = project.pytest(plugins=("-p", "nemotron.testing.plugin"))
     assert code == 1
     assert "goldens are compared with syrupy, which is not here; pip install 'nemotron[test]'" in output
 

@@ -10,7 +10,7 @@ from nemotron.testing.session import Session
 
 ROOT = Path(__file__).parents[3]
 STAGES = sorted(path.relative_to(ROOT / CATALOGUES) for path in (ROOT / CATALOGUES).rglob("stage*.toml"))
-TESTS = 'tests = "stage0"\n'
+TESTS = 'tests = ["tests"]\n'
 TABLE = """
 [[mutant]]
 name = "label-shift"
