@@ -113,7 +113,7 @@ SIZES: dict[Scale, Size] = {
         ),
     ),
     # Our choice throughout: what two processor cores train in minutes and beats a 5-gram by 5 % on docstrings. They are
-    # read about three times; longer training on less text falls back, for the model learns it by heart.
+    # read about four times; longer training on less text falls back, for the model learns it by heart.
     "small": Size(
         model=ModelConfig(
             vocab_size=2048,
