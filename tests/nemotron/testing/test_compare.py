@@ -287,7 +287,7 @@ def test_look_alike_letters_are_told_apart_in_the_message():
     assert '"1.14.\\u041e"' in comparison.lines()[1]
 
 
-@pytest.mark.parametrize("limit", [3, 10, 30])
+@pytest.mark.parametrize("limit", [3, 5, 10, 30])
 def test_the_report_has_at_most_so_many_lines(limit):
     run = document()
     run["ladder"]["training"] = [
@@ -558,3 +558,24 @@ def test_entries_in_another_order_are_told_apart_from_other_entries():
     ]
     assert comparison.differences[0].golden == '["curve", "loss", 0]'
     assert comparison.differences[0].run == '["curve", "loss", 1]'
+
+
+@pytest.mark.parametrize(("length", "shown"), [(58, f'"{"x" * 58}"'), (59, f'"{"x" * 56}...')])
+def test_a_value_of_more_than_sixty_characters_is_cut(length, shown):
+    lines = compare(GOLDEN, changed("ladder", "data_curation", 0, "value", to="x" * length)).lines()
+    assert f"run {shown} (not equal)" in lines[1]
+
+
+def test_a_difference_knows_its_entry():
+    (difference,) = compare(GOLDEN, changed(*LOSS, to=0.5)).differences
+    assert (difference.step, difference.label) == ("training", ("curve", "loss", 2))
+    moved = training_ladder(lambda ladder: ladder.insert(1, ladder.pop(2)))
+    (difference,) = compare(GOLDEN, moved).differences
+    assert (difference.step, difference.label) == ("training", ("curve", "loss", 0))
+    fewer = training_ladder(lambda ladder: ladder.pop(2))
+    assert [d.label for d in compare(GOLDEN, fewer).differences] == [("curve", "loss", 1)]
+    more = training_ladder(lambda ladder: ladder.append({**ladder[2], "step": 9}))
+    assert [d.label for d in compare(GOLDEN, more).differences] == [("curve", "loss", 9)]
+    steps = document()
+    steps["ladder"]["another"] = steps["ladder"].pop("training")
+    assert compare(GOLDEN, steps).differences[0].step == ""
