@@ -22,7 +22,7 @@ new = "tokens[:, :-1]"
 """
 
 
-@pytest.fixture(params=STAGES, ids=str)
+@pytest.fixture(params=STAGES, ids=lambda path: path.parent.name)  # not its own name: -k stage0 is for the stage
 def catalogue(request):
     return read_catalogue(ROOT / CATALOGUES / request.param)[0]
 
