@@ -118,7 +118,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
         root: of the repository.
         stage: recipe and stage, "nano2/stage0_pretrain".
         mutant: what to change.
-        tests: files and folders for pytest; those that compare no golden run only if the golden sees nothing.
+        tests: files and folders for pytest; those that compare no golden run only if the golden sees nothing, up to the
+            first that fails.
 
     Raises:
         ValueError: if the mutant does not fit the source, or its installation is not what the tests would import.
@@ -152,8 +153,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
         if origin.returncode == 0 and not Path(origin.stdout.strip()).is_relative_to(installed):
             raise ValueError(f"the tests would import {origin.stdout.strip()}, not the mutant in {installed}")
         found = None
-        for option in (("--only-golden",), ()):
-            session = run_pytest(tested, (*tests, *option, "-p", "no:cacheprovider"), environment=environment)
+        for option in ("--only-golden", "--exitfirst"):
+            session = run_pytest(tested, (*tests, option, "-p", "no:cacheprovider"), environment=environment)
             found = verdict(mutant.name if mutant else "no mutant", session)
             if found.killed_without_config:
                 break
