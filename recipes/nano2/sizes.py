@@ -43,6 +43,40 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
+class SFT:
+    """Sizes of stage 1. How much data it has decides how many steps it takes: every conversation is read once."""
+
+    raw_conversations: int | None
+    """Declared number of raw conversations before `apply_scale`; None means every one of the sources."""
+    difficulty: int
+    """Of the generated exercises, 1 to 4."""
+    sequence_length: int
+    long_context_length: int
+    batch_sequences: int
+    """Rows per optimizer step; of packed ones, so about as many tokens as they are long."""
+    micro_batch_sequences: int
+    unpacked_batch_sequences: int
+    """Rows per optimizer step where a row is one conversation."""
+    learning_rate: float
+    min_learning_rate: float
+    warmup_steps: int
+    trace_tokens_min: int
+    trace_tokens_max: int
+    """A truncated trace keeps so many tokens, drawn between the two."""
+    exercises_per_family: int
+    """Evaluation exercises."""
+    max_new_tokens: int
+    """Of a reply in evaluation."""
+    thinking_budget: int
+    """Tokens of thought that the evaluation of the budget allows."""
+    grace_tokens: int
+    checkpoint_every_steps: int
+    validate_every_steps: int
+    validation_sequences: int
+    """Validation conversations per family in each measurement during training."""
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Sizes of what is evaluated on; our choice throughout."""
 
@@ -67,6 +101,7 @@ class Size:
     device: str
     held_out: HeldOut
     pretrain: Pretrain
+    sft: SFT
 
 
 # Same at every scale. Published: AdamW betas 0.9/0.95, weight decay 0.1; decay over the last 3.6T of 20T tokens; phases
@@ -111,6 +146,27 @@ SIZES: dict[Scale, Size] = {
             validate_every_steps=50,
             validation_sequences=8,
         ),
+        sft=SFT(
+            raw_conversations=48_000,
+            difficulty=1,
+            sequence_length=256,
+            long_context_length=511,
+            batch_sequences=4,
+            micro_batch_sequences=2,
+            unpacked_batch_sequences=8,
+            learning_rate=3e-3,
+            min_learning_rate=3e-5,
+            warmup_steps=5,
+            trace_tokens_min=2,
+            trace_tokens_max=8,
+            exercises_per_family=4,
+            max_new_tokens=64,
+            thinking_budget=8,
+            grace_tokens=8,
+            checkpoint_every_steps=30,
+            validate_every_steps=30,
+            validation_sequences=2,
+        ),
     ),
     # Our choice throughout: what two processor cores train in minutes and beats a 5-gram by 5 % on docstrings. They are
     # read about four times; longer training on less text falls back, for the model learns it by heart.
@@ -152,6 +208,27 @@ SIZES: dict[Scale, Size] = {
             validate_every_steps=250,
             validation_sequences=32,
         ),
+        sft=SFT(
+            raw_conversations=320_000,
+            difficulty=1,
+            sequence_length=512,
+            long_context_length=1023,
+            batch_sequences=8,
+            micro_batch_sequences=8,
+            unpacked_batch_sequences=32,
+            learning_rate=1e-3,
+            min_learning_rate=1e-5,
+            warmup_steps=30,
+            trace_tokens_min=4,
+            trace_tokens_max=16,
+            exercises_per_family=50,
+            max_new_tokens=128,
+            thinking_budget=12,
+            grace_tokens=12,
+            checkpoint_every_steps=300,
+            validate_every_steps=200,
+            validation_sequences=8,
+        ),
     ),
     # Our choice throughout, about 300 M parameters: 20 tokens a parameter, one GPU.
     "medium": Size(
@@ -191,6 +268,27 @@ SIZES: dict[Scale, Size] = {
             validate_every_steps=500,
             validation_sequences=256,
         ),
+        sft=SFT(
+            raw_conversations=2_000_000,
+            difficulty=2,
+            sequence_length=16_383,
+            long_context_length=16_383,
+            batch_sequences=16,
+            micro_batch_sequences=1,
+            unpacked_batch_sequences=128,
+            learning_rate=5e-5,  # proxy: Nemotron 3 Nano
+            min_learning_rate=5e-7,
+            warmup_steps=100,
+            trace_tokens_min=1000,  # published
+            trace_tokens_max=2000,  # published
+            exercises_per_family=200,
+            max_new_tokens=4096,
+            thinking_budget=1024,
+            grace_tokens=500,  # published
+            checkpoint_every_steps=500,
+            validate_every_steps=500,
+            validation_sequences=32,
+        ),
     ),
     "full": Size(
         model=PUBLISHED_12B,  # published: table 1 and the released configuration
@@ -219,6 +317,27 @@ SIZES: dict[Scale, Size] = {
             validate_every_steps=1000,  # our choice
             validation_sequences=1024,
         ),
+        sft=SFT(
+            raw_conversations=None,  # published: about 80B tokens
+            difficulty=4,
+            sequence_length=131_072,  # published: samples concatenated to about 128k tokens
+            long_context_length=262_144,  # our choice; Nemotron-H concatenated conversations up to 512k (proxy)
+            batch_sequences=64,  # proxy: Nemotron 3 Nano, of 256k tokens; the paper's value is unknown
+            micro_batch_sequences=1,
+            unpacked_batch_sequences=2048,
+            learning_rate=5e-5,  # proxy: Nemotron 3 Nano
+            min_learning_rate=5e-7,
+            warmup_steps=800,  # proxy: Nemotron 3 Nano
+            trace_tokens_min=1000,  # published
+            trace_tokens_max=2000,  # published
+            exercises_per_family=500,
+            max_new_tokens=32_768,  # published for evaluation, by NeMo-Skills
+            thinking_budget=4096,
+            grace_tokens=500,  # published
+            checkpoint_every_steps=1000,
+            validate_every_steps=1000,
+            validation_sequences=32,
+        ),
     ),
 }
 
@@ -243,7 +362,7 @@ def resolved(config: StepConfig, stage: str, step: str) -> StepConfig:
         "vocab_size": size.model.vocab_size,
         "dtype": size.dtype,
         "device": size.device,
-        **asdict(size.pretrain),
+        **asdict(size.pretrain if stage == "stage0_pretrain" else size.sft),
     }
     missing = {
         field.name: numbers[field.name]

@@ -1,12 +1,13 @@
 """The Nemotron-H architecture: Mamba-2, squared-ReLU and attention layers in the order that a pattern string gives.
 
 In: token ids (b, t). Out: next-token logits (b, t, vocab_size).
+Several documents may share a row (`segments`), and a row may be read in pieces (`DecodingState`).
 Sources: arXiv 2504.03624 and 2508.14444 section 2.1 (architecture), arXiv 2405.21060 (Mamba-2); the initialisation and
 the order of gate and norm as in NVIDIA's Megatron-LM (megatron/core/ssm/mamba_mixer.py).
 Run: python -c "from nemotron.recipes.nemotron_h.plan import *; print(count_parameters(PUBLISHED_12B))"
 
 Left out: mixture-of-experts layers, dropout, tied embeddings and biases of linear layers (the published models have
-none), fused kernels, and the state that step-by-step decoding carries from token to token.
+none), and fused kernels.
 
 Every parameter is named as in the published checkpoints, so `state_dict()` is what `checkpoint.py` writes.
 
@@ -169,14 +170,22 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, **factory))  # the last one meets the present
         self.bias = nn.Parameter(torch.empty(channels, **factory))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, t, channels) to the same; zeros stand before the first position. At least float32."""
+    def forward(self, x: Tensor, segments: Tensor | None = None, before: Tensor | None = None) -> Tensor:
+        """(b, t, channels) to the same, at least float32.
+
+        Args:
+            segments: (b, t) the document of each position; one does not see another. None: all are of one.
+            before: (b, k - 1, channels) what stands before the first position; zeros if left out.
+        """
         _, t, _ = x.shape
         k = self.weight.shape[-1]
         x, weight, y = at_least_float32(x), at_least_float32(self.weight), at_least_float32(self.bias)
-        padded = F.pad(x, (0, 0, k - 1, 0))
+        padded = F.pad(x, (0, 0, k - 1, 0)) if before is None else torch.cat([before, x], dim=1)
         for tap in range(k):  # k shifted products: torch's own convolution is many times slower in float64
-            y = torch.addcmul(y, padded[:, tap : tap + t], weight[:, 0, tap])
+            seen = padded[:, tap : tap + t]
+            if segments is not None:
+                seen = seen * (F.pad(segments, (k - 1, 0), value=-1)[:, tap : tap + t] == segments)[..., None]
+            y = torch.addcmul(y, seen, weight[:, 0, tap])
         return y
 
 
@@ -196,7 +205,14 @@ class RMSNorm(nn.Module):
 
 
 def ssd_scan_sequential(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor | None = None
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    initial_state: Tensor | None = None,
+    segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """State-space scan, one position after the other: the definition that `ssd_scan_chunked` is tested against.
 
@@ -210,6 +226,8 @@ def ssd_scan_sequential(
     state = x.new_zeros(b, h, p, B.shape[3]) if initial_state is None else initial_state
     outputs = []
     for position in range(t):
+        if segments is not None and position > 0:
+            state = state * (segments[:, position] == segments[:, position - 1])[:, None, None, None]
         step = dt[:, position, :, None]  # (b, h, 1)
         written = (step * x[:, position])[..., None] * B[:, position, :, None]
         state = torch.exp(step * A[:, None])[..., None] * state + written
@@ -226,6 +244,7 @@ def ssd_scan_chunked(
     D: Tensor,
     chunk_size: int,
     initial_state: Tensor | None = None,
+    segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Chunked state-space scan; equals `ssd_scan_sequential` up to rounding.
 
@@ -236,6 +255,8 @@ def ssd_scan_chunked(
         x: (b, t, h, p). dt: (b, t, h) step sizes after softplus, > 0. A: (h), < 0. B, C: (b, t, g, n). D: (h).
         chunk_size: positions per chunk; changes speed, not the result. The last chunk is padded in here.
         initial_state: (b, h, p, n) state before the first position; zeros if left out.
+        segments: (b, t) the document of each position, those of one side by side: the state does not pass from one to
+            the next. None: all positions are of one document, which goes on from `initial_state`.
     Returns:
         (b, t, h, p) outputs and the (b, h, p, n) state after the last position.
     Raises:
@@ -252,6 +273,8 @@ def ssd_scan_chunked(
     if padding := c * i - t:  # with a step size of 0 a position neither writes nor decays
         x, B, C = (F.pad(tensor, (0, 0, 0, 0, 0, padding)) for tensor in (x, B, C))
         dt = F.pad(dt, (0, 0, 0, padding))
+        if segments is not None:
+            segments = torch.cat([segments, segments[:, -1:].expand(b, padding)], dim=1)
 
     written = (x * dt[..., None]).view(b, c, i, g, r, p)
     B = B.reshape(b, c, i, g, n).transpose(2, 3)  # (b, c, g, j, n)
@@ -262,14 +285,22 @@ def ssd_scan_chunked(
     # Within a chunk, one matrix a head: i reads j through C_i B_j and the decay of the positions after j up to i.
     # Masked before the exponential, whose gradient would be infinite times 0; in place, the matrices are large.
     future = torch.full((i, i), -math.inf, dtype=x.dtype, device=x.device).triu(1)
+    if segments is not None:  # every other document is as unreadable as the future
+        segments = segments.view(b, c, i)
+        before = F.pad(segments[:, :-1, -1], (1, 0), value=-1)  # (b, c) the document of the state before each chunk
+        future = future.where(segments[..., :, None] == segments[..., None, :], -math.inf)[:, :, None, None]
     decay = (log_decay[..., :, None] + (-log_decay)[..., None, :]).add_(future).exp_()  # (b, c, g, r, i, j)
     read = (C @ B.mT)[:, :, :, None] * decay  # (b, c, g, r, i, j)
     y = (read @ written.permute(0, 1, 3, 4, 2, 5)).permute(0, 1, 4, 2, 3, 5)  # (b, c, i, g, r, p)
 
     # What a chunk adds to the state by its end, and the state before each chunk; the heads of a group side by side.
     to_end = (log_decay[..., -1:] - log_decay).exp().permute(0, 1, 4, 2, 3)  # (b, c, j, g, r)
+    if segments is not None:
+        to_end = to_end * (segments == segments[..., -1:])[..., None, None]
     added = B.mT @ (written * to_end[..., None]).transpose(2, 3).flatten(-2)  # (b, c, g, n, r * p)
     over_chunk = log_decay[..., -1].exp().repeat_interleave(p, dim=-1)[..., None, :]  # (b, c, g, 1, r * p)
+    if segments is not None:
+        over_chunk = over_chunk * (segments[..., -1] == before)[..., None, None, None]
     state = x.new_zeros(b, g, n, r * p) if initial_state is None else initial_state.reshape(b, g, r * p, n).mT
     states = []
     for chunk in range(c):
@@ -278,8 +309,95 @@ def ssd_scan_chunked(
 
     # What each position reads of the state before its chunk.
     carried = (C @ torch.stack(states, dim=1)).unflatten(-1, (r, p)).transpose(2, 3)  # (b, c, i, g, r, p)
-    y = torch.addcmul(y, log_decay.exp().permute(0, 1, 4, 2, 3)[..., None], carried)
+    from_start = log_decay.exp().permute(0, 1, 4, 2, 3)  # (b, c, i, g, r)
+    if segments is not None:
+        from_start = from_start * (segments == before[..., None])[..., None, None]
+    y = torch.addcmul(y, from_start[..., None], carried)
     return y.reshape(b, c * i, h, p)[:, :t] + skip, state.mT.reshape(b, h, p, n)
+
+
+@dataclass
+class MambaState:
+    """What a Mamba-2 layer knows of the tokens before: as much after a million of them as after one."""
+
+    window: Tensor
+    """(b, k - 1, channels) what the convolution reads of the last positions."""
+    ssm: Tensor
+    """(b, h, p, n) state of the scan."""
+
+    def read(self, xBC: Tensor, num_new: Tensor | None) -> None:
+        """Move the window on over (b, t, channels) new positions, of which `num_new` (b,) are no padding."""
+        b, t, channels = xBC.shape
+        past = self.window.shape[1]
+        first = torch.full((b,), t, device=xBC.device) if num_new is None else num_new
+        places = first[:, None] + torch.arange(past, device=xBC.device)  # (b, k - 1)
+        positions = torch.cat([self.window, xBC], dim=1)
+        self.window = positions.gather(1, places[..., None].expand(b, past, channels))
+
+
+@dataclass
+class AttentionState:
+    """Keys and values of the tokens before; grows with them."""
+
+    keys: Tensor
+    """(b, key heads, capacity, head_dim); what lies beyond `lengths` is no key yet."""
+    values: Tensor
+    lengths: Tensor
+    """(b,) tokens read."""
+
+    def extended(self, k: Tensor, v: Tensor, num_new: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Take in the keys and values of t new positions; all so far, and which of them each new position may read."""
+        b, heads, t, size = k.shape
+        new = self.lengths[:, None] + torch.arange(t, device=k.device)  # (b, t) where each position stands in its row
+        used = int(new[:, -1].max()) + 1
+        if used > self.keys.shape[2]:  # room for twice as many, so that growing is rare
+            room = (0, 0, 0, 2 * used - self.keys.shape[2])
+            self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
+        index = new[:, None, :, None].expand(b, heads, t, size)
+        self.keys = self.keys.scatter(2, index, k)
+        self.values = self.values.scatter(2, index, v)
+        self.lengths = self.lengths + (t if num_new is None else num_new)
+        readable = torch.arange(used, device=k.device) <= new[:, None, :, None]  # (b, 1, t, used)
+        return self.keys[:, :, :used], self.values[:, :, :used], readable
+
+
+class DecodingState:
+    """What the layers carry from one call of the model to the next, so that no token is read twice.
+
+    Args:
+        model: for the shapes.
+        batch_size: rows, each a sequence of its own.
+    """
+
+    def __init__(self, model: "NemotronH", batch_size: int) -> None:
+        config, weight = model.config, model.lm_head.weight
+        at_least = torch.promote_types(weight.dtype, torch.float32)
+        b = batch_size
+        self.layers: list[MambaState | AttentionState | None] = []
+        for letter in config.hybrid_override_pattern:
+            if letter == MAMBA:
+                window = weight.new_zeros(b, config.conv_kernel - 1, config.mamba_conv_size)
+                heads = (config.mamba_num_heads, config.mamba_head_dim)
+                ssm = weight.new_zeros(b, *heads, config.ssm_state_size, dtype=at_least)
+                self.layers.append(MambaState(window, ssm))
+            elif letter == ATTENTION:
+                keys = weight.new_zeros(b, config.num_key_value_heads, 0, config.head_dim)
+                lengths = torch.zeros(b, dtype=torch.int64, device=weight.device)
+                self.layers.append(AttentionState(keys, keys, lengths))
+            else:
+                self.layers.append(None)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all sequences but `rows`, (rows to keep,) indices."""
+        for layer in self.layers:
+            if layer is not None:
+                for name, tensor in vars(layer).items():
+                    setattr(layer, name, tensor[rows])
+
+    def num_bytes(self, kind: type) -> int:
+        """Memory of the layers of one kind, `MambaState` or `AttentionState`."""
+        tensors = [tensor for layer in self.layers if isinstance(layer, kind) for tensor in vars(layer).values()]
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 class Mamba2Mixer(nn.Module):
@@ -297,23 +415,36 @@ class Mamba2Mixer(nn.Module):
         self.norm = RMSNorm(inner, config, num_groups=config.n_groups, **factory)
         self.out_proj = Linear(inner, config.hidden_size, **factory)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """(b, t, d) to (b, t, d)."""
+    def forward(
+        self,
+        u: Tensor,
+        segments: Tensor | None = None,
+        state: MambaState | None = None,
+        num_new: Tensor | None = None,
+    ) -> Tensor:
+        """(b, t, d) to (b, t, d); see `NemotronH.forward` for the others."""
         b, t, _ = u.shape
         h, p = self.config.mamba_num_heads, self.config.mamba_head_dim
         g, n = self.config.n_groups, self.config.ssm_state_size
         z, xBC, dt = self.in_proj(u).split([h * p, self.config.mamba_conv_size, h], dim=-1)
         with torch.autocast(u.device.type, enabled=False):
-            x, B, C = F.silu(self.conv1d(xBC)).split([h * p, g * n, g * n], dim=-1)
-            y, _ = ssd_scan_chunked(
-                x.view(b, t, h, p),
-                F.softplus(at_least_float32(dt) + self.dt_bias),
-                -torch.exp(at_least_float32(self.A_log)),
-                B.view(b, t, g, n),
-                C.view(b, t, g, n),
-                at_least_float32(self.D),
-                self.config.chunk_size,
+            dt = F.softplus(at_least_float32(dt) + self.dt_bias)
+            if num_new is not None:  # with a step size of 0 a position neither writes nor decays
+                dt = dt * (torch.arange(t, device=u.device) < num_new[:, None])[..., None]
+            window = None if state is None else state.window
+            x, B, C = F.silu(self.conv1d(xBC, segments, window)).split([h * p, g * n, g * n], dim=-1)
+            scanned = (
+                *(x.view(b, t, h, p), dt, -torch.exp(at_least_float32(self.A_log))),
+                *(B.view(b, t, g, n), C.view(b, t, g, n), at_least_float32(self.D)),
             )
+            before = None if state is None else state.ssm
+            if t == 1:
+                y, after = ssd_scan_sequential(*scanned, before)
+            else:
+                y, after = ssd_scan_chunked(*scanned, self.config.chunk_size, before, segments)
+            if state is not None:
+                state.ssm = after
+                state.read(xBC, num_new)
             y = self.norm(y.flatten(2) * F.silu(at_least_float32(z)))  # gate first, then norm
         return self.out_proj(y)
 
@@ -326,8 +457,8 @@ class SquaredReluMLP(nn.Module):
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, **factory)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, **factory)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """(b, t, d) to (b, t, d)."""
+    def forward(self, u: Tensor, segments: None = None, state: None = None, num_new: None = None) -> Tensor:
+        """(b, t, d) to (b, t, d), each position by itself."""
         return self.down_proj(F.relu(self.up_proj(u)).square())
 
 
@@ -344,13 +475,24 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.hidden_size, keys, **factory)
         self.o_proj = Linear(queries, config.hidden_size, **factory)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """(b, t, d) to (b, t, d)."""
+    def forward(
+        self,
+        u: Tensor,
+        segments: Tensor | None = None,
+        state: AttentionState | None = None,
+        num_new: Tensor | None = None,
+    ) -> Tensor:
+        """(b, t, d) to (b, t, d); see `NemotronH.forward` for the others."""
         q, k, v = (
             projection(u).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (b, heads, t, head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        mask = None  # (b, 1, t, keys), True where a query may read a key; None: every one up to its own
+        if segments is not None:
+            mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
+        if state is not None:
+            k, v, mask = state.extended(k, v, num_new)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -365,9 +507,15 @@ class Layer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config, **factory)
         self.mixer = MIXERS[letter](config, **factory)
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(
+        self,
+        u: Tensor,
+        segments: Tensor | None = None,
+        state: MambaState | AttentionState | None = None,
+        num_new: Tensor | None = None,
+    ) -> Tensor:
         """(b, t, d) to (b, t, d)."""
-        return u + self.mixer(self.norm(u))
+        return u + self.mixer(self.norm(u), segments, state, num_new)
 
 
 class Backbone(nn.Module):
@@ -379,11 +527,17 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(letter, config, **factory) for letter in config.hybrid_override_pattern)
         self.norm_f = RMSNorm(config.hidden_size, config, **factory)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        segments: Tensor | None = None,
+        state: DecodingState | None = None,
+        num_new: Tensor | None = None,
+    ) -> Tensor:
         """(b, t) to (b, t, d)."""
         u = self.embeddings(input_ids)
-        for layer in self.layers:
-            u = layer(u)
+        for index, layer in enumerate(self.layers):
+            u = layer(u, segments, state.layers[index] if state else None, num_new)
         return self.norm_f(u)
 
 
@@ -398,9 +552,23 @@ class NemotronH(nn.Module):
         self.backbone = Backbone(config, device=device, dtype=dtype)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, device=device, dtype=dtype)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """(b, t) token ids to (b, t, vocab_size) logits in the parameters' dtype."""
-        return self.lm_head(self.backbone(input_ids))
+    def forward(
+        self,
+        input_ids: Tensor,
+        segments: Tensor | None = None,
+        state: DecodingState | None = None,
+        num_new: Tensor | None = None,
+    ) -> Tensor:
+        """(b, t) token ids to (b, t, vocab_size) logits in the parameters' dtype.
+
+        Args:
+            segments: (b, t) the document, 0 or more, of each position, those of one side by side; neither attention nor
+                the convolution nor the scan's state passes from one to another. None: a row is one document.
+            state: what the rows have read so far; they go on from there, and it is updated. Not with `segments`.
+            num_new: (b,) how many of the t tokens of each row are its own; what follows is padding, which no state
+                keeps. None: all are. Only with `state`.
+        """
+        return self.lm_head(self.backbone(input_ids, segments, state, num_new))
 
 
 def purpose_generator(seed: int, purpose: str) -> torch.Generator:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
-from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain import training
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.training import Config
+from nemotron.recipes.training import device
 
 LENGTH, LONG_LENGTH = 16, 64
 
@@ -29,10 +29,6 @@ SMALL = {
     "validate_every_steps": 6,
     "validation_sequences": 2,
 }
-
-
-def small(**changes):
-    return resolved(Config(**(SMALL | changes)), "stage0_pretrain", "training")
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +195,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(datase
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(dataset, tmp_path, monkeypatch, changes, sentence):
-    real = training.device_memory_bytes
-    monkeypatch.setattr(training, "device_memory_bytes", lambda device: min(real(device), 8 * 2**30))
+    real = device.device_memory_bytes
+    monkeypatch.setattr(device, "device_memory_bytes", lambda device: min(real(device), 8 * 2**30))
     config = Config(
         **({"device": "cpu"} | SMALL | changes), dataset_path=dataset.path, output_dir=tmp_path / "training"
     )

@@ -35,7 +35,7 @@ from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
 from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.report import plot_results, results_table
-from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint, device_memory_bytes
+from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.scoring.accuracy import Accuracy
 from nemotron.recipes.scoring.bits_per_byte import bits_per_byte, token_byte_lengths
@@ -44,6 +44,7 @@ from nemotron.recipes.scoring.multiple_choice import Question, choice_accuracy, 
 from nemotron.recipes.scoring.ngram import KneserNey, Unigram
 from nemotron.recipes.scoring.recall import recall_by_distance
 from nemotron.recipes.sources.problems import lookup
+from nemotron.recipes.training.device import device_memory_bytes
 
 
 @dataclass
@@ -247,10 +248,7 @@ def main(config: Config) -> Results:
             *[("inputs", name, digest_of_tokens(read)) for name, read in inputs.items()],
             ("predictions", "picked", picked),
             *[("metrics", name, int(value) if "num_" in name else value) for name, value in metrics.items()],
-            *[
-                ("headline", name, metrics[name])
-                for name in (f"bits_per_byte/{ALL}", f"multiple_choice/{ALL}/accuracy")
-            ],
+            *[("headline", name, metrics[name]) for name in HEADLINE],
         ]
         entries = [{"rung": rung, "name": name, "step": 0, "value": value} for rung, name, value in ladder]
         (work / "ladder.json").write_text(json.dumps(entries, indent=1))

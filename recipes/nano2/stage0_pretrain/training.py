@@ -11,22 +11,18 @@ Left out: FP8 matrix products and sharding over devices, which the published run
 import hashlib
 import json
 import math
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 import tyro
-from matplotlib.figure import Figure
 from pydantic import Field
 from tokenizers import Tokenizer
 
@@ -36,11 +32,21 @@ from nemotron.pipe import step_process
 from nemotron.progress import TrainingProgress
 from nemotron.recipes.nano2.sizes import SIZES, phase_steps, resolved
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
-from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_checkpoint, save_tensors
+from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
 from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
-from nemotron.recipes.nemotron_h.generate import sample_tokens
-from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
-from nemotron.recipes.nemotron_h.plan import count_parameters
+from nemotron.recipes.nemotron_h.generate import Sampling, generate
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
+from nemotron.recipes.training.curve import plot_curve
+from nemotron.recipes.training.device import refuse_what_does_not_fit
+from nemotron.recipes.training.ladder import training_ladder
+from nemotron.recipes.training.state import (
+    Identity,
+    Record,
+    read_training_state,
+    refuse_non_finite,
+    refuse_unfinished_run,
+    write_training_state,
+)
 
 
 @dataclass
@@ -293,84 +299,6 @@ def validation_losses(
     return losses
 
 
-@dataclass
-class Record:
-    """What a run writes down as it goes; a resumed run goes on writing in the same one."""
-
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    """A row a step: step, phase, batch (digest of its tokens), tokens, loss, grad_norm, learning_rate."""
-    validation: list[dict[str, Any]] = field(default_factory=list)
-    """A row a measurement and category: step, category, loss."""
-    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Fingerprints of the weights: "initial", "after step 1", "final"."""
-
-
-def write_training_state(
-    work: Path, config: Config, dataset: Dataset, model: NemotronH, optimizer: torch.optim.Optimizer, record: Record
-) -> None:
-    """Write all that --resume needs; a state that is cut short keeps the name .partial and is never read.
-
-    There is no random state in it: nothing in the loop draws a number. The position in the data is the number of steps.
-    """
-    directory = work / "training_state" / f"step-{len(record.curve):08d}"
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_tensors(dict(model.state_dict()), partial / "model.safetensors")
-    moments = {
-        f"{index}.{name}": tensor
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, tensor in state.items()
-    }
-    save_tensors(moments, partial / "optimizer.safetensors")
-    state = {"dataset": dataset.digest, "config": compared_config(config), "record": asdict(record)}
-    (partial / "state.json").write_text(json.dumps(state))
-    partial.rename(directory)
-    for older in directory.parent.iterdir():
-        if older != directory:
-            shutil.rmtree(older)
-
-
-def whole_states(work: Path) -> list[Path]:
-    """Directories of the training states that were written to their end, the last one last."""
-    return sorted(path for path in work.glob("training_state/step-*") if path.suffix != ".partial")
-
-
-def read_training_state(
-    work: Path, config: Config, dataset: Dataset, model: NemotronH, optimizer: torch.optim.Optimizer
-) -> Record:
-    """Load the last whole state of an unfinished run into model and optimizer, and return its record.
-
-    Raises:
-        ValueError: if that run had another dataset or config.
-    """
-    states = whole_states(work)
-    if not states:
-        print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
-        return Record(weights={"initial": weight_fingerprint(model)})
-    state = json.loads((states[-1] / "state.json").read_text())
-    if state["dataset"] != dataset.digest:
-        raise ValueError(
-            f"{work} was trained on a dataset with digest {state['dataset'][:12]}, not {dataset.digest[:12]}; resume "
-            f"with that dataset, or delete {work} to begin anew"
-        )
-    for name, value in compared_config(config).items():
-        if state["config"].get(name) != value:
-            raise ValueError(
-                f"{work} was trained with {name}={state['config'].get(name)}, not {value}; resume with the same value, "
-                f"or delete {work} to begin anew"
-            )
-    model.load_state_dict(load_tensors(states[-1] / "model.safetensors"))
-    moments = optimizer.state_dict()
-    for key, tensor in load_tensors(states[-1] / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        moments["state"].setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict(moments)
-    record = Record(**state["record"])
-    print(f"resumed at step {len(record.curve)}", file=sys.stderr)
-    return record
-
-
 def compared_config(config: Config) -> dict[str, Any]:
     """The fields of the config that the result depends on: all but places, and how often states are written."""
     places = ("output_dir", "dataset_path", "resume", "checkpoint_every_steps", "device")
@@ -381,132 +309,14 @@ def write_sample(model: NemotronH, dataset: Dataset, seed: int) -> str:
     """Sixteen tokens of a held-out sequence and what the model writes after them."""
     tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path / "tokenizer.json"))
     prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
-    tokens = sample_tokens(model, prompt, num_tokens=48, seed=seed, temperature=0.7)
-    return tokenizer.decode(tokens)
-
-
-def training_ladder(config: Config, dataset: Dataset, model: NemotronH, record: Record) -> list[dict[str, Any]]:
-    """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
-    ladder = [{"rung": "config", "name": name, "step": 0, "value": v} for name, v in compared_config(config).items()]
-    ladder += [
-        {"rung": "inputs", "name": name, "step": 0, "value": getattr(dataset, name)}
-        for name in ("num_examples", "num_documents", "vocab_size", "sequence_length", "long_context_length")
-    ]
-    ladder += [
-        {"rung": "batch order", "name": "batch", "step": row["step"], "value": row["batch"]} for row in record.curve
-    ]
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    ladder.append({"rung": "parameters", "name": "num_parameters", "step": 0, "value": num_parameters})
-    ladder += [
-        {"rung": "initial weights", "name": name, "step": 0, "value": value}
-        for name, value in record.weights["initial"].items()
-    ]
-    for name in ("learning_rate", "loss", "grad_norm"):
-        ladder += [{"rung": name, "name": name, "step": row["step"], "value": row[name]} for row in record.curve[:1]]
-    ladder += [
-        {"rung": "weights after step 1", "name": name, "step": 1, "value": value}
-        for name, value in record.weights["after step 1"].items()
-    ]
-    for row in record.curve:
-        ladder += [
-            {"rung": "curve", "name": name, "step": row["step"], "value": row[name]}
-            for name in ("learning_rate", "loss", "grad_norm")
-        ]
-    ladder += [
-        {"rung": "final weights", "name": name, "step": len(record.curve), "value": value}
-        for name, value in record.weights["final"].items()
-    ]
-    ladder += [
-        {"rung": "validation", "name": f"validation_loss/{row['category']}", "step": row["step"], "value": row["loss"]}
-        for row in record.validation
-    ]
-    return ladder
-
-
-def plot_curve(record: Record, phases: list[Phase], path: Path) -> None:
-    """Training and validation loss over the tokens seen, phases marked, the learning rate below."""
-    tokens = np.cumsum([row["tokens"] for row in record.curve])
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    loss_axes.plot(tokens, [row["loss"] for row in record.curve], color="0.6", linewidth=1, label="training")
-    for category in sorted({row["category"] for row in record.validation}):
-        rows = [row for row in record.validation if row["category"] == category]
-        loss_axes.plot(
-            [tokens[row["step"] - 1] for row in rows],
-            [row["loss"] for row in rows],
-            marker="o",
-            label=f"validation, {category}",
-        )
-    edge = 0
-    for phase in phases:
-        loss_axes.axvline(edge, color="0.85", zorder=0)
-        loss_axes.text(edge, 1.0, f" {phase.name}", transform=loss_axes.get_xaxis_transform(), fontsize=8, va="bottom")
-        edge += phase.num_steps * phase.batch_tokens
-    loss_axes.set_ylabel("loss, nats per token")
-    loss_axes.legend(frameon=False)
-    rate_axes.plot(tokens, [row["learning_rate"] for row in record.curve], color="tab:red", linewidth=1)
-    rate_axes.set_ylabel("learning rate")
-    rate_axes.set_xlabel("tokens")
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
-
-
-def refuse_what_does_not_fit(config: Config, shape: ModelConfig) -> None:
-    """Raise ValueError if weights, gradients and optimizer moments alone exceed the memory of the device."""
-    assert config.device
-    bytes_per_number = 8 if config.dtype == "float64" else 4
-    needed = 4 * count_parameters(shape) * bytes_per_number  # weight, gradient and two moments
-    present = device_memory_bytes(config.device)
-    if needed > present:
-        raise ValueError(
-            f"scale={config.scale} needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and "
-            f"{config.device} has {present / 2**30:,.0f} GiB; take a smaller scale, or look at it with --plan"
-        )
-
-
-def device_memory_bytes(device: str) -> int:
-    """Memory of the device that a tensor on it would use.
-
-    Raises:
-        ValueError: if this machine has no such device.
-    """
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = "unknown"
-    if kind == "cuda":
-        count = torch.cuda.device_count()
-        if (torch.device(device).index or 0) >= count:
-            raise ValueError(f"device={device}: this machine has {count} CUDA devices; use --device cpu or another one")
-        return torch.cuda.get_device_properties(device).total_memory
-    if kind != "cpu":
-        raise ValueError(f"device={device} is not supported; use cpu, cuda or cuda:<number>")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def refuse_unfinished_run(work: Path) -> None:
-    """Raise ValueError if an earlier run left a state behind that --resume could go on from."""
-    states = whole_states(work)
-    if states:
-        raise ValueError(
-            f"{work} holds an unfinished run at {states[-1].name}; add --resume (--train.resume for a stage) to go on, "
-            f"or delete that directory to begin anew"
-        )
-
-
-def refuse_non_finite(step: int, loss: float, grad_norm: float) -> None:
-    """Raise ValueError, before the weights are touched, if this step's loss or gradient is no number."""
-    if not math.isfinite(loss) or not math.isfinite(grad_norm):
-        raise ValueError(
-            f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; delete the unfinished run and "
-            f"begin anew with a lower --learning-rate"
-        )
+    (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])
+    return tokenizer.decode(continuation.tokens)
 
 
 def main(config: Config) -> Checkpoint:
     """Train through the four phases and return the Checkpoint."""
     config = resolved(config, "stage0_pretrain", "training")
-    assert config.output_dir and config.device and config.validation_sequences
+    assert config.output_dir and config.device and config.dtype and config.validation_sequences
     assert config.checkpoint_every_steps and config.validate_every_steps
     dataset = Dataset.load(path=config.dataset_path)
     phases = training_phases(config, dataset.sequence_length, dataset.long_context_length)
@@ -516,7 +326,7 @@ def main(config: Config) -> Checkpoint:
 
     # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
     shape = replace(SIZES[config.scale].model, vocab_size=dataset.vocab_size)
-    refuse_what_does_not_fit(config, shape)
+    refuse_what_does_not_fit(shape, scale=config.scale, dtype=config.dtype, device=config.device)
     weight_dtype = torch.float64 if config.dtype == "float64" else torch.float32
     autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     model = NemotronH(shape, device=config.device, dtype=weight_dtype)
@@ -529,9 +339,10 @@ def main(config: Config) -> Checkpoint:
         eps=config.adam_eps,
     )
 
+    identity: Identity = {"dataset": dataset.digest, "config": compared_config(config)}
     with working_directory(config.output_dir, Checkpoint, keep_on_failure=True) as work:
         if config.resume:
-            record = read_training_state(work, config, dataset, model, optimizer)
+            record = read_training_state(work, identity, model, optimizer)
         else:
             refuse_unfinished_run(work)
             record = Record(weights={"initial": weight_fingerprint(model)})
@@ -574,15 +385,19 @@ def main(config: Config) -> Checkpoint:
                             )
                         record.validation += [{"step": step, "category": name, "loss": losses[name]} for name in losses]
                     if step % config.checkpoint_every_steps == 0 or step == total_steps:
-                        write_training_state(work, config, dataset, model, optimizer, record)
+                        write_training_state(work, identity, model, optimizer, record)
                 phase_start += phase.num_steps
 
         record.weights["final"] = weight_fingerprint(model)
         save_checkpoint(model, dataset.tokenizer_path, work / "model")
         pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
         pq.write_table(pa.Table.from_pylist(record.validation), work / "validation_curve.parquet")
-        plot_curve(record, phases, work / "loss.svg")
-        (work / "ladder.json").write_text(json.dumps(training_ladder(config, dataset, model, record), indent=1))
+        plot_curve(record, work / "loss.svg")
+        names = ("num_examples", "num_documents", "vocab_size", "sequence_length", "long_context_length")
+        inputs = {name: getattr(dataset, name) for name in names}
+        (work / "ladder.json").write_text(
+            json.dumps(training_ladder(compared_config(config), inputs, model, record), indent=1)
+        )
         checkpoint = Checkpoint(
             path=work,
             num_steps=step,

@@ -1,33 +1,130 @@
-"""Sampling against the probabilities it draws from."""
+"""Decoding against the full forward pass, sampling against its probabilities, budgets against the rule."""
 
 from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nemotron.recipes.nemotron_h.generate import sample_tokens
-from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
+from nemotron.recipes.curation.tokenizer import train_tokenizer
+from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, draw_tokens, generate, stream
+from nemotron.recipes.nemotron_h.model import (
+    AttentionState,
+    DecodingState,
+    MambaState,
+    ModelConfig,
+    NemotronH,
+    initialize,
+    purpose_generator,
+)
+
+
+def initialized(config: ModelConfig) -> NemotronH:
+    model = NemotronH(config, dtype=torch.float64)
+    initialize(model, 0)
+    return model
 
 
 @pytest.fixture(scope="module")
 def model() -> NemotronH:
     """Few tokens and few layers, with logits that differ enough to tell temperatures apart."""
-    config = ModelConfig(
-        vocab_size=5,
-        hidden_size=64,
-        hybrid_override_pattern="M",
-        intermediate_size=64,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=16,
-        mamba_num_heads=8,
-        mamba_head_dim=16,
-        n_groups=2,
-        ssm_state_size=16,
+    return initialized(
+        ModelConfig(
+            vocab_size=5,
+            hidden_size=64,
+            hybrid_override_pattern="M",
+            intermediate_size=64,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            head_dim=16,
+            mamba_num_heads=8,
+            mamba_head_dim=16,
+            n_groups=2,
+            ssm_state_size=16,
+        )
     )
-    model = NemotronH(config, dtype=torch.float64)
-    initialize(model, 0)
-    return model
+
+
+@pytest.fixture(scope="module")
+def hybrid() -> NemotronH:
+    """A model with every kind of layer."""
+    return initialized(SIZES["tiny"].model)
+
+
+# --- the states ---
+
+
+@settings(max_examples=25)
+@given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=3), data=st.data())
+def test_reading_in_pieces_equals_reading_at_once_for_any_split(hybrid: NemotronH, lengths, data) -> None:
+    """Every row is cut into pieces of its own; the pieces of one call are padded to the longest."""
+    ids = torch.randint(512, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(sum(lengths)))
+    read = torch.zeros(len(lengths), dtype=torch.int64)
+    state = DecodingState(hybrid, len(lengths))
+    with torch.no_grad():
+        whole = hybrid(ids)
+        while (read < torch.tensor(lengths)).any():
+            left = [length - done for length, done in zip(lengths, read.tolist(), strict=True)]
+            num_new = torch.tensor([data.draw(st.integers(min(1, most), most)) for most in left])
+            piece = torch.zeros(len(lengths), int(num_new.max()), dtype=torch.int64)
+            for row, count in enumerate(num_new.tolist()):
+                piece[row, :count] = ids[row, read[row] : read[row] + count]
+            logits = hybrid(piece, state=state, num_new=num_new)
+            for row, count in enumerate(num_new.tolist()):
+                expected = whole[row, read[row] : read[row] + count]
+                torch.testing.assert_close(logits[row, :count], expected, rtol=0, atol=1e-10)
+            read += num_new
+
+
+def test_a_row_does_not_depend_on_its_neighbours(hybrid: NemotronH) -> None:
+    prompts = [[5, 6, 7], list(range(20, 60)), [9]]
+    sampling = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9)
+    together = generate(hybrid, prompts, sampling, seeds=[1, 2, 3])
+    for row, prompt in enumerate(prompts):
+        (alone,) = generate(hybrid, [prompt], sampling, seeds=[row + 1])
+        assert alone.tokens == together[row].tokens
+        assert alone.logprobs == pytest.approx(together[row].logprobs, rel=1e-12)
+
+
+def test_rows_that_stopped_leave_the_others_as_they_are(hybrid: NemotronH) -> None:
+    prompts, seeds = [[5, 6, 7], list(range(20, 60)), [9]], [1, 2, 3]
+    free = generate(hybrid, prompts, Sampling(max_new_tokens=12, temperature=1.0), seeds)
+    stop = free[1].tokens[4]  # the second row ends after its fifth token, or earlier
+    stopped = generate(hybrid, prompts, Sampling(max_new_tokens=12, stop_ids=(stop,), temperature=1.0), seeds)
+    for before, after in zip(free, stopped, strict=True):
+        end = before.tokens.index(stop) + 1 if stop in before.tokens else 12
+        assert after.tokens == before.tokens[:end]
+        assert after.finish == ("stop" if stop in before.tokens else "length")
+    assert len(stopped[1].tokens) <= 5
+
+
+def test_the_state_of_mamba_layers_does_not_grow_and_that_of_attention_does(hybrid: NemotronH) -> None:
+    state = DecodingState(hybrid, 2)
+    with torch.no_grad():
+        hybrid(torch.ones(2, 3, dtype=torch.int64), state=state)
+        before = {kind: state.num_bytes(kind) for kind in (MambaState, AttentionState)}
+        for _ in range(200):
+            hybrid(torch.ones(2, 1, dtype=torch.int64), state=state)
+    assert state.num_bytes(MambaState) == before[MambaState]
+    assert state.num_bytes(AttentionState) > 10 * before[AttentionState]
+
+
+def test_log_probabilities_are_those_of_the_full_forward_pass(hybrid: NemotronH) -> None:
+    (continuation,) = generate(hybrid, [[3, 4]], Sampling(max_new_tokens=10, temperature=0.7, top_p=0.8), seeds=[0])
+    with torch.no_grad():
+        logprobs = torch.log_softmax(hybrid(torch.tensor([[3, 4, *continuation.tokens]]))[0, 1:-1], dim=-1)
+    expected = logprobs[range(10), continuation.tokens].tolist()
+    assert continuation.logprobs == pytest.approx(expected, rel=1e-10)
+
+
+def test_tokens_come_one_at_a_time(hybrid: NemotronH) -> None:
+    steps = stream(hybrid, [[1], [2, 3]], Sampling(max_new_tokens=3), seeds=[0, 0])
+    assert [[token.row for token in step] for step in steps] == [[0, 1]] * 3
+
+
+# --- drawing ---
 
 
 def test_temperature_zero_takes_the_most_likely_token(model: NemotronH) -> None:
@@ -35,13 +132,15 @@ def test_temperature_zero_takes_the_most_likely_token(model: NemotronH) -> None:
     for _ in range(6):
         with torch.no_grad():
             tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
-    assert sample_tokens(model, [1, 4, 2], 6, seed=0, temperature=0) == tokens[3:]
+    assert generate(model, [[1, 4, 2]], Sampling(max_new_tokens=6), seeds=[0])[0].tokens == tokens[3:]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tokens_are_drawn_with_the_probabilities_of_the_model(model: NemotronH, temperature: float) -> None:
     draws = 500
-    counts = Counter(sample_tokens(model, [3, 1], 1, seed=seed, temperature=temperature)[0] for seed in range(draws))
+    sampling = Sampling(max_new_tokens=1, temperature=temperature)
+    continuations = generate(model, [[3, 1]] * draws, sampling, seeds=range(draws))
+    counts = Counter(continuation.tokens[0] for continuation in continuations)
     with torch.no_grad():
         probabilities = torch.softmax(model(torch.tensor([[3, 1]]))[0, -1] / temperature, dim=0).tolist()
     for token, probability in enumerate(probabilities):
@@ -49,16 +148,126 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_model(model: NemotronH, 
         assert abs(counts[token] / draws - probability) < 4 * standard_error
 
 
+def test_top_p_draws_from_the_smallest_set_that_has_the_probability() -> None:
+    logprobs = torch.tensor([[0.1, 0.4, 0.2, 0.3]], dtype=torch.float64).log().expand(300, 4)
+    generators = [purpose_generator(seed, "test") for seed in range(300)]
+    drawn = Counter(draw_tokens(logprobs, generators, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.65)))
+    assert drawn.keys() == {1, 3}  # 0.4 is too little, 0.7 is enough
+    assert abs(drawn[1] / 300 - 4 / 7) < 4 * (4 / 7 * 3 / 7 / 300) ** 0.5
+
+
 def test_the_seed_decides_the_sample(model: NemotronH) -> None:
-    samples = [sample_tokens(model, [1], 20, seed=seed, temperature=1.0) for seed in (7, 7, 8)]
-    assert samples[0] == samples[1] != samples[2]
-    assert all(len(sample) == 20 for sample in samples)
+    samples = generate(model, [[1]] * 3, Sampling(max_new_tokens=20, temperature=1.0), seeds=[7, 7, 8])
+    assert samples[0].tokens == samples[1].tokens != samples[2].tokens
+    assert all(len(sample.tokens) == 20 for sample in samples)
+
+
+# --- the budget ---
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["one two three"], 269)
+
+
+@pytest.fixture
+def parrot(hybrid: NemotronH, tokenizer):
+    """What the model writes is not its own: the next token of a text, so that a test decides where lines end."""
+
+    def install(monkeypatch, text: str) -> None:
+        ids = tokenizer.encode(text).ids
+        written = [0]
+
+        def draw(logprobs, generators, sampling):
+            written[0] += 1
+            return [ids[(written[0] - 1) % len(ids)]] * len(logprobs)
+
+        monkeypatch.setattr("nemotron.recipes.nemotron_h.generate.draw_tokens", draw)
+
+    return install
+
+
+def text_of(continuation, tokenizer) -> str:
+    return tokenizer.decode(continuation.tokens, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "temperature", "message"),
-    [([], 1.0, "prompt_ids is empty"), ([1], -1.0, "temperature=-1.0 must not be negative")],
+    ("writes", "expected"),
+    [
+        ("abcdefgh\nijkl\n", "abcdefgh\n</think>"),  # at the first line end after five tokens
+        ("ab\ncd\nef", "ab\ncd\n</think>"),  # not at a line end before them; exactly at the budget
+        ("abcdefghijklmnop", "abcdefghi\n</think>"),  # no line ends: by force after five and four
+        ("a</think>cdefghijklm", "a</think>cdefghijklm"),  # closed by the model: what follows is no thought
+    ],
 )
-def test_impossible_requests_are_refused(model: NemotronH, prompt: list[int], temperature: float, message: str) -> None:
+def test_thinking_ends_at_the_first_line_end_after_the_budget_or_by_force(
+    hybrid, tokenizer, parrot, monkeypatch, writes, expected
+) -> None:
+    parrot(monkeypatch, writes)
+    budget = ThinkingBudget(tokens=6 if "cd\n" in writes else 5, tokenizer=tokenizer, grace_tokens=4)
+    sampling = Sampling(max_new_tokens=len(tokenizer.encode(expected).ids), budget=budget)
+    (continuation,) = generate(hybrid, [[1]], sampling, seeds=[0])
+    assert text_of(continuation, tokenizer) == expected
+    own = [token for token, forced in zip(continuation.tokens, continuation.forced, strict=True) if not forced]
+    assert tokenizer.decode(own) == writes[: len(own)]
+
+
+@settings(max_examples=25)
+@given(tokens=st.integers(1, 20), grace=st.integers(0, 10), seed=st.integers(0, 99))
+def test_no_thought_is_longer_than_budget_and_grace(hybrid, tokenizer, tokens: int, grace: int, seed: int) -> None:
+    budget = ThinkingBudget(tokens, tokenizer, grace)
+    sampling = Sampling(max_new_tokens=60, temperature=1.0, budget=budget)
+    (continuation,) = generate(hybrid, [[1]], sampling, seeds=[seed])
+    assert sum(not forced for forced in continuation.forced[: tokens + grace]) <= tokens + grace
+    assert any(continuation.forced[tokens : tokens + grace + 1])
+    assert "</think>" in text_of(continuation, tokenizer)
+
+
+def test_the_published_grace_is_500_tokens(tokenizer) -> None:
+    assert ThinkingBudget(1000, tokenizer).grace_tokens == 500
+
+
+# --- impossible requests ---
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "prompt 0 is empty"), ([1] * 512, "prompt 0 has 512 tokens and the model's context 512; shorten it")],
+)
+def test_an_impossible_prompt_is_refused(hybrid: NemotronH, prompt: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sample_tokens(model, prompt, 1, seed=0, temperature=temperature)
+        generate(hybrid, [prompt], Sampling(max_new_tokens=1), seeds=[0])
+
+
+def test_a_row_ends_where_the_context_ends(hybrid: NemotronH) -> None:
+    (continuation,) = generate(hybrid, [[1] * 508], Sampling(max_new_tokens=100), seeds=[0])
+    assert len(continuation.tokens) == 4
+    assert continuation.finish == "length"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens=-1 must not be negative"),
+        ({"max_new_tokens": 1, "temperature": -1.0}, "temperature=-1.0 must not be negative"),
+        ({"max_new_tokens": 1, "temperature": float("nan")}, "temperature=nan must not be negative"),
+        ({"max_new_tokens": 1, "top_p": 0.0}, "top_p=0.0 must be above 0"),
+        ({"max_new_tokens": 1, "top_p": 1.1}, "top_p=1.1 must be above 0 and at most 1"),
+    ],
+)
+def test_an_impossible_way_to_sample_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**options)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grace", "message"), [(0, 500, "budget of 0 tokens"), (-3, 500, "budget of -3"), (1, -1, "grace_tokens")]
+)
+def test_an_impossible_budget_is_refused(tokenizer, tokens: int, grace: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ThinkingBudget(tokens, tokenizer, grace)
+
+
+def test_a_prompt_without_a_seed_is_refused(hybrid: NemotronH) -> None:
+    with pytest.raises(ValueError, match="0 seeds for 1 prompts"):
+        generate(hybrid, [[1]], Sampling(max_new_tokens=1), seeds=[])

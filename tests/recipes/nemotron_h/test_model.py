@@ -33,21 +33,7 @@ from nemotron.recipes.nemotron_h.model import (
     ssd_scan_sequential,
 )
 
-SHAPE = ModelConfig(
-    vocab_size=512,
-    hidden_size=64,
-    hybrid_override_pattern="M-M*-",
-    intermediate_size=256,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    mamba_num_heads=8,
-    mamba_head_dim=16,
-    n_groups=2,
-    ssm_state_size=16,
-    chunk_size=32,
-    max_position_embeddings=512,
-)
+SHAPE = SIZES["tiny"].model
 
 
 def initialized(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> NemotronH:
@@ -554,3 +540,50 @@ def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
 def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SHAPE, **change)
+
+
+# --- several documents in a row ---
+
+
+def segments_of(lengths: list[int]) -> torch.Tensor:
+    """(1, sum of lengths) the number of the document of each position."""
+    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None]
+
+
+@settings(max_examples=25)
+@given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=5))
+def test_documents_of_one_row_are_computed_as_if_each_were_alone(lengths: list[int]) -> None:
+    model = NemotronH(SHAPE, dtype=torch.float64)
+    initialize(model, 0)
+    ids = torch.randint(512, (1, sum(lengths)), generator=torch.Generator().manual_seed(sum(lengths)))
+    with torch.no_grad():
+        packed = model(ids, segments=segments_of(lengths))
+        alone = torch.cat([model(piece) for piece in ids.split(lengths, dim=1)], dim=1)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("letter", ["M", "*"])
+def test_without_segments_a_document_does_see_the_one_before(letter: str) -> None:
+    model = NemotronH(replace(SHAPE, hybrid_override_pattern=letter), dtype=torch.float64)
+    initialize(model, 0)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        apart = model(ids, segments=segments_of([10, 10]))
+        joined = model(ids)
+    assert torch.equal(apart[:, :10], joined[:, :10]) or (apart[:, :10] - joined[:, :10]).abs().max() < 1e-12
+    assert (apart[:, 10:] - joined[:, 10:]).abs().max() > 1e-6
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), chunk_size=st.integers(1, 12))
+@settings(max_examples=25)
+def test_the_chunked_scan_resets_its_state_where_the_sequential_one_does(lengths: list[int], chunk_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    t, h, p, g, n = sum(lengths), 4, 3, 2, 5
+    x, B, C = (torch.randn(1, t, *size, generator=generator, dtype=torch.float64) for size in ((h, p), (g, n), (g, n)))
+    dt = torch.rand(1, t, h, generator=generator, dtype=torch.float64)
+    A, D = -torch.rand(h, generator=generator, dtype=torch.float64), torch.ones(h, dtype=torch.float64)
+    segments = segments_of(lengths)
+    expected, expected_state = ssd_scan_sequential(x, dt, A, B, C, D, segments=segments)
+    found, state = ssd_scan_chunked(x, dt, A, B, C, D, chunk_size, segments=segments)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(state, expected_state, rtol=0, atol=1e-12)

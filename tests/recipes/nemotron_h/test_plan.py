@@ -21,21 +21,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_memory_bytes,
 )
 
-SHAPE = ModelConfig(
-    vocab_size=512,
-    hidden_size=64,
-    hybrid_override_pattern="M-M*-",
-    intermediate_size=256,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    mamba_num_heads=8,
-    mamba_head_dim=16,
-    n_groups=2,
-    ssm_state_size=16,
-    chunk_size=32,
-    max_position_embeddings=512,
-)
+SHAPE = SIZES["tiny"].model
 
 
 def initialized(config: ModelConfig, dtype: torch.dtype = torch.float32) -> NemotronH:

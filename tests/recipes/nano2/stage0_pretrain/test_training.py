@@ -12,26 +12,6 @@ from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain import training
 from nemotron.recipes.nano2.stage0_pretrain.training import Config, Phase
 
-LENGTH, LONG_LENGTH = 16, 64
-
-
-SMALL = {
-    "num_steps": 10,
-    "warmup_steps": 2,
-    "batch_sequences": 4,
-    "micro_batch_sequences": 2,
-    "long_context_steps": 2,
-    "long_context_batch_sequences": 2,
-    "long_context_micro_batch_sequences": 1,
-    "checkpoint_every_steps": 5,
-    "validate_every_steps": 6,
-    "validation_sequences": 2,
-}
-
-
-def small(**changes):
-    return resolved(Config(**(SMALL | changes)), "stage0_pretrain", "training")
-
 
 def test_learning_rate_warms_up_holds_decays_and_ends_constant():
     config = Config(

@@ -1,0 +1,124 @@
+"""What an unfinished run leaves behind, so that --resume goes on from it to the same bits.
+
+In: model, optimizer and record of a run. Out: <work>/training_state/step-<number>/, the last one only; and back.
+safetensors and JSON; the position in the data is the number of steps, and nothing in a loop draws a random number.
+Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --resume
+"""
+
+import json
+import math
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+
+from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
+from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
+from nemotron.recipes.nemotron_h.model import NemotronH
+
+
+class Identity(TypedDict):
+    """What a run may only be resumed with."""
+
+    dataset: str
+    """Digest of the Dataset."""
+    config: dict[str, Any]
+    """The fields that the result depends on."""
+
+
+@dataclass
+class Record:
+    """What a run writes down as it goes; a resumed run goes on writing in the same one."""
+
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """A row a step: step, phase, batch (digest of its tokens), tokens, loss, grad_norm, learning_rate."""
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    """A row a measurement and category: step, category, loss."""
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Fingerprints of the weights: "initial", "after step 1", "final"."""
+
+
+def whole_states(work: Path) -> list[Path]:
+    """Directories of the training states that were written to their end, the last one last."""
+    return sorted(path for path in work.glob("training_state/step-*") if path.suffix != ".partial")
+
+
+def refuse_unfinished_run(work: Path) -> None:
+    """Raise ValueError if an earlier run left a state behind that --resume could go on from."""
+    states = whole_states(work)
+    if states:
+        raise ValueError(
+            f"{work} holds an unfinished run at {states[-1].name}; add --resume (--train.resume for a stage) to go on, "
+            f"or delete that directory to begin anew"
+        )
+
+
+def write_training_state(
+    work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer, record: Record
+) -> None:
+    """Write all that --resume needs; a state that is cut short keeps the name .partial and is never read.
+
+    There is no random state in it: nothing in the loop draws a number. The position in the data is the number of steps.
+    """
+    directory = work / "training_state" / f"step-{len(record.curve):08d}"
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_tensors(dict(model.state_dict()), partial / "model.safetensors")
+    moments = {
+        f"{index}.{name}": tensor
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+    save_tensors(moments, partial / "optimizer.safetensors")
+    state = {**identity, "record": asdict(record)}
+    (partial / "state.json").write_text(json.dumps(state))
+    partial.rename(directory)
+    for older in directory.parent.iterdir():
+        if older != directory:
+            shutil.rmtree(older)
+
+
+def read_training_state(work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer) -> Record:
+    """Load the last whole state of an unfinished run into model and optimizer, and return its record.
+
+    Raises:
+        ValueError: if that run had another dataset or config.
+    """
+    states = whole_states(work)
+    if not states:
+        print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
+        return Record(weights={"initial": weight_fingerprint(model)})
+    state = json.loads((states[-1] / "state.json").read_text())
+    if state["dataset"] != identity["dataset"]:
+        raise ValueError(
+            f"{work} was trained on a dataset with digest {state['dataset'][:12]}, not {identity['dataset'][:12]}; "
+            f"resume with that dataset, or delete {work} to begin anew"
+        )
+    for name, value in identity["config"].items():
+        if state["config"].get(name) != value:
+            raise ValueError(
+                f"{work} was trained with {name}={state['config'].get(name)}, not {value}; resume with the same value, "
+                f"or delete {work} to begin anew"
+            )
+    model.load_state_dict(load_tensors(states[-1] / "model.safetensors"))
+    moments = optimizer.state_dict()
+    for key, tensor in load_tensors(states[-1] / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        moments["state"].setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict(moments)
+    record = Record(**state["record"])
+    print(f"resumed at step {len(record.curve)}", file=sys.stderr)
+    return record
+
+
+def refuse_non_finite(step: int, loss: float, grad_norm: float) -> None:
+    """Raise ValueError, before the weights are touched, if this step's loss or gradient is no number."""
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        raise ValueError(
+            f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; delete the unfinished run and "
+            f"begin anew with a lower --learning-rate"
+        )
