@@ -178,8 +178,8 @@ def changing_values(name: str, tree: ast.Module) -> Iterator[str]:
 
 
 def writes_to_stdout(name: str, tree: ast.Module) -> Iterator[str]:
-    """A step's stdout is one JSON line; print_complete, an orchestrator's --plan and the table of bless write there."""
-    if name.endswith(("nemotron.pipe", "__main__", "nemotron.testing.bless")):
+    """A step's stdout is one JSON line; print_complete, --plan, the table of bless and the chat write there."""
+    if name.endswith(("nemotron.pipe", "__main__", "nemotron.testing.bless", "chat_cli")):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":

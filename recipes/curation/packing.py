@@ -7,8 +7,8 @@ Source: NVIDIA's data preparation puts an end-of-document token after every plai
 chat template has closed already, and masks nothing across documents (Megatron-LM's packed dataset); so does this.
 
 Fine-tuning: whole conversations side by side in rows that are filled as well as they can be; none is cut, and none sees
-another. In: their token ids and which of them count in the loss. Out: rows with the number of the conversation that each
-token belongs to.
+another. In: their token ids and which of them count in the loss. Out: rows with the number of the conversation that
+each token belongs to.
 
 n tokens   L sequence length
 """

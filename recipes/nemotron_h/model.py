@@ -316,6 +316,25 @@ def ssd_scan_chunked(
     return y.reshape(b, c * i, h, p)[:, :t] + skip, state.mT.reshape(b, h, p, n)
 
 
+def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> Tensor:
+    """One position of the scan, for decoding; equals `ssd_scan_sequential` on one position up to rounding.
+
+    Args:
+        x: (b, h, p). dt: (b, h). A: (h). B, C: (b, g, n). D: (h). As in `ssd_scan_chunked`, without the positions.
+        state: (b, h, p, n); updated in place, so that no gradient passes.
+    Returns:
+        (b, h, p) output.
+    """
+    b, h, p = x.shape
+    g, n = B.shape[1:]
+    heads_of_group = state.view(b, g, -1, n)  # (b, g, r * p, n): the heads of a group side by side
+    written = (x * dt[..., None]).view(b, g, -1)
+    state.mul_(torch.exp(dt * A)[..., None, None])
+    heads_of_group.addcmul_(written[..., None], B[:, :, None])
+    y = torch.einsum("bgkn,bgn->bgk", heads_of_group, C)
+    return torch.addcmul(y.view(b, h, p), D[:, None], x)
+
+
 @dataclass
 class MambaState:
     """What a Mamba-2 layer knows of the tokens before: as much after a million of them as after one."""
@@ -329,6 +348,9 @@ class MambaState:
         """Move the window on over (b, t, channels) new positions, of which `num_new` (b,) are no padding."""
         b, t, channels = xBC.shape
         past = self.window.shape[1]
+        if num_new is None and t == 1:
+            self.window = torch.cat([self.window[:, 1:], xBC], dim=1)
+            return
         first = torch.full((b,), t, device=xBC.device) if num_new is None else num_new
         places = first[:, None] + torch.arange(past, device=xBC.device)  # (b, k - 1)
         positions = torch.cat([self.window, xBC], dim=1)
@@ -354,8 +376,8 @@ class AttentionState:
             room = (0, 0, 0, 2 * used - self.keys.shape[2])
             self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
         index = new[:, None, :, None].expand(b, heads, t, size)
-        self.keys = self.keys.scatter(2, index, k)
-        self.values = self.values.scatter(2, index, v)
+        self.keys.scatter_(2, index, k)
+        self.values.scatter_(2, index, v)
         self.lengths = self.lengths + (t if num_new is None else num_new)
         readable = torch.arange(used, device=k.device) <= new[:, None, :, None]  # (b, 1, t, used)
         return self.keys[:, :, :used], self.values[:, :, :used], readable
@@ -433,17 +455,15 @@ class Mamba2Mixer(nn.Module):
                 dt = dt * (torch.arange(t, device=u.device) < num_new[:, None])[..., None]
             window = None if state is None else state.window
             x, B, C = F.silu(self.conv1d(xBC, segments, window)).split([h * p, g * n, g * n], dim=-1)
-            scanned = (
-                *(x.view(b, t, h, p), dt, -torch.exp(at_least_float32(self.A_log))),
-                *(B.view(b, t, g, n), C.view(b, t, g, n), at_least_float32(self.D)),
-            )
-            before = None if state is None else state.ssm
-            if t == 1:
-                y, after = ssd_scan_sequential(*scanned, before)
+            x, B, C = x.view(b, t, h, p), B.view(b, t, g, n), C.view(b, t, g, n)
+            A, D = -torch.exp(at_least_float32(self.A_log)), at_least_float32(self.D)
+            if state is not None and t == 1:
+                y = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state.ssm)[:, None]
             else:
-                y, after = ssd_scan_chunked(*scanned, self.config.chunk_size, before, segments)
+                before = None if state is None else state.ssm
+                y, after = ssd_scan_chunked(x, dt, A, B, C, D, self.config.chunk_size, before, segments)
             if state is not None:
-                state.ssm = after
+                state.ssm = state.ssm if t == 1 else after
                 state.read(xBC, num_new)
             y = self.norm(y.flatten(2) * F.silu(at_least_float32(z)))  # gate first, then norm
         return self.out_proj(y)
@@ -492,6 +512,10 @@ class Attention(nn.Module):
             mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
         if state is not None:
             k, v, mask = state.extended(k, v, num_new)
+            if q.shape[2] == 1:  # the queries that share a key stand side by side, as if they were positions: faster
+                q = q.view(k.shape[0], k.shape[1], -1, self.head_dim)
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+                return self.o_proj(y.reshape(u.shape[0], 1, -1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 

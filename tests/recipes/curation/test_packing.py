@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.curation.packing import TokenStream, concatenate_documents, cut_once
+from nemotron.recipes.curation.packing import PackedRow, TokenStream, best_fit, concatenate_documents, cut_once
 
 END = 2
 DOCUMENTS = st.lists(st.lists(st.integers(3, 20), max_size=12), min_size=1, max_size=12)
@@ -71,3 +71,42 @@ def test_nothing_is_nothing():
     assert concatenate_documents([], END).tolist() == []
     assert cut_once(concatenate_documents([], END), 4) == []
     assert cut_once(np.array([7]), 4) == []
+
+
+# --- whole conversations side by side ---
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=60))
+def test_best_fit_puts_every_document_into_one_row_and_overfills_none(lengths):
+    rows = best_fit(lengths, 50)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in row) <= 50 for row in rows)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60))
+def test_best_fit_takes_at_most_eleven_ninths_of_the_rows_that_are_needed(lengths):
+    needed = -(-sum(lengths) // 50)
+    assert len(best_fit(lengths, 50)) <= 11 / 9 * max(needed, sum(length > 25 for length in lengths)) + 4
+
+
+def test_a_document_goes_into_the_fullest_row_that_has_room_for_it():
+    assert best_fit([6, 7, 3, 2], 10) == [[1, 2], [0, 3]]  # 3 fills the row of 7, not the one of 6
+
+
+@pytest.mark.parametrize("length", [0, 11])
+def test_a_document_that_fits_no_row_is_refused(length):
+    with pytest.raises(ValueError, match=f"document 1 has {length} tokens, and a row holds 1 to 10"):
+        best_fit([3, length], 10)
+
+
+def test_a_row_numbers_its_conversations():
+    row = PackedRow()
+    row.append([5, 6], [False, True])
+    row.append([7], [False])
+    assert (row.tokens, row.in_loss, row.segments) == ([5, 6, 7], [False, True, False], [0, 0, 1])
+
+
+@pytest.mark.parametrize("in_loss", [[False], [True, True]])
+def test_a_mask_that_does_not_fit_its_conversation_is_refused(in_loss):
+    with pytest.raises(ValueError, match="2 tokens with"):
+        PackedRow().append([5, 6], in_loss)

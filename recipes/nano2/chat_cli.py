@@ -1,0 +1,191 @@
+"""Talk to a fine-tuned checkpoint in the terminal, or through a pipe.
+
+In: a Checkpoint of stage 1, or a directory that transformers would load; lines from the terminal, or one message from
+the pipe. Out: the answer on stdout while it is written, what the model thinks on stderr.
+Run: python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/training
+     echo "What is 7 + 5? /no_think" | python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/training
+
+/think and /no_think anywhere in a message switch the thinking, and it stays so until the next of them; a line of /new
+forgets the conversation, /exit or the end of input leaves. Decoding as published: temperature 0.6 and top-p 0.95 with
+thinking, greedy without.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from nemotron.pipe import one_sentence
+from nemotron.recipes.nano2.chat import (
+    CLOSE,
+    NO_THINK,
+    STOP_TOKENS,
+    THINK,
+    check_conversation,
+    encode_chat,
+    load_chat_tokenizer,
+    thinking_requested,
+)
+from nemotron.recipes.nano2.stage1_sft.training import Checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, stream
+from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.training.device import device_memory_bytes
+
+
+@dataclass
+class Config:
+    """Talk to a fine-tuned checkpoint; /think, /no_think, /new and /exit work inside."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Directory of stage 1's Checkpoint, or of its Hugging Face files."""
+    budget: int | None = None
+    """Tokens that the model may think: it is stopped at the next line end, or by force --grace-tokens later."""
+    grace_tokens: int = 500  # published
+    """See budget."""
+    max_new_tokens: int | None = None
+    """Of one reply; to the end of the model's context if left out."""
+    temperature: float = 0.6  # published, with thinking
+    """Of replies with thinking; 0 takes the most likely token every time."""
+    top_p: float = 0.95  # published, with thinking
+    """Share of the probability that replies with thinking are drawn from."""
+    system: str = ""
+    """System message."""
+    seed: int = 1234
+    """Of what is drawn."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, ..."""
+
+
+@dataclass
+class Chat:
+    """A model, its tokenizer, and what was said so far."""
+
+    model: NemotronH
+    tokenizer: Tokenizer
+    config: Config
+    messages: list[dict[str, Any]]
+
+    def reply(self, text: str) -> Iterator[tuple[str, bool]]:
+        """The model's answer to one more message of the user, piece by piece.
+
+        Yields:
+            Text, and whether it is thought.
+
+        Raises:
+            ValueError: if the message cannot be answered; the conversation then is as it was before.
+        """
+        messages = [*self.messages, {"role": "user", "content": text}]
+        check_conversation(messages, for_training=False)
+        prompt = encode_chat(self.tokenizer, messages, add_generation_prompt=True).ids
+        thinking = thinking_requested(messages)
+        budget = None
+        if self.config.budget is not None:
+            budget = ThinkingBudget(self.config.budget, self.tokenizer, self.config.grace_tokens)
+        sampling = Sampling(
+            max_new_tokens=self.config.max_new_tokens or self.model.config.max_position_embeddings,
+            stop_ids=STOP_TOKENS,
+            temperature=self.config.temperature if thinking else 0.0,
+            top_p=self.config.top_p if thinking else 1.0,
+            budget=budget if thinking else None,
+        )
+        decoding = DecodeStream(skip_special_tokens=True)
+        written, thought = "", thinking
+        for step in stream(self.model, [prompt], sampling, seeds=[self.config.seed + len(messages)]):
+            piece = decoding.step(self.tokenizer, step[0].id) or ""
+            written += piece
+            if thought and CLOSE in written:
+                thought = False
+                answer = written.partition(CLOSE)[2].lstrip()
+                yield f"{piece.removesuffix(answer) if answer else piece}\n", True
+                piece = answer
+            yield piece, thought
+        prefix = "<think>\n" if thinking else "<think></think>"
+        self.messages = [*messages, {"role": "assistant", "content": prefix + written}]
+
+
+def loaded(config: Config) -> Chat:
+    """The checkpoint, ready to chat.
+
+    Raises:
+        ValueError: if the directory holds no fine-tuned checkpoint.
+    """
+    directory = config.checkpoint
+    device_memory_bytes(config.device)  # refuses a device that this machine does not have
+    if (directory / "metadata.json").is_file():
+        directory = Checkpoint.load(path=directory).checkpoint_path
+    if not (directory / "config.json").is_file():
+        raise ValueError(
+            f"{config.checkpoint} holds no checkpoint; make one with python -m nemotron.recipes.nano2.stage1_sft, and "
+            f"name outputs/nano2/<scale>/stage1_sft/training"
+        )
+    tokenizer = load_chat_tokenizer(directory)
+    model = load_checkpoint(directory, device=config.device, dtype=torch.float32)
+    system = [{"role": "system", "content": config.system}] if config.system else []
+    return Chat(model, tokenizer, config, system)
+
+
+def converse(chat: Chat) -> None:
+    """Answer line by line until the input ends; a message that cannot be answered is said to be so, and forgotten."""
+    beginning = list(chat.messages)
+    print(f"{THINK}, {NO_THINK}, /new and /exit work here.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if line == "/exit":
+            return
+        if line == "/new":
+            chat.messages = list(beginning)
+            print("a new conversation", file=sys.stderr)
+        elif line in (THINK, NO_THINK):
+            chat.messages = with_flag(chat.messages, line)
+            print(f"thinking is {'on' if line == THINK else 'off'}", file=sys.stderr)
+        elif line:
+            try:
+                say(chat, line)
+            except ValueError as error:
+                print(f"error: {one_sentence(error)}", file=sys.stderr)
+
+
+def with_flag(messages: list[dict[str, Any]], flag: str) -> list[dict[str, Any]]:
+    """The conversation with a control flag that counts from now on, in the last message that may hold one."""
+    if not messages:
+        return [{"role": "system", "content": flag}]
+    last = max(index for index, message in enumerate(messages) if message["role"] in ("system", "user"))
+    flagged = {**messages[last], "content": f"{messages[last]['content']} {flag}"}
+    return [*messages[:last], flagged, *messages[last + 1 :]]
+
+
+def say(chat: Chat, text: str) -> None:
+    """Write the reply to one message as it comes: thoughts to stderr, the answer to stdout."""
+    for piece, is_thought in chat.reply(text):
+        print(piece, end="", file=sys.stderr if is_thought else sys.stdout, flush=True)
+    print(flush=True)
+
+
+def main(config: Config) -> None:
+    """Chat in the terminal, or answer what comes through the pipe as one message."""
+    chat = loaded(config)
+    if sys.stdin.isatty():
+        converse(chat)
+    else:
+        say(chat, sys.stdin.read())
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Config)
+    try:
+        main(config)
+    except (ValueError, OSError) as error:
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,83 @@
+"""The results of stage 1's evaluation for a person: a Markdown table, a plot, sample conversations.
+
+In: what evaluation.py measured. Out: text, and an SVG file that has the same bytes whenever the numbers are the same.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from nemotron.recipes.nano2.stage1_sft.training import Checkpoint
+from nemotron.recipes.sources.exercises import Exercise
+
+MODES = {"base": "base model", "think": "thinking", "no_think": "not thinking", "budget": "thinking within a budget"}
+
+
+def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: Sequence[str]) -> str:
+    """The metrics as Markdown."""
+    lines = [
+        "# Stage 1: fine-tuned model",
+        "",
+        f"{checkpoint.num_parameters:,} parameters, {checkpoint.num_steps:,} steps, "
+        f"{int(metrics['num_exercises']):,} exercises that training has not seen.",
+        "",
+        f"| exact match | {' | '.join(MODES.values())} |",
+        f"|---|{'---|' * len(MODES)}",
+    ]
+    for family in [*families, "all"]:
+        shares = [f"{metrics[f'exact_match/{family}/{mode}']:.0%}" for mode in MODES]
+        name = "**all but long_context**" if family == "all" else family
+        lines.append(f"| {name} | {' | '.join(shares)} |")
+    rows = {
+        "thinks or not, as asked": "obeyed",
+        "any error of format": "format_errors",
+        "ends its turn": "stopped",
+        "tool calls that can be read": "valid_tool_calls",
+    }
+    lines += ["", f"| format | {' | '.join(MODES.values())} |", f"|---|{'---|' * len(MODES)}"]
+    for name, metric in rows.items():
+        shares = [f"{metrics[f'{metric}/{mode}']:.0%}" if f"{metric}/{mode}" in metrics else "-" for mode in MODES]
+        lines.append(f"| {name} | {' | '.join(shares)} |")
+    closed = int(metrics["num_closed_by_budget"])
+    thoughts = [f"{metrics[f'thought_tokens/{mode}']:.1f}" for mode in MODES]
+    lines.append(f"| tokens of thought | {' | '.join(thoughts)} |")
+    lines += [
+        "",
+        f"{metrics['within_budget']:.0%} of the thoughts stay within the budget; it closed {closed:,} of them.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def plot_results(metrics: dict[str, float], families: Sequence[str], path: Path) -> None:
+    """Exact match of every family, a bar a mode."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(families))
+    for index, (mode, name) in enumerate(MODES.items()):
+        shares = [metrics[f"exact_match/{family}/{mode}"] for family in families]
+        axes.bar(places + (index - 1.5) * 0.2, shares, 0.2, label=name)
+    axes.set_xticks(places, [family.replace("_", "\n") for family in families])
+    axes.set_ylabel("exact match")
+    axes.set_ylim(0, 1)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def samples_page(samples: Sequence[tuple[str, Exercise, str, bool]]) -> str:
+    """Markdown: what was asked and what the model wrote.
+
+    Args:
+        samples: mode, exercise, reply with the beginning that the prompt gave, and whether it is right.
+    """
+    lines = ["# Sample conversations", ""]
+    for mode, exercise, text, right in samples:
+        asked = [f"{message['role']}: {message['content']}" for message in exercise.messages]
+        if mode == "think":
+            lines += [f"## {exercise.family}", "", "```", *asked, "```", ""]
+        lines += [f"{MODES[mode]}, {'right' if right else 'wrong'}:", "", "```", text.rstrip(), "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""Instruction following: constraints that a rule can check, on a reply made of given words.
+
+What goes in: a number of exercises, a seed, a split, a difficulty, which is the number of constraints. What comes out:
+"Reply with different words from this list, separated by commas: river, lamp, stone. Use exactly 2 words." Any reply
+that keeps to all constraints is right, not only the one that is shown.
+
+    python -c "import nemotron.recipes.sources.exercises.instructions as e; \
+        print(e.generate_exercises(1, 0, split='train'))"
+
+In the manner of IFEval (arXiv 2311.07911), which the published instruction stage follows. Left out: constraints on free
+text, whose sense no rule can check.
+"""
+
+import json
+import random
+import re
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, user_exercise
+from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+
+FAMILY = "instruction_following"
+# No two begin with the same letter.
+WORDS = ("apple", "bread", "cloud", "dance", "eagle", "field", "glass", "house", "ink", "juice", "kite", "lamp", "moon",
+         "night", "ocean", "paper", "queen", "river", "stone", "train", "uncle", "voice", "water", "yard")  # fmt: skip
+
+Constraint = tuple[str, Any]
+"""A kind, of the keys of `SENTENCES`, and its value: a number, a word, a letter or None."""
+
+SENTENCES = {
+    "repeat": "Repeat them exactly {value} times, with a comma after each time but the last.",
+    "count": "Use exactly {value} words.",
+    "end": "End with the word {value}.",
+    "start": "Start with the word that begins with {value}.",
+    "without": "Do not use the word {value}.",
+    "alphabet": "Keep the words in alphabetical order.",
+    "upper": "Write everything in upper case.",
+}
+
+
+def is_right(listed: list[str], constraints: list[Constraint], reply: str) -> bool:
+    """Whether a reply keeps to all constraints with words of the list, once each, small unless told otherwise."""
+    words = reply.strip().removesuffix(".").split(", ")
+    kinds = [kind for kind, _value in constraints]
+    if "upper" in kinds:
+        if words != [word.upper() for word in words]:
+            return False
+        words = [word.lower() for word in words]
+    if not set(words) <= set(listed) or ("repeat" not in kinds and len(set(words)) < len(words)):
+        return False
+    return all(
+        len(words) == value if kind in ("repeat", "count")
+        else words[-1] == value if kind == "end"
+        else words[0].startswith(value) if kind == "start"
+        else value not in words if kind == "without"
+        else words == sorted(words) if kind == "alphabet"
+        else kind == "upper"
+        for kind, value in constraints
+    )  # fmt: skip
+
+
+def first_right_reply(listed: list[str], constraints: list[Constraint]) -> str | None:
+    """The longest reply that is right, and of those the closest to the order of the list; None if there is none."""
+    kinds = dict(constraints)
+    replies = [listed * kinds["repeat"]] if "repeat" in kinds else [
+        list(words) for length in range(len(listed), 0, -1) for words in permutations(listed, length)
+    ]  # fmt: skip
+    for words in replies:
+        reply = ", ".join(word.upper() if "upper" in kinds else word for word in words)
+        if is_right(listed, constraints, reply):
+            return reply
+    return None
+
+
+def steps_of(listed: list[str], constraints: list[Constraint], answer: str) -> str:
+    """What each constraint comes to, and the reply."""
+    words = answer.lower().split(", ")
+    notes = {
+        "repeat": ", ".join(f"{word} {place}" for place, word in enumerate(words, 1)),
+        "count": ", ".join(f"{word} {place}" for place, word in enumerate(words, 1)),
+        "end": f"{words[-1]} comes last",
+        "start": f"{words[0]} comes first",
+        "without": f"{dict(constraints).get('without')} is left out",
+        "alphabet": "letters in order: " + ", ".join(word[0] for word in words),
+        "upper": "in upper case",
+    }
+    return "\n".join([*(notes[kind] for kind, _value in constraints), answer])
+
+
+def drawn(generator: random.Random, difficulty: int) -> Exercise:
+    """A list of words with as many constraints as the difficulty says, drawn again until a reply can keep to all."""
+    while True:
+        listed: list[str] = []
+        repeated = difficulty < 3 and generator.random() < 0.2
+        num_words = 2 if repeated else drawn_integer(generator, 3, 4) if difficulty == 1 else 5
+        while len(listed) < num_words:
+            listed += [word for word in [drawn_item(generator, WORDS)] if word not in listed]
+        word = drawn_item(generator, listed)
+        values = {
+            "count": drawn_integer(generator, 2, max(2, len(listed) - 1)),
+            "end": word,
+            "start": drawn_item(generator, listed)[0],
+            "without": drawn_item(generator, listed),
+            "alphabet": None,
+            "upper": None,
+        }
+        if repeated:
+            listed = [" ".join(listed)]
+            values = {"repeat": drawn_integer(generator, 2, 5), "upper": None}
+        kinds = list(values) if difficulty > 1 else [kind for kind in values if kind != "alphabet"]
+        kinds = kinds[:difficulty] if repeated else sorted(kinds, key=lambda _kind: generator.random())[:difficulty]
+        constraints = [(kind, values[kind]) for kind in kinds]
+        answer = first_right_reply(listed, constraints)
+        if answer is None:
+            continue
+        base = "Write the words" if repeated else "Reply with different words from this list, separated by commas:"
+        sentences = [SENTENCES[kind].format(value=value) for kind, value in constraints]
+        question = " ".join([f"{base} {', '.join(listed)}.", *sentences])
+        canonical = f"{sorted(listed)} {' '.join(sorted(sentences))}"
+        exercise = user_exercise(FAMILY, question, steps_of(listed, constraints, answer), answer, canonical)
+        return replace(exercise, details=json.dumps({"words": listed, "constraints": constraints}))
+
+
+def holds(exercise: Exercise) -> bool:
+    """Whether the answer keeps to what the words of the question say, and the verifier's details say the same."""
+    listed, *sentences = re.findall(r"[^.:]+\.", exercise.messages[-1]["content"])
+    constraints = []
+    for sentence in sentences:
+        for kind, form in SENTENCES.items():
+            if match := re.fullmatch(re.escape(form).replace(r"\{value\}", r"(\w+)"), sentence.strip()):
+                value = match.group(1) if match.groups() else None
+                constraints.append([kind, int(value) if kind in ("repeat", "count") and value else value])
+    words = listed.removeprefix("Write the words").strip(" .").split(", ")
+    stated = json.loads(exercise.details)
+    return stated == {"words": words, "constraints": constraints} and is_right(words, constraints, exercise.answer)
+
+
+def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
+    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+
+    Args:
+        num_exercises: how many; 0 gives none.
+        seed: picks which.
+        split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds and difficulties.
+        difficulty: 1 to 4, the number of constraints.
+    Raises:
+        ValueError: if a number is out of range or the split is unknown.
+    """
+    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+
+
+def check_answer(exercise: Exercise, reply: str) -> bool:
+    """Whether the reply keeps to every constraint; more than one reply can."""
+    details = json.loads(exercise.details)
+    return is_right(details["words"], [(kind, value) for kind, value in details["constraints"]], reply)

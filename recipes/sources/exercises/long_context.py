@@ -1,0 +1,120 @@
+"""Long context: find a fact among others in a made-up text, and at higher difficulties combine two.
+
+What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: a text of facts ("Ada lives in
+Oslo.") between sentences that say nothing to the point, and a question about it. Every answer is read again from it.
+
+    python -c "import nemotron.recipes.sources.exercises.long_context as e; \
+        print(e.generate_exercises(1, 0, split='train'))"
+
+Stands in for the long-context data of the third SFT stage (arXiv 2508.14444, section 3). The lengths of a difficulty
+are our choice; the published ones reach 128k tokens. Left out: several turns, facts that change on the way.
+"""
+
+import random
+import re
+
+from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, same_text, user_exercise
+from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+
+FAMILY = "long_context"
+TEXT_WORDS = {1: 47, 2: 250, 3: 1_000, 4: 4_000}  # at least; the sentence that reaches it is the last
+NUM_PEOPLE = {1: (4, 6), 2: (12, 16), 3: (20, 24), 4: (70, 80)}
+TOWNS = ("Accra", "Basel", "Berne", "Cairo", "Delhi", "Ghent", "Hanoi", "Kyoto", "Lima", "Lyon", "Milan",
+         "Minsk", "Nice", "Oslo", "Paris", "Porto", "Quito", "Riga", "Rome", "Sofia", "Tokyo",
+         "Tunis", "Turin", "Vienna")  # fmt: skip
+THINGS = ("books", "cups", "hats", "keys", "lamps", "pens", "pots", "ropes")
+SYLLABLES = ("ba", "do", "fi", "ga", "ke", "lu", "mi", "no", "pa", "ri", "so", "ta", "ve", "zu")
+SUBJECTS = ("The river", "The bridge", "A grey cat", "The market", "A small boat", "The wind", "The road", "A bell")
+VERBS = ("was quiet", "could be heard", "was seen", "looked empty", "seemed slow", "stood still", "was wet", "was warm")
+TIMES = ("that day", "at noon", "all night", "in spring", "after the rain", "on Sunday", "for a while", "as always")
+
+
+def drawn_names(generator: random.Random, num_names: int, num_syllables: int) -> list[str]:
+    """Different made-up names."""
+    names: dict[str, None] = {}
+    while len(names) < num_names:
+        names["".join(drawn_item(generator, SYLLABLES) for _ in range(num_syllables)).capitalize()] = None
+    return list(names)
+
+
+def shuffled(generator: random.Random, items: list[str]) -> list[str]:
+    """The items in any order."""
+    return sorted(items, key=lambda _item: generator.random())
+
+
+def drawn(generator: random.Random, difficulty: int) -> Exercise:
+    """A text and a question about one fact, from difficulty 3 on about two that belong together."""
+    num_people = drawn_integer(generator, *NUM_PEOPLE[difficulty])
+    if difficulty == 1:
+        people, towns = (shuffled(generator, list(names))[:num_people] for names in (NAMES, TOWNS))
+    else:
+        people, towns = (drawn_names(generator, num_people, num_syllables) for num_syllables in (2, 3))
+    thing, first, second = drawn_item(generator, THINGS), people[0], people[1]
+    owned = [drawn_integer(generator, 2, 99) for _ in people]
+    lives = [f"{person} lives in {town}." for person, town in zip(people, towns, strict=True)]
+    owns = [f"{person} owns {number} {thing}." for person, number in zip(people, owned, strict=True)]
+    mayors = [
+        f"The mayor of {town} is {name}."
+        for town, name in zip(towns, drawn_names(generator, num_people, 4), strict=True)
+    ]
+    about_place = generator.random() < 0.5
+    if difficulty < 3:
+        facts = [drawn_item(generator, pair) for pair in zip(lives, owns, strict=True)]
+        facts[0] = steps = lives[0] if about_place else owns[0]
+        question = f"Where does {first} live?" if about_place else f"How many {thing} does {first} own?"
+        answer = towns[0] if about_place else str(owned[0])
+    else:
+        facts = [*lives, *owns, *mayors]
+        if about_place:
+            question = f"Who is the mayor of the town where {first} lives?"
+            steps, answer = f"{lives[0]}\n{mayors[0]}", mayors[0].split()[-1].removesuffix(".")
+        else:
+            question = f"How many {thing} do {first} and {second} own together?"
+            answer = str(owned[0] + owned[1])
+            steps = f"{owns[0]}\n{owns[1]}\n{owned[0]} + {owned[1]} = {answer}"
+    sentences = list(facts)
+    num_words = sum(len(fact.split()) for fact in facts)
+    while num_words < TEXT_WORDS[difficulty]:
+        sentences.append(" ".join(drawn_item(generator, part) for part in (SUBJECTS, VERBS, TIMES)) + ".")
+        num_words += len(sentences[-1].split())
+    text = f"{' '.join(shuffled(generator, sentences))}\n{question}"
+    return user_exercise(FAMILY, text, steps, answer, " ".join([question, *sorted(facts)]))
+
+
+def holds(exercise: Exercise) -> bool:
+    """Whether the answer can be read from the text, where every fact that it needs stands once."""
+    text, question = exercise.messages[-1]["content"].split("\n")
+    lives, owns, mayors = (
+        re.findall(form, text)
+        for form in (r"(\w+) lives in (\w+)\.", r"(\w+) owns (\d+ \w+)\.", r"The mayor of (\w+) is (\w+)\.")
+    )
+    if any(len(dict(facts)) < len(facts) for facts in (lives, owns, mayors)):
+        return False
+    words = question.removesuffix("?").split()
+    if words[0] == "Where":
+        return dict(lives)[words[2]] == exercise.answer
+    if words[0] == "Who":
+        return dict(mayors)[dict(lives)[words[-2]]] == exercise.answer
+    amounts = [dict(owns)[word] for word in words if word in dict(owns)]
+    return {amount.split()[1] for amount in amounts} == {words[2]} and exercise.answer == str(
+        sum(int(amount.split()[0]) for amount in amounts)
+    )
+
+
+def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
+    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+
+    Args:
+        num_exercises: how many; 0 gives none.
+        seed: picks which.
+        split: "train" or "evaluation"; no two have the same facts with the same question, whatever the seeds.
+        difficulty: 1 one fact of four to six in 50 words; 2 of about 14 in 250; 3 two facts in 1,000; 4 in 4,000.
+    Raises:
+        ValueError: if a number is out of range or the split is unknown.
+    """
+    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+
+
+def check_answer(exercise: Exercise, reply: str) -> bool:
+    """Whether the reply is the name or the number that was asked for."""
+    return same_text(reply, exercise.answer)

@@ -1,0 +1,135 @@
+"""Multilingual: simple tasks asked and answered in English, German, French or Spanish, with English reasoning.
+
+What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: "Welche Zahl ist am größten, 12 oder
+31?", thought about in English as in the published data, answered by "Es ist 31." A task is in the same split in all
+languages.
+
+    python -c "import nemotron.recipes.sources.exercises.multilingual as e; \
+        print(e.generate_exercises(1, 0, split='train'))"
+
+The published data are translated English exercises (arXiv 2508.14444, section 3). Left out: translation, the other
+languages, replies longer than a few words.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+
+from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, same_text, user_exercise
+from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+
+FAMILY = "multilingual"
+LETTERS = "abcdefgh"
+LANGUAGES = ("English", "German", "French", "Spanish")
+
+# Every table has one column a language.
+REPLY = ("It is {}.", "Es ist {}.", "C'est {}.", "Es {}.")
+OR = (" or ", " oder ", " ou ", " o ")
+QUESTIONS = {
+    "larger": ("Which number is the largest, {}?", "Welche Zahl ist am größten, {}?",
+               "Quel nombre est le plus grand, {} ?", "¿Qué número es el mayor, {}?"),
+    "smaller": ("Which number is the smallest, {}?", "Welche Zahl ist am kleinsten, {}?",
+                "Quel nombre est le plus petit, {} ?", "¿Qué número es el menor, {}?"),
+    "sum": ("What is {}?", "Was ist {}?", "Combien font {} ?", "¿Cuánto es {}?"),
+    "backwards": ("Write {} backwards.", "Schreibe {} rückwärts.", "Écris {} à l'envers.", "Escribe {} al revés."),
+    "colour": ("What colour is {}?", "Welche Farbe hat {}?", "De quelle couleur est {} ?", "¿De qué color es {}?"),
+}  # fmt: skip
+IS = ("is", "ist", "est", "es")
+OBJECTS = (
+    ("the bag", "der Beutel", "le sac", "el bolso"),
+    ("the ball", "der Ball", "le ballon", "el balón"),
+    ("the book", "das Buch", "le livre", "el libro"),
+    ("the coat", "der Mantel", "le manteau", "el abrigo"),
+    ("the hat", "der Hut", "le chapeau", "el sombrero"),
+    ("the pencil", "der Stift", "le crayon", "el lápiz"),
+    ("the roof", "das Dach", "le toit", "el techo"),
+    ("the truck", "der Lastwagen", "le camion", "el camión"),
+)
+COLOURS = (
+    ("black", "schwarz", "noir", "negro"),
+    ("blue", "blau", "bleu", "azul"),
+    ("green", "grün", "vert", "verde"),
+    ("red", "rot", "rouge", "rojo"),
+    ("white", "weiß", "blanc", "blanco"),
+    ("yellow", "gelb", "jaune", "amarillo"),
+)
+
+
+def several(generator: random.Random, items: Sequence, number: int) -> list:
+    """Different items in any order."""
+    return sorted(items, key=lambda _item: generator.random())[:number]
+
+
+def drawn(generator: random.Random, difficulty: int) -> Exercise:
+    """One task in one language; numbers and lists grow with the difficulty."""
+    kind = drawn_item(generator, list(QUESTIONS))
+    language = drawn_integer(generator, 0, len(LANGUAGES) - 1)
+    before, asked, canonical = "", "", ""
+    if kind in ("larger", "smaller"):
+        numbers: list[int] = []
+        while len(numbers) <= difficulty:
+            numbers += [n for n in [drawn_integer(generator, 10, 10 ** (1 + difficulty) - 1)] if n not in numbers]
+        value = str(max(numbers) if kind == "larger" else min(numbers))
+        asked = f"{', '.join(map(str, numbers[:-1]))}{OR[language]}{numbers[-1]}"
+        steps = f"the {kind.removesuffix('r')}st of {', '.join(map(str, numbers))} is {value}"
+        canonical = f"{kind} {sorted(numbers)}"
+    elif kind == "sum":
+        numbers = [drawn_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
+        totals = [sum(numbers[: place + 1]) for place in range(len(numbers))]
+        lines = zip(totals, numbers[1:], totals[1:], strict=False)
+        steps = "\n".join(f"{total} + {number} = {new}" for total, number, new in lines)
+        asked, value, canonical = " + ".join(map(str, numbers)), str(totals[-1]), f"sum {sorted(numbers)}"
+    elif kind == "backwards":
+        asked = "".join(drawn_item(generator, LETTERS) for _ in range(difficulty + 2))
+        value = "".join(asked[-place] for place in range(1, len(asked) + 1))
+        steps, canonical = f"letters: {', '.join(asked)}\nbackwards: {', '.join(value)}", f"backwards {asked}"
+    else:
+        things, colours = (several(generator, names, difficulty + 1) for names in (OBJECTS, COLOURS))
+        pairs = list(zip(things, colours, strict=True))
+        thing, colour = drawn_item(generator, pairs)
+        sentences = (f"{one[language]} {IS[language]} {other[language]}. " for one, other in pairs)
+        before = "".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+        asked, value, steps = thing[language], colour[language], f"{thing[0]} is {colour[0]}"
+        canonical = f"colour of {thing[0]} {sorted((one[0], other[0]) for one, other in pairs)}"
+    question = before + QUESTIONS[kind][language].format(asked)
+    return user_exercise(FAMILY, question, steps, REPLY[language].format(value), canonical)
+
+
+def holds(exercise: Exercise) -> bool:
+    """Whether the question, read in its own language, leads to the answer in the same language."""
+    question, answers = exercise.messages[-1]["content"], []
+    for kind, forms in QUESTIONS.items():
+        for language, form in enumerate(forms):
+            beginning, end = form.split("{}")
+            before, found, asked = question.removesuffix(end).partition(beginning)
+            if not found or not question.endswith(end):
+                continue
+            numbers = [int(number) for number in re.findall(r"\d+", asked)]
+            if kind == "colour":
+                value = re.findall(rf"{asked[1:]} {IS[language]} (\w+)\.", before)[0]
+            elif kind == "backwards":
+                value = asked[::-1]
+            else:
+                value = str({"larger": max, "smaller": min, "sum": sum}[kind](numbers))
+            answers.append(REPLY[language].format(value))
+    return answers == [exercise.answer]
+
+
+def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
+    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+
+    Args:
+        num_exercises: how many; 0 gives none. Difficulty 1 has about 9,300 tasks to train on and 1,070 to evaluate
+            with, each in four languages; they repeat by chance.
+        seed: picks which.
+        split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds, difficulties and languages.
+        difficulty: 1 two numbers or things, three letters; each one more adds a thing, a letter and a digit.
+    Raises:
+        ValueError: if a number is out of range or the split is unknown.
+    """
+    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+
+
+def check_answer(exercise: Exercise, reply: str) -> bool:
+    """Whether the reply is the answer in the language of the question, to the character."""
+    return same_text(reply, exercise.answer)

@@ -1,0 +1,180 @@
+"""The parts of curation, on conversations small enough to check by eye."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemotron.recipes.curation.tokenizer import train_tokenizer
+from nemotron.recipes.nano2.chat import EncodedChat, encode_chat
+from nemotron.recipes.nano2.sizes import resolved
+from nemotron.recipes.nano2.stage1_sft import data_curation
+from nemotron.recipes.nano2.stage1_sft.data_curation import Config
+from nemotron.recipes.sources.conversations import Conversation
+from nemotron.recipes.sources.exercises import FAMILIES
+
+THOUGHT = "three and four make seven"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["What is three and four? three and four make seven"], 300)
+
+
+def conversation(id="1", question="What is 3 + 4?", reply=f"<think>\n{THOUGHT}\n</think>\n\n7", **changes):
+    given = {"category": "math", "reasoning": True, "tools": (), "licence": "Apache-2.0", "origin": "somewhere"}
+    messages = ({"role": "user", "content": question}, {"role": "assistant", "content": reply})
+    return Conversation(**({"id": id, "messages": messages} | given | changes))
+
+
+def configured(**changes):
+    return resolved(Config(**changes), "stage1_sft", "data_curation")
+
+
+def curated(conversations, evaluation=()):
+    return data_curation.curate(conversations, list(evaluation), configured())
+
+
+@pytest.mark.parametrize(
+    ("bad", "filter_name"),
+    [
+        (conversation("2", "Hello", "<think>\nnever closed"), "structure"),
+        (conversation("2", "Hello", "no thought at all"), "structure"),
+        (conversation("2", "Hello", f"<think>\n{'a b c d e f g h ' * 4}\n</think>\n\nyes"), "repetition"),
+        (conversation("2"), "duplicates"),
+    ],
+)
+def test_a_filter_drops_what_it_is_for_and_says_so(bad, filter_name):
+    kept, reports = curated([conversation(), bad])
+    assert [one.id for one in kept] == ["1"]
+    assert {name: report.num_dropped for name, report in reports.items() if report.num_dropped} == {filter_name: 1}
+    assert reports[filter_name].examples[0].id == "2"
+
+
+def test_a_question_of_the_evaluation_is_dropped_whatever_its_layout():
+    (exercise,) = FAMILIES["math"].generate_exercises(1, 0, split="evaluation")
+    asked = exercise.messages[-1]["content"].replace(" ", "\n ").upper()
+    kept, reports = curated([conversation(), conversation("2", asked)], [exercise])
+    assert [one.id for one in kept] == ["1"]
+    assert reports["decontamination"].num_dropped == 1
+
+
+def test_thirteen_words_of_an_evaluation_question_are_too_many_in_a_users_conversation():
+    (exercise,) = FAMILIES["long_context"].generate_exercises(1, 0, split="evaluation")
+    words = exercise.messages[-1]["content"].split()
+    assert len(words) > 15
+    _, reports = curated([conversation(), conversation("2", "Well: " + " ".join(words[:14]))], [exercise])
+    assert reports["decontamination"].num_dropped == 1
+
+
+def test_a_filter_that_would_leave_nothing_stops_the_run():
+    with pytest.raises(ValueError, match=r"structure dropped all 1 conversations, 1: "):
+        curated([conversation(reply="no thought")])
+
+
+def test_an_emptied_trace_leaves_the_answer_and_asks_for_no_thinking():
+    emptied = data_curation.without_thought(conversation())
+    assert emptied.messages[0] == {"role": "system", "content": "/no_think"}
+    assert emptied.messages[-1]["content"] == "<think></think>7"
+    assert not emptied.reasoning
+
+
+def test_an_emptied_trace_keeps_the_system_message():
+    messages = ({"role": "system", "content": "Be kind."}, *conversation().messages)
+    emptied = data_curation.without_thought(replace(conversation(), messages=messages))
+    assert emptied.messages[0]["content"] == "Be kind. /no_think"
+
+
+def test_a_cut_trace_keeps_its_first_tokens_and_the_whole_answer_which_alone_counts(tokenizer):
+    cut = data_curation.with_cut_thought(conversation(), tokenizer, 5)
+    text = tokenizer.decode(cut.ids, skip_special_tokens=False)
+    first = tokenizer.decode(tokenizer.encode(THOUGHT).ids[:5]).strip()
+    assert f"<think>\n{first}\n</think>\n\n7\n<SPECIAL_12>" in text
+    learnt = [token for token, counts in zip(cut.ids, cut.in_loss, strict=True) if counts]
+    assert tokenizer.decode(learnt, skip_special_tokens=False) == "\n\n7\n<SPECIAL_12>"
+
+
+@pytest.mark.parametrize("unthinking", [True, False])
+def test_what_is_no_longer_than_the_cut_stays_as_it_is(tokenizer, unthinking):
+    whole = data_curation.without_thought(conversation()) if unthinking else conversation()
+    assert data_curation.with_cut_thought(whole, tokenizer, 100) is None
+
+
+def test_every_assistant_turn_is_learnt_once(tokenizer):
+    messages = (*conversation().messages, {"role": "user", "content": "And 5 + 5?"},
+                {"role": "assistant", "content": "<think>\nten\n</think>\n\n10"})  # fmt: skip
+    turns = data_curation.encoded_turns(replace(conversation(), messages=messages), tokenizer)
+    learnt = [
+        tokenizer.decode([token for token, counts in zip(turn.ids, turn.in_loss, strict=True) if counts])
+        for turn in turns
+    ]
+    assert [text.split()[-1] for text in learnt] == ["7", "10"]
+    assert THOUGHT not in tokenizer.decode(turns[1].ids)
+
+
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=30))
+def test_packing_loses_no_token_and_duplicates_none(lengths):
+    chats = [EncodedChat(list(range(100 * i, 100 * i + n)), [False] + [True] * (n - 1)) for i, n in enumerate(lengths)]
+    rows = data_curation.packed(chats, 40)
+    found = []
+    for row in rows:
+        assert len(row.tokens) == len(row.in_loss) == len(row.segments) <= 40
+        for number in range(row.segments[-1] + 1):
+            places = [place for place, segment in enumerate(row.segments) if segment == number]
+            assert places == list(range(places[0], places[-1] + 1))
+            found.append(([row.tokens[place] for place in places], [row.in_loss[place] for place in places]))
+    assert sorted(found) == sorted((chat.ids, chat.in_loss) for chat in chats)
+
+
+def test_the_parts_are_everything_then_tools_and_then_long_context_each_with_a_share_of_the_rest(tokenizer):
+    conversations = [
+        conversation(f"{category}/{number}", f"{category} {number}?", category=category)
+        for category in ("math", "tool_calling", "long_context")
+        for number in range(30)
+    ]
+    parts, num_cut, reports = data_curation.parts_of(conversations, tokenizer, configured(rest_share=0.2))
+    questions = {part: [tokenizer.decode(row["tokens"]) for row in rows] for part, rows in parts.items()}
+    counts = {
+        part: {name: sum(text.count(f"{name} ") for text in texts) for name in ("math", "tool_calling", "long_context")}
+        for part, texts in questions.items()
+    }
+    assert counts["everything"] == {"math": 30, "tool_calling": 30, "long_context": 30}
+    assert counts["tools"]["tool_calling"] == counts["long_context"]["long_context"] == 30
+    assert 0 < counts["tools"]["math"] < 15
+    assert 0 < counts["long_context"]["math"] < 15
+    assert max(segment for row in parts["everything"] for segment in row["segments"]) > 0
+    assert {segment for row in parts["tools"] for segment in row["segments"]} == {0}
+    assert num_cut > 0
+    assert [report.num_dropped for report in reports.values()] == [0, 0]
+
+
+def test_what_is_too_long_for_a_row_is_only_in_the_third_part(tokenizer):
+    long = conversation("2", "word " * 40, category="long_context")
+    length = len(encode_chat(tokenizer, long.messages).ids)
+    config = configured(sequence_length=length - 2, long_context_length=2 * length)
+    parts, _, reports = data_curation.parts_of([conversation(), long], tokenizer, config)
+    assert sum(len(row["tokens"]) for row in parts["everything"]) < length
+    assert sum(len(row["tokens"]) for row in parts["long_context"]) >= length
+    assert [report.num_dropped for report in reports.values()] == [0, 1]
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 100))
+def test_an_exercise_comes_back_from_its_row(seed):
+    for family in FAMILIES.values():
+        (exercise,) = family.generate_exercises(1, seed, split="evaluation", difficulty=2)
+        row = data_curation.exercise_row(exercise)
+        assert data_curation.exercise_of(json.loads(json.dumps(row))) == exercise
+
+
+def test_a_scale_without_exercises_asks_for_sources():
+    with pytest.raises(ValueError, match=r"scale=full trains on conversations of your own; name them with --sources"):
+        data_curation.raw_conversations(configured(scale="full"))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_between_0_and_1(share):
+    with pytest.raises(ValueError, match=f"empty_trace_share={share} must be at least 0 and at most 1"):
+        Config(empty_trace_share=share)

@@ -1,0 +1,108 @@
+"""Stage 1, run once at tiny scale on stage 0's model: it reproduces its golden, and it does its job."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from nemotron.recipes.nano2.stage1_sft.data_curation import PARTS
+
+
+def test_the_stage_reproduces_its_golden(stage1, golden):
+    assert golden(name="nano2/stage1_sft") == stage1.document
+
+
+def test_the_steps_are_silent_on_stdout(stage1):
+    assert stage1.stdout == ""
+
+
+def test_the_loss_on_what_the_assistant_writes_falls_to_a_half(stage1):
+    losses = pq.read_table(stage1.checkpoint.curve_path)["loss"].to_pylist()
+    assert sum(losses[-5:]) / 5 < losses[0] / 2
+
+
+def test_the_filters_report_what_they_saw(stage1):
+    reports = stage1.dataset.filters
+    assert list(reports) == [
+        *("structure", "repetition", "duplicates", "decontamination", "too long for any part", "too long for a row"),
+    ]
+    assert reports["duplicates"].num_dropped > 0
+
+
+def test_about_ten_percent_of_the_traces_are_emptied_and_some_are_cut(stage1):
+    assert 0.05 < stage1.dataset.num_emptied_traces / stage1.dataset.num_conversations < 0.15
+    assert stage1.dataset.num_cut_traces > 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_row_counts_less_than_it_holds_and_no_conversation_begins_in_the_loss(stage1, part):
+    for row in pq.read_table(stage1.dataset.path / f"{part}.parquet").to_pylist():
+        assert 0 < sum(row["in_loss"]) < len(row["tokens"])
+        starts = [place for place, segment in enumerate(row["segments"]) if segment not in row["segments"][:place]]
+        assert not any(row["in_loss"][place] for place in starts)
+        assert {row["tokens"][place] for place in starts} == {10}  # the system turn
+
+
+def test_conversations_share_rows_but_where_tools_are_called(stage1):
+    shared = {
+        part: max(max(row) for row in pq.read_table(stage1.dataset.path / f"{part}.parquet")["segments"].to_pylist())
+        for part in PARTS
+    }
+    assert shared["everything"] > 0
+    assert shared["tools"] == 0
+
+
+def test_the_samples_show_what_counts_in_the_loss(stage1):
+    page = stage1.dataset.samples_path.read_text()
+    assert page.count("⟦") == page.count("⟧") == 9  # one a family, and one in the explanation
+    assert "<SPECIAL_12>⟧" in page
+
+
+def test_no_thought_is_longer_than_its_budget_and_grace(stage1):
+    assert stage1.results.metrics["within_budget"] == 1
+    assert stage1.results.metrics["num_closed_by_budget"] > 0
+
+
+def test_the_replies_are_kept_with_their_verdicts(stage1):
+    replies = pq.read_table(stage1.results.replies_path).to_pylist()
+    assert len(replies) == 4 * stage1.results.metrics["num_exercises"]
+    for mode in ("think", "no_think"):
+        of_mode = [reply for reply in replies if reply["mode"] == mode]
+        errors = sum(bool(reply["errors"]) for reply in of_mode) / len(of_mode)
+        assert errors == stage1.results.metrics[f"format_errors/{mode}"]
+
+
+def test_the_fine_tuned_model_knows_the_format_better_than_the_base_model(stage1):
+    metrics = stage1.results.metrics
+    assert metrics["format_errors/think"] < metrics["format_errors/base"]
+
+
+def test_the_stage_starts_from_stage_0(stage0, stage1):
+    from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
+
+    assert Checkpoint.load(path=stage1.dataset.base_checkpoint_path).digest == stage0.checkpoint.digest
+
+
+def test_no_artifact_holds_a_file_that_it_does_not_own(stage1):
+    for artifact in (stage1.dataset, stage1.checkpoint, stage1.results):
+        path = Path(artifact.path)
+        found = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"metadata.json"}
+        assert found == set(artifact.files)
+
+
+def test_transformers_chats_with_the_checkpoint_as_we_do(stage1):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from nemotron.recipes.nano2.chat import encode_chat, load_chat_tokenizer
+    from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+    from nemotron.recipes.nemotron_h.generate import Sampling, generate
+
+    path = stage1.checkpoint.checkpoint_path
+    messages = [{"role": "user", "content": "What is 3 + 4? /no_think"}]
+    ours = encode_chat(load_chat_tokenizer(path), messages, add_generation_prompt=True).ids
+    tokenizer, twin = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
+    theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    assert theirs["input_ids"][0].tolist() == ours
+    continued = twin.generate(**theirs, max_new_tokens=20, do_sample=False, eos_token_id=[2, 11, 12])[0, len(ours) :]
+    (continuation,) = generate(load_checkpoint(path), [ours], Sampling(max_new_tokens=20, stop_ids=(2, 11, 12)), [0])
+    assert continuation.tokens == continued.tolist()
