@@ -6,7 +6,7 @@ Published (model card of Nemotron Nano 2): 131,072 tokens; `<unk>` is 0, `<s>` i
 splits text before merging is not known to us: the split here is GPT-2's, with every digit a token of its own.
 
 Any text can be encoded and comes back unchanged, because all 256 bytes are tokens.
-Left out: a chat template; it comes with the stage that trains on chats.
+Left out: a chat template; recipes/nano2/chat.py adds it for the stage that trains on chats.
 """
 
 import json

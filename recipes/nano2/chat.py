@@ -281,6 +281,19 @@ def thinking_requested(messages: Sequence[Message]) -> bool:
     return thinking
 
 
+def with_flag(messages: Sequence[Message], flag: str) -> list[Message]:
+    """The conversation with a control flag that wins: at the end of its last system or user message.
+
+    Args:
+        flag: THINK or NO_THINK.
+    """
+    places = [index for index, message in enumerate(messages) if message["role"] in ("system", "user")]
+    if not places:
+        return [{"role": "system", "content": flag}, *messages]
+    flagged = {**messages[places[-1]], "content": f"{messages[places[-1]]['content']} {flag}"}
+    return [*messages[: places[-1]], flagged, *messages[places[-1] + 1 :]]
+
+
 def without_flags(text: str) -> str:
     """The text without /think and /no_think and without white space around it; </think> stays."""
     return CLOSE.join(part.replace(NO_THINK, "").replace(THINK, "") for part in text.split(CLOSE)).strip()

@@ -25,12 +25,14 @@ from nemotron.pipe import one_sentence
 from nemotron.recipes.nano2.chat import (
     CLOSE,
     NO_THINK,
+    REPLY_PREFIXES,
     STOP_TOKENS,
     THINK,
     check_conversation,
     encode_chat,
     load_chat_tokenizer,
     thinking_requested,
+    with_flag,
 )
 from nemotron.recipes.nano2.stage1_sft.training import Checkpoint
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
@@ -106,8 +108,9 @@ class Chat:
                 yield f"{piece.removesuffix(answer) if answer else piece}\n", True
                 piece = answer
             yield piece, thought
-        prefix = "<think>\n" if thinking else "<think></think>"
-        self.messages = [*messages, {"role": "assistant", "content": prefix + written}]
+        unfinished = f"\n{CLOSE}" if thought else ""  # else it would stay in the history as an answer
+        content = f"{REPLY_PREFIXES[thinking]}{written}{unfinished}"
+        self.messages = [*messages, {"role": "assistant", "content": content}]
 
 
 def loaded(config: Config) -> Chat:
@@ -153,15 +156,6 @@ def converse(chat: Chat) -> None:
                 say(chat, line)
             except ValueError as error:
                 print(f"error: {one_sentence(error)}", file=sys.stderr)
-
-
-def with_flag(messages: list[dict[str, Any]], flag: str) -> list[dict[str, Any]]:
-    """The conversation with a control flag that counts from now on, in the last message that may hold one."""
-    if not messages:
-        return [{"role": "system", "content": flag}]
-    last = max(index for index, message in enumerate(messages) if message["role"] in ("system", "user"))
-    flagged = {**messages[last], "content": f"{messages[last]['content']} {flag}"}
-    return [*messages[:last], flagged, *messages[last + 1 :]]
 
 
 def say(chat: Chat, text: str) -> None:

@@ -16,6 +16,7 @@ Nothing is pickled: safetensors and JSON only.
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,12 @@ FIXED_CHOICES = {
 }
 
 
-def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path) -> None:
+def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, stop_ids: Sequence[int] = ()) -> None:
     """Write the model and copy its tokenizer into `directory`, which is created.
 
     Args:
         tokenizer_path: directory that holds tokenizer.json and tokenizer_config.json.
+        stop_ids: tokens at which `transformers.generate` stops; the end of a document if left out.
     Raises:
         OSError: if a file cannot be read or written, for example on a full disk.
     """
@@ -73,7 +75,8 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path) -> 
         "time_step_min": 0.0,
     }
     _write_json(directory / "config.json", config)
-    _write_json(directory / "generation_config.json", SPECIAL_TOKENS)
+    stops = {"eos_token_id": list(stop_ids)} if stop_ids else {}
+    _write_json(directory / "generation_config.json", SPECIAL_TOKENS | stops)
     save_tensors(model.state_dict(), directory / "model.safetensors")
 
 

@@ -33,13 +33,14 @@ from nemotron.recipes.curation.filters import MAX_EXAMPLES, DroppedDocument, Fil
 from nemotron.recipes.curation.packing import PackedRow, best_fit
 from nemotron.recipes.curation.split import digest_of, falls_into_share
 from nemotron.recipes.nano2.chat import (
+    NO_THINK,
     EncodedChat,
     check_conversation,
     encode_chat,
     load_chat_tokenizer,
-    parse_reply,
     save_chat_tokenizer,
     training_conversations,
+    with_flag,
 )
 from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import sha256_of, write_rows
@@ -185,12 +186,11 @@ def conversation_of(exercise: Exercise) -> Conversation:
 def fault_of_structure(conversation: Conversation) -> str:
     """Roles in an impossible order, tool calls without a definition or that are no JSON, thoughts that never end."""
     try:
-        check_conversation(conversation.messages, conversation.tools, for_training=True)
+        for messages in training_conversations(conversation.messages):
+            check_conversation(messages, conversation.tools, for_training=True)
     except ValueError as error:
         return str(error)
-    content = conversation.messages[-1]["content"]
-    reply = parse_reply(content.removeprefix("<think>\n"), thinking=content.startswith("<think>\n"))
-    return "; ".join(reply.errors) if not content.startswith("<think></think>") else ""
+    return "" if conversation.messages[-1]["role"] == "assistant" else "it does not end with a reply"
 
 
 def fault_of_repetition(conversation: Conversation) -> str:
@@ -282,12 +282,8 @@ def split_reply(content: str) -> tuple[str, str]:
 def without_thought(conversation: Conversation) -> Conversation:
     """The same with its last trace emptied, and asked to be."""
     *history, reply = conversation.messages
-    if history[0]["role"] == "system":
-        history[0] = {**history[0], "content": f"{history[0]['content']} /no_think"}
-    else:
-        history.insert(0, {"role": "system", "content": "/no_think"})
     reply = {**reply, "content": f"<think></think>{split_reply(reply['content'])[1]}"}
-    return replace(conversation, reasoning=False, messages=(*history, reply))
+    return replace(conversation, reasoning=False, messages=(*with_flag(history, NO_THINK), reply))
 
 
 def with_cut_thought(conversation: Conversation, tokenizer: Tokenizer, num_tokens: int) -> EncodedChat | None:
@@ -312,7 +308,7 @@ def with_cut_thought(conversation: Conversation, tokenizer: Tokenizer, num_token
 
 def encoded_turns(conversation: Conversation, tokenizer: Tokenizer) -> list[EncodedChat]:
     """One entry for every assistant turn, each with the history that it answers."""
-    turns = training_conversations(list(conversation.messages))
+    turns = training_conversations(conversation.messages)
     return [encode_chat(tokenizer, messages, conversation.tools) for messages in turns]
 
 

@@ -31,12 +31,15 @@ from nemotron.artifact import working_directory
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import (
     CLOSE,
+    NO_THINK,
     REPLY_PREFIXES,
     STOP_TOKENS,
+    THINK,
     Reply,
     encode_chat,
     load_chat_tokenizer,
     parse_reply,
+    with_flag,
 )
 from nemotron.recipes.nano2.sizes import SIZES, resolved
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import sha256_of
@@ -132,7 +135,7 @@ def ask(
     """The model's replies to the exercises in one mode; `config` is resolved."""
     assert config.max_new_tokens and config.thinking_budget and config.grace_tokens is not None
     thinking = mode != "no_think"
-    flag = {"role": "system", "content": "/think" if thinking else "/no_think"}
+    flag = THINK if thinking else NO_THINK
     budget = ThinkingBudget(config.thinking_budget, tokenizer, config.grace_tokens) if mode == "budget" else None
     sampling = Sampling(
         max_new_tokens=config.max_new_tokens,
@@ -153,13 +156,6 @@ def ask(
         right = sum(one.right for one in answered)
         print(f"asked ({mode}): {len(answered)}/{len(exercises)}, {right} right", file=sys.stderr, flush=True)
     return answered
-
-
-def with_flag(messages: Sequence[dict[str, Any]], flag: dict[str, Any]) -> list[dict[str, Any]]:
-    """The conversation with a control flag in its system message."""
-    if messages[0]["role"] != "system":
-        return [flag, *messages]
-    return [{**messages[0], "content": f"{messages[0]['content']} {flag['content']}"}, *messages[1:]]
 
 
 def judged(exercise: Exercise, continuation: Continuation, tokenizer: Tokenizer, thinking: bool) -> Answered:

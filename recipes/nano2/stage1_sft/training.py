@@ -28,6 +28,7 @@ from nemotron import Artifact, Scale, print_complete
 from nemotron.artifact import working_directory
 from nemotron.pipe import step_process
 from nemotron.progress import TrainingProgress
+from nemotron.recipes.nano2.chat import STOP_TOKENS
 from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint as BaseCheckpoint
 from nemotron.recipes.nano2.stage1_sft.data_curation import PARTS, Dataset
@@ -320,7 +321,7 @@ def main(config: Config) -> Checkpoint:
                 part_start += num_steps
 
         record.weights["final"] = weight_fingerprint(model)
-        save_checkpoint(model, dataset.tokenizer_path, work / "model")
+        save_checkpoint(model, dataset.tokenizer_path, work / "model", STOP_TOKENS)
         pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
         pq.write_table(pa.Table.from_pylist(record.validation), work / "validation_curve.parquet")
         plot_curve(record, work / "loss.svg")

@@ -49,7 +49,7 @@ def evaluated(expression: str) -> Any:
         raise ValueError(f"an expression of {len(expression)} characters is longer than {LONGEST_EXPRESSION}")
     try:
         return value_of(ast.parse(expression, mode="eval").body, {})
-    except (ArithmeticError, IndexError, MemoryError, RecursionError, TypeError) as error:
+    except (ArithmeticError, IndexError, MemoryError, RecursionError, SyntaxError, TypeError) as error:
         raise ValueError(f"{expression!r} has no value: {error}") from error
 
 

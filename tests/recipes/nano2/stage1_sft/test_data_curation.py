@@ -42,6 +42,11 @@ def curated(conversations, evaluation=()):
     [
         (conversation("2", "Hello", "<think>\nnever closed"), "structure"),
         (conversation("2", "Hello", "no thought at all"), "structure"),
+        (conversation("2", messages=conversation().messages[:1]), "structure"),
+        (
+            conversation("2", messages=(*conversation(reply="no thought").messages, *conversation().messages)),
+            "structure",
+        ),
         (conversation("2", "Hello", f"<think>\n{'a b c d e f g h ' * 4}\n</think>\n\nyes"), "repetition"),
         (conversation("2"), "duplicates"),
     ],
@@ -76,15 +81,15 @@ def test_a_filter_that_would_leave_nothing_stops_the_run():
 
 def test_an_emptied_trace_leaves_the_answer_and_asks_for_no_thinking():
     emptied = data_curation.without_thought(conversation())
-    assert emptied.messages[0] == {"role": "system", "content": "/no_think"}
+    assert emptied.messages[0] == {"role": "user", "content": "What is 3 + 4? /no_think"}
     assert emptied.messages[-1]["content"] == "<think></think>7"
     assert not emptied.reasoning
 
 
-def test_an_emptied_trace_keeps_the_system_message():
-    messages = ({"role": "system", "content": "Be kind."}, *conversation().messages)
-    emptied = data_curation.without_thought(replace(conversation(), messages=messages))
-    assert emptied.messages[0]["content"] == "Be kind. /no_think"
+def test_an_emptied_trace_wins_over_a_flag_of_the_user(tokenizer):
+    emptied = data_curation.without_thought(conversation(question="What is 3 + 4? /think"))
+    (chat,) = data_curation.encoded_turns(emptied, tokenizer)
+    assert "<think></think>7" in tokenizer.decode(chat.ids)
 
 
 def test_a_cut_trace_keeps_its_first_tokens_and_the_whole_answer_which_alone_counts(tokenizer):

@@ -85,14 +85,6 @@ def test_a_thought_that_the_budget_closes_ends_there(tokenizer, exercise):
     assert evaluation.thought_length(reply, tokenizer) == 2
 
 
-def test_the_flag_goes_into_the_system_message():
-    user = {"role": "user", "content": "Hello"}
-    flag = {"role": "system", "content": "/no_think"}
-    assert evaluation.with_flag([user], flag) == [flag, user]
-    system = {"role": "system", "content": "Be kind."}
-    assert evaluation.with_flag([system, user], flag) == [{"role": "system", "content": "Be kind. /no_think"}, user]
-
-
 def test_the_mean_over_the_families_leaves_long_context_out(tokenizer):
     exercises = [family.generate_exercises(1, 0, split="evaluation")[0] for family in FAMILIES.values()]
     config = resolved(Config(thinking_budget=2, grace_tokens=1), "stage1_sft", "evaluation")

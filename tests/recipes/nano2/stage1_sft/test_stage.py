@@ -103,6 +103,6 @@ def test_transformers_chats_with_the_checkpoint_as_we_do(stage1):
     tokenizer, twin = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
     theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     assert theirs["input_ids"][0].tolist() == ours
-    continued = twin.generate(**theirs, max_new_tokens=20, do_sample=False, eos_token_id=[2, 11, 12])[0, len(ours) :]
+    continued = twin.generate(**theirs, max_new_tokens=20, do_sample=False)[0, len(ours) :]
     (continuation,) = generate(load_checkpoint(path), [ours], Sampling(max_new_tokens=20, stop_ids=(2, 11, 12)), [0])
     assert continuation.tokens == continued.tolist()

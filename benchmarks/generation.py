@@ -1,0 +1,96 @@
+"""Tokens per second that a checkpoint writes, ours beside `transformers.generate`, greedy, all rows of one length.
+
+Both read the same files and continue the same prompts in turns, so that a busy machine slows both; the first round
+warms up and does not count. Also printed: what the states take after the prompt and at the end.
+
+Run: python benchmarks/generation.py --checkpoint-path outputs/nano2/small/stage1_sft/training
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
+from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpoint
+from nemotron.recipes.nemotron_h.generate import Sampling, generate
+from nemotron.recipes.nemotron_h.model import AttentionState, DecodingState, MambaState, NemotronH, initialize
+
+
+@dataclass
+class Config:
+    """Time generation, ours beside transformers'."""
+
+    checkpoint_path: Path | None = None
+    """Directory of a stage's Checkpoint; random weights of the small model if left out."""
+    batch: int = 32
+    prompt_tokens: int = 64
+    new_tokens: int = 128
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    rounds: int = 6
+
+
+def random_checkpoint(directory: Path) -> Path:
+    """The small model with random weights."""
+    save_tokenizer(train_tokenizer(["text"], 300), directory / "tokenizer")
+    model = NemotronH(SIZES["small"].model)
+    initialize(model, 0)
+    save_checkpoint(model, directory / "tokenizer", directory / "model")
+    return directory / "model"
+
+
+def main(config: Config) -> None:
+    """Measure and print."""
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = config.checkpoint_path / "model" if config.checkpoint_path else random_checkpoint(Path(directory))
+        dtype = getattr(torch, config.dtype)
+        ours, theirs = load_checkpoint(path, dtype=dtype), AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    size = ours.config.vocab_size
+    prompts = torch.randint(13, size, (config.batch, config.prompt_tokens), generator=generator)
+    seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
+    for round_number in range(config.rounds):
+        start = time.perf_counter()
+        written = generate(ours, prompts.tolist(), Sampling(max_new_tokens=config.new_tokens), [0] * config.batch)
+        middle = time.perf_counter()
+        with torch.no_grad():
+            twin = theirs.generate(
+                prompts, max_new_tokens=config.new_tokens, min_new_tokens=config.new_tokens, do_sample=False
+            )
+        end = time.perf_counter()
+        if round_number:
+            seconds["ours"].append(middle - start)
+            seconds["transformers"].append(end - middle)
+    same = [row.tokens == other for row, other in zip(written, twin[:, config.prompt_tokens :].tolist(), strict=True)]
+
+    state = DecodingState(ours, config.batch)
+    sizes = []
+    with torch.no_grad():
+        ours(prompts, state=state)
+        for number in range(config.new_tokens):
+            if number in (0, config.new_tokens - 1):
+                sizes.append({kind: state.num_bytes(kind) / 2**20 for kind in (MambaState, AttentionState)})
+            ours(prompts[:, :1], state=state)
+    num_tokens = config.batch * config.new_tokens
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    print(f"machine        {torch.get_num_threads()} threads on {os.cpu_count()} cores, {config.dtype}")
+    print(f"batch          {config.batch} prompts of {config.prompt_tokens} tokens, {config.new_tokens} new ones each")
+    for name, median in medians.items():
+        print(f"{name:<14} {num_tokens / median:,.0f} tokens per second")
+    print(f"ratio          {medians['transformers'] / medians['ours']:.2f} times as fast as transformers")
+    print(f"same replies   {sum(same)} of {config.batch}")
+    for kind in (MambaState, AttentionState):
+        print(f"{kind.__name__:<14} {sizes[0][kind]:.2f} MiB after the prompt, {sizes[1][kind]:.2f} MiB at the end")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

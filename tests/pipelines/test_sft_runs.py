@@ -1,0 +1,259 @@
+"""Whole runs of stage 1 on a random base model and few conversations: resuming, refusing, users' files, the chat."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
+from nemotron.recipes.nano2 import chat_cli
+from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint as BaseCheckpoint
+from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
+from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+
+FEW = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
+SMALL = {"checkpoint_every_steps": 4, "validate_every_steps": 6, "validation_sequences": 1}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A base model of random weights, with a tokenizer of its own."""
+    path = tmp_path_factory.mktemp("base")
+    families = data_curation.FAMILIES.values()
+    exercises = [exercise for family in families for exercise in family.generate_exercises(20, 0, split="train")]
+    texts = [message["content"] for exercise in exercises for message in exercise.messages]
+    save_tokenizer(train_tokenizer(texts, 400), path / "tokenizer")
+    model = NemotronH(replace(SIZES["tiny"].model, vocab_size=400), dtype=torch.float64)
+    initialize(model, 0)
+    save_checkpoint(model, path / "tokenizer", path / "model")
+    empty = path / "empty"
+    empty.write_text("")
+    return BaseCheckpoint(
+        path=path,
+        num_steps=1,
+        num_parameters=1,
+        training_loss=1.0,
+        checkpoint_path=path / "model",
+        training_state_path=empty,
+        curve_path=empty,
+        validation_curve_path=empty,
+        plot_path=empty,
+        sample="",
+        dataset_path=path / "tokenizer",
+    ).save()
+
+
+@pytest.fixture(scope="module")
+def dataset(base, tmp_path_factory):
+    output = tmp_path_factory.mktemp("curated") / "data_curation"
+    return data_curation.main(data_curation.Config(**FEW, base_checkpoint_path=base.path, output_dir=output))
+
+
+def configured(dataset, tmp_path, **changes):
+    return training.Config(**(SMALL | changes), dataset_path=dataset.path, output_dir=tmp_path / "training")
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    return training.main(configured(dataset, tmp_path_factory.mktemp("run")))
+
+
+def curve_of(checkpoint):
+    return pq.read_table(checkpoint.curve_path).to_pylist()
+
+
+def test_the_parts_are_trained_in_their_published_order_and_every_row_once(dataset, trained):
+    curve = curve_of(trained)
+    assert list(dict.fromkeys(row["phase"] for row in curve)) == list(data_curation.PARTS)
+    for part in data_curation.PARTS:
+        rows = pq.read_table(dataset.path / f"{part}.parquet").to_pylist()
+        in_loss = sum(sum(row["in_loss"][1:]) for row in rows)
+        assert sum(row["tokens"] for row in curve if row["phase"] == part) == in_loss
+
+
+def test_micro_batches_change_memory_and_not_the_result(dataset, trained, tmp_path):
+    other = training.main(configured(dataset, tmp_path, micro_batch_sequences=1))
+    for ours, theirs in zip(curve_of(other), curve_of(trained), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-9)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_training_at(monkeypatch, step):
+    real = training.refuse_non_finite
+
+    def stop(current, loss, grad_norm):
+        if current == step:
+            raise Stopped
+        real(current, loss, grad_norm)
+
+    monkeypatch.setattr(training, "refuse_non_finite", stop)
+
+
+@pytest.mark.parametrize("step", [5, -1])
+def test_a_stopped_run_resumes_to_the_same_bits(dataset, trained, tmp_path, monkeypatch, step):
+    """In the first part and in the last."""
+    config = configured(dataset, tmp_path)
+    with monkeypatch.context() as patch:
+        stop_training_at(patch, step % trained.num_steps)
+        with pytest.raises(Stopped):
+            training.main(config)
+    with pytest.raises(ValueError, match=r"holds an unfinished run at step-0000\d+; add --resume"):
+        training.main(config)
+    assert training.main(replace(config, resume=True)).digest == trained.digest
+
+
+def test_the_same_run_gives_the_same_bytes(base, dataset, trained, tmp_path):
+    again = data_curation.main(
+        data_curation.Config(**FEW, base_checkpoint_path=base.path, output_dir=tmp_path / "data_curation")
+    )
+    assert again.digest == dataset.digest
+    results = [
+        evaluation.main(
+            evaluation.Config(max_new_tokens=12, checkpoint_path=trained.path, output_dir=tmp_path / f"evaluation{run}")
+        )
+        for run in range(2)
+    ]
+    assert results[0].digest == results[1].digest
+    assert results[0].checkpoint_path == trained.path
+
+
+def test_the_results_do_not_depend_on_how_many_replies_are_written_side_by_side(trained, tmp_path):
+    replies = []
+    for batch in (1, 64):
+        config = evaluation.Config(
+            max_new_tokens=12, batch_replies=batch, checkpoint_path=trained.path, output_dir=tmp_path / str(batch)
+        )
+        replies.append(pq.read_table(evaluation.main(config).replies_path).to_pylist())
+    assert replies[0] == replies[1]
+
+
+def test_a_checkpoint_of_another_scale_is_refused(trained, tmp_path):
+    config = evaluation.Config(scale="small", checkpoint_path=trained.path, output_dir=tmp_path / "evaluation")
+    with pytest.raises(ValueError, match=r"scale=small, but .* was trained at tiny; use --scale tiny"):
+        evaluation.main(config)
+
+
+def test_conversations_of_ones_own_in_the_released_columns_are_trained_on(base, tmp_path):
+    rows = [
+        {"uuid": str(number), "license": "CC-BY-4.0", "generator": "g", "version": "v2", "category": "math",
+         "reasoning": "on" if number % 2 else "off",
+         "messages": [{"role": "user", "content": f"What is {number} + 1?"},
+                      {"role": "assistant", "content": (f"<think>\n{number} + 1 is what comes next\n</think>\n\n"
+                                                        if number % 2 else "") + str(number + 1)}]}
+        for number in range(40)
+    ]  # fmt: skip
+    rows.append({**rows[0], "uuid": "bad", "messages": [{"role": "wizard", "content": "Hello"}]})
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    config = data_curation.Config(
+        scale="tiny", sources=(str(path),), raw_conversations=5_000, exercises_per_family=1, rest_share=1.0,
+        base_checkpoint_path=base.path, output_dir=tmp_path / "data_curation",
+    )  # fmt: skip
+    dataset = data_curation.main(config)
+    assert dataset.num_conversations == 40
+    assert dataset.num_unreadable == 1
+    assert "wizard" in dataset.unreadable[0].value
+
+
+# --- the chat ---
+
+
+def chat(*arguments, text):
+    return subprocess.run(
+        [sys.executable, "-m", "nemotron.recipes.nano2.chat_cli", *map(str, arguments)],
+        input=text, capture_output=True, text=True, check=False,
+        env={**os.environ, "GITHUB_STEP_SUMMARY": ""},
+    )  # fmt: skip
+
+
+def test_the_chat_answers_through_a_pipe(trained):
+    done = chat(trained.path, "--max-new-tokens", "8", text="What is 3 + 4? /no_think")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n")
+    assert not done.stderr
+
+
+def test_the_chat_thinks_on_stderr_within_its_budget(trained):
+    flags = ("--budget", "3", "--grace-tokens", "2", "--max-new-tokens", "40")
+    done = chat(trained.path, *flags, text="What is 3 + 4?")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.rstrip().endswith("</think>")
+    assert "</think>" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "sentence"),
+    [
+        ((), " /no_think ", "user message without text"),
+        ((), "word " * 600, "shorten it, so that there is room for an answer"),
+        (("--budget", "0"), "Hello", "a thinking budget of 0 tokens; give at least 1, or switch thinking off"),
+        (("--device", "toaster"), "Hello", "device=toaster is not supported"),
+    ],
+)
+def test_the_chat_refuses_in_one_sentence(trained, arguments, text, sentence):
+    done = chat(trained.path, *arguments, text=text)
+    assert done.returncode == 2
+    assert not done.stdout
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_chat_with_a_base_model_names_the_command_that_makes_it_chat(base):
+    done = chat(base.checkpoint_path, text="Hello")
+    assert done.returncode == 2
+    assert "has no chat template, so it is a base model" in done.stderr
+    assert "nemotron.recipes.nano2.stage1_sft" in done.stderr
+
+
+def test_the_chat_with_an_empty_directory_says_what_to_name(tmp_path):
+    done = chat(tmp_path, text="Hello")
+    assert done.returncode == 2
+    assert "holds no checkpoint; make one with python -m nemotron.recipes.nano2.stage1_sft" in done.stderr
+
+
+def test_the_chat_in_a_terminal_remembers_until_it_is_told_to_forget(trained, monkeypatch, capsys):
+    lines = iter(["My name is Ada. /no_think", "What is my name?", "/think", "/new", "", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    talk = chat_cli.loaded(chat_cli.Config(trained.path, max_new_tokens=4))
+    heard = []
+    real = talk.reply
+    monkeypatch.setattr(talk, "reply", lambda text: (heard.append([m["role"] for m in talk.messages]), real(text))[1])
+    chat_cli.converse(talk)
+    assert heard == [[], ["user", "assistant"]]
+    assert talk.messages == []
+    said = capsys.readouterr()
+    assert "thinking is on" in said.err
+    assert "a new conversation" in said.err
+
+
+def test_a_message_that_cannot_be_answered_is_forgotten_and_the_chat_goes_on(trained, monkeypatch, capsys):
+    lines = iter(["word " * 600, "Hello /no_think"])
+
+    def typed(prompt):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", typed)
+    talk = chat_cli.loaded(chat_cli.Config(trained.path, max_new_tokens=4))
+    chat_cli.converse(talk)
+    assert "error: prompt 0 has" in capsys.readouterr().err
+    assert [message["content"] for message in talk.messages if message["role"] == "user"] == ["Hello /no_think"]
+
+
+def test_a_thought_that_is_cut_off_does_not_stay_in_the_history_as_an_answer(trained):
+    talk = chat_cli.loaded(chat_cli.Config(trained.path, max_new_tokens=2))
+    list(talk.reply("What is 3 + 4?"))
+    assert talk.messages[-1]["content"].endswith("\n</think>")

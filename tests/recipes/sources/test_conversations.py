@@ -1,0 +1,459 @@
+"""Rows in the columns of NVIDIA's post-training datasets become conversations; what cannot be read is named."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.sources import conversations as module
+from nemotron.recipes.sources import files
+from nemotron.recipes.sources.conversations import Conversation, read_conversations
+from nemotron.recipes.sources.files import REMOTE
+
+# The columns of nvidia/Nemotron-Post-Training-Dataset-v2, and what -v1 has in addition.
+TEXT_COLUMNS = ["uuid", "license", "generator", "version", "category", "reasoning"]
+MESSAGE_V2 = pa.struct([("role", pa.string()), ("content", pa.string())])
+FUNCTION = pa.struct([("name", pa.string()), ("arguments", pa.string())])
+CALL = pa.struct([("id", pa.string()), ("type", pa.string()), ("function", FUNCTION)])
+MESSAGE_V1 = pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(CALL))])
+V2 = pa.schema([*((name, pa.string()) for name in TEXT_COLUMNS), ("messages", pa.list_(MESSAGE_V2))])
+V1 = pa.schema([*((name, pa.string()) for name in [*TEXT_COLUMNS, "metadata"]), ("messages", pa.list_(MESSAGE_V1))])
+
+TRACE = "<think>\nTwo and two.\n</think>\n\nFour"
+ASKED = {"role": "user", "content": "2 + 2?"}
+ADD = {"name": "add", "parameters": {"type": "object"}}
+
+
+def row(name: str = "a", **changes: Any) -> dict[str, Any]:
+    """A row of v2."""
+    return {
+        "uuid": name,
+        "license": "CC-BY-4.0",
+        "generator": "DeepSeek-R1-0528",
+        "version": "2.0",
+        "category": "math",
+        "reasoning": "on",
+        "messages": [ASKED, {"role": "assistant", "content": TRACE}],
+        **changes,
+    }
+
+
+def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = V2) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=2)
+    else:
+        content = b"".join(json.dumps(one).encode() + b"\n" for one in rows)
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return str(path)
+
+
+def read_one(path: Path, one: dict[str, Any], schema: pa.Schema = V2) -> Conversation:
+    """The conversation of a file of one row."""
+    [conversation], unreadable = read_conversations([write(path, [one], schema)])
+    assert unreadable == []
+    return conversation
+
+
+SUFFIXES = ["jsonl", "jsonl.gz", "parquet"]
+
+
+# The released columns -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_row_of_v2_becomes_a_conversation(tmp_path: Path, suffix: str, scheme: str) -> None:
+    source = scheme + write(
+        tmp_path / f"a.{suffix}", [row("a"), row("b", reasoning="off", category="chat", license=None)]
+    )
+    thinking, silent = read_conversations([source])[0]
+    assert thinking == Conversation(
+        id="a",
+        category="math",
+        reasoning=True,
+        messages=({"role": "system", "content": "/think"}, ASKED, {"role": "assistant", "content": TRACE}),
+        tools=(),
+        licence="CC-BY-4.0",
+        origin=source,
+    )
+    assert (silent.id, silent.category, silent.reasoning, silent.licence) == ("b", "chat", False, "unknown")
+    assert silent.messages[0] == {"role": "system", "content": "/no_think"}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_row_of_v1_keeps_its_calls_and_tools(tmp_path: Path, suffix: str) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a":2, "b": 2}'}}
+    one = row(
+        reasoning="off",
+        category="tool_calling",
+        metadata=json.dumps({"source": "x", "tools": [{"type": "function", "function": ADD}]}),
+        messages=[
+            {"role": "system", "content": "Use tools.", "tool_calls": None},
+            {**ASKED, "tool_calls": []},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "4", "tool_calls": None},
+            {"role": "assistant", "content": "Four", "tool_calls": None},
+        ],
+    )
+    conversation = read_one(tmp_path / f"a.{suffix}", one, V1)
+    assert conversation.tools == ({"type": "function", "function": ADD},)
+    assert list(conversation.messages) == [
+        {"role": "system", "content": "Use tools.\n/no_think"},
+        ASKED,
+        {
+            "role": "assistant",
+            "content": "<think></think>",
+            "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}],
+        },
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "<think></think>Four"},
+    ]
+
+
+@pytest.mark.parametrize("metadata", [None, "", "{}", '{"tools": null}', '{"tools": []}', '{"tools": ""}', "[1]"])
+def test_metadata_without_tools_gives_none(tmp_path: Path, metadata: str | None) -> None:
+    assert read_one(tmp_path / "a.parquet", row(metadata=metadata), V1).tools == ()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"tools": [ADD]},
+        {"tools": json.dumps([ADD])},
+        {"metadata": {"tools": json.dumps([ADD])}},
+        {"tools": [ADD], "metadata": {"tools": []}},
+    ],
+)
+def test_tools_may_be_a_column_or_json_in_json(tmp_path: Path, columns: dict[str, Any]) -> None:
+    assert read_one(tmp_path / "a.jsonl", row(**columns)).tools == (ADD,)
+
+
+# Thinking -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "content", "expected"),
+    [
+        ("on", TRACE, TRACE),
+        ("on", "Four", "Four"),
+        ("on", "<think>\n\n</think>\n\nFour", "<think>\n\n</think>\n\nFour"),
+        ("off", "Four", "<think></think>Four"),
+        ("off", "\nFour", "<think></think>Four"),
+        ("off", "<think></think>Four", "<think></think>Four"),
+        ("off", "<think>\n\n</think>\n\nFour", "<think></think>Four"),
+        ("off", TRACE, TRACE),
+        ("off", "The tag <think>x</think>", "<think></think>The tag <think>x</think>"),
+    ],
+)
+def test_a_trace_stays_and_a_missing_one_is_marked_empty(
+    tmp_path: Path, reasoning: str, content: str, expected: str
+) -> None:
+    messages = [ASKED, {"role": "assistant", "content": content}]
+    conversation = read_one(tmp_path / "a.parquet", row(reasoning=reasoning, messages=messages))
+    assert conversation.messages[1:] == (ASKED, {"role": "assistant", "content": expected})
+
+
+@pytest.mark.parametrize(
+    ("system", "reasoning", "expected"),
+    [
+        ("", "on", "/think"),
+        (" \n", "off", "/no_think"),
+        ("Be brief.", "on", "Be brief.\n/think"),
+        ("Be brief. /think", "off", "Be brief. /think\n/no_think"),
+    ],
+)
+def test_the_flag_is_the_last_word_of_the_system_text(
+    tmp_path: Path, system: str, reasoning: str, expected: str
+) -> None:
+    messages = [{"role": "system", "content": system}, *row()["messages"]]
+    conversation = read_one(tmp_path / "a.parquet", row(reasoning=reasoning, messages=messages))
+    assert conversation.messages[0] == {"role": "system", "content": expected}
+    assert len(conversation.messages) == 3
+
+
+@pytest.mark.parametrize(
+    ("contents", "reasoning"),
+    [
+        (["Four"], False),
+        (["<think></think>Four"], False),
+        ([TRACE], True),
+        (["Four", TRACE], True),
+        ([TRACE, "A"], True),
+    ],
+)
+def test_a_row_that_does_not_say_is_judged_by_its_traces(tmp_path: Path, contents: list[str], reasoning: bool) -> None:
+    turns = [message for content in contents for message in (ASKED, {"role": "assistant", "content": content})]
+    conversation = read_one(tmp_path / "a.parquet", row(reasoning=None, messages=turns))
+    assert conversation.reasoning is reasoning
+    assert conversation.messages[0]["content"] == ("/think" if reasoning else "/no_think")
+
+
+def test_what_a_user_spells_is_no_trace(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": TRACE}, {"role": "assistant", "content": "Four"}]
+    assert not read_one(tmp_path / "a.jsonl", row(reasoning=None, messages=messages)).reasoning
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_named_by_its_uuid_its_id_or_its_place(tmp_path: Path) -> None:
+    rows = [row("a"), {**row(""), "id": "b"}, {**row(""), "id": 7}, row(""), row("\ud800"), row("a")]
+    conversations, _unreadable = read_conversations([write(tmp_path / "data/x.jsonl", rows)])
+    assert [one.id for one in conversations] == ["a", "b", "7", "x.jsonl#3", "x.jsonl#4", "a#2"]
+
+
+def test_the_category_is_the_rows_then_the_users_then_chat(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [row(category="stem"), row(category=None)])
+    assert [one.category for one in read_conversations([source])[0]] == ["stem", "chat"]
+    named, _unreadable = read_conversations([f"code={source}"])
+    assert [(one.category, one.origin) for one in named] == [("stem", source), ("code", source)]
+
+
+def test_sources_take_turns_until_the_number_is_reached(tmp_path: Path) -> None:
+    sources = [
+        write(tmp_path / f"{name}.{suffix}", [row(f"{name}{number}") for number in range(count)])
+        for name, suffix, count in (("a", "parquet", 9), ("b", "jsonl", 1), ("c", "jsonl.gz", 9))
+    ]
+    conversations, _unreadable = read_conversations(sources, num_conversations=6)
+    assert [one.id for one in conversations] == ["a0", "a1", "a2", "b0", "c0", "c1"]
+    assert len(read_conversations(sources)[0]) == 19
+
+
+def test_directories_and_globs_are_read_and_a_file_only_once(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        write(tmp_path / f"data/{suffix}/a.{suffix}", [row(suffix)])
+    conversations, unreadable = read_conversations([str(tmp_path / "data"), f"{tmp_path}/data/*/*.jsonl"])
+    assert ([one.id for one in conversations], unreadable) == (["jsonl.gz", "jsonl", "parquet"], [])
+
+
+def test_a_parquet_reads_no_more_rows_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, limit = [], files.daft.DataFrame.limit
+    monkeypatch.setattr(files.daft.DataFrame, "limit", lambda table, num: limits.append(num) or limit(table, num))
+    source = write(tmp_path / "a.parquet", [row(str(number)) for number in range(5)])
+    assert [one.id for one in read_conversations([source], num_conversations=3)[0]] == ["0", "1", "2"]
+    assert limits == [3]
+
+
+def test_names_with_characters_of_globs_are_read(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        assert read_one(tmp_path / f"a[1]?.{suffix}", row("x")).id == "x"
+
+
+# What cannot be read is named -----------------------------------------------------------------------------------------
+
+NO_CALL = "messages[0] has a tool call without a function's name"
+MALFORMED = [
+    ({"messages": None}, "it has no 'messages'"),
+    ({"messages": []}, "'messages' is empty"),
+    ({"messages": "2 + 2?"}, "'messages' is str, not a list"),
+    ({"messages": {"role": "user"}}, "'messages' is dict, not a list"),
+    ({"messages": [ASKED, None]}, "messages[1] is null, not an object"),
+    ({"messages": ["2 + 2?"]}, "messages[0] is str, not an object"),
+    (
+        {"messages": [{"role": "human", "content": "a"}]},
+        "messages[0] has the role 'human', which is none of system, user, assistant, tool",
+    ),
+    ({"messages": [{"content": "a"}]}, "messages[0] has the role None, which is none of system, user, assistant, tool"),
+    ({"messages": [ASKED, {"role": "assistant", "content": None}]}, "messages[1] has no content"),
+    ({"messages": [{"role": "user", "content": None, "tool_calls": [1]}]}, "messages[0] has no content"),
+    ({"messages": [{"role": "user", "content": [1]}]}, "messages[0] has list as content"),
+    (
+        {"messages": [{"role": "user", "content": "\ud83d"}]},
+        "messages[0] holds half a surrogate pair, which is no character",
+    ),
+    ({"messages": [{**ASKED, "tool_calls": {"a": 1}}]}, "messages[0] has tool_calls that are dict, not a list"),
+    ({"messages": [{**ASKED, "tool_calls": ["add"]}]}, NO_CALL),
+    ({"messages": [{**ASKED, "tool_calls": [{"function": "add"}]}]}, NO_CALL),
+    ({"messages": [{**ASKED, "tool_calls": [{"function": {"name": "", "arguments": "{}"}}]}]}, NO_CALL),
+    (
+        {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": "a=1"}}]}]},
+        "messages[0] calls 'add' with arguments that are no JSON: Expecting value: line 1 column 1 (char 0)",
+    ),
+    (
+        {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": "[1]"}}]}]},
+        "messages[0] calls 'add' with arguments that are no JSON object",
+    ),
+    (
+        {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": '{"a": "\\ud83d"}'}}]}]},
+        "messages[0] holds half a surrogate pair, which is no character",
+    ),
+    ({"reasoning": "maybe"}, "'reasoning' is 'maybe', neither 'on' nor 'off'"),
+    ({"reasoning": True}, "'reasoning' is True, neither 'on' nor 'off'"),
+    ({"reasoning": ["on"]}, "'reasoning' is ['on'], neither 'on' nor 'off'"),
+    ({"metadata": "tools"}, "'metadata' is no JSON: Expecting value: line 1 column 1 (char 0)"),
+    ({"metadata": '{"tools": "add"}'}, "'tools' is no JSON: Expecting value: line 1 column 1 (char 0)"),
+    ({"metadata": '{"tools": ["add"]}'}, "'tools' is no list of objects"),
+    ({"tools": {"name": "add"}}, "'tools' is no list of objects"),
+    ({"tools": [{"name": "\udc00"}]}, "'tools' holds half a surrogate pair, which is no character"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), MALFORMED)
+def test_a_malformed_row_is_named_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    conversations, unreadable = read_conversations([write(tmp_path / "a.jsonl", [row("good"), row("bad", **changes)])])
+    assert [one.id for one in conversations] == ["good"]
+    assert [(one.id, one.reason) for one in unreadable] == [("bad", reason)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"messages": None}, "it has no 'messages'"),
+        ({"messages": []}, "'messages' is empty"),
+        ({"messages": [{"role": "human", "content": "a"}]}, "messages[0] has the role 'human'"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0] has no content"),
+        ({"messages": [None]}, "messages[0] is null, not an object"),
+        ({"reasoning": "maybe"}, "'reasoning' is 'maybe'"),
+    ],
+)
+def test_a_malformed_row_of_a_parquet_is_named_with_its_reason(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    source = write(tmp_path / "a.parquet", [row("good"), row("bad", **changes)])
+    conversations, unreadable = read_conversations([source])
+    assert [one.id for one in conversations] == ["good"]
+    assert [one.id for one in unreadable] == ["bad"]
+    assert unreadable[0].reason.startswith(reason)
+
+
+def test_json_that_is_too_deep_to_read_is_named(tmp_path: Path) -> None:
+    rows = [row("good"), row("bad", metadata="[" * 100_000)]
+    _conversations, [bad] = read_conversations([write(tmp_path / "a.jsonl", rows)])
+    assert (bad.id, bad.reason[:24]) == ("bad", "'metadata' is no JSON: m")
+
+
+def test_broken_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
+    good = json.dumps(row("good")).encode()
+    lines = [b"\xef\xbb\xbf" + good, b'{"messages": "\xff"}', b"", b"{", b"[1]", b"[" * 100_000, b"{}"]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    conversations, unreadable = read_conversations([str(tmp_path / "a.jsonl")])
+    assert [one.id for one in conversations] == ["good"]
+    expected = {
+        "a.jsonl#1": "line 2 is not UTF-8: invalid start byte at byte 14",
+        "a.jsonl#2": "line 4 is not JSON: ",
+        "a.jsonl#3": "line 5 is no JSON object but list",
+        "a.jsonl#4": "line 6 is not JSON: ",
+        "a.jsonl#5": "it has no 'messages'",
+    }
+    assert [one.id for one in unreadable] == list(expected)
+    for one in unreadable:
+        assert one.reason.startswith(expected[one.id])
+
+
+WORDS = st.sampled_from(["user", "assistant", "on", "off", "{}", "[]", "\ud800"])
+KEYS = st.sampled_from(["role", "content", "tool_calls", "function", "name", "arguments", "tools"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=10,
+)
+CHANGES = st.dictionaries(st.sampled_from(["uuid", "messages", "reasoning", "metadata", "tools", "category"]), JSON)
+
+
+@given(CHANGES, st.none() | JSON)
+def test_any_row_is_a_conversation_or_named(changes: dict[str, Any], message: Any) -> None:
+    one = row(messages=[ASKED] if message is None else [ASKED, message])
+    read = module.row_read({**one, **changes}, "name", "chat", "origin")
+    assert isinstance(read, Conversation) or (read.reason and "\n" not in read.reason)
+
+
+def test_other_formats_below_a_directory_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "data/a.jsonl", [row()])
+    (tmp_path / "data/b.txt").write_text("words")
+    (tmp_path / "data/c.md").write_text("words")
+    conversations, unreadable = read_conversations([str(tmp_path / "data")])
+    assert len(conversations) == 1
+    assert {(one.id, one.reason) for one in unreadable} == {
+        ("data/b.txt", "plain text holds no conversations"),
+        ("data/c.md", "not one of .txt, .jsonl, .jsonl.gz, .parquet"),
+    }
+
+
+# What is broken is one sentence ---------------------------------------------------------------------------------------
+
+
+def test_a_source_without_a_conversation_is_a_sentence_with_the_first_reason(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [{"text": "words"}, {"text": "more"}])
+    sentence = r"a\.jsonl holds no conversation \(2 unreadable, the first is a\.jsonl#0: it has no 'messages'\); name"
+    with pytest.raises(ValueError, match=sentence):
+        read_conversations([source])
+
+
+def test_a_parquet_without_messages_is_a_sentence_with_the_columns_found(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "id": ["b"]}), tmp_path / "a.parquet")
+    sentence = r"a\.parquet has no column 'messages', only id, text; name another source$"
+    with pytest.raises(ValueError, match=sentence):
+        read_conversations([str(tmp_path / "a.parquet")])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "parquet"])
+def test_a_truncated_file_is_a_sentence(tmp_path: Path, suffix: str) -> None:
+    path = Path(write(tmp_path / f"a.{suffix}", [row(str(number)) for number in range(50)]))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"is truncated or damaged \(.*\); get it again"):
+        read_conversations([str(path)])
+
+
+def test_a_parquet_with_damaged_pages_is_a_sentence(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "a.parquet", [row(str(number)) for number in range(50)]))
+    content = bytearray(path.read_bytes())
+    content[2_000:8_000] = b"x" * 6_000  # between the header and the footer
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.parquet is truncated or damaged|a\.parquet cannot be read"):
+        read_conversations([str(path)])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "data", "data/*.jsonl"])
+def test_a_missing_source_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_conversations([f"{tmp_path}/{name}"])
+
+
+def test_no_source_and_no_number_are_sentences(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sources is empty; name at least one"):
+        read_conversations([])
+    with pytest.raises(ValueError, match="num_conversations=0 must be at least 1"):
+        read_conversations([write(tmp_path / "a.jsonl", [row()])], num_conversations=0)
+
+
+# Addresses ------------------------------------------------------------------------------------------------------------
+
+
+def test_addresses_are_read_through_daft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daft's own calls are replaced by ones that look into a local directory."""
+    root = "hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2"
+    write(tmp_path / "data/chat.parquet", [row("a")])
+    write(tmp_path / "data/code.jsonl", [row("b")])
+    real, calls = files.daft, []
+
+    class Border:
+        exceptions = real.exceptions
+
+        def from_glob_path(self, path: str, io_config: object) -> Any:
+            calls.append(("list", path, io_config))
+            return real.from_pydict({"path": [f"{root}/data/chat.parquet", f"{root}/data/code.jsonl"]})
+
+        def read_parquet(self, path: str, io_config: object) -> Any:
+            calls.append(("parquet", path, io_config))
+            return real.read_parquet(path.replace(root, str(tmp_path)))
+
+        def File(self, path: str, io_config: object) -> Any:
+            calls.append(("bytes", path, io_config))
+            return real.File(path.replace(root, f"file://{tmp_path}"))
+
+    monkeypatch.setattr(files, "daft", Border())
+    monkeypatch.setattr(module, "daft", Border())
+    conversations, _unreadable = read_conversations([root])
+    assert [(one.id, one.origin) for one in conversations] == [("a", root), ("b", root)]
+    assert calls == [
+        ("list", f"{root}/**", REMOTE),
+        ("parquet", f"{root}/data/chat.parquet", REMOTE),
+        ("bytes", f"{root}/data/code.jsonl", REMOTE),
+    ]
