@@ -1,0 +1,100 @@
+"""Equations come out right by exact fractions, and no order of terms makes another task."""
+
+import re
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.sources.exercises import user_exercise
+from nemotron.recipes.sources.exercises.algebra import (
+    LARGEST,
+    canonical_form,
+    digit_steps,
+    generate_exercises,
+    holds,
+    numbers,
+    written,
+)
+
+
+def side_at(text: str, x: Fraction) -> Fraction:
+    """The value of "-2x + 5" at x; another reader than sympy's."""
+    terms = text.replace(" - ", " + -").split(" + ")
+    return sum(
+        (
+            Fraction({"x": "1", "-x": "-1"}.get(term, term.removesuffix("x"))) * (x if "x" in term else 1)
+            for term in terms
+        ),
+        Fraction(0),
+    )
+
+
+@given(seed=st.integers(0, 2**63), difficulty=st.integers(1, 4))
+def test_the_answer_solves_the_question(seed: int, difficulty: int) -> None:
+    for exercise in generate_exercises(10, seed, split="train", difficulty=difficulty):
+        text = re.sub(r"^(What is|Solve) |\?$| for x\.$", "", exercise.messages[0]["content"])
+        values = [side_at(side, Fraction(exercise.answer)) for side in text.split(" = ")]
+        assert {*values, Fraction(exercise.answer)} == {values[-1]} if "x" not in text else values[0] == values[1]
+
+
+@given(seed=st.integers(0, 2**63), difficulty=st.integers(1, 3))
+def test_every_step_is_true(seed: int, difficulty: int) -> None:
+    for exercise in generate_exercises(10, seed, split="train", difficulty=difficulty):
+        for equation in re.findall(r"-?\d+(?: [-+*/] \d+)+ = -?\d+", exercise.reasoning):
+            left, right = equation.replace(" - ", " + -").split(" = ")
+            if "*" in left or "/" in left:
+                first, sign, second = left.split()
+                value = Fraction(first) * Fraction(second) ** (1 if sign == "*" else -1)
+            else:
+                value = sum(map(Fraction, left.split(" + ")), Fraction(0))
+            assert value == int(right), exercise.reasoning
+
+
+def test_difficulty_one_stays_below_twenty_and_ends_in_its_answer() -> None:
+    for exercise in generate_exercises(500, 0, split="train"):
+        amounts = map(int, re.findall(r"\d+", exercise.messages[0]["content"] + exercise.reasoning))
+        assert max(amounts) <= LARGEST
+        assert exercise.reasoning.split(" = ")[-1] == exercise.answer
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "steps"),
+    [
+        (47, 38, ["ones: 7 + 8 = 15, carry 1", "tens: 4 + 3 + 1 = 8", "47 + 38 = 85"]),
+        (41, 38, ["ones: 1 + 8 = 9", "tens: 4 + 3 = 7", "41 + 38 = 79"]),
+        (95, 47, ["ones: 5 + 7 = 12, carry 1", "tens: 9 + 4 + 1 = 14", "95 + 47 = 142"]),
+        (85, -38, ["ones: 15 - 8 = 7, borrowed 1", "tens: 8 - 3 - 1 = 4", "85 - 38 = 47"]),
+        (88, -35, ["ones: 8 - 5 = 3", "tens: 8 - 3 = 5", "88 - 35 = 53"]),
+    ],
+)
+def test_digits_by_hand(left: int, right: int, steps: list[str]) -> None:
+    assert digit_steps(left, right) == steps
+
+
+def test_the_order_of_terms_and_sides_is_wording() -> None:
+    assert canonical_form([numbers(7, 12, -5)]) == canonical_form([numbers(12, -5, 7)])
+    assert canonical_form([numbers(7, 12)]) != canonical_form([numbers(7, -12)])
+    assert canonical_form([[(2, "x")], numbers(8)]) == canonical_form([numbers(8), [(2, "x")]])
+    assert canonical_form([[(2, "x")], numbers(8)]) != canonical_form([[(8, "x")], numbers(2)])
+
+
+def test_a_side_is_written_as_by_hand() -> None:
+    assert written([(-1, "x"), (5, ""), (-12, "x"), (1, "x")]) == "-x + 5 - 12x + x"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "right"),
+    [
+        ("What is 7 + 12 - 5?", "14", True),
+        ("What is 7 + 12 - 5?", "15", False),
+        ("Solve x + 7 = 12 for x.", "5", True),
+        ("Solve x + 7 = 12 for x.", "-5", False),
+        ("Solve -9x - 16 = -4x + 20 for x.", "-36/5", True),
+        ("Solve x + 1 = x + 1 for x.", "3", False),
+        ("Solve x + 1 = 2 = x for x.", "1", False),
+    ],
+)
+def test_sympy_tells_right_from_wrong(question: str, answer: str, right: bool) -> None:
+    assert holds(user_exercise("math", question, "", answer, "")) is right

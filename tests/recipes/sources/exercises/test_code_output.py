@@ -1,0 +1,74 @@
+"""The evaluator agrees with Python on what it allows, and allows nothing else."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.sources.exercises.code_output import LONGEST_EXPRESSION, evaluated, generate_exercises
+
+
+def test_python_prints_the_answers() -> None:
+    exercises = [e for d in (1, 2, 3, 4) for e in generate_exercises(60, 0, split="train", difficulty=d)]
+    printing = [e.messages[0]["content"].removeprefix("What does ").removesuffix(" print?") for e in exercises]
+    ran = subprocess.run([sys.executable, "-c", "\n".join(printing)], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == [exercise.answer for exercise in exercises]
+
+
+@given(st.recursive(st.integers(-99, 99) | st.text("abc'\"\\ é", max_size=5), lambda item: st.lists(item, max_size=4)))
+def test_a_literal_is_its_value(value) -> None:
+    if len(repr(value)) <= LONGEST_EXPRESSION:
+        assert evaluated(repr(value)) == value == ast.literal_eval(repr(value))
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("max([4, 7, 1])", 7),
+        ('sorted([4, 7, 1])[-1] - len("abc") * 2', 1),
+        ('"abc"[::-1].upper()', "CBA"),
+        ("[[1, 2], [3]][0][1:]", [2]),
+        ("[x * y for x in [1, 2] if x > 1]", None),
+        ("[[x * y for y in [1, 2]] for x in [3, 4]]", [[3, 6], [4, 8]]),
+        ("[x for x in [1, 2, 3] if x > 1 if x < 3]", [2]),
+        ("sum([x for x in []])", 0),
+        ("-3 + min([2, 1])", -2),
+        ("x", None),
+        ("[x for x in [1]] + [x]", None),
+    ],
+)
+def test_an_expression_by_hand(expression: str, value) -> None:
+    if value is None:
+        with pytest.raises(ValueError, match="none of the expressions that are allowed"):
+            evaluated(expression)
+    else:
+        assert evaluated(expression) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "", "1 +", "(", "1; 2", "x = 1", "a\0b", "\ud800", "True", "None", "1.5", "b'a'", "f'{1}'", "(1, 2)", "{1}",
+        "7 // 2", "7 / 2", "not 1", "1 < 2 < 3", "1 if 1 else 2", "lambda: 1", "print(1)", "open('a')",
+        "__import__('os')", "2 ** 9", "'a'.lower()", "'a'.__class__",
+        "(1).real", "max(1, 2)", "max([1], key=len)", "max([1], default=1)", "len(*[[1]])",
+        "[*[1]]", "[x for x, y in [[1, 2]]]", "[x for x in [1] for y in [2]]", "'ab'.upper('a')", "[1].upper()",
+        "[1][1]", "[1]['a']", "'a' + 1", "-'a'", "len(3)", "max([])", "sorted([1, 'a'])", "[1][::0]", "[1, 2] * 'a'",
+        "'a' * 999999999", "[0] * 1000 * 1001", "9" * 201, "-" * 199 + "1" * 2, "(" * 99 + ")" * 99, "'a' * [1]",
+    ],
+)  # fmt: skip
+def test_what_is_malformed_or_not_allowed_is_a_value_error(expression: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  which sentence it is depends on Python's version
+        evaluated(expression)
+
+
+@given(st.text() | st.text("[]()0123456789+-*:,'\"x forinlesmaxdup.<=>", max_size=60))
+def test_any_text_has_a_value_or_is_a_value_error(expression: str) -> None:
+    try:
+        value = evaluated(expression)
+    except ValueError:
+        value = 0
+    assert isinstance(value, int | str | list)

@@ -1,0 +1,68 @@
+"""The answer stands in the text once, the text has the length it should, and the place of the fact tells nothing."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.sources.exercises import user_exercise
+from nemotron.recipes.sources.exercises.long_context import check_answer, generate_exercises, holds
+
+TEXT = "Ada lives in Oslo. The road was wet that day. Ben owns 7 pens. The mayor of Oslo is Fay. Ada owns 5 pens.\n"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "right"),
+    [
+        ("Where does Ada live?", "Oslo", True),
+        ("Where does Ada live?", "Rome", False),
+        ("How many pens does Ben own?", "7", True),
+        ("How many pens does Ben own?", "5", False),
+        ("How many cups does Ben own?", "7", False),
+        ("How many pens do Ada and Ben own together?", "12", True),
+        ("How many pens do Ada and Ben own together?", "57", False),
+        ("Who is the mayor of the town where Ada lives?", "Fay", True),
+        ("Who is the mayor of the town where Ada lives?", "Ada", False),
+    ],
+)
+def test_the_reader_by_hand(question: str, answer: str, right: bool) -> None:
+    assert holds(user_exercise("long_context", TEXT + question, "", answer, "")) is right
+    assert not holds(user_exercise("long_context", f"Ada lives in Rome. {TEXT}{question}", "", answer, ""))
+
+
+@given(seed=st.integers(0, 2**63), difficulty=st.integers(1, 4))
+def test_the_steps_are_sentences_of_the_text(seed: int, difficulty: int) -> None:
+    for exercise in generate_exercises(2, seed, split="train", difficulty=difficulty):
+        text, _question = exercise.messages[0]["content"].split("\n")
+        facts = [line for line in exercise.reasoning.split("\n") if "+" not in line]
+        assert len(facts) == (1 if difficulty < 3 else 2)
+        assert all(text.count(fact) == 1 for fact in facts)
+        assert not check_answer(exercise, facts[-1])
+
+
+@pytest.mark.parametrize(("difficulty", "words", "facts"), [(1, 50, 5), (2, 255, 14), (3, 1_000, 66), (4, 4_000, 225)])
+def test_texts_grow_with_difficulty(difficulty: int, words: int, facts: int) -> None:
+    texts = [e.messages[0]["content"] for e in generate_exercises(20, 0, split="train", difficulty=difficulty)]
+    assert sum(len(text.split()) for text in texts) / 20 == pytest.approx(words, rel=0.2)
+    stated = [len(re.findall(r" lives in | owns |The mayor of \w+ is", text)) for text in texts]
+    assert sum(stated) / 20 == pytest.approx(facts, rel=0.15)
+
+
+def test_the_fact_stands_anywhere() -> None:
+    places = [e.messages[0]["content"].index(e.reasoning) / len(e.messages[0]["content"])
+              for e in generate_exercises(400, 0, split="train")]  # fmt: skip
+    assert sum(places) / 400 == pytest.approx(0.43, abs=0.06)
+    assert min(places) == 0
+    assert max(places) > 0.75
+
+
+def test_both_kinds_of_question_come_equally_often() -> None:
+    exercises = generate_exercises(400, 0, split="train")
+    assert sum(e.answer.isdecimal() for e in exercises) == pytest.approx(200, abs=40)
+
+
+def test_a_wrong_fact_is_noticed() -> None:
+    for exercise in generate_exercises(20, 0, split="train", difficulty=2):
+        assert not holds(replace(exercise, answer=exercise.answer + "a"))

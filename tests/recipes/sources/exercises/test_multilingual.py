@@ -1,0 +1,81 @@
+"""Questions and answers are in one language, the reasoning in English, and a task is in one split in all four."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.sources.exercises import user_exercise
+from nemotron.recipes.sources.exercises.multilingual import (
+    COLOURS,
+    IS,
+    LANGUAGES,
+    OBJECTS,
+    OR,
+    QUESTIONS,
+    REPLY,
+    generate_exercises,
+    holds,
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Which number is the largest, 12 or 31?", "It is 31."),
+        ("Welche Zahl ist am größten, 12 oder 31?", "Es ist 31."),
+        ("Quel nombre est le plus petit, 102, 31 ou 45 ?", "C'est 31."),
+        ("¿Qué número es el menor, 12 o 31?", "Es 12."),
+        ("What is 3 + 5 + 1?", "It is 9."),
+        ("Combien font 3 + 5 + 1 ?", "C'est 9."),
+        ("Schreibe bad rückwärts.", "Es ist dab."),
+        ("Écris bad à l'envers.", "C'est dab."),
+        ("El bolso es rojo. El libro es azul. ¿De qué color es el libro?", "Es azul."),
+        ("Der Hut ist weiß. Das Dach ist grün. Welche Farbe hat der Hut?", "Es ist weiß."),
+        ("Le sac est noir. Le toit est vert. De quelle couleur est le toit ?", "C'est vert."),
+        ("The bag is red. The hat is blue. What colour is the bag?", "It is red."),
+    ],
+)
+def test_the_reader_by_hand(question: str, answer: str) -> None:
+    exercise = user_exercise("multilingual", question, "", answer, "")
+    assert holds(exercise)
+    for language in REPLY:
+        right_value = language.format(answer.removesuffix(".").split()[-1])
+        assert holds(replace(exercise, answer=right_value)) is (right_value == answer)
+    assert not holds(replace(exercise, answer=answer.replace(" ", " 1")))
+
+
+def test_every_table_has_every_language() -> None:
+    assert {len(row) for row in (*QUESTIONS.values(), *OBJECTS, *COLOURS, REPLY, OR, IS)} == {len(LANGUAGES)}
+    for column in zip(*COLOURS, strict=True):
+        assert len(set(column)) == len(COLOURS)
+    assert {question.count("{}") for row in QUESTIONS.values() for question in row} == {1}
+
+
+def test_languages_and_kinds_come_equally_often() -> None:
+    exercises = generate_exercises(2_000, 0, split="train")
+    replies = Counter(e.answer.rsplit(" ", 1)[0] for e in exercises)
+    assert set(replies) == {"It is", "Es ist", "C'est", "Es"}
+    assert max(abs(count - 500) for count in replies.values()) < 100
+    kinds = Counter(e.canonical.split()[0] for e in exercises)
+    assert set(kinds) == set(QUESTIONS)
+    assert max(abs(count - 400) for count in kinds.values()) < 100
+
+
+def test_a_task_is_the_same_in_all_languages() -> None:
+    answers: dict[str, set[str]] = {}
+    for exercise in generate_exercises(4_000, 0, split="evaluation"):
+        answers.setdefault(exercise.canonical, set()).add(exercise.answer.rsplit(" ", 1)[0])
+    assert max(map(len, answers.values())) == len(LANGUAGES)
+    assert sum(len(languages) > 1 for languages in answers.values()) > len(answers) / 2
+
+
+@given(seed=st.integers(0, 2**63), difficulty=st.integers(1, 4))
+def test_the_reasoning_is_english_and_names_the_value(seed: int, difficulty: int) -> None:
+    english = {colours[index]: colours[0] for colours in COLOURS for index in range(4)}
+    for exercise in generate_exercises(10, seed, split="train", difficulty=difficulty):
+        value = exercise.answer.removesuffix(".").split()[-1]
+        assert exercise.reasoning.isascii()
+        assert english.get(value, value) in exercise.reasoning.replace(", ", "") + exercise.reasoning
