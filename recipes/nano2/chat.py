@@ -281,17 +281,18 @@ def thinking_requested(messages: Sequence[Message]) -> bool:
     return thinking
 
 
-def with_flag(messages: Sequence[Message], flag: str) -> list[Message]:
+def with_flag(messages: Sequence[Message], flag: str) -> list[dict[str, Any]]:
     """The conversation with a control flag that wins: at the end of its last system or user message.
 
     Args:
         flag: THINK or NO_THINK.
     """
     places = [index for index, message in enumerate(messages) if message["role"] in ("system", "user")]
+    flagged = [dict(message) for message in messages]
     if not places:
-        return [{"role": "system", "content": flag}, *messages]
-    flagged = {**messages[places[-1]], "content": f"{messages[places[-1]]['content']} {flag}"}
-    return [*messages[: places[-1]], flagged, *messages[places[-1] + 1 :]]
+        return [{"role": "system", "content": flag}, *flagged]
+    flagged[places[-1]]["content"] += f" {flag}"
+    return flagged
 
 
 def without_flags(text: str) -> str:

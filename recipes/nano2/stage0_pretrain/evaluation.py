@@ -156,11 +156,11 @@ def digest_of_tokens(rows: list[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def refuse_other_scale(config: Config, checkpoint: Checkpoint) -> None:
+def refuse_other_scale(scale: Scale, checkpoint: Artifact) -> None:
     """Raise ValueError if the Checkpoint was trained at another scale than the one whose sizes are to be used."""
-    trained = (checkpoint.producer.get("config") or {}).get("scale", config.scale)
-    if trained != config.scale:
-        raise ValueError(f"scale={config.scale}, but {checkpoint.path} was trained at {trained}; use --scale {trained}")
+    trained = (checkpoint.producer.get("config") or {}).get("scale", scale)
+    if trained != scale:
+        raise ValueError(f"scale={scale}, but {checkpoint.path} was trained at {trained}; use --scale {trained}")
 
 
 HEADLINE = (f"bits_per_byte/{ALL}", f"multiple_choice/{ALL}/accuracy")  # what a line of golden/CHANGES.md shows
@@ -173,7 +173,7 @@ def main(config: Config) -> Results:
     assert config.device
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
     checkpoint = Checkpoint.load(path=config.checkpoint_path)
-    refuse_other_scale(config, checkpoint)
+    refuse_other_scale(config.scale, checkpoint)
     dataset = Dataset.load(path=checkpoint.dataset_path)
 
     with working_directory(config.output_dir, Results) as work:

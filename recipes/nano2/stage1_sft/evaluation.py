@@ -218,7 +218,7 @@ def main(config: Config) -> Results:
     assert config.output_dir and config.device
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
     checkpoint = Checkpoint.load(path=config.checkpoint_path)
-    refuse_other_scale(config, checkpoint)
+    refuse_other_scale(config.scale, checkpoint)
     dataset = Dataset.load(path=checkpoint.dataset_path)
     base = BaseCheckpoint.load(path=dataset.base_checkpoint_path)
 

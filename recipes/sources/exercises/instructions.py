@@ -126,15 +126,16 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
 def holds(exercise: Exercise) -> bool:
     """Whether the answer keeps to what the words of the question say, and the verifier's details say the same."""
     listed, *sentences = re.findall(r"[^.:]+\.", exercise.messages[-1]["content"])
-    constraints = []
+    constraints: list[Constraint] = []
     for sentence in sentences:
         for kind, form in SENTENCES.items():
             if match := re.fullmatch(re.escape(form).replace(r"\{value\}", r"(\w+)"), sentence.strip()):
                 value = match.group(1) if match.groups() else None
-                constraints.append([kind, int(value) if kind in ("repeat", "count") and value else value])
+                constraints.append((kind, int(value) if kind in ("repeat", "count") and value else value))
     words = listed.removeprefix("Write the words").strip(" .").split(", ")
     stated = json.loads(exercise.details)
-    return stated == {"words": words, "constraints": constraints} and is_right(words, constraints, exercise.answer)
+    found = {"words": words, "constraints": [list(constraint) for constraint in constraints]}
+    return stated == found and is_right(words, constraints, exercise.answer)
 
 
 def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:

@@ -110,7 +110,7 @@ def holds(exercise: Exercise) -> bool:
             elif kind == "backwards":
                 value = asked[::-1]
             else:
-                value = str({"larger": max, "smaller": min, "sum": sum}[kind](numbers))
+                value = str({"larger": max(numbers), "smaller": min(numbers), "sum": sum(numbers)}[kind])
             answers.append(REPLY[language].format(value))
     return answers == [exercise.answer]
 

@@ -193,7 +193,7 @@ SOLUTIONS: dict[str, Callable[..., object]] = {
         one - other for one in table_of(table).values() for other in table_of(table).values()
     ),
     r"What are the chemical symbols of (.+)\? .+": lambda names: " ".join(
-        map(SYMBOLS.get, re.split(", | and ", names))
+        SYMBOLS[name] for name in re.split(", | and ", names)
     ),
     r"A train goes (\d+) (\w+) in (\d+) (\w+)\. .+": lambda distance, unit, time, time_unit: (
         converted(distance, unit, "m") / converted(time, time_unit, "s")
