@@ -13,3 +13,4 @@ hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("same")
 
 stage0 = stage_fixture("nemotron.recipes.nano2.stage0_pretrain")
+stage1 = stage_fixture("nemotron.recipes.nano2.stage1_sft", after="stage0")

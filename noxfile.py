@@ -1,4 +1,4 @@
-"""What can be run here: `nox` runs lint, types and tests; `nox -s tests` one of them; `-r` keeps the environments.
+"""What can be run here: `nox` runs the tests; `nox -s lint types tests` what CI runs; `-r` keeps the environments.
 
 Sessions that end in pytest take its arguments: `nox -s tests -- -k stage0`.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["tests"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent

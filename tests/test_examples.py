@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nemotron.testing.session import SUMMARY
+
 EXAMPLES = sorted(path for path in (Path(__file__).parents[1] / "examples").iterdir() if path.is_dir())
 
 
@@ -18,7 +20,8 @@ def example(request, tmp_path):
 
 
 def run(directory, *command):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+    outer = ("PYTHON", "PYTEST", SUMMARY)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
     return subprocess.run(
         [sys.executable, *command], cwd=directory, env=environment, capture_output=True, text=True, check=False
     )

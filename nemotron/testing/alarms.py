@@ -11,14 +11,16 @@ Left out: other processor architectures, other torch versions.
 """
 
 import argparse
+import functools
 import itertools
+import subprocess
 import sys
 import tempfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from nemotron.testing.plugin import GOLDEN_DIRECTORY
-from nemotron.testing.session import Session, run_pytest
+from nemotron.testing.session import Session, run_pytest, selection
 
 KERNELS = {
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -31,7 +33,10 @@ THREADS = ("1", "2")
 HASH_SEEDS = ("0", "1", "random")
 ORDERS = ("file", "random")
 DIRECTORIES = ("root", "elsewhere")
-PLACES = ({"LC_ALL": "C", "TZ": "UTC"}, {"LC_ALL": "C.UTF-8", "TZ": "Asia/Kathmandu"})
+PLACES = ({"LC_ALL": "C", "TZ": "UTC"}, {"LC_ALL": "another", "TZ": "Asia/Kathmandu"})
+"""Locale and time zone; "another" locale is the first of LOCALES that is installed."""
+LOCALES = ("tr_TR.UTF-8", "de_DE.UTF-8", "C.UTF-8")
+"""Turkish has its own capital of i, German writes 1,5; the last is everywhere and changes least."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +56,31 @@ class Cell:
     @property
     def name(self) -> str:
         """For the table."""
-        place = PLACES[self.place]
+        place = f"{self.chosen['LC_ALL']}, {self.chosen['TZ']}"
         return (
-            f"{self.kernels}, {self.threads} threads, hash seed {self.hash_seed}, {place['LC_ALL']}, {place['TZ']}, "
-            f"{self.order} order, {self.directory}"
+            f"{self.kernels}, {self.threads} threads, hash seed {self.hash_seed}, {place}, {self.order} order, "
+            f"{self.directory}"
         )
 
     @property
     def chosen(self) -> dict[str, str]:
         """The environment variables that make the cell."""
         threads = {"OMP_NUM_THREADS": self.threads, "MKL_NUM_THREADS": self.threads}
-        return {**KERNELS[self.kernels], **threads, "PYTHONHASHSEED": self.hash_seed, **PLACES[self.place]}
+        place = dict(PLACES[self.place])
+        if place["LC_ALL"] == "another":
+            place["LC_ALL"] = another_locale()
+        return {**KERNELS[self.kernels], **threads, "PYTHONHASHSEED": self.hash_seed, **place}
+
+
+@functools.cache
+def another_locale() -> str:
+    """The first of LOCALES that is installed."""
+    try:
+        listed = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        listed = ""
+    installed = {name.replace("utf8", "UTF-8") for name in listed.split()}  # as glibc spells it
+    return next((name for name in LOCALES if name in installed), LOCALES[-1])
 
 
 def supported_kernels() -> tuple[str, ...]:
@@ -92,42 +111,55 @@ def _pairs(cell: Cell) -> set[object]:
 
 def stage_tests_in_cell(root: Path, stage: str, cell: Cell) -> Session:
     """Run the tests of a stage ("nano2/stage0_pretrain") in a cell."""
-    arguments = ["-k", stage.split("/")[1].split("_", maxsplit=1)[0], "-p", "no:cacheprovider", str(root / "tests")]
+    tests = root / "tests" if (root / "tests").is_dir() else root
+    arguments = [*selection(stage), "-p", "no:cacheprovider", str(tests)]
     if cell.order == "random":
         arguments += ["--random-order", "--random-order-bucket=global", "--random-order-seed=1"]
     with tempfile.TemporaryDirectory() as elsewhere:
         cwd = root if cell.directory == "root" else Path(elsewhere)
-        return run_pytest(root, ("-c", str(root / "pyproject.toml"), *arguments), environment=cell.chosen, cwd=cwd)
+        return run_pytest(root, arguments, environment=cell.chosen, cwd=cwd)
 
 
 def main() -> int:
     """Run every cell; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("stages", nargs="*", help="recipe and stage; every golden's if left out")
+    parser.add_argument("stages", nargs="*", help="nano2/stage0_pretrain, or stage0; every golden's if left out")
     root = Path.cwd()
-    goldens = {str(path.relative_to(root / GOLDEN_DIRECTORY).with_suffix("")) for path in root.glob("golden/*/*.json")}
-    stages = parser.parse_args().stages or sorted(goldens)
-    if not stages or not set(stages) <= goldens:
-        print(f"no golden for {', '.join(stages) or 'any stage'} in {root / GOLDEN_DIRECTORY}", file=sys.stderr)
+    goldens = sorted(
+        path.relative_to(root / GOLDEN_DIRECTORY).with_suffix("").as_posix() for path in root.glob("golden/*/*.json")
+    )
+    wanted = parser.parse_args().stages
+    stages = [stage for stage in goldens if not wanted or any(_names(name, stage) for name in wanted)]
+    unknown = [name for name in wanted if not any(_names(name, stage) for stage in goldens)]
+    if unknown or not stages:
+        there = ", ".join(goldens) or "none"
+        print(f"no golden for {', '.join(unknown) or 'any stage'} in {root}; there is {there}", file=sys.stderr)
         return 2
     kernels = supported_kernels()
     if len(kernels) < len(KERNELS):
         print(f"this processor cannot run {', '.join(list(KERNELS)[len(kernels) :])}", file=sys.stderr)
+    print(f"the other locale is {another_locale()}, the first installed of {', '.join(LOCALES)}", file=sys.stderr)
     num_alarms, worst = 0, 0.0
     for stage in stages:
         for cell in pairwise_cells(kernels):
             session = stage_tests_in_cell(root, stage, cell)
             report = session.reports.get(stage)
-            if session.exit_code == 0 and report is not None:
+            if session.exit_code == 0 and report is not None and report["equal"]:
                 verdict = f"{report['largest']:.0e}"
                 worst = max(worst, report["largest"])
             else:
                 num_alarms += 1
-                reason = report["lines"][1] if report and not report["equal"] else ", ".join(session.failed)
-                verdict = f"ALARM {reason or session.output[-1000:]}"
+                reason = "; ".join(report["lines"][:2]) if report and not report["equal"] else ""
+                verdict = f"ALARM {reason or ', '.join(session.failed) or session.end}"
             print(f"{stage}  {cell.name}: {verdict}", file=sys.stderr, flush=True)
     print(f"{num_alarms} alarms, worst relative difference {worst:.0e}", file=sys.stderr)
     return 1 if num_alarms else 0
+
+
+def _names(name: str, stage: str) -> bool:
+    """Whether "nano2/stage0_pretrain", "stage0_pretrain" or "stage0" names a stage."""
+    folder = stage.split("/")[1]
+    return name in (stage, folder, folder.split("_", maxsplit=1)[0])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ Left out: the report that names the likely cause (report.py).
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,17 +111,20 @@ class Comparison:
         """Whether the run reproduces the golden."""
         return not self.differences
 
-    def lines(self, limit: int = 30) -> list[str]:
-        """The outcome for a reader, in at most `limit` lines (3 or more)."""
+    @property
+    def closeness(self) -> str:
+        """How closely the equal floats agree: the largest relative difference and its place, or "to the last bit"."""
+        if not self.largest_place:
+            return "to the last bit"
+        return f"largest relative difference {self.largest:.0e}, {self.largest_place}"
+
+    def lines(self) -> list[str]:
+        """The outcome in a line: how closely the run reproduces its golden, or where it departs first."""
         if self.equal:
-            closeness = f"largest relative difference {self.largest:.0e}, {self.largest_place}"
-            return [f"{self.stage} reproduces its golden: {closeness if self.largest_place else 'to the last bit'}"]
-        shown = list(self.differences[: limit - 2])
-        lines = [f"{self.stage} departs from its golden at: {self.differences[0].place}"]
-        lines += [f"  {d.place}: golden {_short(d.golden)}, run {_short(d.run)} ({d.reason})" for d in shown]
-        if len(self.differences) > len(shown):
-            lines.append(f"  and {len(self.differences) - len(shown)} more")
-        return lines
+            return [f"{self.stage} reproduces its golden: {self.closeness}"]
+        first = self.differences[0]
+        values = f"golden {_short(first.golden)}, run {_short(first.run)} ({first.reason})"
+        return [f"{self.stage} departs from its golden at {first.place}: {values}"]
 
 
 def parse_json(text: str | bytes, name: str) -> Json:
@@ -200,6 +204,20 @@ def encode_golden(document: Mapping[str, Json], policy: Policy) -> str:
         f' "policy": {_dumps({"rtol": policy.rtol, "atol": policy.atol})},\n'
         ' "ladder": {\n' + ",\n".join(steps) + "\n }\n}\n"
     )
+
+
+def write_golden(path: Path, document: Mapping[str, Json]) -> None:
+    """Record a run's document as the golden at `path`, whole or not at all, with the policy of the one it replaces.
+
+    Raises:
+        GoldenError: as for `run_document`, and if the golden that it replaces is unusable.
+    """
+    policy = parse_golden(path.read_bytes())[1] if path.exists() else Policy()
+    text = encode_golden(document, policy)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="ascii", newline="\n")
+    os.replace(partial, path)
 
 
 def parse_golden(text: str | bytes) -> tuple[dict[str, Json], Policy]:

@@ -4,41 +4,44 @@ In a conftest.py, one line a stage: stage0 = stage_fixture("nemotron.recipes.nan
 In a test: assert golden(name="nano2/stage0_pretrain") == stage0.document
 
 `pip install nemotron[test]` brings the plugin along, pytest finds it by itself. Reports of the last session are in
-.golden_report/<recipe>/<stage>/; in a GitHub workflow they stand in the summary of the job as well.
+.golden_report/<recipe>/<stage>/; in a GitHub workflow they stand in the summary of the job as well. `-k` knows the
+tests of a file that compares a golden by the golden's name as well: -k nano2/stage0_pretrain.
 
-A full run is one that nothing was left out of: no paths, no -k, -m, --lf or --ignore, and not stopped early. It fails
-if a golden was compared by no test. Runs that compare every golden without being full say so with --every-golden.
+A session is red if a run that it compared is not as recorded, whatever its tests made of that. A full run is one that
+nothing was left out of: no paths, no -k, -m, --lf or --ignore, not from a subdirectory, and not stopped early. It
+fails if a golden was compared by no test. Runs that compare every golden without being full say so with --every-golden.
 """
 
 import os
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nemotron.testing.report import Report
-from nemotron.testing.stage import StageRun, run_stage
+from nemotron.testing.report import FILES, Report, report_of, with_upstream
+from nemotron.testing.stage import StageError, StageRun, run_stage, stage_name
 
 if TYPE_CHECKING:
-    from syrupy.assertion import SnapshotAssertion
+    from nemotron.testing.snapshot import GoldenAssertion
 
 GOLDEN_DIRECTORY = "golden"
 """Below pytest's root directory: <recipe>/<stage>.json."""
 REPORT_DIRECTORY = ".golden_report"
 """Below pytest's root directory unless --report-dir says otherwise: <recipe>/<stage>/report.txt and more."""
 COMPARES_GOLDEN = "compares_golden"
-"""Property, in what --junitxml writes, of a test that asked for the `golden` fixture."""
+"""Property, in what --junitxml writes, of a test that compared a run with a golden: the name of the stage."""
+MAX_TRACEBACK_LINES = 10
 
-compared_goldens = pytest.StashKey[set[Path]]()
-"""In pytest's config: the goldens that a test of this session compared a run with."""
 reports = pytest.StashKey[dict[str, Report]]()
-"""In pytest's config: stage -> what this session's comparison found."""
+"""In pytest's config: stage -> what this session found, of every golden that a test asked for or a stage crashed on."""
 _num_deselected = pytest.StashKey[int]()
-_forgotten = pytest.StashKey[list[Path]]()
+_faults = pytest.StashKey[list[str]]()
+"""In pytest's config: lines on what turned the session red beside its tests."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --every-golden, --only-golden and --report-dir."""
+    """Add --every-golden, --only-golden, --without-golden and --report-dir."""
     group = parser.getgroup("nemotron")
     group.addoption(
         "--every-golden",
@@ -46,33 +49,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail if a file in golden/ was compared by no test, even if only some tests were selected",
     )
     group.addoption("--only-golden", action="store_true", help="of the selected tests, run those that compare a golden")
+    group.addoption("--without-golden", action="store_true", help="of the selected tests, run those that compare none")
     group.addoption("--report-dir", help=f"where reports go; {REPORT_DIRECTORY} in pytest's root directory if left out")
 
 
-def stage_fixture(package: str) -> Any:
+def stage_fixture(package: str, after: str | None = None) -> Any:
     """A session fixture that runs a stage once at tiny scale: `stage0 = stage_fixture("my_recipe.stage0_words")`.
 
     Args:
         package: holds the modules data_curation, training and evaluation; its last two names are those of recipe and
             stage, and of the golden.
+        after: name of the fixture of the stage before, whose checkpoint this one starts from: its data_curation.Config
+            takes the checkpoint's directory as `base_checkpoint_path`.
 
     Returns:
         A fixture; tests that take it get a `StageRun`. If a step crashes, they fail with one sentence that names it.
     """
 
-    @pytest.fixture(scope="session")
-    def stage(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-        return run_stage(package, tmp_path_factory.mktemp(package.rsplit(".", 1)[-1]))
+    def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StageRun:
+        base = request.getfixturevalue(after).checkpoint.path if after else None
+        try:
+            return run_stage(package, tmp_path_factory.mktemp(package.rsplit(".", 1)[-1]), base)
+        except StageError as error:
+            lines = "".join(traceback.format_exception(error.__cause__)).splitlines()[-MAX_TRACEBACK_LINES:]
+            name, sentence = stage_name(package), str(error)
+            request.config.stash[reports][name] = Report(name, error="\n".join([sentence, *lines]))
+        pytest.fail(f"stage {name}: {sentence}", pytrace=False)
 
-    return stage
+    stage.stage = stage_name(package)  # type: ignore[attr-defined]
+    return pytest.fixture(scope="session")(stage)
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> "SnapshotAssertion":
+def golden(request: pytest.FixtureRequest) -> "GoldenAssertion":
     """The golden of a stage: `assert golden(name="nano2/stage0_pretrain") == stage0.document`."""
-    request.node.user_properties.append((COMPARES_GOLDEN, "yes"))
+    if hasattr(request.config, "workerinput"):
+        pytest.fail("goldens are compared in one process; run these tests without -n of pytest-xdist", pytrace=False)
     try:
-        from nemotron.testing.snapshot import GoldenExtension
+        from nemotron.testing.snapshot import GoldenAssertion, GoldenExtension
 
         snapshot = request.getfixturevalue("snapshot")
     except (ImportError, pytest.FixtureLookupError):
@@ -80,19 +94,65 @@ def golden(request: pytest.FixtureRequest) -> "SnapshotAssertion":
 
     class Extension(GoldenExtension):
         directory = request.config.rootpath / GOLDEN_DIRECTORY
-        reports = request.config.stash.setdefault(reports, {})
-        compared = request.config.stash.setdefault(compared_goldens, set())
+        reports = request.config.stash[reports]
+        properties = request.node.user_properties
 
-    asserted: SnapshotAssertion = snapshot.use_extension(Extension)
-    return asserted
+    return GoldenAssertion(
+        session=snapshot.session,
+        extension_class=Extension,
+        test_location=snapshot.test_location,
+        update_snapshots=False,  # bless.py replaces a golden
+        update_new_snapshots_only=snapshot.update_snapshots,
+    )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Start with nothing found."""
+    config.stash[reports] = {}
+    config.stash[_faults] = []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remove the reports of the session before.
+
+    Raises:
+        pytest.UsageError: if one of them cannot be removed.
+    """
+    root = report_root(session.config)
+    if session.config.getoption("collectonly"):
+        return
+    try:
+        for report in root.glob("*/*/report.txt"):
+            for name in FILES:
+                (report.parent / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(_unwritable(root, error)) from error
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Obey --only-golden."""
-    if config.getoption("only_golden"):
-        others = [item for item in items if "golden" not in getattr(item, "fixturenames", ())]
-        items[:] = [item for item in items if item not in others]
-        config.hook.pytest_deselected(items=others)
+    """Let -k know the tests of a golden's file by its name, and obey --only-golden and --without-golden."""
+    files: dict[Path, set[str]] = {}
+    for item in items:
+        if _takes_golden(item):
+            files.setdefault(item.path, set()).update(_stages_of(item))
+    for item in items:
+        item.extra_keyword_matches.update(files.get(item.path, ()))
+    for option, wanted in (("only_golden", True), ("without_golden", False)):
+        if config.getoption(option):
+            others = [item for item in items if _takes_golden(item) is not wanted]
+            items[:] = [item for item in items if _takes_golden(item) is wanted]
+            config.hook.pytest_deselected(items=others)
+
+
+def _takes_golden(item: pytest.Item) -> bool:
+    return "golden" in getattr(item, "fixturenames", ())
+
+
+def _stages_of(item: pytest.Item) -> set[str]:
+    """Recipe and stage of every stage fixture that a test takes."""
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
+    return {found[-1].func.stage for found in definitions if hasattr(found[-1].func, "stage")}
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
@@ -104,42 +164,75 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the reports, and turn a full run red if it compared fewer goldens than there are."""
+    """Write the reports, and turn the session red if a run is not as recorded or a golden was forgotten."""
     config = session.config
-    write_reports(config)
-    if not (is_full_run(session) or config.getoption("every_golden")) or config.getoption("collectonly"):
+    faults = config.stash[_faults]
+    if config.getoption("collectonly"):
         return
-    directory = config.rootpath / GOLDEN_DIRECTORY
-    compared: set[Path] = config.stash.get(compared_goldens, set())
-    forgotten = sorted(set(directory.rglob("*.json")) - compared)
-    config.stash[_forgotten] = forgotten
-    if forgotten and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+    found = write_reports(config)
+    if not session.testsfailed:  # else a test has said so already, or may have kept a golden from being compared
+        faults += [
+            f"golden/{report.stage}.json - the run is not as recorded, yet no test failed: assert golden(...) == ..."
+            for report in found
+            if not report.equal
+        ]
+        if is_full_run(session) or config.getoption("every_golden"):
+            goldens = config.rootpath / GOLDEN_DIRECTORY
+            recorded = {path.relative_to(goldens).with_suffix("").as_posix() for path in goldens.rglob("*.json")}
+            forgotten = sorted(recorded - {report.stage for report in found})
+            faults += [f"golden/{stage}.json - no test compared a run with it; write that test" for stage in forgotten]
+    if getattr(config.option, "update_snapshots", False):
+        faults += [
+            f"golden/{report.stage}.json - --snapshot-update only records what is missing; to replace it, commit the "
+            f'change and run nox -s bless -- {report.stage} --reason "..."'
+            for report in found
+            if report.comparison and not report.equal
+        ]
+    if faults and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def write_reports(config: pytest.Config) -> None:
-    """One directory a compared stage, and the lines of all of them in GitHub's step summary where there is one."""
-    found = config.stash.get(reports, {})
-    root = Path(config.getoption("report_dir") or config.rootpath / REPORT_DIRECTORY)
-    for stage, report in found.items():
-        report.write(root / stage)
+def report_root(config: pytest.Config) -> Path:
+    """Where the reports of a session go."""
+    return Path(config.getoption("report_dir") or config.rootpath / REPORT_DIRECTORY)
+
+
+def write_reports(config: pytest.Config) -> list[Report]:
+    """Write what was found: a directory a stage, and GitHub's step summary where there is one; return it."""
+    goldens, found = config.rootpath / GOLDEN_DIRECTORY, []
+    for report in config.stash[reports].values():
+        path = goldens / f"{report.stage}.json"
+        if report.run and not report.golden and path.exists():  # recorded a moment ago
+            found.append(report_of(path.read_bytes(), report.run))
+        else:
+            found.append(report)
+    found = with_upstream(found)
+    config.stash[reports] = {report.stage: report for report in found}
+    root = report_root(config)
+    try:
+        for report in found:
+            report.write(root / report.stage)
+    except OSError as error:
+        config.stash[_faults].append(_unwritable(root, error))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and found:
         with open(summary, "a", encoding="utf-8") as file:
-            for report in found.values():
+            for report in found:
                 file.write("\n".join(["```", *report.lines(), "```", ""]))
+    return found
+
+
+def _unwritable(root: Path, error: OSError) -> str:
+    return f"{root} - reports cannot be written there ({error}); name another directory with --report-dir"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show the report of every stage, and name the goldens that nothing compared."""
-    for report in config.stash.get(reports, {}).values():
+    """Show the report of every stage, and what turned the session red beside its tests."""
+    for report in config.stash[reports].values():
         for line in report.lines():
             terminalreporter.write_line(line, green=report.equal, red=not report.equal)
-    for path in config.stash.get(_forgotten, []):
-        name = path.relative_to(config.rootpath).as_posix()
-        terminalreporter.write_line(
-            f"FAILED {name} - no test compared a run with it; delete it or write that test", red=True, bold=True
-        )
+    for fault in config.stash[_faults]:
+        terminalreporter.write_line(f"FAILED {fault}", red=True, bold=True)
 
 
 def is_full_run(session: pytest.Session) -> bool:
@@ -149,4 +242,5 @@ def is_full_run(session: pytest.Session) -> bool:
     narrowed = config.stash.get(_num_deselected, 0) or any(
         config.getoption(option, default=None) for option in ("lf", "ignore", "ignore_glob")
     )
-    return everything and not narrowed and not session.shouldstop and not session.shouldfail
+    here = config.invocation_params.dir == config.rootpath
+    return everything and here and not narrowed and not session.shouldstop and not session.shouldfail

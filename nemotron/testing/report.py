@@ -1,15 +1,15 @@
 """Say what a comparison found, first broken rung first: as at most 30 lines, as JSON and as a plot.
 
-In: a golden, the document of a run, and the reports of the stages before it. Out: a `Report`; `write` puts report.txt,
-report.json, run.json (the golden that this run would be) and, where a series of floats broke, curves.svg into a
-directory. The terminal, GitHub's step summary and the JSON all show the same `lines`.
+In: a golden and the document of a run, or the sentence that says why they were not compared. Out: a `Report`; `write`
+puts report.txt, report.json, run.json (the golden that this run would be) and, where a series of floats broke,
+curves.svg into a directory. The terminal, GitHub's step summary and the JSON all show the same `lines`.
 
 What a ladder says by its order: all above the first broken rung is still equal, so the cause lies between the two.
 """
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nemotron.testing.compare import (
     label_of,
     parse_golden,
     relative_difference,
+    run_document,
 )
 
 MAX_LINES = 30
@@ -31,6 +32,8 @@ CONFIG_RUNG = "config"
 INPUTS_RUNG = "inputs"
 NUM_NEIGHBOURS = 2
 """Training steps shown before and after the first one that differs."""
+FILES = ("report.txt", "report.json", "run.json", "curves.svg")
+"""What `Report.write` leaves in a stage's directory."""
 WIDTH = 100
 """Characters of a line, more of which no summary shows well."""
 
@@ -56,12 +59,15 @@ class Report:
     """What one stage's comparison found."""
 
     stage: str
-    golden: Mapping[str, Json] | None
+    golden: Mapping[str, Json] | None = None
     """None if nothing is recorded for the stage."""
-    run: Mapping[str, Json]
-    comparison: Comparison | None
-    upstream: str
-    """An earlier stage of the recipe that departs from its golden, if this one departs at its inputs; else empty."""
+    run: Mapping[str, Json] | None = None
+    """None if there is none that could be compared; `error` says why."""
+    comparison: Comparison | None = None
+    error: str = ""
+    """Why nothing was compared: a sentence, and below it lines of the traceback if there is one; else empty."""
+    upstream: str = ""
+    """An earlier stage of the recipe that is not as recorded, if this one departs at its inputs; else empty."""
 
     @property
     def equal(self) -> bool:
@@ -71,7 +77,7 @@ class Report:
     @property
     def rungs(self) -> list[Rung]:
         """Every rung of golden and run, in ladder order."""
-        if self.golden is None or self.comparison is None:
+        if self.golden is None or self.run is None or self.comparison is None:
             return []
         broken = {(d.step, d.label) for d in self.comparison.differences}
         entries: dict[tuple[str, str], set[Label]] = {}
@@ -88,6 +94,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report for a reader, in at most MAX_LINES lines."""
+        if self.error:
+            return f"{self.stage} was not compared: {self.error}".splitlines()[:MAX_LINES]
         if self.comparison is None:
             return [
                 f"{self.stage}: nothing is recorded for this stage yet; record it with --snapshot-update and commit it"
@@ -151,7 +159,7 @@ class Report:
         return {
             "stage": self.stage,
             "equal": self.equal,
-            "recorded": comparison is not None,
+            "error": self.error,
             "upstream": self.upstream,
             "num_values": comparison.num_values if comparison else 0,
             "largest": comparison.largest if comparison else 0.0,
@@ -175,42 +183,49 @@ class Report:
         }
 
     def write(self, directory: Path) -> None:
-        """Write report.txt, report.json, run.json and curves.svg; what an earlier run left there is replaced."""
+        """Write FILES; what an earlier run left there is replaced."""
         directory.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (directory / name).unlink(missing_ok=True)
         (directory / "report.txt").write_text("".join(f"{line}\n" for line in self.lines()), encoding="utf-8")
         (directory / "report.json").write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
-        (directory / "run.json").write_text(encode_golden(self.run, Policy()), encoding="ascii")
-        plot = directory / "curves.svg"
-        plot.unlink(missing_ok=True)
+        if self.run is not None:
+            (directory / "run.json").write_text(encode_golden(self.run, Policy()), encoding="ascii")
         broken = self.comparison.differences if self.comparison else ()
         for difference in broken:
             golden, run = self.series(difference.step, *difference.label[:2])
             if difference.label[2] is not None and len(golden) > 1 and run:
-                plot_series(difference, golden, run, plot)
+                plot_series(difference, golden, run, directory / "curves.svg")
                 break
 
 
-def report_of(golden_text: str | bytes | None, run: Mapping[str, Json], earlier: Iterable[Report] = ()) -> Report:
+def report_of(golden_text: str | bytes | None, run: Mapping[str, Json]) -> Report:
     """Compare a run with its golden (None: nothing is recorded) and say what was found.
-
-    Args:
-        golden_text: the golden's bytes.
-        run: document of the run (`compare.run_document`).
-        earlier: reports of the stages that ran before, in any order.
 
     Raises:
         GoldenError: if golden or run cannot be compared.
     """
-    stage = run["stage"]
+    run = run_document(run["stage"], run["ladder"])
     if golden_text is None:
-        return Report(stage, None, run, None, "")
-    comparison = compare(golden_text, run)
-    upstream = ""
-    if not comparison.equal and comparison.differences[0].label[0] == INPUTS_RUNG:
-        recipe = stage.split("/")[0]
-        departed = [r.stage for r in earlier if r.stage.split("/")[0] == recipe and r.stage < stage and not r.equal]
-        upstream = min(departed, default="")
-    return Report(stage, parse_golden(golden_text)[0], run, comparison, upstream)
+        return Report(run["stage"], run=run)
+    return Report(run["stage"], parse_golden(golden_text)[0], run, compare(golden_text, run))
+
+
+def with_upstream(found: Iterable[Report]) -> list[Report]:
+    """The reports in running order, each that departs at its inputs with the first stage before it that is not equal.
+
+    Stages of a recipe run in the order of their names: stage0_pretrain, stage1_sft.
+    """
+    reports = sorted(found, key=lambda report: report.stage)
+    departed: dict[str, str] = {}
+    for index, report in enumerate(reports):
+        recipe = report.stage.split("/")[0]
+        differences = report.comparison.differences if report.comparison else ()
+        if differences and differences[0].label[0] == INPUTS_RUNG:
+            reports[index] = replace(report, upstream=departed.get(recipe, ""))
+        if not report.equal:
+            departed.setdefault(recipe, report.stage)
+    return reports
 
 
 def plot_series(difference: Difference, golden: dict[int, float], run: dict[int, float], path: Path) -> None:

@@ -2,24 +2,26 @@
 
 In: the document of a run (`compare.run_document`) and the name of its stage. Out: equal or not, and where it departs.
 Run: pytest -k stage0                      compare
-     pytest -k stage0 --snapshot-update    write the golden if, and only if, the run is not within its policy
+     pytest -k stage0 --snapshot-update    write the golden if there is none; `bless.py` replaces one that there is
 
 What syrupy would do otherwise, and why each method is overridden: it would compare text, store beside the test, warn
-that it cannot relate the golden's place to the test, and with --snapshot-update delete every golden that no test of the
-session used. Goldens that nothing compared are the plugin's business (`plugin.py`).
+that it cannot relate the golden's place to the test, and with --snapshot-update replace a golden that differs and
+delete one that no test of the session used. Goldens that nothing compared are the plugin's business (`plugin.py`).
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+from syrupy.assertion import SnapshotAssertion
 from syrupy.data import SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
-from nemotron.testing.compare import GoldenError, Policy, compare, encode_golden, parse_golden
+from nemotron.testing.compare import GoldenError, Policy, compare, encode_golden, parse_golden, write_golden
+from nemotron.testing.plugin import COMPARES_GOLDEN
 from nemotron.testing.report import Report, report_of
 
 
@@ -28,21 +30,17 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     file_extension = "json"
     _write_mode = WriteMode.TEXT
-    # The `golden` fixture of plugin.py sets these three, in a subclass for its session.
+    # The `golden` fixture of plugin.py sets these three, in a subclass for its test.
     directory: Path
     """Where the goldens are."""
     reports: dict[str, Report]
     """Stage -> what the comparison found."""
-    compared: set[Path]
-    """The goldens that a test asked for."""
+    properties: list[tuple[str, object]]
+    """Of the test."""
 
     def serialize(self, data: Any, **kwargs: Any) -> str:
-        """The golden that this run would be; raises GoldenError if run or golden cannot be compared."""
-        text = encode_golden(data, Policy())
-        path = self.directory / f"{data['stage']}.json"
-        recorded = path.read_bytes() if path.exists() else None
-        self.reports[data["stage"]] = report_of(recorded, data, self.reports.values())
-        return text
+        """The golden that this run would be; raises GoldenError if it cannot be compared."""
+        return encode_golden(data, Policy())
 
     def matches(self, *, serialized_data: Any, snapshot_data: Any) -> bool:
         """Whether the run is within the golden's policy; raises GoldenError if the golden is unusable."""
@@ -57,9 +55,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         """golden/<index>.json; raises GoldenError unless the test named its stage."""
         if not isinstance(index, str) or len(index.split("/")) != 2 or not all(map(_is_name, index.split("/"))):
             raise GoldenError(f"a golden is named after recipe and stage, as in nano2/stage0_pretrain, not {index!r}")
-        path = cls.directory / f"{index}.json"
-        cls.compared.add(path)
-        return str(path)
+        return str(cls.directory / f"{index}.json")
 
     @classmethod
     def get_snapshot_name(cls, *, test_location: PyTestLocation, index: Any = 0) -> str:
@@ -82,16 +78,52 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     @classmethod
     def write_snapshot_collection(cls, *, snapshot_collection: SnapshotCollection, **kwargs: Any) -> None:
-        """Write a golden in one go, with the policy of the one that it replaces."""
-        path = Path(snapshot_collection.location)
-        text = str(next(iter(snapshot_collection)).data)
-        if path.exists():
-            document, _ = parse_golden(text)
-            _, policy = parse_golden(path.read_bytes())
-            text = encode_golden(document, policy)
-        partial = path.with_suffix(".partial")
-        partial.write_text(text, encoding="ascii", newline="\n")
-        os.replace(partial, path)
+        """Write a golden that was missing."""
+        document, _ = parse_golden(str(next(iter(snapshot_collection)).data))
+        write_golden(Path(snapshot_collection.location), document)
+
+
+class GoldenAssertion(SnapshotAssertion):
+    """What the `golden` fixture is: one sentence instead of a traceback, and a report of whatever happens.
+
+    A test that asked for a golden and compared nothing with it leaves a report that says so, and the session is red.
+    """
+
+    def __call__(self, *, name: Any = None, **kwargs: Any) -> "SnapshotAssertion":
+        """The golden of the stage `name`, to be compared with the stage's document."""
+        location = self._location(name)
+        error = f"the test that asked for {location.name} ended before it compared a run with it"
+        self._golden.reports[name] = Report(name, error=error)
+        return super().__call__(name=name, **kwargs)
+
+    def __eq__(self, document: Any) -> bool:
+        """Whether the run reproduces the golden; fails the test with a sentence if that cannot be said."""
+        path, reports = self._location(self._custom_index), self._golden.reports
+        name = str(self._custom_index)
+        stage = document.get("stage") if isinstance(document, dict) and "ladder" in document else None
+        try:
+            if stage != name:
+                what = f"a run of {stage}" if stage else f"{type(document).__name__}, no document of a run"
+                raise GoldenError(f"the test compares golden(name={name!r}) with {what}; take the document of {name}")
+            reports[name] = report_of(path.read_bytes() if path.exists() else None, document)
+        except GoldenError as error:
+            reports[name] = Report(name, error=str(error))
+            pytest.fail(str(error), pytrace=False)
+        self._golden.properties.append((COMPARES_GOLDEN, name))
+        return super().__eq__(document)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def _golden(self) -> GoldenExtension:
+        assert isinstance(self.extension, GoldenExtension)
+        return self.extension
+
+    def _location(self, name: Any) -> Path:
+        try:
+            return Path(self.extension.get_location(test_location=self.test_location, index=name))
+        except GoldenError as error:
+            pytest.fail(str(error), pytrace=False)
 
 
 def _is_name(part: str) -> bool:

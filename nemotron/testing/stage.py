@@ -1,6 +1,7 @@
 """Run the three steps of a stage at tiny scale and hold on to everything they hand over.
 
-In: the package of a stage. Out: a `StageRun`, the artifacts, the ladders and what was written to stdout.
+In: the package of a stage, and the checkpoint of the stage before it if it takes one. Out: a `StageRun`, the artifacts,
+the ladders and what was written to stdout.
 Used by `stage_fixture` (plugin.py); a run from the command line compares itself by `reproduction`.
 """
 
@@ -24,7 +25,7 @@ Config that takes the path of the artifact before."""
 
 
 class StageError(RuntimeError):
-    """A stage that could not be run; the sentence names the step."""
+    """A stage that could not be run, or whose run nothing could be compared with; the sentence names the step."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,8 @@ class StageRun:
     results: Any
     stdout: str
     """What the steps wrote to stdout; they must be silent."""
-
-    @property
-    def document(self) -> dict[str, Json]:
-        """What is compared with the golden."""
-        return stage_document(self.name, self.directory)
+    document: dict[str, Json]
+    """What is compared with the golden."""
 
 
 def stage_document(name: str, directory: Path) -> dict[str, Json]:
@@ -52,31 +50,42 @@ def stage_document(name: str, directory: Path) -> dict[str, Json]:
     return run_document(name, {step: read_ladder(directory / step) for step in STEPS})
 
 
-def run_stage(package: str, directory: Path) -> StageRun:
+def run_stage(package: str, directory: Path, base_checkpoint_path: Path | None = None) -> StageRun:
     """Run a stage's three steps at tiny scale in this process, each on the artifact of the one before.
 
     Args:
         package: of the stage, "nemotron.recipes.nano2.stage0_pretrain". Each of its step modules has `Config`, which
             takes scale, output_dir and the path of its input, and `main`, which returns the step's artifact.
         directory: gets one directory a step.
+        base_checkpoint_path: of the checkpoint of the stage before, for the Config of data_curation.
 
     Raises:
-        StageError: if a module is missing or a step crashes; from the error that it raised.
+        StageError: if a module is missing, a step crashes, or a ladder cannot be compared; from the error raised.
     """
-    name = "/".join(package.split(".")[-2:])
+    name = stage_name(package)
     artifacts: list[Any] = []
     with captured_stdout() as stdout:
         for step, field in STEPS.items():
+            given = {field: artifacts[-1].path} if field else {}
+            if field is None and base_checkpoint_path is not None:
+                given = {"base_checkpoint_path": base_checkpoint_path}
             try:
                 module = importlib.import_module(f"{package}.{step}")
-                given = {} if field is None else {field: artifacts[-1].path}
                 artifacts.append(module.main(module.Config(scale="tiny", output_dir=directory / step, **given)))
             except Exception as error:
-                raise StageError(
-                    f"stage {name} crashed in its step {step}, so nothing was compared: {type(error).__name__}: {error}"
-                ) from error
+                said = " ".join(str(error).split())
+                raise StageError(f"it crashed in its step {step}: {type(error).__name__}: {said}") from error
     dataset, checkpoint, results = artifacts
-    return StageRun(name, directory, dataset, checkpoint, results, "".join(stdout))
+    try:
+        document = stage_document(name, directory)
+    except GoldenError as error:
+        raise StageError(str(error)) from error
+    return StageRun(name, directory, dataset, checkpoint, results, "".join(stdout), document)
+
+
+def stage_name(package: str) -> str:
+    """Recipe and stage of a package: nano2/stage0_pretrain of nemotron.recipes.nano2.stage0_pretrain."""
+    return "/".join(package.split(".")[-2:])
 
 
 def reproduction(stage: str, directory: Path) -> str:
@@ -94,8 +103,7 @@ def reproduction(stage: str, directory: Path) -> str:
     except GoldenError as error:
         return f"reproduces golden/{stage}.json: cannot be compared, {error}"
     if comparison.equal:
-        closeness = f"largest relative difference {comparison.largest:.0e}, {comparison.largest_place}"
-        verdict = f"yes ({closeness if comparison.largest_place else 'to the last bit'})"
+        verdict = f"yes ({comparison.closeness})"
     else:
         first = comparison.differences[0]
         verdict = f"no, it departs at {first.place}: golden {first.golden[:30]}, run {first.run[:30]} ({first.reason})"

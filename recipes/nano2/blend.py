@@ -100,3 +100,18 @@ def renormalised(weights: dict[str, float], present: list[str]) -> dict[str, flo
         for category, weight in kept.items()
         for kind in [kind_of(category)]
     }
+
+
+# Exercises of fine-tuning, relative to each other. Our choice: what a small model learns slowly comes often, what is
+# long or learned at once comes rarely. Published samples, in millions: math 1.5, code 1.1, science 2.0, tools 0.4,
+# conversation 1.5, multilingual 5.0, safety 0.05 (sources differ).
+EXERCISE_WEIGHTS = {
+    "math": 1.5,
+    "code": 1.5,
+    "science": 1.2,
+    "tool_calling": 0.5,
+    "instruction_following": 1.3,
+    "long_context": 0.4,
+    "multilingual": 1.3,
+    "safety": 0.3,
+}

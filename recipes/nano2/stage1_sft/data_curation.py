@@ -32,6 +32,7 @@ from nemotron.recipes.curation.decontaminate import evaluation_runs, first_overl
 from nemotron.recipes.curation.filters import MAX_EXAMPLES, DroppedDocument, FilterReport, progress
 from nemotron.recipes.curation.packing import PackedRow, best_fit
 from nemotron.recipes.curation.split import digest_of, falls_into_share
+from nemotron.recipes.nano2.blend import EXERCISE_WEIGHTS
 from nemotron.recipes.nano2.chat import (
     NO_THINK,
     EncodedChat,
@@ -146,7 +147,7 @@ LONG_CONTEXT, TOOL_CALLING = "long_context", "tool_calling"
 
 
 def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadable]]:
-    """The scale's share of the raw conversations: of the sources, or as many exercises of each family."""
+    """The scale's share of the raw conversations: of the sources, or exercises of every family."""
     count = None if config.raw_conversations is None else apply_scale(config.raw_conversations, config.scale)
     if config.sources:
         return read_conversations(config.sources, num_conversations=count)
@@ -156,11 +157,15 @@ def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadab
             f"hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2/data/*.parquet"
         )
     assert config.difficulty
+    total = sum(EXERCISE_WEIGHTS.values())
     exercises = [
         exercise
-        for family in FAMILIES.values()
+        for name, family in FAMILIES.items()
         for exercise in family.generate_exercises(
-            max(1, count // len(FAMILIES)), config.seed, split="train", difficulty=config.difficulty
+            max(1, round(count * EXERCISE_WEIGHTS[name] / total)),
+            config.seed,
+            split="train",
+            difficulty=config.difficulty,
         )
     ]
     return [conversation_of(exercise) for exercise in exercises], []

@@ -12,7 +12,7 @@ Left out: sharding over devices, which rows of 128k tokens need.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -190,15 +190,16 @@ def read_batches(path: Path, batch_sequences: int, first_step: int) -> Iterator[
             yield collated(group.to_pylist())
 
 
-def loss_sum(model: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
+def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:
     """Cross-entropy in nats, summed over the tokens that count: position i predicts i + 1 of the same conversation.
 
-    Prompt tokens are masked here: they are read, and their own prediction is not in the sum.
+    Prompt tokens are masked here: they are read, and not predicted.
     """
-    logits = model(batch.tokens[:, :-1], segments=batch.segments[:, :-1])
-    counts = batch.in_loss[:, 1:]
+    hidden = model.backbone(batch.tokens[:, :-1], segments=batch.segments[:, :-1])  # (b, t, d)
+    counts = batch.in_loss[:, 1:]  # (b, t): whether the token after each position counts
+    logits = model.lm_head(hidden[counts])
     labels = batch.tokens[:, 1:][counts]
-    logits = logits[counts].to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also when matrix products are bfloat16
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
@@ -235,7 +236,7 @@ def validation_batches(dataset: Dataset, conversations: int) -> dict[str, Batch]
 
 @torch.no_grad()
 def validation_losses(
-    model: Callable[..., torch.Tensor], validation: dict[str, Batch], micro_batch_sequences: int, device: str
+    model: NemotronH, validation: dict[str, Batch], micro_batch_sequences: int, device: str
 ) -> dict[str, float]:
     """Family -> mean loss in nats per token that counts."""
     return {
@@ -327,6 +328,7 @@ def main(config: Config) -> Checkpoint:
         plot_curve(record, work / "loss.svg")
         names = ("num_examples", "num_conversations", "sequence_length", "long_context_length")
         inputs = {name: getattr(dataset, name) for name in names}
+        inputs |= {f"base model/{name}": value for name, value in record.weights["initial"].items()}
         (work / "ladder.json").write_text(
             json.dumps(training_ladder(compared_config(config), inputs, model, record), indent=1)
         )

@@ -140,10 +140,14 @@ def drawn_index(generator: random.Random) -> Drawn:
 
 
 def drawn_reversal(generator: random.Random) -> Drawn:
+    """A string of digits backwards: what letters a token stands for is more than a small model can learn by the way."""
+    return reversal("".join(map(str, digits(generator, 3, 4))))
+
+
+def reversal(text: str) -> Drawn:
     """A string backwards."""
-    text = word(generator, 3, 4)
     backwards = [text[-place] for place in range(1, len(text) + 1)]
-    return f'"{text}"[::-1]', [f"letters: {joined(text)}", f"backwards: {joined(backwards)}"], "".join(backwards)
+    return f'"{text}"[::-1]', [f"characters: {joined(text)}", f"backwards: {joined(backwards)}"], "".join(backwards)
 
 
 def drawn_slice(generator: random.Random) -> Drawn:
@@ -157,7 +161,7 @@ def drawn_slice(generator: random.Random) -> Drawn:
 
 def drawn_upper(generator: random.Random) -> Drawn:
     """A string backwards and in upper case."""
-    text, steps, value = drawn_reversal(generator)
+    text, steps, value = reversal(word(generator, 3, 4))
     value = "".join(chr(ord(letter) - 32) for letter in value)
     return f"{text}.upper()", [*steps, f"upper case: {joined(value)}"], value
 

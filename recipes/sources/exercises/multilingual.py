@@ -80,9 +80,11 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
         steps = "\n".join(f"{total} + {number} = {new}" for total, number, new in lines)
         asked, value, canonical = " + ".join(map(str, numbers)), str(totals[-1]), f"sum {sorted(numbers)}"
     elif kind == "backwards":
-        asked = "".join(drawn_item(generator, LETTERS) for _ in range(difficulty + 2))
+        # Digits at first: what letters a token stands for is more than a small model can learn by the way.
+        characters = "0123456789" if difficulty == 1 else LETTERS
+        asked = "".join(drawn_item(generator, characters) for _ in range(difficulty + 2))
         value = "".join(asked[-place] for place in range(1, len(asked) + 1))
-        steps, canonical = f"letters: {', '.join(asked)}\nbackwards: {', '.join(value)}", f"backwards {asked}"
+        steps, canonical = f"characters: {', '.join(asked)}\nbackwards: {', '.join(value)}", f"backwards {asked}"
     else:
         things, colours = (several(generator, names, difficulty + 1) for names in (OBJECTS, COLOURS))
         pairs = list(zip(things, colours, strict=True))

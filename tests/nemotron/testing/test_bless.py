@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nemotron.testing.bless import Refused, bless, change_line, changes_table, headline
+from nemotron.testing import bless as blessing
+from nemotron.testing.bless import Refused, change_line, changes_table, headline
 from nemotron.testing.compare import parse_golden
+from nemotron.testing.session import SUMMARY
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "letters"
 TRAINING = "letters/stage0_bigram/training.py"
@@ -34,6 +36,12 @@ class Repository:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "a change")
 
+    def bless(self, stage: str = "stage0", reason: str = "a larger step") -> list[str]:
+        """What is said meanwhile."""
+        lines: list[str] = []
+        blessing.bless(self.root, stage, reason, lines.append)
+        return lines
+
     def change(self, file: str, old: str, new: str) -> None:
         path = self.root / file
         text = path.read_text()
@@ -47,7 +55,7 @@ class Repository:
         )
 
     def pytest(self) -> tuple[int, str]:
-        environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTEST_ADDOPTS", SUMMARY)}
         command = [sys.executable, "-m", "pytest", "-q"]
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout
@@ -73,7 +81,7 @@ def test_one_part_in_ten_thousand_is_red_with_its_cause_and_green_after_a_bless(
 
     repository.commit()
     before = repository.golden
-    lines = bless(repository.root, "stage0", "a larger step")
+    lines = repository.bless("letters/stage0_bigram")
     assert any("learning_rate" in line for line in lines)
     assert repository.golden != before
     (line,) = (repository.root / "golden" / "CHANGES.md").read_text().splitlines()
@@ -90,8 +98,9 @@ def test_one_part_in_ten_thousand_is_red_with_its_cause_and_green_after_a_bless(
 def test_the_table_shows_headline_numbers_of_both_commits(repository):
     repository.change_learning_rate()
     repository.commit()
-    bless(repository.root, "stage0", "a larger step")
-    lines = changes_table(repository.root, "HEAD")
+    repository.bless()
+    lines, unexplained = changes_table(repository.root, "HEAD")
+    assert not unexplained
     assert lines[0] == "| golden | what | before | after |"
     assert any(line.startswith("| golden/letters/stage0_bigram.json | bits_per_letter | 4.17") for line in lines)
     assert (
@@ -99,16 +108,67 @@ def test_the_table_shows_headline_numbers_of_both_commits(repository):
         in lines
     )
     repository.commit()
-    assert changes_table(repository.root, "HEAD") == ["No golden differs."]
+    assert changes_table(repository.root, "HEAD") == (["No golden differs."], [])
     with pytest.raises(Refused, match="'nowhere' is no commit"):
         changes_table(repository.root, "nowhere")
 
 
+def test_the_table_shows_goldens_that_went_and_came(repository):
+    (repository.root / GOLDEN).rename(repository.root / GOLDEN.with_name("stage0_trigram.json"))
+    lines, unexplained = changes_table(repository.root, "HEAD")
+    assert lines[2].startswith("| golden/letters/stage0_bigram.json | deleted | 5")
+    assert lines[3].startswith("| golden/letters/stage0_trigram.json | new |  | 5")
+    assert not unexplained
+
+
+def test_a_golden_that_changed_without_a_reason_is_named(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository.root)
+    monkeypatch.setattr(sys, "argv", ["bless", "--table", "HEAD"])
+    (repository.root / "golden" / "CHANGES.md").write_text("- `letters/stage0_bigram` at `abc`: an earlier reason\n")
+    repository.commit()
+    repository.change(str(GOLDEN), '"value": 8.0}', '"value": 9.0}')
+    assert blessing.main() == 1
+    out, err = capsys.readouterr()
+    assert "| golden/letters/stage0_bigram.json | entries that differ |  | 1 |" in out
+    assert err.startswith("golden/letters/stage0_bigram.json changed without a new line in CHANGES.md")
+    with open(repository.root / "golden" / "CHANGES.md", "a") as file:
+        file.write("- `letters/stage0_bigram` at `abc`: another reason\n")
+    assert blessing.main() == 0
+
+
+def test_what_differs_is_shown_before_it_is_recorded(repository, monkeypatch):
+    repository.change_learning_rate()
+    repository.commit()
+    before, said = repository.golden, []
+
+    def full_disk(*arguments):
+        assert any("learning_rate" in line for line in said)
+        raise OSError("no space")
+
+    monkeypatch.setattr(blessing, "write_golden", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        blessing.bless(repository.root, "stage0", "a larger step", said.append)
+    assert repository.golden == before
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "sentence"),
+    [("a larger step", 0, "- `letters/stage0_bigram` at `"), ("", 2, "not blessed: a bless needs its reason")],
+)
+def test_the_command_says_what_it_did_or_why_not(repository, monkeypatch, capsys, reason, code, sentence):
+    repository.change_learning_rate()
+    repository.commit()
+    monkeypatch.chdir(repository.root)
+    monkeypatch.setattr(sys, "argv", ["bless", "letters/stage0_bigram", "--reason", reason])
+    assert blessing.main() == code
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines()[-1].startswith(sentence)
+
+
 def test_a_run_within_the_policy_changes_no_byte(repository):
     before = repository.golden
-    assert bless(repository.root, "stage0", "nothing") == [
-        "letters/stage0_bigram reproduces its golden: to the last bit"
-    ]
+    assert repository.bless() == ["letters/stage0_bigram reproduces its golden: to the last bit"]
     assert repository.golden == before
     assert not (repository.root / "golden" / "CHANGES.md").exists()
 
@@ -117,7 +177,7 @@ def test_a_bless_keeps_a_stricter_policy(repository):
     repository.change(str(GOLDEN), '"rtol": 1e-09', '"rtol": 1e-11')
     repository.change_learning_rate()
     repository.commit()
-    bless(repository.root, "stage0", "a larger step")
+    repository.bless()
     assert parse_golden(repository.golden)[1].rtol == 1e-11
 
 
@@ -126,27 +186,38 @@ def test_ci_does_not_bless(repository, monkeypatch):
         with monkeypatch.context() as context:
             context.setenv(variable, "true")
             with pytest.raises(Refused, match=f"{variable} is set, and CI must not bless"):
-                bless(repository.root, "stage0", "a larger step")
+                repository.bless()
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "two\nlines"])
 def test_a_bless_needs_a_reason_in_one_line(repository, reason):
     with pytest.raises(Refused, match="a bless needs its reason"):
-        bless(repository.root, "stage0", reason)
+        repository.bless(reason=reason)
 
 
 def test_what_is_not_committed_is_not_blessed(repository):
     repository.change_learning_rate()
     before = repository.golden
     with pytest.raises(Refused, match=r"not committed \(letters/stage0_bigram/training.py\)"):
-        bless(repository.root, "stage0", "a larger step")
+        repository.bless()
+    (repository.root / "new").mkdir()
+    (repository.root / "new" / "module.py").write_text("")
+    repository.git("config", "status.showUntrackedFiles", "no")
+    with pytest.raises(Refused, match=r"not committed \(letters/stage0_bigram/training.py, new/module.py\)"):
+        repository.bless()
     assert repository.golden == before
 
 
 def test_a_directory_without_version_control_is_refused(repository):
     shutil.rmtree(repository.root / ".git")
     with pytest.raises(Refused, match="not under version control"):
-        bless(repository.root, "stage0", "a larger step")
+        repository.bless()
+
+
+def test_without_git_nothing_is_blessed(repository, monkeypatch):
+    monkeypatch.setenv("PATH", str(repository.root))
+    with pytest.raises(Refused, match="git is not installed"):
+        repository.bless()
 
 
 @pytest.mark.parametrize(
@@ -161,25 +232,56 @@ def test_a_run_that_nobody_could_repeat_or_that_fails_is_not_blessed(repository,
     repository.commit()
     before = repository.golden
     with pytest.raises(Refused, match=sentence):
-        bless(repository.root, "stage0", "another result")
+        repository.bless()
     assert repository.golden == before
 
 
-def test_a_stage_that_crashes_is_not_blessed_and_the_test_names_the_step(repository):
-    repository.change(
-        "letters/stage0_bigram/training.py", "    dataset = Dataset.load", "    1 / 0\n    dataset = Dataset.load"
-    )
+@pytest.mark.parametrize(
+    ("file", "old", "new", "sentence"),
+    [
+        (
+            TRAINING,
+            "    dataset = Dataset.load",
+            "    1 / 0\n    dataset = Dataset.load",
+            "it crashed in its step training: ZeroDivisionError: division by zero",
+        ),
+        (
+            "letters/stage0_bigram/evaluation.py",
+            "json.dumps(ladder)",
+            "json.dumps(ladder).replace('4.', 'NaN, 4.', 1)",
+            "holds NaN, which is no JSON",
+        ),
+        (str(GOLDEN), '"schema_version": 1', '"schema_version": ', "the golden is damaged"),
+    ],
+    ids=["crash", "NaN", "damaged golden"],
+)
+def test_a_run_that_cannot_be_compared_is_not_blessed_and_the_sentence_says_why(repository, file, old, new, sentence):
+    repository.change(file, old, new)
     repository.commit()
     code, output = repository.pytest()
     assert code == 1
-    assert "stage letters/stage0_bigram crashed in its step training" in output
+    assert sentence in output
+    with pytest.raises(Refused, match=f"letters/stage0_bigram cannot be recorded: .*{sentence}"):
+        repository.bless()
+
+
+def test_a_test_that_fails_although_its_golden_is_equal_counts_as_failed(repository):
+    repository.change("test_stage0.py", "== stage0.document\n", "== stage0.document\n    assert not stage0\n")
+    repository.commit()
     with pytest.raises(Refused, match="mend them first: test_stage0_reproduces_its_golden"):
-        bless(repository.root, "stage0", "faster")
+        repository.bless()
 
 
-def test_a_name_that_selects_no_stage_is_refused(repository):
+@pytest.mark.parametrize("stage", ["stage7", "numbers/stage0_bigram"])
+def test_a_name_that_selects_no_stage_is_refused(repository, stage):
     with pytest.raises(Refused, match="did not run"):
-        bless(repository.root, "stage7", "a larger step")
+        repository.bless(stage)
+
+
+def test_a_job_that_runs_pytest_inside_writes_its_summary_itself(repository, monkeypatch, tmp_path):
+    monkeypatch.setenv(SUMMARY, str(tmp_path / "summary.md"))
+    repository.bless()
+    assert not (tmp_path / "summary.md").exists()
 
 
 def test_the_line_of_changes_holds_headline_numbers_before_and_after():

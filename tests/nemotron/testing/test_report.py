@@ -2,12 +2,13 @@
 
 import copy
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from nemotron.testing.compare import Policy, encode_golden, parse_golden
-from nemotron.testing.report import MAX_LINES, WIDTH, report_of
+from nemotron.testing.report import MAX_LINES, WIDTH, Report, report_of, with_upstream
 
 
 def entry(rung, name, value, step=0):
@@ -91,18 +92,26 @@ def test_a_later_stage_whose_input_already_differs_says_so_in_one_line():
     first = {"stage": "mine/stage0_first", "ladder": {"training": [entry("curve", "loss", 1.0)]}}
     other = {"stage": "mine/stage0_first", "ladder": {"training": [entry("curve", "loss", 2.0)]}}
     earlier = report_of(encode_golden(first, Policy()), other)
-    departed = changed(("data_curation", 1, "ba"), ("training", 3, 3.7))
-    departed["ladder"]["data_curation"][0], departed["ladder"]["data_curation"][1] = (
-        departed["ladder"]["data_curation"][0],
-        departed["ladder"]["data_curation"][1],
-    )
-    later = report_of(GOLDEN, departed, [earlier])
-    assert not later.equal
-    assert later.lines() == [
-        "mine/stage1_second: not compared, its input already differs since mine/stage0_first departs"
-    ]
-    assert len(report_of(GOLDEN, departed).lines()) > 1
-    assert len(report_of(GOLDEN, changed(("training", 3, 3.7)), [earlier]).lines()) > 1
+    departed = report_of(GOLDEN, changed(("data_curation", 1, "ba"), ("training", 3, 3.7)))
+    sentence = "mine/stage1_second: not compared, its input already differs since mine/stage0_first departs"
+    for found in ([earlier, departed], [departed, earlier]):
+        reports = with_upstream(found)
+        assert [report.stage for report in reports] == ["mine/stage0_first", "mine/stage1_second"]
+        assert reports[1].lines() == [sentence]
+        assert not reports[1].equal
+    assert not with_upstream([departed])[0].upstream
+    assert not with_upstream([replace(earlier, stage="another/stage0_first"), departed])[1].upstream
+    assert not with_upstream([earlier, report_of(GOLDEN, changed(("training", 3, 3.7)))])[1].upstream
+
+
+def test_what_could_not_be_compared_says_why_and_replaces_what_was_written(tmp_path):
+    report_of(GOLDEN, changed(("training", 6, 3.0001))).write(tmp_path)
+    Report("mine/stage1_second", error="it crashed\n  in line 3").write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.txt"]
+    lines = ["mine/stage1_second was not compared: it crashed", "  in line 3"]
+    assert (tmp_path / "report.txt").read_text().splitlines() == lines
+    parsed = json.loads((tmp_path / "report.json").read_text())
+    assert (parsed["equal"], parsed["lines"]) == (False, lines)
 
 
 def test_a_stage_without_a_golden_says_how_to_record_one():
