@@ -183,7 +183,7 @@ class CausalConv(nn.Module):
         padded = F.pad(x, (0, 0, k - 1, 0)) if before is None else torch.cat([before, x], dim=1)
         for tap in range(k):  # k shifted products: torch's own convolution is many times slower in float64
             seen = padded[:, tap : tap + t]
-            if segments is not None:
+            if segments is not None and tap < k - 1:  # the last tap is the position itself
                 seen = seen * (F.pad(segments, (k - 1, 0), value=-1)[:, tap : tap + t] == segments)[..., None]
             y = torch.addcmul(y, seen, weight[:, 0, tap])
         return y
