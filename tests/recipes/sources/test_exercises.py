@@ -147,8 +147,8 @@ def test_same_text(reply: str, right: bool) -> None:
 DIGESTS = {
     ("math", "train"): "cfc7a2507b262131be34e7974433d3fafdc8c608ad189bffbd98de8ea8855338",
     ("math", "evaluation"): "ce246696ed37e0dab0bfde4653d5845da1c269a16e0e105fbf845c3a761d0d1d",
-    ("code", "train"): "347ef28b20c6508120a45b5291c3bbb25e4101a345c60f541cc68a1ffeec61e4",
-    ("code", "evaluation"): "68615b70d5670798f5c9eb9bdaff475394f1188dd13406ae73c01aa3a89df6c7",
+    ("code", "train"): "7eec182b27d52b8798e773fdf393133665c9f506bd6389d8c1914ad9d3423e7c",
+    ("code", "evaluation"): "4498f772a7ffb24c8d6491c0ae5e93165784a91a150d4806ab5b5790c7172618",
     ("science", "train"): "af644831e3ba9dbd8648cc3202abd7760b31d1d902d6fe7c5a19a0bfcf13a919",
     ("science", "evaluation"): "33cf8b97e9300e707c6d31536e71ce78a32cd7c64bde7b5414df73476f072a6f",
     ("tool_calling", "train"): "198f6ba67f5e433504dcb4cd3542f79e1924fc6672eacc92c3c245fc0768d6da",
@@ -157,8 +157,8 @@ DIGESTS = {
     ("instruction_following", "evaluation"): "1465dbe818d435a6a43f33965b5a281bf65ad20430e3e1bc4389c8495471c73c",
     ("long_context", "train"): "961dcf5b9c2ea59b7a34b3716fd71fa22c5003e36de7307b75cfcba67205d67c",
     ("long_context", "evaluation"): "6193368e546557847f922665b2286c7043e09c547b76d0234043b7e1f4e155a1",
-    ("multilingual", "train"): "a74f9742179fc126903ddff3bd1168c8fe0068433350249a1f2163ee30baa459",
-    ("multilingual", "evaluation"): "4140b08baf79548751db2bb52b4c7bedd5026660bdec7e951376a71d880d9660",
+    ("multilingual", "train"): "a04757c70945dc5e2a7c18dce423393da7e52c1e88168de7a27a8d7e4ebec0bc",
+    ("multilingual", "evaluation"): "ddab196f79ab6ca5427d9edd81487597123e18d852d2f0f142d4919db7c6cab4",
     ("safety", "train"): "315eb56244d4b53780c714c592b2147273518a0f8bdf2936abccaf17fb5fdf88",
     ("safety", "evaluation"): "f70da8f303c3494d4835ecd8dda3a4c1c040e294494758f465294ad92d9d0a27",
 }
