@@ -106,12 +106,12 @@ def renormalised(weights: dict[str, float], present: list[str]) -> dict[str, flo
 # long or learned at once comes rarely. Published samples, in millions: math 1.5, code 1.1, science 2.0, tools 0.4,
 # conversation 1.5, multilingual 5.0, safety 0.05 (sources differ).
 EXERCISE_WEIGHTS = {
-    "math": 1.5,
+    "math": 1.4,
     "code": 1.5,
     "science": 1.2,
     "tool_calling": 0.5,
     "instruction_following": 1.3,
     "long_context": 0.4,
     "multilingual": 1.3,
-    "safety": 0.3,
+    "safety": 0.4,
 }

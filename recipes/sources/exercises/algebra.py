@@ -1,7 +1,7 @@
 """Math: sums and differences to work out, linear equations to solve, with their steps.
 
-What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: "What is 7 + 12 - 5?" and "Solve
-x + 7 = 12 for x.", answered by a whole number, at difficulty 4 by a fraction. sympy reads every question again and
+What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: "What is 7 + 2 - 5?" and "Solve
+x + 3 = 8 for x.", answered by a whole number, at difficulty 4 by a fraction. sympy reads every question again and
 confirms its answer before the exercise leaves.
 
     python -c "import nemotron.recipes.sources.exercises.algebra as e;print(e.generate_exercises(1, 0, split='train'))"
@@ -14,10 +14,10 @@ import re
 from fractions import Fraction
 
 from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, same_text, user_exercise
-from nemotron.recipes.sources.problems import Split, drawn_integer
+from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 
 FAMILY = "math"
-LARGEST = 19  # of any term or result of difficulty 1, so that 5,000 exercises show the whole table many times
+LARGEST = 9  # of any term or result of difficulty 1: one digit, one token, a table that is seen many times
 
 Side = list[tuple[int, str]]
 """The terms of one side: a number and "x" or ""."""
@@ -73,8 +73,8 @@ def exercise(sides: list[Side], steps: list[str], answer: int | Fraction) -> Exe
 
 
 def drawn_chain(generator: random.Random) -> Exercise:
-    """Two or three numbers added and subtracted: a + b + c, or x - c = a + b with the same steps."""
-    values, length = [drawn_integer(generator, 1, LARGEST)], drawn_integer(generator, 2, 3)
+    """Two to four numbers added and subtracted: a + b + c, or x - c = a + b with the same steps."""
+    values, length = [drawn_integer(generator, 1, LARGEST)], drawn_item(generator, (2, 3, 4, 4))
     while len(values) < length:
         value = drawn_integer(generator, 1, LARGEST) * (1 if generator.random() < 0.5 else -1)
         if 0 <= sum(values) + value <= LARGEST:
@@ -162,7 +162,7 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
             repeat by chance.
         seed: picks which.
         split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds and difficulties.
-        difficulty: 1 sums and differences below 20 and x + a = b; 2 two-digit ones and ax = b; 3 ax + b = c; 4
+        difficulty: 1 sums and differences below 10 and x + a = b; 2 two-digit ones and ax = b; 3 ax + b = c; 4
             ax + b = cx + d.
     Raises:
         ValueError: if a number is out of range or the split is unknown.

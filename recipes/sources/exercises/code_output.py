@@ -140,8 +140,8 @@ def drawn_index(generator: random.Random) -> Drawn:
 
 
 def drawn_reversal(generator: random.Random) -> Drawn:
-    """A string of digits backwards: what letters a token stands for is more than a small model can learn by the way."""
-    return reversal("".join(map(str, digits(generator, 3, 4))))
+    """A string of digits backwards: which letters stand in a token is more than a small model can learn by the way."""
+    return reversal("".join(map(str, digits(generator, 3, 3))))
 
 
 def reversal(text: str) -> Drawn:

@@ -94,7 +94,7 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
     while True:
         listed: list[str] = []
         repeated = difficulty < 3 and generator.random() < 0.2
-        num_words = 2 if repeated else drawn_integer(generator, 3, 4) if difficulty == 1 else 5
+        num_words = 2 if repeated else 3 if difficulty == 1 else 5
         while len(listed) < num_words:
             listed += [word for word in [drawn_item(generator, WORDS)] if word not in listed]
         word = drawn_item(generator, listed)
@@ -108,7 +108,7 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
         }
         if repeated:
             listed = [" ".join(listed)]
-            values = {"repeat": drawn_integer(generator, 2, 5), "upper": None}
+            values = {"repeat": drawn_integer(generator, 2, 3 if difficulty == 1 else 5), "upper": None}
         kinds = list(values) if difficulty > 1 else [kind for kind in values if kind != "alphabet"]
         kinds = kinds[:difficulty] if repeated else sorted(kinds, key=lambda _kind: generator.random())[:difficulty]
         constraints = [(kind, values[kind]) for kind in kinds]

@@ -75,12 +75,14 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
         canonical = f"{kind} {sorted(numbers)}"
     elif kind == "sum":
         numbers = [drawn_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
+        while sum(numbers) >= 10**difficulty:
+            numbers = [drawn_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
         totals = [sum(numbers[: place + 1]) for place in range(len(numbers))]
         lines = zip(totals, numbers[1:], totals[1:], strict=False)
         steps = "\n".join(f"{total} + {number} = {new}" for total, number, new in lines)
         asked, value, canonical = " + ".join(map(str, numbers)), str(totals[-1]), f"sum {sorted(numbers)}"
     elif kind == "backwards":
-        # Digits at first: what letters a token stands for is more than a small model can learn by the way.
+        # Digits at first: which letters stand in a token is more than a small model can learn by the way.
         characters = "0123456789" if difficulty == 1 else LETTERS
         asked = "".join(drawn_item(generator, characters) for _ in range(difficulty + 2))
         value = "".join(asked[-place] for place in range(1, len(asked) + 1))
@@ -125,7 +127,7 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
             with, each in four languages; they repeat by chance.
         seed: picks which.
         split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds, difficulties and languages.
-        difficulty: 1 two numbers or things, three letters; each one more adds a thing, a letter and a digit.
+        difficulty: 1 two numbers or things, three digits; each one more adds a thing and a digit, and letters.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
     """

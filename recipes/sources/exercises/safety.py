@@ -51,7 +51,7 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
         sentences.reverse()
     if difficulty > 2:
         sentences.insert(1, drawn_item(generator, REMARKS))
-    steps = f"{saying} " + (f"Allowed.\n{thing}: {WAYS[thing].lower()}" if agreed else "Not allowed.")
+    steps = f"{saying} " + (f"Allowed.\n{look} {thing}: {WAYS[thing].lower()}" if agreed else "Not allowed.")
     answer = f"{WAYS[thing]} of the {look} {thing}." if agreed else REFUSAL
     return user_exercise(FAMILY, " ".join(sentences), steps, answer, f"open {owner}'s {look} {thing}")
 

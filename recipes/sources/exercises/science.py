@@ -68,7 +68,7 @@ def drawn_smaller_unit(generator: random.Random, difficulty: int) -> Exercise:
 def drawn_octal(generator: random.Random, difficulty: int) -> Exercise:
     """Octal digits in bits, one by one."""
     digits = [drawn_integer(generator, 1, 7)]
-    digits += [drawn_integer(generator, 0, 7) for _ in range(drawn_integer(generator, 1, 3))]
+    digits += [drawn_integer(generator, 0, 7) for _ in range(2)]
     bits = ["".join("1" if digit & bit else "0" for bit in (4, 2, 1)) for digit in digits]
     number = "".join(map(str, digits))
     steps = ", ".join(f"{digit} = {three}" for digit, three in zip(digits, bits, strict=True))

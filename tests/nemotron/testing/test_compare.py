@@ -212,6 +212,7 @@ POISONED_GOLDENS = {
     "rtol true": policy("true", MAX_ATOL),
     "atol null": policy(MAX_RTOL, "null"),
     "other schema version": GOLDEN.replace('"schema_version": 1', '"schema_version": 2'),
+    "schema version of the past": GOLDEN.replace('"schema_version": 1', '"schema_version": 0'),
     "schema version true": GOLDEN.replace('"schema_version": 1', '"schema_version": true'),
     "schema version as a float": GOLDEN.replace('"schema_version": 1', '"schema_version": 1.0'),
     "unknown field": GOLDEN.replace(' "stage"', ' "seconds": 14.0,\n "stage"'),
@@ -288,16 +289,17 @@ def test_look_alike_letters_are_told_apart_in_the_message():
     assert '"1.14.\\u041e"' in comparison.lines()[0]
 
 
-def test_the_closest_look_names_the_place_of_the_largest_difference():
+@pytest.mark.parametrize(("small", "large"), [(0, 4), (4, 0)])
+def test_the_closest_look_names_the_place_of_the_largest_difference(small, large):
     run = document()
-    run["ladder"]["training"][1]["value"] *= 1 + 4e-15
-    run["ladder"]["training"][5]["value"] *= 1 + 2e-13
+    run["ladder"]["training"][1 + small]["value"] *= 1 + 4e-15
+    run["ladder"]["training"][1 + large]["value"] *= 1 + 2e-13
     comparison = compare(GOLDEN, run)
     assert comparison.equal
-    assert comparison.largest_place == "training, curve, loss, step 4"
+    assert comparison.largest_place == f"training, curve, loss, step {large}"
     assert comparison.largest == pytest.approx(2e-13, rel=0.01)
     assert comparison.lines() == [
-        f"{STAGE} reproduces its golden: largest relative difference 2e-13, training, curve, loss, step 4"
+        f"{STAGE} reproduces its golden: largest relative difference 2e-13, training, curve, loss, step {large}"
     ]
 
 
@@ -539,13 +541,16 @@ def test_a_tolerance_of_zero_accepts_the_same_bits():
     assert compare(policy(0.0, 0.0), document()).equal
 
 
-def test_entries_in_another_order_are_told_apart_from_other_entries():
-    comparison = compare(GOLDEN, POISONED_RUNS["two steps swapped"])
+@pytest.mark.parametrize("swapped", ["run", "golden"])
+def test_entries_in_another_order_are_told_apart_from_other_entries(swapped):
+    sides = {"golden": document(), "run": document()} | {swapped: POISONED_RUNS["two steps swapped"]}
+    comparison = compare(encode_golden(sides["golden"], Policy()), sides["run"])
+    first = {"golden": 0, "run": 0} | {swapped: 1}
     assert [(d.place, d.reason) for d in comparison.differences] == [
-        ("training, curve, loss, step 0", "entries in another order")
+        (f"training, curve, loss, step {first['golden']}", "entries in another order")
     ]
-    assert comparison.differences[0].golden == '["curve", "loss", 0]'
-    assert comparison.differences[0].run == '["curve", "loss", 1]'
+    assert comparison.differences[0].golden == f'["curve", "loss", {first["golden"]}]'
+    assert comparison.differences[0].run == f'["curve", "loss", {first["run"]}]'
 
 
 @pytest.mark.parametrize(("length", "shown"), [(58, f'"{"x" * 58}"'), (59, f'"{"x" * 56}...')])

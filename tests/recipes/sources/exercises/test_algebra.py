@@ -52,7 +52,7 @@ def test_every_step_is_true(seed: int, difficulty: int) -> None:
             assert value == int(right), exercise.reasoning
 
 
-def test_difficulty_one_stays_below_twenty_and_ends_in_its_answer() -> None:
+def test_difficulty_one_keeps_to_one_digit_and_ends_in_its_answer() -> None:
     for exercise in generate_exercises(500, 0, split="train"):
         amounts = map(int, re.findall(r"\d+", exercise.messages[0]["content"] + exercise.reasoning))
         assert max(amounts) <= LARGEST
