@@ -209,7 +209,7 @@ SIZES: dict[Scale, Size] = {
             validation_sequences=32,
         ),
         sft=SFT(
-            raw_conversations=300_000,
+            raw_conversations=230_000,
             difficulty=1,
             sequence_length=256,
             long_context_length=1023,

@@ -145,22 +145,22 @@ def test_same_text(reply: str, right: bool) -> None:
 
 # The same on CPython 3.11.7; a version that draws or writes anything otherwise shows here.
 DIGESTS = {
-    ("math", "train"): "cfc7a2507b262131be34e7974433d3fafdc8c608ad189bffbd98de8ea8855338",
-    ("math", "evaluation"): "ce246696ed37e0dab0bfde4653d5845da1c269a16e0e105fbf845c3a761d0d1d",
-    ("code", "train"): "7eec182b27d52b8798e773fdf393133665c9f506bd6389d8c1914ad9d3423e7c",
-    ("code", "evaluation"): "4498f772a7ffb24c8d6491c0ae5e93165784a91a150d4806ab5b5790c7172618",
-    ("science", "train"): "af644831e3ba9dbd8648cc3202abd7760b31d1d902d6fe7c5a19a0bfcf13a919",
-    ("science", "evaluation"): "33cf8b97e9300e707c6d31536e71ce78a32cd7c64bde7b5414df73476f072a6f",
+    ("math", "train"): "75aaf1345d7cad7fe6105f7c051f4a74a05593454019dfe9dde0d4d98386cd3d",
+    ("math", "evaluation"): "210c234a9b447fae59324b6200519ed65ae36d51e3d64d4b5176b6cc6e7b9448",
+    ("code", "train"): "01299f82158598442105bc334259576a93c0bc145ed3e9d62146e635a21dac72",
+    ("code", "evaluation"): "77254a5c7276c00f809df563f555544fdd1d034b985eb0d674d20f34a7da3a9f",
+    ("science", "train"): "5d742312620d1a8cd3b6e2234e1b66f754aef1e10d837b611e8af67d0c740bac",
+    ("science", "evaluation"): "0c85dd41bedd8fba15ddd5fbd885113cdefb584d743805a5c1fecd06cad5d7cb",
     ("tool_calling", "train"): "198f6ba67f5e433504dcb4cd3542f79e1924fc6672eacc92c3c245fc0768d6da",
     ("tool_calling", "evaluation"): "7793d6b623db226dbbfc1189fc17eb9a48fff4f0b3d954bde085c62ef164ce53",
-    ("instruction_following", "train"): "6b408215940cdb5699531dd5ad41c348b8fa9e8a0dd79b9a4c814634cb0d9da6",
-    ("instruction_following", "evaluation"): "1465dbe818d435a6a43f33965b5a281bf65ad20430e3e1bc4389c8495471c73c",
+    ("instruction_following", "train"): "7f70b36d09b043e7d98371b92fd5d465925ded6445ae373ed4493ef3cc922e3b",
+    ("instruction_following", "evaluation"): "c3e3ccf9a221f22a37576df91414773e4d88375f820e0dc5295405b718e8dc2b",
     ("long_context", "train"): "961dcf5b9c2ea59b7a34b3716fd71fa22c5003e36de7307b75cfcba67205d67c",
     ("long_context", "evaluation"): "6193368e546557847f922665b2286c7043e09c547b76d0234043b7e1f4e155a1",
-    ("multilingual", "train"): "a04757c70945dc5e2a7c18dce423393da7e52c1e88168de7a27a8d7e4ebec0bc",
-    ("multilingual", "evaluation"): "ddab196f79ab6ca5427d9edd81487597123e18d852d2f0f142d4919db7c6cab4",
-    ("safety", "train"): "315eb56244d4b53780c714c592b2147273518a0f8bdf2936abccaf17fb5fdf88",
-    ("safety", "evaluation"): "f70da8f303c3494d4835ecd8dda3a4c1c040e294494758f465294ad92d9d0a27",
+    ("multilingual", "train"): "589c9f4db1979c48fb5a778f7921699b357127fb9316487b48114d30ec6a840f",
+    ("multilingual", "evaluation"): "15eef27df75b22a89269e5bb61b48bb734fd75ff3b7bdb95d223586935c8460c",
+    ("safety", "train"): "ce6bb49f8dec8f4ee417d75ca54ee80e439e1e3111906c35c2d68ffd8144475c",
+    ("safety", "evaluation"): "e3175688b25cfa1ecca5ceec74ed031015f0d6a3275886bfbb6fb95378d13443",
 }
 
 
