@@ -54,6 +54,7 @@ def main(config: Config) -> None:
         path = config.checkpoint_path / "model" if config.checkpoint_path else random_checkpoint(Path(directory))
         dtype = getattr(torch, config.dtype)
         ours, theirs = load_checkpoint(path, dtype=dtype), AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    theirs.generation_config.eos_token_id = None  # neither stops
     generator = torch.Generator().manual_seed(0)
     size = ours.config.vocab_size
     prompts = torch.randint(13, size, (config.batch, config.prompt_tokens), generator=generator)
@@ -63,9 +64,7 @@ def main(config: Config) -> None:
         written = generate(ours, prompts.tolist(), Sampling(max_new_tokens=config.new_tokens), [0] * config.batch)
         middle = time.perf_counter()
         with torch.no_grad():
-            twin = theirs.generate(
-                prompts, max_new_tokens=config.new_tokens, min_new_tokens=config.new_tokens, do_sample=False
-            )
+            twin = theirs.generate(prompts, max_new_tokens=config.new_tokens, do_sample=False)
         end = time.perf_counter()
         if round_number:
             seconds["ours"].append(middle - start)

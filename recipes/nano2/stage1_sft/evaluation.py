@@ -209,7 +209,7 @@ def metrics_of(answered: dict[Mode, list[Answered]], config: Config) -> dict[str
     return metrics
 
 
-HEADLINE = ("exact_match/all/think", "exact_match/all/no_think")  # what a line of golden/CHANGES.md shows
+HEADLINE = ("exact_match/all/think", "obeyed/think", "obeyed/no_think")  # what a line of golden/CHANGES.md shows
 
 
 def main(config: Config) -> Results:
