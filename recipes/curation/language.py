@@ -28,6 +28,11 @@ def english_probability(text: str) -> float:
     return dict(_identifier().rank(text))["en"]
 
 
+def likeliest_language(text: str) -> str:
+    """The ISO 639-1 code that py3langid finds most probable."""
+    return _identifier().rank(text)[0][0]
+
+
 @daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
 def _english_probabilities(text: daft.Series, category: daft.Series) -> list[float | None]:
     pairs = zip(text.to_pylist(), category.to_pylist(), strict=True)

@@ -30,6 +30,7 @@ from nemotron.artifact import working_directory
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.decontaminate import evaluation_runs, first_overlap, words_of
 from nemotron.recipes.curation.filters import MAX_EXAMPLES, DroppedDocument, FilterReport, progress
+from nemotron.recipes.curation.language import likeliest_language
 from nemotron.recipes.curation.packing import PackedRow, best_fit
 from nemotron.recipes.curation.split import digest_of, falls_into_share
 from nemotron.recipes.nano2.blend import EXERCISE_WEIGHTS
@@ -213,6 +214,19 @@ def fault_of_repetition(conversation: Conversation) -> str:
     return ""
 
 
+def fault_of_language(conversation: Conversation) -> str:
+    """An answer in another language than its category names (published: a language-ID filter for the multilingual set).
+
+    Categories as in the released datasets, multilingual_de; answers below 20 words are too short to tell (our choice).
+    """
+    _, named, language = conversation.category.partition("multilingual_")
+    answer = split_reply(conversation.messages[-1]["content"])[1]
+    if not named or len(words_of(answer)) < 20:
+        return ""
+    found = likeliest_language(answer)
+    return "" if found == language else f"the answer is {found}, not {language}"
+
+
 def asked(messages: Iterable[Row]) -> str:
     """What is asked, without punctuation and layout: two conversations that ask the same have the same."""
     return " | ".join(" ".join(words_of(message["content"])) for message in messages if message["role"] != "assistant")
@@ -248,6 +262,9 @@ def curate(
     threshold = "the template can say it (proxy: Nemotron 3 Nano)"
     conversations = kept(raw, "structure", threshold, fault_of_structure, reports)
     conversations = kept(conversations, "repetition", "no 8 words 4 times", fault_of_repetition, reports)
+
+    threshold = "the answer's language is that of its category (published)"
+    conversations = kept(conversations, "language", threshold, fault_of_language, reports)
 
     first_with: dict[str, str] = {}
     for conversation in conversations:

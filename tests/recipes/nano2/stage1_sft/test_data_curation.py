@@ -58,6 +58,25 @@ def test_a_filter_drops_what_it_is_for_and_says_so(bad, filter_name):
     assert reports[filter_name].examples[0].id == "2"
 
 
+GERMAN = "Das Haus am Fluss ist alt, und die Leute aus dem Dorf gehen jeden Abend hin, um die Sonne am Wasser zu sehen."
+
+
+@pytest.mark.parametrize(
+    ("category", "answer", "kept"),
+    [
+        ("multilingual_de", GERMAN, True),
+        ("multilingual_fr", GERMAN, False),
+        ("multilingual_fr", "Das ist kurz.", True),  # too short to tell
+        ("math", GERMAN, True),
+    ],
+)
+def test_an_answer_in_another_language_than_its_category_is_dropped(category, answer, kept):
+    other = conversation("2", "Und?", f"<think>\nit is German\n</think>\n\n{answer}", category=category)
+    conversations, reports = curated([conversation(), other])
+    assert len(conversations) == 1 + kept
+    assert reports["language"].num_dropped == 1 - kept
+
+
 def test_a_question_of_the_evaluation_is_dropped_whatever_its_layout():
     (exercise,) = FAMILIES["math"].generate_exercises(1, 0, split="evaluation")
     asked = exercise.messages[-1]["content"].replace(" ", "\n ").upper()

@@ -25,7 +25,15 @@ def test_the_loss_on_what_the_assistant_writes_falls_to_a_half(stage1):
 def test_the_filters_report_what_they_saw(stage1):
     reports = stage1.dataset.filters
     assert list(reports) == [
-        *("structure", "repetition", "duplicates", "decontamination", "too long for any part", "too long for a row"),
+        *(
+            "structure",
+            "repetition",
+            "language",
+            "duplicates",
+            "decontamination",
+            "too long for any part",
+            "too long for a row",
+        ),
     ]
     assert reports["duplicates"].num_dropped > 0
 
