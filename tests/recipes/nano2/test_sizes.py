@@ -63,11 +63,23 @@ class Step:
     seed: int = 1
 
 
+@dataclass
+class Batch:
+    scale: str = "tiny"
+    batch_sequences: int | None = None
+
+
 def test_resolved_fills_what_is_left_out_and_keeps_what_is_given():
-    assert resolved(Step(), "stage9", "training") == Step(
-        output_dir=Path("outputs/nano2/tiny/stage9/training"), num_steps=SIZES["tiny"].pretrain.num_steps
+    assert resolved(Step(), "stage0_pretrain", "training") == Step(
+        output_dir=Path("outputs/nano2/tiny/stage0_pretrain/training"), num_steps=SIZES["tiny"].pretrain.num_steps
     )
-    assert resolved(Step(num_steps=3), "stage9", "training").num_steps == 3
+    assert resolved(Step(num_steps=3), "stage0_pretrain", "training").num_steps == 3
+
+
+def test_every_stage_gets_its_own_numbers():
+    pretrain, sft = (resolved(Batch(), stage, "training") for stage in ("stage0_pretrain", "stage1_sft"))
+    assert pretrain.batch_sequences == SIZES["tiny"].pretrain.batch_sequences
+    assert sft.batch_sequences == SIZES["tiny"].sft.batch_sequences != pretrain.batch_sequences
 
 
 def test_resolved_leaves_the_callers_config_alone():
