@@ -10,7 +10,7 @@ import tyro
 
 from nemotron import Artifact, Scale, print_complete
 from nemotron.pipe import step_process
-from nemotron.recipes.nano2.orchestration import handed_down, say_how_closely_it_reproduces
+from nemotron.recipes.nano2.orchestration import handed_down, refuse_devices, say_how_closely_it_reproduces
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 
@@ -46,6 +46,8 @@ def connected(config: Config) -> tuple[stage0_pretrain.Config, stage1_sft.Config
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
     """Run the stages in their order, each on the checkpoint of the one before; return their artifacts by name."""
     pretrain, sft = connected(config)
+    for stage in (pretrain, sft):
+        refuse_devices(config.scale, stage.train, stage.eval)
     base = stage0_pretrain.main(pretrain)
     tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
     return {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned}

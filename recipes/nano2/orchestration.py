@@ -1,11 +1,13 @@
-"""What every orchestrator of the recipe does: hand down its own flags, and compare a tiny run with its golden."""
+"""What every orchestrator of the recipe does: hand down its own flags, refuse in time, compare a tiny run's golden."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nemotron import Artifact, Scale
+from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.training.device import device_memory_bytes, refuse_what_does_not_fit
 from nemotron.testing.stage import reproduction
 
 StepConfig = TypeVar("StepConfig")
@@ -42,6 +44,18 @@ def handed_down(config: StepConfig, prefix: str, *, scale: Scale, seed: int, out
                 f"--{name.replace('_', '-')} {getattr(config, name)}"
             )
     return replace(config, **owned)  # type: ignore[type-var]
+
+
+def refuse_devices(scale: Scale, train: Any, evaluate: Any) -> None:
+    """Raise ValueError, before any work, if training or evaluation names a device that is not there or too small.
+
+    Args:
+        train: Config of a stage's training, evaluate: Config of its evaluation.
+    """
+    size = SIZES[scale]
+    device = train.device or size.device
+    refuse_what_does_not_fit(size.model, scale=scale, dtype=train.dtype or size.dtype, device=device)
+    device_memory_bytes(evaluate.device or size.device)
 
 
 def say_how_closely_it_reproduces(stage: str, scale: Scale, results: Artifact) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from nemotron.artifact import working_name
 from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
 from nemotron.recipes.nemotron_h.model import NemotronH
@@ -56,6 +57,35 @@ def refuse_unfinished_run(work: Path) -> None:
         )
 
 
+def refuse_other_identity(state: dict[str, Any], identity: Identity, directory: Path, otherwise: str) -> None:
+    """Raise ValueError if the run in `directory`, whose state this is, had another dataset or config."""
+    if state["dataset"] != identity["dataset"]:
+        raise ValueError(
+            f"{directory} was trained on a dataset with digest {state['dataset'][:12]}, not "
+            f"{identity['dataset'][:12]}; resume with that dataset, or {otherwise} to begin anew"
+        )
+    for name, value in identity["config"].items():
+        if state["config"].get(name) != value:
+            raise ValueError(
+                f"{directory} was trained with {name}={state['config'].get(name)}, not {value}; resume with the same "
+                f"value, or {otherwise} to begin anew"
+            )
+
+
+def already_finished(output_dir: Path, identity: Identity) -> bool:
+    """Whether the run that --resume is to go on with has ended already: a job that is started again has nothing to do.
+
+    Raises:
+        ValueError: if the finished run had another dataset or config.
+    """
+    states = whole_states(output_dir)
+    if not states or whole_states(working_name(output_dir)):
+        return False
+    refuse_other_identity(json.loads((states[-1] / "state.json").read_text()), identity, output_dir, "drop --resume")
+    print(f"{output_dir} is finished; nothing to resume", file=sys.stderr)
+    return True
+
+
 def write_training_state(
     work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer, record: Record
 ) -> None:
@@ -93,17 +123,7 @@ def read_training_state(work: Path, identity: Identity, model: NemotronH, optimi
         print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
         return Record(weights={"initial": weight_fingerprint(model)})
     state = json.loads((states[-1] / "state.json").read_text())
-    if state["dataset"] != identity["dataset"]:
-        raise ValueError(
-            f"{work} was trained on a dataset with digest {state['dataset'][:12]}, not {identity['dataset'][:12]}; "
-            f"resume with that dataset, or delete {work} to begin anew"
-        )
-    for name, value in identity["config"].items():
-        if state["config"].get(name) != value:
-            raise ValueError(
-                f"{work} was trained with {name}={state['config'].get(name)}, not {value}; resume with the same value, "
-                f"or delete {work} to begin anew"
-            )
+    refuse_other_identity(state, identity, work, f"delete {work}")
     model.load_state_dict(load_tensors(states[-1] / "model.safetensors"))
     moments = optimizer.state_dict()
     for key, tensor in load_tensors(states[-1] / "optimizer.safetensors").items():

@@ -11,7 +11,8 @@ import tyro
 
 from nemotron import Artifact, Scale, print_complete
 from nemotron.pipe import step_process
-from nemotron.recipes.nano2.orchestration import handed_down, say_how_closely_it_reproduces
+from nemotron.recipes.nano2.orchestration import handed_down, refuse_devices, say_how_closely_it_reproduces
+from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, training
 from nemotron.recipes.nano2.stage0_pretrain.plan import plan_text, pretraining_plan
 
@@ -67,6 +68,12 @@ def connected(config: Config) -> tuple[data_curation.Config, training.Config, ev
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before; return their artifacts by name."""
     data, train, evaluate = connected(config)
+    refuse_devices(config.scale, train, evaluate)
+    sizes = resolved(data, "stage0_pretrain", "data_curation")
+    assert sizes.sequence_length and sizes.long_context_length
+    training.training_phases(  # refuses now what training would refuse after curation
+        resolved(train, "stage0_pretrain", "training"), sizes.sequence_length, sizes.long_context_length
+    )
     dataset = data_curation.main(data)
     checkpoint = training.main(replace(train, dataset_path=dataset.path))
     results = evaluation.main(replace(evaluate, checkpoint_path=checkpoint.path))

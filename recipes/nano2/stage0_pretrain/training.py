@@ -42,6 +42,7 @@ from nemotron.recipes.training.ladder import training_ladder
 from nemotron.recipes.training.state import (
     Identity,
     Record,
+    already_finished,
     read_training_state,
     refuse_non_finite,
     refuse_unfinished_run,
@@ -113,12 +114,12 @@ class Config:
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be greater than 0 and finite")
         for name in ("warmup_steps", "long_context_steps", "weight_decay", "min_learning_rate"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}={value} must not be negative")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} must be a finite number that is not negative")
         for name in ("beta1", "beta2", "decay_frac"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
@@ -155,6 +156,12 @@ class Checkpoint(Artifact):
     """The Dataset that it was trained on."""
 
 
+def decay_length(config: Config) -> int:
+    """Optimizer steps over which the learning rate falls, the last ones before the long-context phase."""
+    assert config.num_steps
+    return round(config.decay_frac * config.num_steps)
+
+
 def learning_rate_at(step: int, config: Config) -> float:
     """Learning rate of optimizer step `step`, counted from 0 over all four phases; `config` is resolved.
 
@@ -167,7 +174,7 @@ def learning_rate_at(step: int, config: Config) -> float:
         return config.long_context_learning_rate
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    decay_steps = round(config.decay_frac * config.num_steps)
+    decay_steps = decay_length(config)
     decayed_steps = step + 1 - (config.num_steps - decay_steps)
     if decayed_steps <= 0:
         return config.learning_rate
@@ -198,11 +205,13 @@ def training_phases(config: Config, sequence_length: int, long_context_length: i
     """The four phases in their order; `config` is resolved, lengths are in tokens.
 
     Raises:
-        ValueError: if micro batches do not divide the batch, or cut_long_context_to does not divide its length.
+        ValueError: if micro batches do not divide the batch, cut_long_context_to does not divide its length, or the
+            warmup and the decay of the learning rate overlap or the decay would rise.
     """
     assert config.num_steps and config.batch_sequences and config.micro_batch_sequences
     assert config.long_context_batch_sequences and config.long_context_micro_batch_sequences
     assert config.long_context_steps is not None
+    assert config.warmup_steps is not None and config.learning_rate and config.min_learning_rate is not None
     batch, micro = config.batch_sequences, config.micro_batch_sequences
     long_batch, long_micro = config.long_context_batch_sequences, config.long_context_micro_batch_sequences
     cut_to = config.cut_long_context_to or long_context_length
@@ -220,6 +229,17 @@ def training_phases(config: Config, sequence_length: int, long_context_length: i
     if long_context_length % cut_to:
         raise ValueError(
             f"cut_long_context_to={cut_to} does not divide long_context_length={long_context_length}; pick a divisor"
+        )
+    decay_steps = decay_length(config)
+    if config.warmup_steps + decay_steps > config.num_steps:
+        raise ValueError(
+            f"warmup_steps={config.warmup_steps} and the decay over the last {decay_steps} of "
+            f"num_steps={config.num_steps} overlap; give at most {config.num_steps - decay_steps} warmup steps"
+        )
+    if config.min_learning_rate > config.learning_rate:
+        raise ValueError(
+            f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}, which it "
+            f"is to fall from; give a lower one"
         )
     return phases
 
@@ -340,6 +360,8 @@ def main(config: Config) -> Checkpoint:
     )
 
     identity: Identity = {"dataset": dataset.digest, "config": compared_config(config)}
+    if config.resume and already_finished(config.output_dir, identity):
+        return Checkpoint.load(config.output_dir)
     with working_directory(config.output_dir, Checkpoint, keep_on_failure=True) as work:
         if config.resume:
             record = read_training_state(work, identity, model, optimizer)

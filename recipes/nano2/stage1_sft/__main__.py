@@ -10,7 +10,7 @@ import tyro
 
 from nemotron import Artifact, Scale, print_complete
 from nemotron.pipe import step_process
-from nemotron.recipes.nano2.orchestration import handed_down, say_how_closely_it_reproduces
+from nemotron.recipes.nano2.orchestration import handed_down, refuse_devices, say_how_closely_it_reproduces
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
 
 STAGE = "nano2/stage1_sft"
@@ -64,6 +64,7 @@ def connected(config: Config) -> tuple[data_curation.Config, training.Config, ev
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before; return their artifacts by name."""
     data, train, evaluate = connected(config)
+    refuse_devices(config.scale, train, evaluate)
     dataset = data_curation.main(data)
     checkpoint = training.main(replace(train, dataset_path=dataset.path))
     results = evaluation.main(replace(evaluate, checkpoint_path=checkpoint.path))

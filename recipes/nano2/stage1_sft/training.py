@@ -36,11 +36,12 @@ from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpo
 from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.curve import plot_curve
-from nemotron.recipes.training.device import refuse_what_does_not_fit
+from nemotron.recipes.training.device import device_memory_bytes, refuse_what_does_not_fit
 from nemotron.recipes.training.ladder import training_ladder
 from nemotron.recipes.training.state import (
     Identity,
     Record,
+    already_finished,
     read_training_state,
     refuse_non_finite,
     refuse_unfinished_run,
@@ -101,12 +102,12 @@ class Config:
             *("max_grad_norm", "checkpoint_every_steps", "validate_every_steps", "validation_sequences"),
         ):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be greater than 0 and finite")
         for name in ("warmup_steps", "weight_decay", "min_learning_rate"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}={value} must not be negative")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} must be a finite number that is not negative")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
@@ -218,6 +219,12 @@ def learning_rate_at(step: int, num_steps: int, config: Config) -> float:
 def part_steps(dataset: Dataset, config: Config) -> dict[str, tuple[Path, int, int]]:
     """Part -> its file, rows per step and number of steps, in the order of training: every row is read once."""
     assert config.batch_sequences and config.unpacked_batch_sequences
+    assert config.learning_rate and config.min_learning_rate is not None
+    if config.min_learning_rate > config.learning_rate:
+        raise ValueError(
+            f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}, which it "
+            f"is to fall from; give a lower one"
+        )
     files = (dataset.everything_path, dataset.tools_path, dataset.long_context_path)
     batches = (config.batch_sequences, config.unpacked_batch_sequences, config.batch_sequences)
     return {
@@ -266,6 +273,7 @@ def main(config: Config) -> Checkpoint:
     # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
     weight_dtype = torch.float64 if config.dtype == "float64" else torch.float32
     autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    device_memory_bytes(config.device)  # refuses a device that this machine does not have
     model: NemotronH = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype)
     refuse_what_does_not_fit(model.config, scale=config.scale, dtype=config.dtype, device=config.device)
     optimizer = torch.optim.AdamW(
@@ -276,6 +284,8 @@ def main(config: Config) -> Checkpoint:
     )
 
     identity: Identity = {"dataset": dataset.digest, "config": compared_config(config)}
+    if config.resume and already_finished(config.output_dir, identity):
+        return Checkpoint.load(config.output_dir)
     with working_directory(config.output_dir, Checkpoint, keep_on_failure=True) as work:
         if config.resume:
             record = read_training_state(work, identity, model, optimizer)

@@ -1,11 +1,13 @@
 """How the stage's orchestrator connects its steps; that they run is in test_stage.py."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
-from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config, connected, plan
+from nemotron.recipes.nano2.sizes import resolved
+from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, training
+from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config, connected, main, plan
 
 
 def test_every_step_gets_the_stages_scale_seed_and_a_directory_of_its_own():
@@ -34,3 +36,24 @@ def test_sizes_that_contradict_each_other_are_refused():
 def test_the_plan_follows_the_flags_of_the_steps():
     page = plan(Config(train=training.Config(num_steps=1000)))
     assert "1,005" in page  # and the five of the long-context phase
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (Config(train=training.Config(device="cuda:99")), "device=cuda:99: this machine has"),
+        (Config(eval=evaluation.Config(device="cuda:99")), "device=cuda:99: this machine has"),
+        (Config(train=training.Config(micro_batch_sequences=3)), "micro_batch_sequences=3 does not divide"),
+        (Config(train=training.Config(warmup_steps=83)), "give at most 82 warmup steps"),
+        (Config(train=training.Config(min_learning_rate=1.0)), "min_learning_rate=1.0 is above learning_rate=0.004"),
+    ],
+)
+def test_what_training_or_evaluation_would_refuse_is_refused_before_curation(config, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        main(replace(config, output_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_warmup_may_end_where_the_decay_begins():
+    config = resolved(training.Config(warmup_steps=82), "stage0_pretrain", "training")
+    assert len(training.training_phases(config, 128, 512)) == 4

@@ -79,7 +79,7 @@ def test_cut_sequences_predict_the_same_tokens(sequences_path):
 @pytest.mark.parametrize(
     "name", ["num_steps", "batch_sequences", "learning_rate", "checkpoint_every_steps", "max_grad_norm"]
 )
-@pytest.mark.parametrize("value", [0, -1, math.nan])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_sizes_must_be_positive(name, value):
-    with pytest.raises(ValueError, match=f"{name}={value} must be greater than 0"):
+    with pytest.raises(ValueError, match=f"{name}={value} must be greater than 0 and finite"):
         Config(**{name: value})

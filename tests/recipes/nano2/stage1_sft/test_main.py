@@ -6,8 +6,9 @@ import pytest
 
 from nemotron.recipes.nano2.__main__ import Config as RecipeConfig
 from nemotron.recipes.nano2.__main__ import connected as connected_stages
-from nemotron.recipes.nano2.stage1_sft import data_curation
-from nemotron.recipes.nano2.stage1_sft.__main__ import Config, connected
+from nemotron.recipes.nano2.__main__ import main as recipe_main
+from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
+from nemotron.recipes.nano2.stage1_sft.__main__ import Config, connected, main
 
 
 def test_every_step_gets_the_stages_scale_seed_and_a_directory_of_its_own(tmp_path):
@@ -43,3 +44,15 @@ def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
     pretrain, sft = connected_stages(RecipeConfig(scale="small", seed=7, output_dir=Path("out")))
     assert [(stage.scale, stage.seed) for stage in (pretrain, sft)] == [("small", 7)] * 2
     assert [stage.output_dir for stage in (pretrain, sft)] == [Path("out/stage0_pretrain"), Path("out/stage1_sft")]
+
+
+@pytest.mark.parametrize(
+    "steps", [{"train": training.Config(device="cuda:99")}, {"eval": evaluation.Config(device="cuda:99")}]
+)
+def test_a_device_that_is_not_there_is_refused_before_any_stage_begins(steps, tmp_path):
+    config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run", **steps)
+    with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
+        main(config)
+    with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
+        recipe_main(RecipeConfig(output_dir=tmp_path / "run", sft=Config(**steps)))
+    assert not (tmp_path / "run").exists()

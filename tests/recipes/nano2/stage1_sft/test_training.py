@@ -137,7 +137,7 @@ def test_without_warmup_the_first_step_is_just_below_the_peak():
 
 
 @pytest.mark.parametrize("name", ["batch_sequences", "learning_rate", "checkpoint_every_steps", "max_grad_norm"])
-@pytest.mark.parametrize("value", [0, -1, math.nan])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_sizes_must_be_positive(name, value):
-    with pytest.raises(ValueError, match=f"{name}={value} must be greater than 0"):
+    with pytest.raises(ValueError, match=f"{name}={value} must be greater than 0 and finite"):
         Config(**{name: value})
