@@ -46,8 +46,8 @@ def connected(config: Config) -> tuple[stage0_pretrain.Config, stage1_sft.Config
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
     """Run the stages in their order, each on the checkpoint of the one before; return their artifacts by name."""
     pretrain, sft = connected(config)
-    for stage in (pretrain, sft):
-        refuse_devices(config.scale, stage.train, stage.eval)
+    for steps in (stage0_pretrain.connected(pretrain), stage1_sft.connected(sft)):  # refuses now what is wrong later
+        refuse_devices(config.scale, *steps[1:])
     base = stage0_pretrain.main(pretrain)
     tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
     return {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned}

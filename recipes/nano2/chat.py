@@ -185,6 +185,8 @@ class Reply:
     """As in a message: {"type": "function", "function": {"name", "arguments"}}."""
     errors: tuple[str, ...]
     """One sentence for each departure from the format."""
+    obeys: bool = True
+    """Whether it thinks, or does not, as its prompt asks: a thought that is closed once, or no thinking tag."""
 
 
 # Messages to text and ids ---------------------------------------------------------------------------------------------
@@ -343,22 +345,26 @@ def as_json(value: Any, name: str) -> str:
 
 
 def training_conversations(messages: Sequence[Message]) -> list[list[Message]]:
-    """One conversation for each turn of the assistant, which ends with it: so every turn is learnt as it is written.
+    """One conversation for each turn of the assistant that can be learnt, which ends with it.
 
     Each holds the control flags up to its turn. A turn without reasoning where thinking is off gets "<think></think>".
-    Give each to `check_conversation`, which refuses what cannot be learnt.
+    An earlier turn that does not begin as its prompt does, such as one without reasoning where thinking is on, is read
+    by the later ones and not learnt; the last one is always there. Give each to `check_conversation`, which refuses
+    what cannot be learnt.
 
     Raises:
         ValueError: if the messages are malformed, as `render`.
     """
     refuse_malformed(messages, ())
     conversations: list[list[Message]] = []
-    for index, message in enumerate(messages):
-        if message["role"] == "assistant":
-            content = (message.get("content") or "").strip()
-            if not thinking_requested(messages[:index]) and not content.startswith(OPEN):
-                content = REPLY_PREFIXES[False] + content
-            conversations.append([*messages[:index], {**message, "content": content}])
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    for index in turns:
+        content = (messages[index].get("content") or "").strip()
+        prefix = REPLY_PREFIXES[thinking_requested(messages[:index])]
+        if prefix == REPLY_PREFIXES[False] and not content.startswith(OPEN):
+            content = prefix + content
+        if content.startswith(prefix) or index == turns[-1]:
+            conversations.append([*messages[:index], {**messages[index], "content": content}])
     return conversations
 
 
@@ -516,19 +522,21 @@ def parse_reply(text: str, *, thinking: bool) -> Reply:
             errors.append(f"{token} stands inside the reply")
     before, close, answer = text.rpartition(CLOSE)
     reasoning = before.strip() if close else None
+    num_closed = text.count(CLOSE)
+    obeys = OPEN not in text and (num_closed == 1 and bool(reasoning) if thinking else num_closed == 0)
     if thinking:
         if not close:
             errors.append("the thinking is never closed")
             reasoning, answer = text.strip(), ""
         if CLOSE in before:
-            errors.append(f"the thinking is closed {text.count(CLOSE)} times")
+            errors.append(f"the thinking is closed {num_closed} times")
         if OPEN in text:
             errors.append("the thinking is opened again")
     elif close or OPEN in text:
         errors.append("a reply without thinking holds a thinking tag")
         reasoning = reasoning and reasoning.removeprefix(OPEN).lstrip()
     content, tool_calls, call_errors = split_tool_calls(answer.strip())
-    return Reply(reasoning, content, tool_calls, (*errors, *call_errors))
+    return Reply(reasoning, content, tool_calls, (*errors, *call_errors), obeys)
 
 
 def split_tool_calls(text: str) -> tuple[str, list[dict[str, Any]], list[str]]:

@@ -6,10 +6,11 @@ Run: python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/tr
      echo "What is 7 + 5? /no_think" | python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/training
 
 /think and /no_think anywhere in a message switch the thinking, and it stays so until the next of them; a line of /new
-forgets the conversation, /exit or the end of input leaves. Decoding as published: temperature 0.6 and top-p 0.95 with
-thinking, greedy without.
+forgets the conversation, /exit or the end of input leaves, Ctrl-C stops an answer. Decoding as published: temperature
+0.6 and top-p 0.95 with thinking, greedy without.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,11 +35,12 @@ from nemotron.recipes.nano2.chat import (
     thinking_requested,
     with_flag,
 )
-from nemotron.recipes.nano2.stage1_sft.training import Checkpoint
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, stream
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.training.device import device_memory_bytes
+
+COMMANDS = f"{THINK}, {NO_THINK}, /new and /exit work here, Ctrl-C stops an answer."
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Config:
     max_new_tokens: int | None = None
     """Of one reply; to the end of the model's context if left out."""
     temperature: float = 0.6  # published, with thinking
-    """Of replies with thinking; 0 takes the most likely token every time."""
+    """Of replies with thinking, 0 for the most likely token every time; those without thinking are always so."""
     top_p: float = 0.95  # published, with thinking
     """Share of the probability that replies with thinking are drawn from."""
     system: str = ""
@@ -63,6 +65,11 @@ class Config:
     """Of what is drawn."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, ..."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens <= 0:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be greater than 0")
+        Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 
 @dataclass
@@ -86,27 +93,36 @@ class Chat:
         messages = [*self.messages, {"role": "user", "content": text}]
         check_conversation(messages, for_training=False)
         prompt = encode_chat(self.tokenizer, messages, add_generation_prompt=True).ids
+        context = self.model.config.max_position_embeddings
+        if len(prompt) >= context:
+            raise ValueError(
+                f"the conversation has {len(prompt)} tokens and the model's context {context}; shorten the message, or "
+                f"begin anew with /new"
+            )
         thinking = thinking_requested(messages)
         budget = None
         if self.config.budget is not None:
             budget = ThinkingBudget(self.config.budget, self.tokenizer, self.config.grace_tokens)
         sampling = Sampling(
-            max_new_tokens=self.config.max_new_tokens or self.model.config.max_position_embeddings,
+            max_new_tokens=self.config.max_new_tokens or context,
             stop_ids=STOP_TOKENS,
             temperature=self.config.temperature if thinking else 0.0,
             top_p=self.config.top_p if thinking else 1.0,
             budget=budget if thinking else None,
         )
         decoding = DecodeStream(skip_special_tokens=True)
-        written, thought = "", thinking
+        written, thought, begun = "", thinking, False
         for step in stream(self.model, [prompt], sampling, seeds=[self.config.seed + len(messages)]):
             piece = decoding.step(self.tokenizer, step[0].id) or ""
             written += piece
             if thought and CLOSE in written:
                 thought = False
-                answer = written.partition(CLOSE)[2].lstrip()
-                yield f"{piece.removesuffix(answer) if answer else piece}\n", True
+                answer = written.partition(CLOSE)[2]
+                yield f"{piece.removesuffix(answer)}\n", True
                 piece = answer
+            if not thought and not begun:  # what separates it from the thought, or from nothing
+                piece = piece.lstrip()
+                begun = bool(piece)
             yield piece, thought
         unfinished = f"\n{CLOSE}" if thought else ""  # else it would stay in the history as an answer
         content = f"{REPLY_PREFIXES[thinking]}{written}{unfinished}"
@@ -121,8 +137,8 @@ def loaded(config: Config) -> Chat:
     """
     directory = config.checkpoint
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    if (directory / "metadata.json").is_file():
-        directory = Checkpoint.load(path=directory).checkpoint_path
+    if (directory / "model").is_dir():  # a Checkpoint holds its Hugging Face files there
+        directory = directory / "model"
     if not (directory / "config.json").is_file():
         raise ValueError(
             f"{config.checkpoint} holds no checkpoint; make one with python -m nemotron.recipes.nano2.stage1_sft, and "
@@ -137,7 +153,7 @@ def loaded(config: Config) -> Chat:
 def converse(chat: Chat) -> None:
     """Answer line by line until the input ends; a message that cannot be answered is said to be so, and forgotten."""
     beginning = list(chat.messages)
-    print(f"{THINK}, {NO_THINK}, /new and /exit work here.", file=sys.stderr)
+    print(COMMANDS, file=sys.stderr)
     while True:
         try:
             line = input("> ").strip()
@@ -151,11 +167,15 @@ def converse(chat: Chat) -> None:
         elif line in (THINK, NO_THINK):
             chat.messages = with_flag(chat.messages, line)
             print(f"thinking is {'on' if line == THINK else 'off'}", file=sys.stderr)
+        elif re.fullmatch(r"/\w+", line):
+            print(f"error: {line} is no command; {COMMANDS}", file=sys.stderr)
         elif line:
             try:
                 say(chat, line)
             except ValueError as error:
                 print(f"error: {one_sentence(error)}", file=sys.stderr)
+            except KeyboardInterrupt:
+                print("\nstopped; this message is forgotten", file=sys.stderr)
 
 
 def say(chat: Chat, text: str) -> None:
@@ -171,7 +191,11 @@ def main(config: Config) -> None:
     if sys.stdin.isatty():
         converse(chat)
     else:
-        say(chat, sys.stdin.read())
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"what comes through the pipe is no UTF-8 text ({error}); convert it first") from error
+        say(chat, text)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def load_checkpoint(
         ValueError: if the directory holds no complete checkpoint of this architecture; one sentence says what is wrong.
     """
     directory = Path(directory)
-    model = NemotronH(_read_config(directory), device="meta")
+    model = NemotronH(load_config(directory), device="meta")
     tensors = _read_weights(directory)
     expected = model.state_dict()
     for name in sorted(expected.keys() ^ tensors.keys()):
@@ -151,7 +151,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_config(directory: Path) -> ModelConfig:
+def load_config(directory: Path) -> ModelConfig:
+    """The shape of the model in `directory`.
+
+    Raises:
+        ValueError: if its config.json is missing, damaged or of another architecture.
+    """
     path = directory / "config.json"
     config = _read_json(path)
     if config.get("model_type") != "nemotron_h":

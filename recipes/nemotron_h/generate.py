@@ -6,8 +6,9 @@ before, but for the attention over them. Prompts of unequal length are padded on
 Thinking can be given a budget, as published for Nemotron Nano 2 (arXiv 2508.14444; facts of the model card).
 
     state = DecodingState(model, 1)
-    logits = model(prompt_ids, state=state)     # reads the prompt
-    logits = model(next_id, state=state)        # reads one token more
+    with torch.no_grad():                           # or the state keeps the graph of every token
+        logits = model(prompt_ids, state=state)     # reads the prompt
+        logits = model(next_id, state=state)        # reads one token more
 
 Left out: beam search, penalties, and sharing the states of a common beginning of several prompts.
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, purpose_generator
 
 END_OF_THINKING = "</think>"
+GREEDY_BELOW = 1e-300  # our choice; divided by a much lower temperature even the largest log-probability overflows
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     """Tokens that end a row."""
     temperature: float = 0.0
-    """Divides the logits; 0 takes the most likely token every time."""
+    """Divides the logits; 0, or less than GREEDY_BELOW, takes the most likely token every time."""
     top_p: float = 1.0
     """Draw from the likeliest tokens that have this probability together; 1 is all."""
     budget: ThinkingBudget | None = None
@@ -213,7 +215,7 @@ def draw_tokens(logprobs: Tensor, generators: Sequence[torch.Generator], samplin
 
     By hand in float64: the first token at which the cumulative probability passes a uniform number.
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return logprobs.argmax(dim=-1).tolist()
     probabilities = torch.softmax(logprobs / sampling.temperature, dim=-1)
     if sampling.top_p < 1:

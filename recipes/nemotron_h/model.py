@@ -256,15 +256,17 @@ def ssd_scan_chunked(
         chunk_size: positions per chunk; changes speed, not the result. The last chunk is padded in here.
         initial_state: (b, h, p, n) state before the first position; zeros if left out.
         segments: (b, t) the document of each position, those of one side by side: the state does not pass from one to
-            the next. None: all positions are of one document, which goes on from `initial_state`.
+            the next. None: all positions are of one document. The first of a row goes on from `initial_state`.
     Returns:
         (b, t, h, p) outputs and the (b, h, p, n) state after the last position.
     Raises:
-        ValueError: if chunk_size is below 1.
+        ValueError: if chunk_size is below 1, or there is no position.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size} must be at least 1")
     b, t, h, p = x.shape
+    if t == 0:
+        raise ValueError("a scan of 0 positions; give at least 1")
     g, n = B.shape[2:]
     r = h // g
     i = min(chunk_size, t)  # positions of a chunk
@@ -287,7 +289,8 @@ def ssd_scan_chunked(
     future = torch.full((i, i), -math.inf, dtype=x.dtype, device=x.device).triu(1)
     if segments is not None:  # every other document is as unreadable as the future
         segments = segments.view(b, c, i)
-        before = F.pad(segments[:, :-1, -1], (1, 0), value=-1)  # (b, c) the document of the state before each chunk
+        # (b, c) the document of the state before each chunk; initial_state is of the row's first document
+        before = torch.cat([segments[:, :1, 0], segments[:, :-1, -1]], dim=1)
         future = future.where(segments[..., :, None] == segments[..., None, :], -math.inf)[:, :, None, None]
     decay = (log_decay[..., :, None] + (-log_decay)[..., None, :]).add_(future).exp_()  # (b, c, g, r, i, j)
     read = (C @ B.mT)[:, :, :, None] * decay  # (b, c, g, r, i, j)
@@ -316,12 +319,13 @@ def ssd_scan_chunked(
     return y.reshape(b, c * i, h, p)[:, :t] + skip, state.mT.reshape(b, h, p, n)
 
 
+@torch.no_grad()
 def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> Tensor:
     """One position of the scan, for decoding; equals `ssd_scan_sequential` on one position up to rounding.
 
     Args:
         x: (b, h, p). dt: (b, h). A: (h). B, C: (b, g, n). D: (h). As in `ssd_scan_chunked`, without the positions.
-        state: (b, h, p, n); updated in place, so that no gradient passes.
+        state: (b, h, p, n); updated in place, so that no gradient passes, not through the output either.
     Returns:
         (b, h, p) output.
     """
@@ -385,6 +389,8 @@ class AttentionState:
 
 class DecodingState:
     """What the layers carry from one call of the model to the next, so that no token is read twice.
+
+    For use under torch.no_grad(): with gradients it would keep the graph of every token that it has read.
 
     Args:
         model: for the shapes.
@@ -558,7 +564,13 @@ class Backbone(nn.Module):
         state: DecodingState | None = None,
         num_new: Tensor | None = None,
     ) -> Tensor:
-        """(b, t) to (b, t, d)."""
+        """(b, t) to (b, t, d); arguments and errors as for `NemotronH.forward`."""
+        if input_ids.shape[1] == 0:
+            raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} hold no token; give at least one a row")
+        if segments is not None and state is not None:
+            raise ValueError("segments and state exclude each other: a row read in pieces is one document; give one")
+        if num_new is not None and state is None:
+            raise ValueError("num_new says what a state keeps and no state is given; give one, or leave num_new out")
         u = self.embeddings(input_ids)
         for index, layer in enumerate(self.layers):
             u = layer(u, segments, state.layers[index] if state else None, num_new)
@@ -591,6 +603,9 @@ class NemotronH(nn.Module):
             state: what the rows have read so far; they go on from there, and it is updated. Not with `segments`.
             num_new: (b,) how many of the t tokens of each row are its own; what follows is padding, which no state
                 keeps. None: all are. Only with `state`.
+
+        Raises:
+            ValueError: if t is 0, `segments` come with `state`, or `num_new` without.
         """
         return self.lm_head(self.backbone(input_ids, segments, state, num_new))
 

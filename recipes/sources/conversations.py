@@ -11,8 +11,9 @@ and a named reason for every row that is none. A row has the columns of nvidia/N
     python -c "from nemotron.recipes.sources.conversations import *; print(read_conversations(['math=chats.jsonl']))"
 
 The reasoning of a row becomes a control flag at the end of the system text, /think or /no_think; what is said without
-thinking gets the empty trace "<think></think>". A flag in a later text of the user still wins over it, as everywhere.
-Arguments of calls come out as objects. Whether a conversation can be learnt is for the recipe to check.
+thinking gets the empty trace "<think></think>", and a thought begins on the line after its tag. A flag in a later text
+of the user still wins over it, as everywhere. Arguments of calls come out as objects. Whether a conversation can be
+learnt is for the recipe to check.
 Left out: the columns generator and version, the ids of calls, and conversations that do not fit into memory.
 """
 
@@ -328,24 +329,26 @@ def parsed(text: str, subject: str) -> Any:
 
 
 def flagged(messages: Sequence[Row], reasoning: str) -> tuple[Row, ...]:
-    """The messages with the control flag in the system text, and without thinking with an empty trace in each reply."""
+    """The messages with the control flag in the system text, and the traces of all replies in one spelling."""
     first = messages[0]
     system = first["content"] if first["role"] == "system" else ""
     text = f"{system}\n{FLAGS[reasoning]}" if system.strip() else FLAGS[reasoning]
     rest = messages[1:] if first["role"] == "system" else messages
-    if reasoning == "off":
-        rest = [
-            {**message, "content": without_empty_trace(message["content"])}
-            if message["role"] == "assistant"
-            else message
-            for message in rest
-        ]
+    rest = [
+        {**message, "content": in_one_spelling(message["content"], reasoning)}
+        if message["role"] == "assistant"
+        else message
+        for message in rest
+    ]
     return ({"role": "system", "content": text}, *rest)
 
 
-def without_empty_trace(content: str) -> str:
-    """What is said without thinking, in one spelling: "<think></think>" before it; a real trace stays."""
+def in_one_spelling(content: str, reasoning: str) -> str:
+    """A reply whose thought begins on the line after its tag, as in prompts; with "<think></think>" if off and none."""
     trace = TRACE.match(content)
     if trace and trace[1].strip():
+        thought = content.lstrip().removeprefix("<think>")
+        return content if thought.startswith("\n") else f"<think>\n{thought.lstrip()}"
+    if reasoning == "on":
         return content
     return NO_THINKING + (content[trace.end() :] if trace else content.lstrip())

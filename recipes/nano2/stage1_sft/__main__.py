@@ -50,12 +50,11 @@ def base_checkpoint(config: Config) -> Path:
 
 
 def connected(config: Config) -> tuple[data_curation.Config, training.Config, evaluation.Config]:
-    """The configs of the three steps, with this stage's scale, seed, directories and base model."""
+    """The configs of the three steps, with this stage's scale, seed and directories."""
     output_dir = config.output_dir or Path("outputs", "nano2", config.scale, "stage1_sft")
     scale, seed = config.scale, config.seed
-    data = handed_down(config.data, "data", scale=scale, seed=seed, output_dir=output_dir / "data_curation")
     return (
-        replace(data, base_checkpoint_path=base_checkpoint(config)),
+        handed_down(config.data, "data", scale=scale, seed=seed, output_dir=output_dir / "data_curation"),
         handed_down(config.train, "train", scale=scale, seed=seed, output_dir=output_dir / "training"),
         handed_down(config.eval, "eval", scale=scale, seed=seed, output_dir=output_dir / "evaluation"),
     )
@@ -65,7 +64,7 @@ def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before; return their artifacts by name."""
     data, train, evaluate = connected(config)
     refuse_devices(config.scale, train, evaluate)
-    dataset = data_curation.main(data)
+    dataset = data_curation.main(replace(data, base_checkpoint_path=base_checkpoint(config)))
     checkpoint = training.main(replace(train, dataset_path=dataset.path))
     results = evaluation.main(replace(evaluate, checkpoint_path=checkpoint.path))
     return {"dataset": dataset, "checkpoint": checkpoint, "results": results}

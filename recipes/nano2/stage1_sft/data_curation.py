@@ -228,8 +228,15 @@ def fault_of_language(conversation: Conversation) -> str:
 
 
 def asked(messages: Iterable[Row]) -> str:
-    """What is asked, without punctuation and layout: two conversations that ask the same have the same."""
-    return " | ".join(" ".join(words_of(message["content"])) for message in messages if message["role"] != "assistant")
+    """What is asked, whatever its layout and case: two conversations that ask the same have the same."""
+    texts = (message["content"] for message in messages if message["role"] != "assistant")
+    return " | ".join(" ".join(text.split()).casefold() for text in texts)
+
+
+def asked_and_answered(conversation: Conversation) -> str:
+    """What two conversations have in common of which one is enough."""
+    *_, reply = conversation.messages
+    return json.dumps([asked(conversation.messages), reply, conversation.tools], sort_keys=True)
 
 
 def kept(
@@ -268,24 +275,27 @@ def curate(
 
     first_with: dict[str, str] = {}
     for conversation in conversations:
-        text = asked(conversation.messages) + conversation.messages[-1]["content"]
-        first_with.setdefault(text, conversation.id)
+        first_with.setdefault(asked_and_answered(conversation), conversation.id)
 
     def fault_of_duplicates(conversation: Conversation) -> str:
-        first = first_with[asked(conversation.messages) + conversation.messages[-1]["content"]]
+        first = first_with[asked_and_answered(conversation)]
         return "" if first == conversation.id else f"the same as {first}"
 
     conversations = kept(conversations, "duplicates", "not asked and answered before", fault_of_duplicates, reports)
 
     questions = {asked(exercise.messages) for exercise in evaluation}
-    # Generated exercises share the words of their wordings with the evaluation, and by construction no task.
+    in_words = {" ".join(words_of(question)) for question in questions}
     runs = {"evaluation": evaluation_runs(questions)}
 
     def fault_of_contamination(conversation: Conversation) -> str:
         text = asked(conversation.messages)
         if text in questions:
             return f"asked in evaluation: {text}"
-        return "" if conversation.origin == "procedural" else first_overlap(text, runs) or ""
+        if conversation.origin == "procedural":  # shares wordings with the evaluation, and by construction no task
+            return ""
+        if " ".join(words_of(text)) in in_words:
+            return f"asked in evaluation, but for punctuation: {text}"
+        return first_overlap(text, runs) or ""
 
     threshold = "no question of the evaluation, nor 13 of its words in a row (GPT-3)"
     conversations = kept(conversations, "decontamination", threshold, fault_of_contamination, reports)
@@ -297,15 +307,19 @@ def curate(
 
 def split_reply(content: str) -> tuple[str, str]:
     """The thought and the answer of an assistant's turn that begins with <think>."""
-    thought, _, answer = content.removeprefix("<think>").partition("</think>")
+    thought, _, answer = content.strip().removeprefix("<think>").partition("</think>")
     return thought.strip(), answer.strip()
 
 
 def without_thought(conversation: Conversation) -> Conversation:
-    """The same with its last trace emptied, and asked to be."""
-    *history, reply = conversation.messages
-    reply = {**reply, "content": f"<think></think>{split_reply(reply['content'])[1]}"}
-    return replace(conversation, reasoning=False, messages=(*with_flag(history, NO_THINK), reply))
+    """The same with the traces after its last question emptied, and asked to be."""
+    messages = with_flag(conversation.messages, NO_THINK)
+    for message in reversed(messages):
+        if message["role"] in ("system", "user"):
+            break
+        if message["role"] == "assistant":
+            message["content"] = f"<think></think>{split_reply(message['content'] or '')[1]}"
+    return replace(conversation, reasoning=False, messages=tuple(messages))
 
 
 def with_cut_thought(conversation: Conversation, tokenizer: Tokenizer, num_tokens: int) -> EncodedChat | None:
@@ -329,7 +343,7 @@ def with_cut_thought(conversation: Conversation, tokenizer: Tokenizer, num_token
 
 
 def encoded_turns(conversation: Conversation, tokenizer: Tokenizer) -> list[EncodedChat]:
-    """One entry for every assistant turn, each with the history that it answers."""
+    """One entry for every assistant turn that can be learnt, each with the history that it answers."""
     turns = training_conversations(conversation.messages)
     return [encode_chat(tokenizer, messages, conversation.tools) for messages in turns]
 
@@ -472,12 +486,12 @@ def main(config: Config) -> Dataset:
         progress.print(f"{len(raw):,} raw conversations, {len(unreadable):,} unreadable")
         evaluation = evaluation_exercises(config)
         conversations, filters = curate(raw, evaluation, config)
-        conversations = [
-            without_thought(c)
-            if c.reasoning and falls_into_share(config.empty_trace_share, "emptied", config.seed, c.id)
-            else c
+        emptied = {
+            c.id: without_thought(c)
             for c in conversations
-        ]
+            if c.reasoning and falls_into_share(config.empty_trace_share, "emptied", config.seed, c.id)
+        }
+        conversations = [emptied.get(c.id, c) for c in conversations]
         parts, num_cut, too_long = parts_of(conversations, tokenizer, config)
         for part, rows in parts.items():
             if not rows:
@@ -511,7 +525,7 @@ def main(config: Config) -> Dataset:
             filters={**filters, **too_long},
             unreadable=[DroppedDocument(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]],
             num_unreadable=len(unreadable),
-            num_emptied_traces=sum(not c.reasoning for c in conversations),
+            num_emptied_traces=len(emptied),
             num_cut_traces=num_cut,
         )
         (work / "ladder.json").write_text(json.dumps(curation_ladder(config, base, raw, dataset), indent=1))

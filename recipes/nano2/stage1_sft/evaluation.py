@@ -53,6 +53,7 @@ from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, ThinkingBudget, generate
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.sources.exercises import FAMILIES, Exercise
+from nemotron.recipes.sources.exercises.tool_calling import checked_call, parse_tool_calls
 from nemotron.recipes.training.device import device_memory_bytes
 
 Mode = Literal["base", "think", "no_think", "budget"]
@@ -81,19 +82,20 @@ class Config:
     grace_tokens: int | None = None
     """Tokens beyond the budget after which a thought is closed by force; published: 500."""
     temperature: float = 0.6  # published, with thinking
-    """Of replies with thinking; those without are greedy."""
+    """Of replies with thinking, 0 for greedy ones; those without are always greedy."""
     top_p: float = 0.95  # published, with thinking
     """Share of the probability that replies with thinking are drawn from."""
     device: str | None = None
     """Where to evaluate: cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_replies", "max_new_tokens", "thinking_budget", "temperature", "top_p"):
+        for name in ("batch_replies", "max_new_tokens", "thinking_budget"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be greater than 0")
         if self.grace_tokens is not None and self.grace_tokens < 0:
             raise ValueError(f"grace_tokens={self.grace_tokens} must not be negative")
+        Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 
 class Results(Artifact):
@@ -117,6 +119,8 @@ class Answered:
     exercise: Exercise
     text: str
     """All that it wrote, special tokens included."""
+    answer: str
+    """What stands after the thought."""
     reply: Reply
     continuation: Continuation
     num_thought: int
@@ -125,8 +129,8 @@ class Answered:
 
     @property
     def obeyed(self) -> bool:
-        """Whether the format is the one that was asked for: a thought that is closed once, or no thinking tag."""
-        return not any("thinking" in error for error in self.reply.errors)
+        """Whether it thought, or did not, as it was asked to, and came to an end."""
+        return self.reply.obeys and self.continuation.finish == "stop"
 
 
 def ask(
@@ -152,31 +156,53 @@ def ask(
         ]
         seeds = [config.seed + start + index for index in range(len(chosen))]
         continuations = generate(model, prompts, sampling, seeds)
-        answered += [judged(e, c, tokenizer, thinking) for e, c in zip(chosen, continuations, strict=True)]
+        answered += [judged(e, c, tokenizer, mode) for e, c in zip(chosen, continuations, strict=True)]
         right = sum(one.right for one in answered)
         print(f"asked ({mode}): {len(answered)}/{len(exercises)}, {right} right", file=sys.stderr, flush=True)
     return answered
 
 
-def judged(exercise: Exercise, continuation: Continuation, tokenizer: Tokenizer, thinking: bool) -> Answered:
-    """One reply: taken apart, and right if the family's verifier accepts what stands after the thought."""
+def judged(exercise: Exercise, continuation: Continuation, tokenizer: Tokenizer, mode: Mode) -> Answered:
+    """One reply: taken apart, and right if the family's verifier accepts what stands after the thought.
+
+    The base model knows nothing of the format, so its format is not asked for: it is right if the verifier accepts
+    any line of what it wrote, or all of it.
+    """
+    check_answer = FAMILIES[exercise.family].check_answer
+    thinking = mode != "no_think"
     text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
     reply = parse_reply(text, thinking=thinking)
     ended = continuation.tokens[:-1] if continuation.finish == "stop" else continuation.tokens
-    answer = tokenizer.decode(ended, skip_special_tokens=False).rpartition(CLOSE)[2]
-    right = not reply.errors and FAMILIES[exercise.family].check_answer(exercise, answer.strip())
+    written = tokenizer.decode(ended, skip_special_tokens=False)
+    answer = written.rpartition(CLOSE)[2].strip()
+    right = not reply.errors and check_answer(exercise, answer)
+    if mode == "base":
+        right = any(check_answer(exercise, part.strip()) for part in (written, *written.splitlines()))
     num_thought = thought_length(continuation, tokenizer) if thinking else 0
-    return Answered(exercise, text, reply, continuation, num_thought, right)
+    return Answered(exercise, text, answer, reply, continuation, num_thought, right)
 
 
 def thought_length(continuation: Continuation, tokenizer: Tokenizer) -> int:
-    """Tokens before the tag that closes the thought; all of them if nothing does."""
+    """Tokens before the tag that closes the thought, however the text falls into tokens; all if nothing closes it."""
     if any(continuation.forced):
         return continuation.forced.index(True)
-    for end in range(1, len(continuation.tokens) + 1):
-        if tokenizer.decode(continuation.tokens[:end], skip_special_tokens=False).endswith(CLOSE):
-            return end - len(tokenizer.encode(CLOSE, add_special_tokens=False).ids)
-    return len(continuation.tokens)
+    tokens = continuation.tokens
+    thought, close, _ = tokenizer.decode(tokens, skip_special_tokens=False).partition(CLOSE)
+    if not close:
+        return len(tokens)
+    ends = range(len(tokens) + 1)
+    return next(n for n in ends if len(tokenizer.decode(tokens[:n], skip_special_tokens=False)) >= len(thought))
+
+
+def calls_are_valid(one: Answered) -> bool:
+    """Whether a reply calls tools, every one of them with its name and arguments as the exercise defines them."""
+    try:
+        calls = parse_tool_calls(one.answer)
+        for call in calls:
+            checked_call(one.exercise.tools, call)
+    except ValueError:
+        return False
+    return True
 
 
 def metrics_of(answered: dict[Mode, list[Answered]], config: Config) -> dict[str, float]:
@@ -200,7 +226,7 @@ def metrics_of(answered: dict[Mode, list[Answered]], config: Config) -> dict[str
         metrics[f"stopped/{mode}"] = share(replies, [one.continuation.finish == "stop" for one in replies])
         calls = [one for one in by_family[TOOL_CALLING] if "<TOOLCALL>" in one.exercise.answer]
         if calls:
-            metrics[f"valid_tool_calls/{mode}"] = share(calls, [bool(one.reply.tool_calls) for one in calls])
+            metrics[f"valid_tool_calls/{mode}"] = share(calls, [calls_are_valid(one) for one in calls])
         metrics[f"thought_tokens/{mode}"] = sum(one.num_thought for one in replies) / len(replies)
     most = config.thinking_budget + config.grace_tokens
     metrics["within_budget"] = share(answered["budget"], [one.num_thought <= most for one in answered["budget"]])

@@ -35,7 +35,7 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: S
         "thinks or not, as asked": "obeyed",
         "any error of format": "format_errors",
         "ends its turn": "stopped",
-        "tool calls that can be read": "valid_tool_calls",
+        "tool calls that fit their tools": "valid_tool_calls",
     }
     lines += ["", f"| format | {' | '.join(MODES.values())} |", f"|---|{'---|' * len(MODES)}"]
     for name, metric in rows.items():
@@ -47,6 +47,7 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: S
     lines += [
         "",
         f"{metrics['within_budget']:.0%} of the thoughts stay within the budget; it closed {closed:,} of them.",
+        "The base model is asked for no format: it is right if any line of what it wrote is.",
         "",
     ]
     return "\n".join(lines)

@@ -32,11 +32,11 @@ from nemotron.recipes.nano2.chat import STOP_TOKENS
 from nemotron.recipes.nano2.sizes import resolved
 from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint as BaseCheckpoint
 from nemotron.recipes.nano2.stage1_sft.data_curation import PARTS, Dataset
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config, save_checkpoint
 from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.curve import plot_curve
-from nemotron.recipes.training.device import device_memory_bytes, refuse_what_does_not_fit
+from nemotron.recipes.training.device import refuse_what_does_not_fit
 from nemotron.recipes.training.ladder import training_ladder
 from nemotron.recipes.training.state import (
     Identity,
@@ -273,9 +273,9 @@ def main(config: Config) -> Checkpoint:
     # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
     weight_dtype = torch.float64 if config.dtype == "float64" else torch.float32
     autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-    device_memory_bytes(config.device)  # refuses a device that this machine does not have
+    shape = load_config(base.checkpoint_path)
+    refuse_what_does_not_fit(shape, scale=config.scale, dtype=config.dtype, device=config.device)
     model: NemotronH = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype)
-    refuse_what_does_not_fit(model.config, scale=config.scale, dtype=config.dtype, device=config.device)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=0.0,  # set before every step

@@ -13,6 +13,7 @@ whose replies no rule can verify.
 """
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -93,6 +94,22 @@ def drawn_exercises(
 def same_text(reply: str, answer: str) -> bool:
     """Whether the reply is the answer, apart from space around it and one period at its end."""
     return reply.strip().removesuffix(".") == answer.removesuffix(".")
+
+
+def same_words(reply: str, answer: str) -> bool:
+    """As `same_text`, where the question asks for no spelling: upper and lower case, and any white space, are one."""
+    return same_text(" ".join(reply.lower().split()), answer.lower())
+
+
+def same_number(reply: str, answer: str, unit: str) -> bool:
+    """Whether the reply is the whole number or fraction, with or without the unit that the question asks for."""
+    number = re.escape(answer).replace("/", r"\s*/\s*")
+    return re.fullmatch(rf"{number}(?:\s*{re.escape(unit)})?\.?", reply.strip()) is not None
+
+
+def last_word(answer: str) -> str:
+    """What was asked for, where the answer is a sentence that ends in it: "31" of "It is 31."."""
+    return answer.removesuffix(".").split()[-1]
 
 
 from nemotron.recipes.sources.exercises import (  # noqa: E402  they import what stands above

@@ -13,7 +13,7 @@ import random
 import re
 from fractions import Fraction
 
-from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, same_text, user_exercise
+from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, user_exercise
 from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 
 FAMILY = "math"
@@ -171,5 +171,14 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is the number, as a reduced fraction where it is not whole."""
-    return same_text(reply, exercise.answer)
+    """Whether the reply is the number, written as a decimal or a reduced fraction; for an equation also after "x =".
+
+    A fraction that can be reduced is refused (our choice): 36/12 for 12x = 36 says the equation again.
+    """
+    unknown = r"(?:x\s*=\s*)?" if exercise.messages[-1]["content"].startswith("Solve") else ""
+    match = re.fullmatch(rf"{unknown}(-?[0-9]{{1,9}})(\.[0-9]{{1,9}}|\s*/\s*[1-9][0-9]{{0,8}})?\.?", reply.strip())
+    if not match:
+        return False
+    text = "".join((match[1] + (match[2] or "")).split())
+    value = Fraction(text)
+    return value == Fraction(exercise.answer) and ("/" not in text or text == str(value))

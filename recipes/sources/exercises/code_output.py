@@ -21,7 +21,8 @@ from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 FAMILY = "code"
 LETTERS = "abcdefgh"  # few, so that a small model meets every pair of them
 LONGEST_EXPRESSION = 200  # characters; also bounds the depth of the tree
-LARGEST_PRODUCT = 1_000_000  # the value or the length of anything multiplied
+LARGEST_PRODUCT = 1_000_000  # of two numbers
+LARGEST_SIZE = 100_000  # of a value, times the runs of the comprehensions around it; bounds time and memory
 
 FUNCTIONS: dict[str, Callable] = {"len": len, "max": max, "min": min, "sorted": sorted, "sum": sum}
 OPERATORS: dict[type, Callable] = {
@@ -43,18 +44,36 @@ def evaluated(expression: str) -> Any:
     list comprehensions.
 
     Raises:
-        ValueError: if it is malformed, holds anything else, or has no value.
+        ValueError: if it is malformed, holds anything else, has no value, or comes to more than LARGEST_SIZE.
     """
     if len(expression) > LONGEST_EXPRESSION:
         raise ValueError(f"an expression of {len(expression)} characters is longer than {LONGEST_EXPRESSION}")
     try:
-        return value_of(ast.parse(expression, mode="eval").body, {})
+        return value_of(ast.parse(expression, mode="eval").body, {}, LARGEST_SIZE)
     except (ArithmeticError, IndexError, MemoryError, RecursionError, SyntaxError, TypeError) as error:
         raise ValueError(f"{expression!r} has no value: {error}") from error
 
 
-def value_of(node: ast.expr | None, names: dict[str, Any]) -> Any:
-    """The value of a node; `names` holds the variables of the comprehensions around it."""
+def size_of(value: Any) -> int:
+    """The characters of a string, 1 and the sizes of the items for a list, 1 for anything else."""
+    return 1 + sum(map(size_of, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 1
+
+
+def value_of(node: ast.expr | None, names: dict[str, Any], room: int) -> Any:
+    """The value of a node.
+
+    Args:
+        names: the variables of the comprehensions around it.
+        room: the largest size that the value may have: what all runs of these comprehensions have together, divided.
+    """
+    value = computed(node, names, room)
+    if size_of(value) > room:
+        raise ValueError(f"a value of size {size_of(value)} is too large")
+    return value
+
+
+def computed(node: ast.expr | None, names: dict[str, Any], room: int) -> Any:
+    """The value of a node, of whatever size it is; arguments as for `value_of`."""
     match node:
         case None:  # a bound that a slice leaves open
             return None
@@ -63,33 +82,42 @@ def value_of(node: ast.expr | None, names: dict[str, Any]) -> Any:
         case ast.Name(id=name) if name in names:
             return names[name]
         case ast.List(elts=items):
-            return [value_of(item, names) for item in items]
+            return [value_of(item, names, room) for item in items]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -value_of(operand, names)
+            return -value_of(operand, names, room)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return product(value_of(left, names), value_of(right, names))
+            return product(value_of(left, names, room), value_of(right, names, room), room)
         case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]) if (
             type(op) in OPERATORS
         ):
-            return OPERATORS[type(op)](value_of(left, names), value_of(right, names))
+            return OPERATORS[type(op)](value_of(left, names, room), value_of(right, names, room))
         case ast.Subscript(value=inner, slice=ast.Slice(lower=lower, upper=upper, step=step)):
-            return value_of(inner, names)[value_of(lower, names) : value_of(upper, names) : value_of(step, names)]
+            return value_of(inner, names, room)[
+                value_of(lower, names, room) : value_of(upper, names, room) : value_of(step, names, room)
+            ]
         case ast.Subscript(value=inner, slice=index):
-            return value_of(inner, names)[value_of(index, names)]
+            return value_of(inner, names, room)[value_of(index, names, room)]
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
-            return FUNCTIONS[name](value_of(argument, names))
+            return FUNCTIONS[name](value_of(argument, names, room))
         case ast.Call(func=ast.Attribute(value=inner, attr="upper"), args=[], keywords=[]):
-            return str.upper(value_of(inner, names))
-        case ast.ListComp(elt=item, generators=[ast.comprehension(target=ast.Name(id=name), iter=items, ifs=tests)]):
-            inner_names = [{**names, name: value} for value in value_of(items, names)]
-            return [value_of(item, scope) for scope in inner_names if all(value_of(test, scope) for test in tests)]
+            return str.upper(value_of(inner, names, room))
+        case ast.ListComp(
+            elt=item, generators=[ast.comprehension(target=ast.Name(id=name), iter=items, ifs=tests, is_async=0)]
+        ):
+            values = value_of(items, names, room)
+            share = room // max(1, len(values))
+            scopes = ({**names, name: value} for value in values)
+            return [
+                value_of(item, scope, share) for scope in scopes if all(value_of(test, scope, share) for test in tests)
+            ]
     raise ValueError(f"{ast.unparse(node)} is none of the expressions that are allowed here")
 
 
-def product(left: Any, right: Any) -> Any:
+def product(left: Any, right: Any, room: int) -> Any:
     """left * right, where that is not too large."""
-    sizes = [abs(side) if isinstance(side, int) else len(side) for side in (left, right)]
-    if sizes[0] * sizes[1] > LARGEST_PRODUCT:
+    are_numbers = isinstance(left, int) and isinstance(right, int)
+    sizes = [abs(side) if isinstance(side, int) else size_of(side) for side in (left, right)]
+    if sizes[0] * sizes[1] > (LARGEST_PRODUCT if are_numbers else room):
         raise ValueError(f"a product of {sizes[0]} and {sizes[1]} is too large")
     return left * right
 

@@ -41,13 +41,15 @@ SENTENCES = {
 
 
 def is_right(listed: list[str], constraints: list[Constraint], reply: str) -> bool:
-    """Whether a reply keeps to all constraints with words of the list, once each, small unless told otherwise."""
-    words = reply.strip().removesuffix(".").split(", ")
+    """Whether a reply keeps to all constraints with words of the list, once each, and commas between them.
+
+    Space around a comma is free, and so is upper and lower case where no constraint is about it.
+    """
+    words = [" ".join(word.split()) for word in reply.strip().removesuffix(".").split(",")]
     kinds = [kind for kind, _value in constraints]
-    if "upper" in kinds:
-        if words != [word.upper() for word in words]:
-            return False
-        words = [word.lower() for word in words]
+    if "upper" in kinds and words != [word.upper() for word in words]:
+        return False
+    words = [word.lower() for word in words]
     if not set(words) <= set(listed) or ("repeat" not in kinds and len(set(words)) < len(words)):
         return False
     return all(

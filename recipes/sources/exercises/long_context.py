@@ -13,7 +13,7 @@ are our choice; the published ones reach 128k tokens. Left out: several turns, f
 import random
 import re
 
-from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, same_text, user_exercise
+from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, same_number, same_words, user_exercise
 from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 
 FAMILY = "long_context"
@@ -116,5 +116,6 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is the name or the number that was asked for."""
-    return same_text(reply, exercise.answer)
+    """Whether the reply is the name or the number that was asked for, the number with or without what it counts."""
+    counted = re.search(r"\nHow many (\w+) do", exercise.messages[-1]["content"])
+    return same_number(reply, exercise.answer, counted[1]) if counted else same_words(reply, exercise.answer)

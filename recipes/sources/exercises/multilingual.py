@@ -15,7 +15,14 @@ import random
 import re
 from collections.abc import Sequence
 
-from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, same_text, user_exercise
+from nemotron.recipes.sources.exercises import (
+    Exercise,
+    drawn_exercises,
+    last_word,
+    same_text,
+    same_words,
+    user_exercise,
+)
 from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 
 FAMILY = "multilingual"
@@ -135,5 +142,9 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is the answer in the language of the question, to the character."""
-    return same_text(reply, exercise.answer)
+    """Whether the reply is the answer in the language of the question, as a sentence or as the value alone.
+
+    What is to be written backwards keeps its upper and lower case.
+    """
+    same = same_text if exercise.canonical.startswith("backwards") else same_words
+    return same(reply, exercise.answer) or same(reply, last_word(exercise.answer))

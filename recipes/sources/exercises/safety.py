@@ -13,7 +13,7 @@ themselves; nothing here is.
 import random
 import re
 
-from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, same_text, user_exercise
+from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, same_words, user_exercise
 from nemotron.recipes.sources.problems import Split, drawn_item
 
 FAMILY = "safety"
@@ -85,4 +85,4 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply is the refusal where the owner has not agreed, and the instruction where they have."""
-    return same_text(reply, exercise.answer)
+    return same_words(reply, exercise.answer)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, same_text, user_exercise
+from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, same_number, same_words, user_exercise
 from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 
 FAMILY = "science"
@@ -227,5 +227,15 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is the answer, to the character; a fraction must be reduced."""
-    return same_text(reply, exercise.answer)
+    """Whether the reply is the answer; a fraction must be reduced, a number may have the unit that is asked for."""
+    question, answer = exercise.messages[-1]["content"], exercise.answer
+    text = " ".join(reply.strip().removesuffix(".").split())
+    if question.startswith("Write each digit of the octal"):  # nothing is said of what stands between the digits
+        groups = re.fullmatch("([01]{3})" + "[ ,]*([01]{3})" * (len(answer.split()) - 1), text)
+        return groups is not None and list(groups.groups()) == answer.split()
+    if question.startswith("What are the chemical symbols"):  # which depend on upper and lower case
+        return text == answer
+    if answer[0].isdigit():
+        unit = re.search(r"[Hh]ow many (\S+)|Masses in (\w+)", question)
+        return same_number(reply, answer, (unit[1] or unit[2]) if unit else "")
+    return same_words(reply, answer)

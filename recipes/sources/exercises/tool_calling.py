@@ -1,8 +1,8 @@
 """Tool calling: a list of tools, a small database behind them, and a user who wants something read or changed.
 
 What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: conversations answered by calls, or
-by a sentence about what a call gave. A call is right when the database then holds what it should and what was read is
-what was asked for, however the call gets there.
+by a sentence about what a call gave. Calls are right when the database then holds what it should and what was asked for
+has been read, however they get there: in any order, by other tools, with reads that nobody asked for.
 
     python -c "import nemotron.recipes.sources.exercises.tool_calling as e; \
         print(e.generate_exercises(1, 0, split='train'))"
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, same_text
+from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, last_word, same_words
 from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 
 FAMILY = "tool_calling"
@@ -302,13 +302,13 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
 # The verifiers --------------------------------------------------------------------------------------------------------
 
 
-def outcome(exercise: Exercise, reply: str) -> tuple[Database, list[dict[str, Any]]]:
-    """The database after the calls of a reply and what they gave back; ValueError if they are no valid calls."""
+def outcome(exercise: Exercise, reply: str) -> tuple[Database, list[tuple[str, dict[str, Any]]]]:
+    """The database after the calls of a reply, and the name and result of each; ValueError if they are not valid."""
     database, results = json.loads(exercise.details)["database"], []
     for call in parse_tool_calls(reply):
         checked_call(exercise.tools, call)
         database, result = run_call(database, call)
-        results.append(result)
+        results.append((call["name"], result))
     return database, results
 
 
@@ -328,7 +328,7 @@ def holds(exercise: Exercise) -> bool:
                 del tables[table][row]
             rows_touched.append([row, tables[table].get(row)])
         database, results = outcome(exercise, exercise.answer)
-        return tables == database and rows_touched == [list(result.values()) for result in results]
+        return tables == database and rows_touched == [list(result.values()) for _name, result in results]
     results = [json.loads(message["content"]) for message in exercise.messages if message["role"] == "tool"]
     if len(results) == 2:
         return exercise.answer == max(results, key=lambda result: list(result.values())[1])[next(iter(results[0]))]
@@ -357,8 +357,12 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply's calls change and read what they should, or its sentence is the right one."""
     if not exercise.answer.startswith("<TOOLCALL>"):
-        return same_text(reply, exercise.answer)
+        asked_for_value = exercise.messages[0]["content"].startswith("What is")
+        return same_words(reply, exercise.answer) or (asked_for_value and same_words(reply, last_word(exercise.answer)))
     try:
-        return outcome(exercise, reply) == outcome(exercise, exercise.answer)
+        found, found_results = outcome(exercise, reply)
     except ValueError:
         return False
+    wanted, wanted_results = outcome(exercise, exercise.answer)
+    wanted_reads = [result for result in wanted_results if result[0].startswith("get_")]
+    return found == wanted and all(result in found_results for result in wanted_reads)

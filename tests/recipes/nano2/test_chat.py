@@ -635,6 +635,7 @@ def test_a_reply_without_an_answer_is_not_learnt(messages: list[Any]) -> None:
 
 # A reply back to its parts --------------------------------------------------------------------------------------------
 
+TAG = "a reply without thinking holds a thinking tag"
 CALL = '<TOOLCALL>[{"name": "add", "arguments": {"a": 1, "b": 2}}]</TOOLCALL>'
 
 
@@ -643,7 +644,7 @@ CALL = '<TOOLCALL>[{"name": "add", "arguments": {"a": 1, "b": 2}}]</TOOLCALL>'
     [
         (True, "Well.\n</think>\n\nHi\n<SPECIAL_12>", Reply("Well.", "Hi", [], ())),
         (True, "Well.\n</think>\n\nHi", Reply("Well.", "Hi", [], ())),
-        (True, "</think>Hi</s>", Reply("", "Hi", [], ())),
+        (True, "</think>Hi</s>", Reply("", "Hi", [], (), obeys=False)),  # it is to think
         (False, "Hi\n<SPECIAL_11>", Reply(None, "Hi", [], ())),
         (False, "", Reply(None, "", [], ())),
         (False, "<s>x</s><SPECIAL_12>\n", Reply(None, "<s>x</s>", [], ())),
@@ -657,12 +658,12 @@ CALL = '<TOOLCALL>[{"name": "add", "arguments": {"a": 1, "b": 2}}]</TOOLCALL>'
         ),
         (True, f"{CALL}</think>Hi", Reply(CALL, "Hi", [], ())),
         # Departures from the format.
-        (True, "Well. Hi", Reply("Well. Hi", "", [], ("the thinking is never closed",))),
-        (True, "A</think>B</think>C", Reply("A</think>B", "C", [], ("the thinking is closed 2 times",))),
-        (True, "A</think>B<think>C", Reply("A", "B<think>C", [], ("the thinking is opened again",))),
-        (False, "<think>\nA\n</think>\n\nB", Reply("A", "B", [], ("a reply without thinking holds a thinking tag",))),
-        (False, "A <think> B", Reply(None, "A <think> B", [], ("a reply without thinking holds a thinking tag",))),
-        (False, "A</think>B", Reply("A", "B", [], ("a reply without thinking holds a thinking tag",))),
+        (True, "Well. Hi", Reply("Well. Hi", "", [], ("the thinking is never closed",), obeys=False)),
+        (True, "A</think>B</think>C", Reply("A</think>B", "C", [], ("the thinking is closed 2 times",), obeys=False)),
+        (True, "A</think>B<think>C", Reply("A", "B<think>C", [], ("the thinking is opened again",), obeys=False)),
+        (False, "<think>\nA\n</think>\n\nB", Reply("A", "B", [], (TAG,), obeys=False)),
+        (False, "A <think> B", Reply(None, "A <think> B", [], (TAG,), obeys=False)),
+        (False, "A</think>B", Reply("A", "B", [], (TAG,), obeys=False)),
         (False, "A<SPECIAL_12>B", Reply(None, "A<SPECIAL_12>B", [], ("<SPECIAL_12> stands inside the reply",))),
         (False, "<TOOLCALL>[]", Reply(None, "<TOOLCALL>[]", [], ("<TOOLCALL> without </TOOLCALL>",))),
         (False, "A</TOOLCALL>", Reply(None, "A</TOOLCALL>", [], ("</TOOLCALL> without <TOOLCALL>",))),
@@ -734,7 +735,8 @@ def test_what_was_rendered_is_read_back(thinking: bool, reasoning: str, answer: 
     prompt = [user("Hello" if thinking else "Hello /no_think")]
     rendered = render([*prompt, assistant(content, *calls)])
     reply = parse_reply(rendered.removeprefix(render(prompt, add_generation_prompt=True)), thinking=thinking)
-    assert reply == Reply(reasoning.strip() if thinking else None, answer.strip(), calls, ())
+    obeys = bool(reasoning.strip()) if thinking else True
+    assert reply == Reply(reasoning.strip() if thinking else None, answer.strip(), calls, (), obeys)
 
 
 # The tokenizer of a chat model ----------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Decoding against the full forward pass, sampling against its probabilities, budgets against the rule."""
 
+import math
+import textwrap
 from collections import Counter
 
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from nemotron.recipes.curation.tokenizer import train_tokenizer
 from nemotron.recipes.nano2.sizes import SIZES
-from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, draw_tokens, generate, stream
+from nemotron.recipes.nemotron_h import generate as generate_module
+from nemotron.recipes.nemotron_h.generate import GREEDY_BELOW, Sampling, ThinkingBudget, draw_tokens, generate, stream
 from nemotron.recipes.nemotron_h.model import (
     AttentionState,
     DecodingState,
@@ -21,8 +24,8 @@ from nemotron.recipes.nemotron_h.model import (
 )
 
 
-def initialized(config: ModelConfig) -> NemotronH:
-    model = NemotronH(config, dtype=torch.float64)
+def initialized(config: ModelConfig, dtype: torch.dtype = torch.float64) -> NemotronH:
+    model = NemotronH(config, dtype=dtype)
     initialize(model, 0)
     return model
 
@@ -78,6 +81,34 @@ def test_reading_in_pieces_equals_reading_at_once_for_any_split(hybrid: Nemotron
             read += num_new
 
 
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_the_state_of_the_scan_is_kept_in_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
+    model = initialized(SIZES["tiny"].model, dtype)
+    state = DecodingState(model, 1)
+    states = [layer for layer in state.layers if isinstance(layer, MambaState)]
+    with torch.no_grad():
+        for num_tokens in (0, 1, 5, 1):  # none; a step from the empty state; a scan; a step
+            if num_tokens:
+                model(torch.ones(1, num_tokens, dtype=torch.int64), state=state)
+            assert {layer.ssm.dtype for layer in states} == {expected}
+
+
+def test_decoding_in_bfloat16_is_as_exact_as_reading_at_once() -> None:
+    rounded = initialized(SIZES["tiny"].model, torch.bfloat16)
+    exact = NemotronH(SIZES["tiny"].model, dtype=torch.float64)
+    exact.load_state_dict(rounded.state_dict())
+    ids = torch.randint(512, (2, 200), generator=torch.Generator().manual_seed(0))
+    state = DecodingState(rounded, 2)
+    with torch.no_grad():
+        logits, whole = exact(ids), rounded(ids)
+        decoded = torch.cat([rounded(ids[:, place : place + 1], state=state) for place in range(200)], dim=1)
+    error, whole_error = ((found.double() - logits).std() / logits.std() for found in (decoded, whole))
+    assert error < 1.05 * whole_error
+
+
 def test_a_row_does_not_depend_on_its_neighbours(hybrid: NemotronH) -> None:
     prompts = [[5, 6, 7], list(range(20, 60)), [9]]
     sampling = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9)
@@ -119,6 +150,19 @@ def test_log_probabilities_are_those_of_the_full_forward_pass(hybrid: NemotronH)
     assert continuation.logprobs == pytest.approx(expected, rel=1e-10)
 
 
+def test_the_example_of_the_module_keeps_no_graph(hybrid: NemotronH) -> None:
+    example = textwrap.dedent(
+        "\n".join(line for line in generate_module.__doc__.split("\n") if line.startswith("    "))
+    )
+    names = {"model": hybrid, "prompt_ids": torch.tensor([[3, 4, 5]]), "next_id": torch.tensor([[6]])}
+    exec(example, {**vars(generate_module), **names}, names)
+    tensors = [tensor for layer in names["state"].layers if layer is not None for tensor in vars(layer).values()]
+    assert len(tensors) > 0
+    assert not any(tensor.requires_grad for tensor in [*tensors, names["logits"]])
+    with torch.no_grad():
+        torch.testing.assert_close(names["logits"], hybrid(torch.tensor([[3, 4, 5, 6]]))[:, -1:], rtol=0, atol=1e-10)
+
+
 def test_tokens_come_one_at_a_time(hybrid: NemotronH) -> None:
     steps = stream(hybrid, [[1], [2, 3]], Sampling(max_new_tokens=3), seeds=[0, 0])
     assert [[token.row for token in step] for step in steps] == [[0, 1]] * 3
@@ -133,6 +177,22 @@ def test_temperature_zero_takes_the_most_likely_token(model: NemotronH) -> None:
         with torch.no_grad():
             tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
     assert generate(model, [[1, 4, 2]], Sampling(max_new_tokens=6), seeds=[0])[0].tokens == tokens[3:]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, GREEDY_BELOW / 2, GREEDY_BELOW, 1e-9])
+def test_the_lowest_temperatures_take_the_most_likely_token(temperature: float) -> None:
+    logprobs = torch.log_softmax(torch.tensor([[1.0, 9.0, 3.0], [-math.inf, 2.0, 2.5]], dtype=torch.float64), dim=-1)
+    generators = [purpose_generator(seed, "test") for seed in range(2)]
+    for top_p in (1.0, 0.5):
+        assert draw_tokens(logprobs, generators, Sampling(1, temperature=temperature, top_p=top_p)) == [1, 2]
+
+
+def test_a_low_temperature_above_the_limit_is_safe_for_the_flattest_probabilities() -> None:
+    """The largest log-probability is then lowest, so that dividing it comes closest to an overflow."""
+    logprobs = torch.full((1, 131_072), -math.log(131_072), dtype=torch.float64)
+    (drawn,) = draw_tokens(logprobs, [purpose_generator(0, "test")], Sampling(1, temperature=GREEDY_BELOW))
+    uniform = torch.rand(1, dtype=torch.float64, generator=purpose_generator(0, "test")).item()
+    assert drawn == int(uniform * 131_072)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -154,6 +214,13 @@ def test_top_p_draws_from_the_smallest_set_that_has_the_probability() -> None:
     drawn = Counter(draw_tokens(logprobs, generators, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.65)))
     assert drawn.keys() == {1, 3}  # 0.4 is too little, 0.7 is enough
     assert abs(drawn[1] / 300 - 4 / 7) < 4 * (4 / 7 * 3 / 7 / 300) ** 0.5
+
+
+def test_a_set_that_has_exactly_the_probability_is_enough_for_top_p() -> None:
+    logprobs = torch.full((300, 4), math.log(0.25), dtype=torch.float64)
+    generators = [purpose_generator(seed, "test") for seed in range(300)]
+    drawn = draw_tokens(logprobs, generators, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.5))
+    assert set(drawn) == {0, 1}
 
 
 def test_the_seed_decides_the_sample(model: NemotronH) -> None:

@@ -22,6 +22,7 @@ from nemotron.recipes.nemotron_h.model import (
     PUBLISHED_12B,
     Attention,
     CausalConv,
+    DecodingState,
     ModelConfig,
     NemotronH,
     RMSNorm,
@@ -31,6 +32,7 @@ from nemotron.recipes.nemotron_h.model import (
     purpose_generator,
     ssd_scan_chunked,
     ssd_scan_sequential,
+    ssd_step,
 )
 
 SHAPE = SIZES["tiny"].model
@@ -144,6 +146,29 @@ def test_long_steps_overflow_neither_the_scan_nor_its_gradients() -> None:
     y, _ = ssd_scan_chunked(*inputs, 16, state.detach().float())
     for gradient in torch.autograd.grad(y.sum(), inputs):
         assert gradient.isfinite().all()
+
+
+def test_one_step_equals_the_sequential_scan_of_one_position() -> None:
+    x, dt, A, B, C, D, state = scan_inputs(b=2, t=1, g=2, r=2, p=3, n=4, seed=0)
+    expected, expected_state = ssd_scan_sequential(x, dt, A, B, C, D, state)
+    updated = state.detach().clone()
+    found = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, updated)
+    torch.testing.assert_close(found, expected[:, 0].detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(updated, expected_state.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_no_gradient_passes_through_a_step() -> None:
+    x, dt, A, B, C, D, state = scan_inputs(b=2, t=1, g=2, r=2, p=3, n=4, seed=0)
+    updated = state.detach().clone()
+    y = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, updated)
+    assert not y.requires_grad
+    assert not updated.requires_grad
+
+
+def test_a_scan_of_no_position_is_refused() -> None:
+    inputs = scan_inputs(b=1, t=0, g=1, r=1, p=1, n=1, seed=0)[:6]
+    with pytest.raises(ValueError, match="a scan of 0 positions"):
+        ssd_scan_chunked(*inputs, 4)
 
 
 def test_chunk_size_below_one_is_refused() -> None:
@@ -583,7 +608,42 @@ def test_the_chunked_scan_resets_its_state_where_the_sequential_one_does(lengths
     dt = torch.rand(1, t, h, generator=generator, dtype=torch.float64)
     A, D = -torch.rand(h, generator=generator, dtype=torch.float64), torch.ones(h, dtype=torch.float64)
     segments = segments_of(lengths)
-    expected, expected_state = ssd_scan_sequential(x, dt, A, B, C, D, segments=segments)
-    found, state = ssd_scan_chunked(x, dt, A, B, C, D, chunk_size, segments=segments)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(state, expected_state, rtol=0, atol=1e-12)
+    for initial_state in (None, torch.randn(1, h, p, n, generator=generator, dtype=torch.float64)):
+        expected, expected_state = ssd_scan_sequential(x, dt, A, B, C, D, initial_state, segments)
+        found, state = ssd_scan_chunked(x, dt, A, B, C, D, chunk_size, initial_state, segments)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(state, expected_state, rtol=0, atol=1e-12)
+
+
+def test_the_first_document_of_a_row_goes_on_from_the_initial_state_and_the_second_does_not() -> None:
+    x, dt, A, B, C, D, state = scan_inputs(b=1, t=10, g=2, r=2, p=3, n=4, seed=0)
+    packed, _ = ssd_scan_chunked(x, dt, A, B, C, D, 4, state, segments_of([6, 4]))
+    first, _ = ssd_scan_chunked(x[:, :6], dt[:, :6], A, B[:, :6], C[:, :6], D, 4, state)
+    second, _ = ssd_scan_chunked(x[:, 6:], dt[:, 6:], A, B[:, 6:], C[:, 6:], D, 4)
+    torch.testing.assert_close(packed, torch.cat([first, second], dim=1), rtol=0, atol=1e-12)
+
+
+# --- what a call of the model refuses ---
+
+
+def test_segments_and_a_state_exclude_each_other() -> None:
+    model, ids = initialized(SHAPE), random_tokens(SHAPE, 1, 5)
+    for part in (model, model.backbone):
+        with pytest.raises(ValueError, match="segments and state exclude each other"):
+            part(ids, segments=segments_of([5]), state=DecodingState(model, 1))
+
+
+def test_a_number_of_new_tokens_without_a_state_is_refused() -> None:
+    model, ids = initialized(SHAPE), random_tokens(SHAPE, 1, 5)
+    for part in (model, model.backbone):
+        with pytest.raises(ValueError, match="num_new says what a state keeps and no state is given"):
+            part(ids, num_new=torch.tensor([3]))
+
+
+@pytest.mark.parametrize("pattern", ["M", "*-"])
+@pytest.mark.parametrize("decoding", [False, True])
+def test_a_call_without_a_token_is_refused(pattern: str, decoding: bool) -> None:
+    model = initialized(replace(SHAPE, hybrid_override_pattern=pattern))
+    state = DecodingState(model, 2) if decoding else None
+    with pytest.raises(ValueError, match=r"input_ids of shape \(2, 0\) hold no token"):
+        model(torch.zeros(2, 0, dtype=torch.int64), state=state)

@@ -149,6 +149,9 @@ def test_tools_may_be_a_column_or_json_in_json(tmp_path: Path, columns: dict[str
         ("off", "<think></think>Four", "<think></think>Four"),
         ("off", "<think>\n\n</think>\n\nFour", "<think></think>Four"),
         ("off", TRACE, TRACE),
+        ("on", "\n\n" + TRACE, "\n\n" + TRACE),
+        ("on", "<think></think>Four", "<think></think>Four"),
+        ("on", "<think>Two and two.", "<think>Two and two."),
         ("off", "The tag <think>x</think>", "<think></think>The tag <think>x</think>"),
     ],
 )
@@ -158,6 +161,17 @@ def test_a_trace_stays_and_a_missing_one_is_marked_empty(
     messages = [ASKED, {"role": "assistant", "content": content}]
     conversation = read_one(tmp_path / "a.parquet", row(reasoning=reasoning, messages=messages))
     assert conversation.messages[1:] == (ASKED, {"role": "assistant", "content": expected})
+
+
+@pytest.mark.parametrize("reasoning", ["on", "off"])
+@pytest.mark.parametrize("between", ["", " ", " \n", "\r\n", "\t"])
+@pytest.mark.parametrize("before", ["", " \n"])
+def test_a_thought_begins_on_the_line_after_its_tag(tmp_path: Path, before: str, between: str, reasoning: str) -> None:
+    content = TRACE.replace("<think>\n", f"{before}<think>{between}")
+    messages = [ASKED, {"role": "assistant", "content": content}, {"role": "user", "content": content}]
+    conversation = read_one(tmp_path / "a.jsonl", row(reasoning=reasoning, messages=messages))
+    assert conversation.messages[2] == {"role": "assistant", "content": TRACE}
+    assert conversation.messages[3] == messages[2]  # what a user spells stays
 
 
 @pytest.mark.parametrize(

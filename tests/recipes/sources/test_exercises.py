@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import FAMILIES, Exercise, algebra, drawn_exercises, same_text
+from nemotron.recipes.sources.exercises import (
+    FAMILIES,
+    Exercise,
+    algebra,
+    drawn_exercises,
+    last_word,
+    same_text,
+    same_words,
+)
 from nemotron.recipes.sources.problems import split_of
 
 SEEDS = st.integers(0, 2**63)
@@ -141,6 +149,25 @@ def test_an_answer_that_does_not_hold_stops_the_generation() -> None:
 def test_same_text(reply: str, right: bool) -> None:
     assert same_text(reply, "7") is right
     assert same_text(reply, "7.") is right
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("it IS\n b", True),
+        (" It is b. ", True),
+        ("It is b..", False),
+        ("Itis b", False),
+        ("It is a b", False),
+        ("", False),
+    ],
+)
+def test_same_words(reply: str, right: bool) -> None:
+    assert same_words(reply, "It is b.") is right
+
+
+def test_last_word() -> None:
+    assert [last_word(answer) for answer in ("It is 31.", "The phone of Ada is 007.", "cups")] == ["31", "007", "cups"]
 
 
 # The same on CPython 3.11.7; a version that draws or writes anything otherwise shows here.

@@ -44,7 +44,13 @@ def curated(conversations, evaluation=()):
         (conversation("2", "Hello", "no thought at all"), "structure"),
         (conversation("2", messages=conversation().messages[:1]), "structure"),
         (
-            conversation("2", messages=(*conversation(reply="no thought").messages, *conversation().messages)),
+            conversation(
+                "2",
+                messages=(
+                    *conversation(reply="<think>\nnever closed").messages,
+                    *conversation(reply="<think>\na</think>7").messages,
+                ),
+            ),
             "structure",
         ),
         (conversation("2", "Hello", f"<think>\n{'a b c d e f g h ' * 4}\n</think>\n\nyes"), "repetition"),
@@ -56,6 +62,50 @@ def test_a_filter_drops_what_it_is_for_and_says_so(bad, filter_name):
     assert [one.id for one in kept] == ["1"]
     assert {name: report.num_dropped for name, report in reports.items() if report.num_dropped} == {filter_name: 1}
     assert reports[filter_name].examples[0].id == "2"
+
+
+def test_an_earlier_turn_without_a_thought_is_read_and_not_learnt(tokenizer):
+    two_turns = conversation("2", messages=(*conversation("1", "Hello", "Hi.").messages, *conversation().messages))
+    kept, _ = curated([two_turns])
+    assert kept == [two_turns]
+    (chat,) = data_curation.encoded_turns(two_turns, tokenizer)
+    learnt = tokenizer.decode([token for token, counts in zip(chat.ids, chat.in_loss, strict=True) if counts])
+    assert "Hi." in tokenizer.decode(chat.ids)
+    assert "Hi." not in learnt
+    assert learnt.strip().endswith("7")
+
+
+@pytest.mark.parametrize("difficulty", [1, 2, 3, 4])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_exercises_of_every_difficulty_can_be_learnt(family, difficulty):
+    exercises = FAMILIES[family].generate_exercises(30, 0, split="train", difficulty=difficulty)
+    faults = [data_curation.fault_of_structure(data_curation.conversation_of(one)) for one in exercises]
+    assert faults == [""] * 30
+
+
+def test_what_a_user_repeats_is_no_repetition():
+    again = conversation("2", "Say it again. " * 40)
+    assert data_curation.fault_of_repetition(again) == ""
+
+
+TOOL_CALLS = [{"type": "function", "function": {"name": name, "arguments": {"x": 1}}} for name in ("f", "g")]
+TOOL_LIST = ({"name": "f", "parameters": {}}, {"name": "g", "parameters": {}})
+
+
+def calling(id, call, question="Do it.", tools=TOOL_LIST):
+    reply = {"role": "assistant", "content": "<think>\nwhich?\n</think>\n\n", "tool_calls": [call]}
+    return conversation(id, messages=({"role": "user", "content": question}, reply), tools=tools)
+
+
+def test_the_same_question_with_another_call_is_no_duplicate():
+    kept, reports = curated([calling("1", TOOL_CALLS[0]), calling("2", TOOL_CALLS[1]), calling("3", TOOL_CALLS[0])])
+    assert [one.id for one in kept] == ["1", "2"]
+    assert reports["duplicates"].num_dropped == 1
+
+
+def test_the_same_call_among_other_tools_is_no_duplicate():
+    kept, _ = curated([calling("1", TOOL_CALLS[0]), calling("2", TOOL_CALLS[0], tools=TOOL_LIST[:1])])
+    assert len(kept) == 2
 
 
 GERMAN = "Das Haus am Fluss ist alt, und die Leute aus dem Dorf gehen jeden Abend hin, um die Sonne am Wasser zu sehen."
@@ -85,6 +135,16 @@ def test_a_question_of_the_evaluation_is_dropped_whatever_its_layout():
     assert reports["decontamination"].num_dropped == 1
 
 
+def test_an_exercise_that_differs_by_an_operator_is_another_task():
+    (exercise,) = FAMILIES["math"].generate_exercises(1, 0, split="evaluation")
+    exercise = replace(exercise, messages=({"role": "user", "content": "What is 7 + 2 - 5?"},))
+    other = conversation("2", "What is 7 - 2 + 5?")
+    kept, _ = curated([conversation(), replace(other, origin="procedural")], [exercise])
+    assert [one.id for one in kept] == ["1", "2"]
+    kept, _ = curated([conversation(), other], [exercise])  # of a user's own, who may have it from anywhere
+    assert [one.id for one in kept] == ["1"]
+
+
 def test_thirteen_words_of_an_evaluation_question_are_too_many_in_a_users_conversation():
     (exercise,) = FAMILIES["long_context"].generate_exercises(1, 0, split="evaluation")
     words = exercise.messages[-1]["content"].split()
@@ -105,6 +165,35 @@ def test_an_emptied_trace_leaves_the_answer_and_asks_for_no_thinking():
     assert not emptied.reasoning
 
 
+def test_every_trace_after_the_last_question_is_emptied(tokenizer):
+    call = {**TOOL_CALLS[0]}
+    messages = (
+        *conversation().messages,
+        {"role": "user", "content": "Do it."},
+        {"role": "assistant", "content": "<think>\nwhich?\n</think>\n\n", "tool_calls": [call]},
+        {"role": "tool", "content": "done"},
+        {"role": "assistant", "content": "<think>\nit is done\n</think>\n\nDone."},
+    )
+    emptied = data_curation.without_thought(conversation(messages=messages, tools=TOOL_LIST))
+    chats = data_curation.encoded_turns(emptied, tokenizer)
+    learnt = [
+        tokenizer.decode([token for token, counts in zip(chat.ids, chat.in_loss, strict=True) if counts])
+        for chat in chats
+    ]
+    assert THOUGHT in learnt[0]  # before the question
+    assert learnt[1].startswith("<TOOLCALL>")
+    assert learnt[2].startswith("Done.")
+
+
+def test_a_call_without_content_can_be_emptied():
+    call = {"role": "assistant", "content": None, "tool_calls": [TOOL_CALLS[0]]}
+    emptied = data_curation.without_thought(
+        conversation(messages=(conversation().messages[0], call, {"role": "tool", "content": "7"},
+                               conversation().messages[1]), tools=TOOL_LIST)
+    )  # fmt: skip
+    assert [message["content"] for message in emptied.messages[1::2]] == ["<think></think>", "<think></think>7"]
+
+
 def test_an_emptied_trace_wins_over_a_flag_of_the_user(tokenizer):
     emptied = data_curation.without_thought(conversation(question="What is 3 + 4? /think"))
     (chat,) = data_curation.encoded_turns(emptied, tokenizer)
@@ -118,6 +207,19 @@ def test_a_cut_trace_keeps_its_first_tokens_and_the_whole_answer_which_alone_cou
     assert f"<think>\n{first}\n</think>\n\n7\n<SPECIAL_12>" in text
     learnt = [token for token, counts in zip(cut.ids, cut.in_loss, strict=True) if counts]
     assert tokenizer.decode(learnt, skip_special_tokens=False) == "\n\n7\n<SPECIAL_12>"
+
+
+def test_white_space_before_the_thought_is_no_part_of_it(tokenizer):
+    plain = data_curation.with_cut_thought(conversation(), tokenizer, 5)
+    spaced = conversation(reply=f"\n <think>\n{THOUGHT}\n</think>\n\n7")
+    assert data_curation.with_cut_thought(spaced, tokenizer, 5) == plain
+
+
+def test_a_cut_leaves_no_half_of_a_character(tokenizer):
+    spoken = conversation(reply="<think>\n" + "\N{GREEK SMALL LETTER OMEGA}" * 20 + "\n</think>\n\n7")
+    for num_tokens in range(3, 9):
+        cut = data_curation.with_cut_thought(spoken, tokenizer, num_tokens)
+        assert "\ufffd" not in tokenizer.decode(cut.ids)
 
 
 @pytest.mark.parametrize("unthinking", [True, False])
@@ -182,6 +284,26 @@ def test_what_is_too_long_for_a_row_is_only_in_the_third_part(tokenizer):
     assert sum(len(row["tokens"]) for row in parts["everything"]) < length
     assert sum(len(row["tokens"]) for row in parts["long_context"]) >= length
     assert [report.num_dropped for report in reports.values()] == [0, 1]
+
+
+def test_every_turn_of_a_conversation_is_in_the_first_two_parts_and_what_fits_nowhere_in_none(tokenizer):
+    second = conversation(question="And 5 + 5?", reply="<think>\nten\n</think>\n\n10")
+    both = conversation("2", messages=(*conversation().messages, *second.messages), category="tool_calling")
+    longest = conversation("3", "word " * 60)
+    fits = len(encode_chat(tokenizer, both.messages).ids)
+    context = conversation("4", reply="<think>\nelse\n</think>\n\n1", category="long_context")
+    config = configured(sequence_length=2 * fits, long_context_length=2 * fits)
+    assert len(encode_chat(tokenizer, longest.messages).ids) > 2 * fits + 1
+    parts, _, reports = data_curation.parts_of([both, longest, context], tokenizer, config)
+    for part in ("everything", "tools"):
+        learnt = "".join(
+            tokenizer.decode([token for token, counts in zip(row["tokens"], row["in_loss"], strict=True) if counts])
+            for row in parts[part]
+        )
+        assert THOUGHT in learnt
+        assert "ten" in learnt
+    assert reports["too long for any part"].num_dropped == 1
+    assert "word word" not in "".join(tokenizer.decode(row["tokens"]) for rows in parts.values() for row in rows)
 
 
 @settings(max_examples=10)

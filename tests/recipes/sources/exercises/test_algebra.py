@@ -11,6 +11,7 @@ from nemotron.recipes.sources.exercises import user_exercise
 from nemotron.recipes.sources.exercises.algebra import (
     LARGEST,
     canonical_form,
+    check_answer,
     digit_steps,
     generate_exercises,
     holds,
@@ -98,3 +99,21 @@ def test_a_side_is_written_as_by_hand() -> None:
 )
 def test_sympy_tells_right_from_wrong(question: str, answer: str, right: bool) -> None:
     assert holds(user_exercise("math", question, "", answer, "")) is right
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "right", "wrong"),
+    [
+        ("What is 7 + 12 - 5?", "14", ["14", "14.", "14.0"], ["x = 14", "41", "-14", "14.5", "14/1", "28/2", "7 + 7"]),
+        ("Solve 12x = 36 for x.", "3", ["3", "x = 3", "x=3."], ["36/12", "x = 36/12", "y = 3", "x = x = 3", "3x", "x"]),
+        ("Solve -9x - 16 = -4x + 20 for x.", "-36/5", ["-36/5", "x = -36 / 5", "-7.2", "x = -7.20."],
+         ["36/5", "-72/10", "-7.3", "-36/-5", "-36/0", "7.2", "-36", "-7,2"]),
+        ("Solve 3x = 1 for x.", "1/3", ["1/3"], ["0.333333333", "0.3", "3", "1/3/1", "9" * 5000]),
+    ],
+)  # fmt: skip
+def test_a_number_may_be_written_in_any_way_that_is_worked_out(
+    question: str, answer: str, right: list[str], wrong: list[str]
+) -> None:
+    exercise = user_exercise("math", question, "", answer, "")
+    assert [reply for reply in right if not check_answer(exercise, reply)] == []
+    assert [reply for reply in wrong if check_answer(exercise, reply)] == []

@@ -3,12 +3,19 @@
 import ast
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises.code_output import LONGEST_EXPRESSION, evaluated, generate_exercises
+from nemotron.recipes.sources.exercises.code_output import (
+    LARGEST_PRODUCT,
+    LARGEST_SIZE,
+    LONGEST_EXPRESSION,
+    evaluated,
+    generate_exercises,
+)
 
 
 def test_python_prints_the_answers() -> None:
@@ -56,6 +63,7 @@ def test_an_expression_by_hand(expression: str, value) -> None:
         "__import__('os')", "2 ** 9", "'a'.lower()", "'a'.__class__",
         "(1).real", "max(1, 2)", "max([1], key=len)", "max([1], default=1)", "len(*[[1]])",
         "[*[1]]", "[x for x, y in [[1, 2]]]", "[x for x in [1] for y in [2]]", "'ab'.upper('a')", "[1].upper()",
+        "[x async for x in [1]]", "[[x async for x in [1]] for y in [2]]",
         "[1][1]", "[1]['a']", "'a' + 1", "-'a'", "len(3)", "max([])", "sorted([1, 'a'])", "[1][::0]", "[1, 2] * 'a'",
         "'a' * 999999999", "[0] * 1000 * 1001", "9" * 201, "-" * 199 + "1" * 2, "(" * 99 + ")" * 99, "'a' * [1]",
     ],
@@ -63,6 +71,44 @@ def test_an_expression_by_hand(expression: str, value) -> None:
 def test_what_is_malformed_or_not_allowed_is_a_value_error(expression: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  which sentence it is depends on Python's version
         evaluated(expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "[[x for x in 'a' * 99999] for y in 'a' * 99999]",
+        "[[0] * 9999 for x in 'a' * 9999]",
+        "[['a' * 9999 + 'b' for y in 'a' * 9999] for x in 'a' * 9]",
+        "[[x + x for y in 'a' * 9999] for x in ['a' * 9999]]",
+        "[[x[1:] for y in 'a' * 9999] for x in ['a' * 9999]]",
+        "[len(['a' * 9999 for z in 'a' * 999]) for x in 'a' * 999]",
+        "[x for x in 'a' * 9999 if len(['a' * 9999]) > 2]",
+        "[[0] * 9999] * 9999",
+        "[[[0] * 99] * 99] * 99",
+        "'a' * 99999 + 'a' * 99999",
+    ],
+)
+def test_what_would_fill_the_memory_is_refused_before_it_is_computed(expression: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="is too large"):
+        evaluated(expression)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * LARGEST_SIZE  # bytes
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [("len([x for x in 'a' * 9999])", 9999), ("len([[y for y in 'a' * 99] for x in 'a' * 99])", 99)],
+)
+def test_a_comprehension_may_run_thousands_of_times(expression: str, value: int) -> None:
+    assert evaluated(expression) == value
+
+
+def test_the_product_of_two_numbers_is_bounded() -> None:
+    assert evaluated("1000 * 1000") == LARGEST_PRODUCT
+    with pytest.raises(ValueError, match="a product of 1000 and 1001 is too large"):
+        evaluated("1000 * -1001")
 
 
 @given(st.text() | st.text("[]()0123456789+-*:,'\"x forinlesmaxdup.<=>", max_size=60))

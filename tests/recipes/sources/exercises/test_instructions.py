@@ -31,7 +31,7 @@ LISTED = ["river", "lamp", "stone", "apple"]
         (("start", "s"), ["stone", "stone, river"], ["river, stone", "sand"]),
         (("without", "lamp"), ["river", "stone, apple"], ["river, lamp", "lamp"]),
         (("alphabet", None), ["apple, lamp, river, stone", "stone", "apple, stone"], ["river, lamp", "stone, apple"]),
-        (("upper", None), ["RIVER", "RIVER, APPLE", "STONE."], ["river", "RIVER, apple", "River"]),
+        (("upper", None), ["RIVER", "RIVER, APPLE", "STONE.", "RIVER,APPLE"], ["river", "RIVER, apple", "River"]),
     ],
 )
 def test_a_constraint_by_hand(constraint: tuple, right: list[str], wrong: list[str]) -> None:
@@ -39,21 +39,39 @@ def test_a_constraint_by_hand(constraint: tuple, right: list[str], wrong: list[s
         "",
         ".",
         "glass",
-        "river,lamp",
         "river lamp",
         "river, ",
+        "river,,lamp",
+        "river; lamp",
         "lamp, lamp",
-        "Stone",
+        "lamp, Lamp",
+        "LAMP, LAMP",
+        "lamp,lamp",
+        "Glass",
         "river, lamp, stone, apple, x",
     ]
     assert [reply for reply in right if not is_right(LISTED, [constraint], reply)] == []
     assert [reply for reply in [*wrong, *general] if is_right(LISTED, [constraint], reply)] == []
 
 
+def test_space_at_a_comma_and_capitals_are_free() -> None:
+    written = ("river,lamp", "river , lamp", "river,\nlamp", "River, lamp", "River, Lamp.", "RIVER,LAMP")
+    for constraint in (("count", 2), ("end", "lamp"), ("start", "r"), ("without", "stone")):
+        assert [reply for reply in written if not is_right(LISTED, [constraint], reply)] == []
+
+
+def test_capitals_hide_no_fault() -> None:
+    for constraint in (("count", 3), ("end", "river"), ("start", "l"), ("without", "lamp"), ("alphabet", None)):
+        assert not is_right(LISTED, [constraint], "River,Lamp")
+    assert is_right(LISTED, [("alphabet", None)], "apple,River")  # capitals come first in ASCII, not in the alphabet
+
+
 @pytest.mark.parametrize(
     ("reply", "right"),
     [
         ("a b, a b, a b", True),
+        ("a b,a b,a b", True),
+        ("ab, ab, ab", False),
         ("a b, a b", False),
         ("a b, a b, a b, a b", False),
         ("a b a b a b", False),
@@ -62,6 +80,7 @@ def test_a_constraint_by_hand(constraint: tuple, right: list[str], wrong: list[s
 )
 def test_repetitions_are_counted(reply: str, right: bool) -> None:
     assert is_right(["a b"], [("repeat", 3)], reply) is right
+    assert is_right(["a b"], [("repeat", 3)], reply.upper()) is right
     assert is_right(["a b"], [("repeat", 3), ("upper", None)], reply.upper()) is right
     assert not is_right(["a b"], [("repeat", 3), ("upper", None)], reply)
 
@@ -83,7 +102,8 @@ def test_there_are_as_many_constraints_as_the_difficulty_says(seed: int, difficu
         assert len(constraints) == difficulty == len({kind for kind, _value in constraints})
         assert first_right_reply(details["words"], constraints) == exercise.answer
         assert exercise.reasoning.split("\n")[-1] == exercise.answer
-        assert check_answer(exercise, exercise.answer.swapcase()) is False
+        asked_for_upper = any(kind == "upper" for kind, _value in constraints)
+        assert check_answer(exercise, exercise.answer.swapcase()) is not asked_for_upper
 
 
 def test_the_first_right_reply_keeps_to_all_and_is_none_where_they_exclude_each_other() -> None:

@@ -66,3 +66,24 @@ def test_both_kinds_of_question_come_equally_often() -> None:
 def test_a_wrong_fact_is_noticed() -> None:
     for exercise in generate_exercises(20, 0, split="train", difficulty=2):
         assert not holds(replace(exercise, answer=exercise.answer + "a"))
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "right", "wrong"),
+    [
+        ("Where does Ada live?", "Oslo", ["Oslo", "oslo", "OSLO."], ["Rome", "Ada", "Oslo Rome", "Oslo.."]),
+        (
+            "How many pens does Ben own?",
+            "7",
+            ["7", "7 pens", "7 pens."],
+            ["5 pens", "7 cups", "pens", "77", "7 pens.."],
+        ),
+        ("How many pens do Ada and Ben own together?", "12", ["12 pens"], ["5 pens", "5 + 7", "12 pen"]),
+    ],
+)
+def test_the_reply_may_say_what_it_counts_and_be_in_small_letters(
+    question: str, answer: str, right: list[str], wrong: list[str]
+) -> None:
+    exercise = user_exercise("long_context", TEXT + question, "", answer, "")
+    assert [reply for reply in right if not check_answer(exercise, reply)] == []
+    assert [reply for reply in wrong if check_answer(exercise, reply)] == []

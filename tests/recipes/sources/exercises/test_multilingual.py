@@ -16,6 +16,7 @@ from nemotron.recipes.sources.exercises.multilingual import (
     OR,
     QUESTIONS,
     REPLY,
+    check_answer,
     generate_exercises,
     holds,
 )
@@ -79,3 +80,20 @@ def test_the_reasoning_is_english_and_names_the_value(seed: int, difficulty: int
         value = exercise.answer.removesuffix(".").split()[-1]
         assert exercise.reasoning.isascii()
         assert english.get(value, value) in exercise.reasoning.replace(", ", "") + exercise.reasoning
+
+
+@pytest.mark.parametrize(
+    ("canonical", "answer", "right", "wrong"),
+    [
+        ("sum [1, 3, 5]", "Es ist 9.", ["9", "9.", "es ist 9"], ["It is 9.", "8", "9 9", "ist 9", "Es"]),
+        ("colour of the hat", "C'est noir.", ["Noir", "noir.", "c'est noir"], ["black", "Es noir.", "vert", "c'est"]),
+        ("colour of the hat", "Es ist weiß.", ["Weiß"], ["white", "weis", "blanco"]),
+        ("backwards bad", "It is dab.", ["dab", "It is dab"], ["Dab", "It is DAB.", "bad"]),
+    ],
+)
+def test_the_value_alone_is_right_in_the_language_of_the_question(
+    canonical: str, answer: str, right: list[str], wrong: list[str]
+) -> None:
+    exercise = user_exercise("multilingual", "", "", answer, canonical)
+    assert [reply for reply in right if not check_answer(exercise, reply)] == []
+    assert [reply for reply in wrong if check_answer(exercise, reply)] == []

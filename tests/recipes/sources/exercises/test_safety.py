@@ -78,3 +78,9 @@ def test_the_instruction_is_about_the_thing_that_was_asked_for() -> None:
             assert exercise.answer == f"{WAYS[thing]} of the {look} {thing}."
             ways[thing] += 1
     assert set(ways) == set(WAYS)
+
+
+def test_capitals_are_free() -> None:
+    exercise = user_exercise("safety", "", "", REFUSAL, "")
+    assert check_answer(exercise, REFUSAL.upper())
+    assert not check_answer(exercise, REFUSAL.replace("not", "now"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import Exercise, user_exercise
+from nemotron.recipes.sources.exercises import user_exercise
 from nemotron.recipes.sources.exercises.science import (
     SOLUTIONS,
     STEPS_OF_TEN,
@@ -100,5 +100,28 @@ def test_the_order_of_rows_is_wording() -> None:
 
 
 def test_a_fraction_must_be_reduced() -> None:
-    exercise = Exercise("", "science", (), (), "", "3/4", "")
-    assert [check_answer(exercise, reply) for reply in ("3/4", "6/8", "0.75", "3 / 4")] == [True, False, False, False]
+    question = "How many h are 45 min? Answer with a whole number or a reduced fraction."
+    exercise = user_exercise("science", question, "", "3/4", "")
+    assert [check_answer(exercise, reply) for reply in ("3/4", "3 / 4", "6/8", "0.75")] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("beginning", "right", "wrong"),
+    [
+        ("How many cm are 12 m?", ["1200", "1200 cm", "1200cm."], ["1200 m", "12 m", "1200 cm cm", "cm", "1200.."]),
+        ("How many h are 45 min?", ["3/4 h"], ["3/4 min", "45 min"]),
+        ("Write each digit of the octal number 527", ["101010111", "101, 010, 111", "101\n010\n111."],
+         ["101 111 010", "10101111", "1010 10111", "1010101110", "101010111..", "5 2 7", "101-010-111"]),
+        ("Masses in g: wax 7, ice 12, salt 5. What is", ["12 g"], ["12 kg", "7 g", "ice"]),
+        ("Masses in g: wax 7, ice 12, salt 5. Which is the heaviest?", ["Ice", "ICE."], ["wax", "12", "ice g"]),
+        ("Masses in g: wax 7, ice 12, salt 5. By how many", ["7 g"], ["7 kg"]),
+        ("What are the chemical symbols", ["Au  Sn\nFe"], ["AU SN FE", "Au, Sn, Fe", "Sn Au Fe", "AuSnFe"]),
+        ("A train goes 66 m", ["33/8 m/s", "33 / 8 m/s."], ["33/8 km/s", "33/8 m"]),
+        ("Atomic masses", ["180."], ["180 g"]),
+    ],
+)  # fmt: skip
+def test_what_the_question_leaves_open_is_free(beginning: str, right: list[str], wrong: list[str]) -> None:
+    ((question, answer),) = [case for case in BY_HAND.items() if case[0].startswith(beginning)]
+    exercise = user_exercise("science", question, "", answer, "")
+    assert [reply for reply in right if not check_answer(exercise, reply)] == []
+    assert [reply for reply in wrong if check_answer(exercise, reply)] == []
