@@ -3,6 +3,7 @@
 Both read the same files and continue the same prompts in turns, so that a busy machine slows both; the first round
 warms up and does not count. Also printed: what the states take after the prompt and at the end.
 
+transformers comes with the test extra: pip install -e ".[test]" -c constraints.txt
 Run: python benchmarks/generation.py --checkpoint-path outputs/nano2/small/stage1_sft/training
 """
 

@@ -493,13 +493,17 @@ def refuse_half_surrogates(text: str, name: str) -> None:
         raise ValueError(f"{name} holds half a surrogate pair, which is no character; remove it")
 
 
+def refuse_constant(name: str) -> None:
+    """Raises ValueError: NaN and Infinity, which Python reads, are no JSON."""
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def is_json_object(arguments: str | Mapping[str, Any]) -> bool:
     """Whether a tool call's arguments are an object, or the JSON of one."""
-    if isinstance(arguments, Mapping):
-        return True
     try:
-        return isinstance(json.loads(arguments), dict)
-    except (ValueError, RecursionError):
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, allow_nan=False)
+        return isinstance(json.loads(text, parse_constant=refuse_constant), dict)
+    except (TypeError, ValueError, RecursionError):
         return False
 
 
@@ -549,7 +553,7 @@ def split_tool_calls(text: str) -> tuple[str, list[dict[str, Any]], list[str]]:
         return text, [], [f"{OPEN_CALL} without {CLOSE_CALL}"]
     try:
         # Reads to the end of the list, so a text inside it may hold the closing tag.
-        calls, end = json.JSONDecoder().raw_decode(rest)
+        calls, end = json.JSONDecoder(parse_constant=refuse_constant).raw_decode(rest)
     except (ValueError, RecursionError) as error:
         return text, [], [f"the tool call is no JSON: {error}"]
     after = rest[end:].lstrip()

@@ -5,9 +5,9 @@ the pipe. Out: the answer on stdout while it is written, what the model thinks o
 Run: python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/training
      echo "What is 7 + 5? /no_think" | python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/training
 
-/think and /no_think anywhere in a message switch the thinking, and it stays so until the next of them; a line of /new
-forgets the conversation, /exit or the end of input leaves, Ctrl-C stops an answer. Decoding as published: temperature
-0.6 and top-p 0.95 with thinking, greedy without.
+/think and /no_think anywhere in a message, also inside a word, vanish and switch the thinking until the next of them; a
+line of /new forgets the conversation, /exit or the end of input leaves, Ctrl-C stops an answer. Decoding as published:
+temperature 0.6 and top-p 0.95 with thinking, greedy without.
 """
 
 import re
@@ -69,6 +69,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens <= 0:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be greater than 0")
+        if self.budget is not None and self.budget <= 0:
+            raise ValueError(f"budget={self.budget} must be at least 1 token; switch thinking off with /no_think")
+        if self.grace_tokens < 0:
+            raise ValueError(f"grace_tokens={self.grace_tokens} must not be negative")
         Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 
@@ -125,6 +129,8 @@ class Chat:
                 begun = bool(piece)
             yield piece, thought
         unfinished = f"\n{CLOSE}" if thought else ""  # else it would stay in the history as an answer
+        if thought or not begun:
+            yield "\n(the reply was cut off before its answer; give it more --max-new-tokens, or /new)\n", True
         content = f"{REPLY_PREFIXES[thinking]}{written}{unfinished}"
         self.messages = [*messages, {"role": "assistant", "content": content}]
 
@@ -146,6 +152,11 @@ def loaded(config: Config) -> Chat:
         )
     tokenizer = load_chat_tokenizer(directory)
     model = load_checkpoint(directory, device=config.device, dtype=torch.float32)
+    if tokenizer.get_vocab_size() > model.config.vocab_size:
+        raise ValueError(
+            f"{directory} holds a tokenizer of {tokenizer.get_vocab_size()} tokens and a model of "
+            f"{model.config.vocab_size}; they do not belong together"
+        )
     system = [{"role": "system", "content": config.system}] if config.system else []
     return Chat(model, tokenizer, config, system)
 

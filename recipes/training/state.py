@@ -57,6 +57,18 @@ def refuse_unfinished_run(work: Path) -> None:
         )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The state's record.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete {path.parent} to go on without it") from error
+
+
 def refuse_other_identity(state: dict[str, Any], identity: Identity, directory: Path, otherwise: str) -> None:
     """Raise ValueError if the run in `directory`, whose state this is, had another dataset or config."""
     if state["dataset"] != identity["dataset"]:
@@ -81,7 +93,7 @@ def already_finished(output_dir: Path, identity: Identity) -> bool:
     states = whole_states(output_dir)
     if not states or whole_states(working_name(output_dir)):
         return False
-    refuse_other_identity(json.loads((states[-1] / "state.json").read_text()), identity, output_dir, "drop --resume")
+    refuse_other_identity(read_json(states[-1] / "state.json"), identity, output_dir, "drop --resume")
     print(f"{output_dir} is finished; nothing to resume", file=sys.stderr)
     return True
 
@@ -122,7 +134,7 @@ def read_training_state(work: Path, identity: Identity, model: NemotronH, optimi
     if not states:
         print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
         return Record(weights={"initial": weight_fingerprint(model)})
-    state = json.loads((states[-1] / "state.json").read_text())
+    state = read_json(states[-1] / "state.json")
     refuse_other_identity(state, identity, work, f"delete {work}")
     model.load_state_dict(load_tensors(states[-1] / "model.safetensors"))
     moments = optimizer.state_dict()

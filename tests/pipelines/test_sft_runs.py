@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -218,7 +220,7 @@ def test_the_chat_thinks_on_stderr_within_its_budget(trained):
     ("arguments", "text", "sentence"),
     [
         ((), " /no_think ", "user message without text"),
-        (("--budget", "0"), "Hello", "a thinking budget of 0 tokens; give at least 1, or switch thinking off"),
+        (("--budget", "0"), "Hello", "budget=0 must be at least 1 token"),
         (("--max-new-tokens", "0"), "Hello", "max_new_tokens=0 must be greater than 0"),
     ],
 )
@@ -248,6 +250,14 @@ def test_the_chat_without_a_checkpoint_says_what_to_name(tmp_path, name):
 def test_the_chat_begins_with_the_system_message(trained):
     talk = chat_cli.loaded(chat_cli.Config(trained.path, system="Be brief."))
     assert talk.messages == [{"role": "system", "content": "Be brief."}]
+
+
+def test_a_tokenizer_of_another_model_is_refused(trained, tmp_path):
+    shutil.copytree(trained.checkpoint_path, tmp_path / "model")
+    save_tokenizer(train_tokenizer([Path(__file__).read_text()], 500), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "tokenizer.json", tmp_path / "model")
+    with pytest.raises(ValueError, match=r"holds a tokenizer of 500 tokens and a model of 400; they do not belong"):
+        chat_cli.loaded(chat_cli.Config(tmp_path))
 
 
 def test_the_chat_on_a_device_that_is_not_there_says_so(trained):

@@ -94,6 +94,11 @@ class Config:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be greater than 0")
+        if None not in (self.trace_tokens_min, self.trace_tokens_max) and self.trace_tokens_min > self.trace_tokens_max:
+            raise ValueError(
+                f"trace_tokens_min={self.trace_tokens_min} is above trace_tokens_max={self.trace_tokens_max}; give the "
+                f"shorter length first"
+            )
         for name in ("empty_trace_share", "rest_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and at most 1")
@@ -257,7 +262,8 @@ def kept(
         examples=[DroppedDocument(id=id, value=found[:200]) for id, found in sorted(dropped)[:MAX_EXAMPLES]],
     )
     if len(dropped) == len(faults):
-        raise ValueError(f"{name} dropped all {len(faults)} conversations, {dropped[0][0]}: {dropped[0][1]}")
+        remedy = "raise --sequence-length or --long-context-length" if "too long" in name else "mend the sources"
+        raise ValueError(f"{name} dropped all {len(faults)} conversations, {dropped[0][0]}: {dropped[0][1]}; {remedy}")
     return [c for c, found in zip(conversations, faults, strict=True) if not found]
 
 
@@ -385,6 +391,9 @@ def parts_of(
     long = kept(conversations, "too long for any part", f"{long_capacity} tokens", too_long(long_capacity), reports)
     threshold = f"{capacity} tokens, else only in the third part"
     everything = kept(long, "too long for a row", threshold, too_long(capacity), reports)
+    for part, category, among in (("tools", TOOL_CALLING, everything), ("long_context", LONG_CONTEXT, long)):
+        if all(c.category != category for c in among) and any(c.category == category for c in conversations):
+            progress.print(f"the part {part!r} has no conversation of {category}: all are too long; raise its length")
 
     def chosen(part: str, wanted: str, among: list[Conversation]) -> list[Conversation]:
         return [

@@ -74,7 +74,8 @@ class Config:
     checkpoint_path: Path | None = None
     """Directory of the Checkpoint; read from the pipe if left out."""
     batch_replies: int = 64
-    """Replies that are written side by side; changes memory and speed, not the result."""
+    """Replies that are written side by side; changes memory and speed, not the replies; their
+    log-probabilities may differ in the last digits."""
     max_new_tokens: int | None = None
     """Of one reply."""
     thinking_budget: int | None = None

@@ -577,6 +577,8 @@ WRONG: list[tuple[list[Any], list[Any], str]] = [
     ),
     ([user(), assistant("a", call("add", "a=1")), tool()], [ADD], NO_OBJECT),
     ([user(), assistant("a", call("add", "[1, 2]")), tool()], [ADD], NO_OBJECT),
+    ([user(), assistant("a", call("add", {"a": float("nan")})), tool()], [ADD], NO_OBJECT),
+    ([user(), assistant("a", call("add", '{"a": Infinity}')), tool()], [ADD], NO_OBJECT),
     ([user(), assistant("a", call("add", "[" * 100_000)), tool()], [ADD], NO_OBJECT),
     ([user("a"), assistant("\udc00"), user("a")], [], f"messages[1] {HALF}"),
     ([user("a"), assistant("b", call("add", {"\ud83d": 1})), tool()], [ADD], f"messages[1] {HALF}"),
@@ -695,6 +697,7 @@ def test_a_reply_is_taken_apart_as_by_hand(thinking: bool, text: str, reply: Rep
     [
         ("add(1, 2)", "the tool call is no JSON: "),
         ("[" * 100_000, "the tool call is no JSON: "),
+        ('[{"name": "add", "arguments": {"a": NaN}}]', "the tool call is no JSON: "),
         ("", "the tool call is no JSON: "),
         ('{"name": "add", "arguments": {}}', "the tool call is no list of calls"),
         ('["add"]', 'a call is no {"name": text, "arguments": object}'),

@@ -81,3 +81,11 @@ def test_a_state_that_was_cut_short_is_no_state(tmp_path, model):
     (state,) = (tmp_path / "training_state").iterdir()
     state.rename(state.with_name(state.name + ".partial"))
     refuse_unfinished_run(tmp_path)
+
+
+def test_a_damaged_record_is_named(tmp_path, model):
+    trained(tmp_path, model)
+    (state,) = tmp_path.glob("training_state/step-*")
+    (state / "state.json").write_text('{"dataset": ')
+    with pytest.raises(ValueError, match=r"state\.json is damaged \(.*\); delete .*step-00000001 to go on without it"):
+        read_training_state(tmp_path, IDENTITY, model, torch.optim.AdamW(model.parameters()))

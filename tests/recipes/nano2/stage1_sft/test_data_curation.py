@@ -324,3 +324,23 @@ def test_a_scale_without_exercises_asks_for_sources():
 def test_a_share_is_between_0_and_1(share):
     with pytest.raises(ValueError, match=f"empty_trace_share={share} must be at least 0 and at most 1"):
         Config(empty_trace_share=share)
+
+
+def test_the_shorter_cut_comes_first():
+    with pytest.raises(ValueError, match="trace_tokens_min=10 is above trace_tokens_max=9; give the shorter"):
+        Config(trace_tokens_min=10, trace_tokens_max=9)
+    assert Config(trace_tokens_min=9, trace_tokens_max=9).trace_tokens_min == 9
+
+
+def test_a_part_that_lacks_what_it_is_made_for_says_so(tokenizer, capsys):
+    short, long = conversation(), conversation("2", "word " * 60, category="tool_calling")
+    length = len(encode_chat(tokenizer, long.messages).ids)
+    data_curation.parts_of([short, long], tokenizer, configured(sequence_length=length - 2, rest_share=1.0))
+    assert "the part 'tools' has no conversation of tool_calling: all are too long" in capsys.readouterr().err
+    data_curation.parts_of([short, long], tokenizer, configured(sequence_length=length, rest_share=1.0))
+    assert "has no conversation" not in capsys.readouterr().err
+
+
+def test_where_everything_is_too_long_the_sentence_names_the_flag(tokenizer):
+    with pytest.raises(ValueError, match=r"too long for a row dropped all 1 conversations.*raise --sequence-length"):
+        data_curation.parts_of([conversation()], tokenizer, configured(sequence_length=3))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from nemotron.recipes.nano2.chat import load_chat_tokenizer
 from nemotron.recipes.nano2.stage1_sft.data_curation import PARTS
 
 
@@ -115,3 +116,14 @@ def test_transformers_chats_with_the_checkpoint_as_we_do(stage1):
     continued = twin.generate(**theirs, max_new_tokens=20, do_sample=False)[0, len(ours) :]
     (continuation,) = generate(load_checkpoint(path), [ours], Sampling(max_new_tokens=20, stop_ids=(2, 11, 12)), [0])
     assert continuation.tokens == continued.tolist()
+
+
+@pytest.mark.parametrize(("part", "share"), [("everything", 0.02), ("tools", 0.3)])
+def test_tool_calls_are_learnt_in_the_first_part_and_in_their_own(stage1, part, share):
+    tokenizer = load_chat_tokenizer(stage1.dataset.tokenizer_path)
+    rows = pq.read_table(stage1.dataset.path / f"{part}.parquet").to_pylist()
+    learnt = [
+        tokenizer.decode([token for token, counts in zip(row["tokens"], row["in_loss"], strict=True) if counts])
+        for row in rows
+    ]
+    assert sum("<TOOLCALL>" in text for text in learnt) > share * len(rows)
