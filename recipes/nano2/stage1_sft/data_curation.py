@@ -94,10 +94,10 @@ class Config:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be greater than 0")
-        if None not in (self.trace_tokens_min, self.trace_tokens_max) and self.trace_tokens_min > self.trace_tokens_max:
+        shortest, longest = self.trace_tokens_min, self.trace_tokens_max
+        if shortest is not None and longest is not None and shortest > longest:
             raise ValueError(
-                f"trace_tokens_min={self.trace_tokens_min} is above trace_tokens_max={self.trace_tokens_max}; give the "
-                f"shorter length first"
+                f"trace_tokens_min={shortest} is above trace_tokens_max={longest}; give the shorter length first"
             )
         for name in ("empty_trace_share", "rest_share"):
             if not 0 <= getattr(self, name) <= 1:

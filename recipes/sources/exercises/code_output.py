@@ -21,7 +21,7 @@ from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
 FAMILY = "code"
 LETTERS = "abcdefgh"  # few, so that a small model meets every pair of them
 LONGEST_EXPRESSION = 200  # characters; also bounds the depth of the tree
-LARGEST_PRODUCT = 1_000_000  # of two numbers
+LARGEST_PRODUCT = 1_000_000  # of two numbers, or of a number and the size of what it repeats
 LARGEST_SIZE = 100_000  # of a value, times the runs of the comprehensions around it; bounds time and memory
 
 FUNCTIONS: dict[str, Callable] = {"len": len, "max": max, "min": min, "sorted": sorted, "sum": sum}
@@ -86,7 +86,7 @@ def computed(node: ast.expr | None, names: dict[str, Any], room: int) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -value_of(operand, names, room)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return product(value_of(left, names, room), value_of(right, names, room), room)
+            return product(value_of(left, names, room), value_of(right, names, room))
         case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]) if (
             type(op) in OPERATORS
         ):
@@ -113,11 +113,10 @@ def computed(node: ast.expr | None, names: dict[str, Any], room: int) -> Any:
     raise ValueError(f"{ast.unparse(node)} is none of the expressions that are allowed here")
 
 
-def product(left: Any, right: Any, room: int) -> Any:
+def product(left: Any, right: Any) -> Any:
     """left * right, where that is not too large."""
-    are_numbers = isinstance(left, int) and isinstance(right, int)
     sizes = [abs(side) if isinstance(side, int) else size_of(side) for side in (left, right)]
-    if sizes[0] * sizes[1] > (LARGEST_PRODUCT if are_numbers else room):
+    if sizes[0] * sizes[1] > LARGEST_PRODUCT:
         raise ValueError(f"a product of {sizes[0]} and {sizes[1]} is too large")
     return left * right
 

@@ -327,14 +327,14 @@ def holds(exercise: Exercise) -> bool:
             elif verb == "Delete":
                 del tables[table][row]
             rows_touched.append([row, tables[table].get(row)])
-        database, results = outcome(exercise, exercise.answer)
-        return tables == database and rows_touched == [list(result.values()) for _name, result in results]
-    results = [json.loads(message["content"]) for message in exercise.messages if message["role"] == "tool"]
-    if len(results) == 2:
-        return exercise.answer == max(results, key=lambda result: list(result.values())[1])[next(iter(results[0]))]
+        database, made = outcome(exercise, exercise.answer)
+        return tables == database and rows_touched == [list(result.values()) for _name, result in made]
+    given = [json.loads(message["content"]) for message in exercise.messages if message["role"] == "tool"]
+    if len(given) == 2:
+        return exercise.answer == max(given, key=lambda result: list(result.values())[1])[next(iter(given[0]))]
     ((verb, table, row, _table, _value),) = REQUEST.findall(text)
-    said = {"What is": f"is {results[0][TABLES[table].value]}", "Delete": "is deleted"}.get(
-        verb, f"is now {results[0][TABLES[table].value]}"
+    said = {"What is": f"is {given[0][TABLES[table].value]}", "Delete": "is deleted"}.get(
+        verb, f"is now {given[0][TABLES[table].value]}"
     )
     return exercise.answer == f"The {table} of {row} {said}."
 

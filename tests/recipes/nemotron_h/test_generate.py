@@ -96,17 +96,18 @@ def test_the_state_of_the_scan_is_kept_in_at_least_float32(dtype: torch.dtype, e
             assert {layer.ssm.dtype for layer in states} == {expected}
 
 
-def test_decoding_in_bfloat16_is_as_exact_as_reading_at_once() -> None:
-    rounded = initialized(SIZES["tiny"].model, torch.bfloat16)
-    exact = NemotronH(SIZES["tiny"].model, dtype=torch.float64)
-    exact.load_state_dict(rounded.state_dict())
+def test_decoding_in_bfloat16_rounds_no_state_of_the_scan_on_the_way() -> None:
+    model = initialized(SIZES["tiny"].model, torch.bfloat16)
     ids = torch.randint(512, (2, 200), generator=torch.Generator().manual_seed(0))
-    state = DecodingState(rounded, 2)
+    at_once, one_by_one = DecodingState(model, 2), DecodingState(model, 2)
     with torch.no_grad():
-        logits, whole = exact(ids), rounded(ids)
-        decoded = torch.cat([rounded(ids[:, place : place + 1], state=state) for place in range(200)], dim=1)
-    error, whole_error = ((found.double() - logits).std() / logits.std() for found in (decoded, whole))
-    assert error < 1.05 * whole_error
+        model(ids, state=at_once)
+        for place in range(200):
+            model(ids[:, place : place + 1], state=one_by_one)
+    for expected, found in zip(at_once.layers, one_by_one.layers, strict=True):
+        if isinstance(expected, MambaState) and isinstance(found, MambaState):
+            error = (found.ssm - expected.ssm).std() / expected.ssm.std()
+            assert error < 1e-3  # 2e-7; rounded to bfloat16 after every token, 5e-3
 
 
 def test_a_row_does_not_depend_on_its_neighbours(hybrid: NemotronH) -> None:

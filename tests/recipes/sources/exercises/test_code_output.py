@@ -76,7 +76,7 @@ def test_what_is_malformed_or_not_allowed_is_a_value_error(expression: str) -> N
 @pytest.mark.parametrize(
     "expression",
     [
-        "[[x for x in 'a' * 99999] for y in 'a' * 99999]",
+        "[len([x for x in 'a' * 999]) for y in 'a' * 999]",
         "[[0] * 9999 for x in 'a' * 9999]",
         "[['a' * 9999 + 'b' for y in 'a' * 9999] for x in 'a' * 9]",
         "[[x + x for y in 'a' * 9999] for x in ['a' * 9999]]",
@@ -86,6 +86,7 @@ def test_what_is_malformed_or_not_allowed_is_a_value_error(expression: str) -> N
         "[[0] * 9999] * 9999",
         "[[[0] * 99] * 99] * 99",
         "'a' * 99999 + 'a' * 99999",
+        "'a' * 200000",
     ],
 )
 def test_what_would_fill_the_memory_is_refused_before_it_is_computed(expression: str) -> None:
@@ -109,6 +110,11 @@ def test_the_product_of_two_numbers_is_bounded() -> None:
     assert evaluated("1000 * 1000") == LARGEST_PRODUCT
     with pytest.raises(ValueError, match="a product of 1000 and 1001 is too large"):
         evaluated("1000 * -1001")
+
+
+def test_what_is_repeated_counts_with_all_that_it_holds() -> None:
+    with pytest.raises(ValueError, match="a product of 10001 and 9999 is too large"):
+        evaluated("[[0] * 9999] * 9999")
 
 
 @given(st.text() | st.text("[]()0123456789+-*:,'\"x forinlesmaxdup.<=>", max_size=60))
