@@ -115,7 +115,7 @@ class Chat:
             budget=budget if thinking else None,
         )
         decoding = DecodeStream(skip_special_tokens=True)
-        written, thought, begun = "", thinking, False
+        written, held, thought, begun = "", "", thinking, False
         for step in stream(self.model, [prompt], sampling, seeds=[self.config.seed + len(messages)]):
             piece = decoding.step(self.tokenizer, step[0].id) or ""
             written += piece
@@ -124,9 +124,11 @@ class Chat:
                 answer = written.partition(CLOSE)[2]
                 yield f"{piece.removesuffix(answer)}\n", True
                 piece = answer
-            if not thought and not begun:  # what separates it from the thought, or from nothing
-                piece = piece.lstrip()
-                begun = bool(piece)
+            if not thought:  # no white space around the answer; what may stand inside is held until more comes
+                piece = held + piece if begun else piece.lstrip()
+                held = piece[len(piece.rstrip()) :]
+                piece = piece.rstrip()
+                begun = begun or bool(piece)
             yield piece, thought
         unfinished = f"\n{CLOSE}" if thought else ""  # else it would stay in the history as an answer
         if thought or not begun:

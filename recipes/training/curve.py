@@ -36,6 +36,6 @@ def plot_curve(record: Record, path: Path) -> None:
     loss_axes.legend(frameon=False)
     rate_axes.plot(tokens, [row["learning_rate"] for row in record.curve], color="tab:red", linewidth=1)
     rate_axes.set_ylabel("learning rate")
-    rate_axes.set_xlabel("tokens")
+    rate_axes.set_xlabel("tokens in the loss")
     with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

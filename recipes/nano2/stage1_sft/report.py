@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from nemotron.recipes.nano2.stage1_sft.training import Checkpoint
 from nemotron.recipes.sources.exercises import Exercise
@@ -60,10 +61,12 @@ def plot_results(metrics: dict[str, float], families: Sequence[str], path: Path)
     places = np.arange(len(families))
     for index, (mode, name) in enumerate(MODES.items()):
         shares = [metrics[f"exact_match/{family}/{mode}"] for family in families]
-        axes.bar(places + (index - 1.5) * 0.2, shares, 0.2, label=name)
+        bars = axes.bar(places + (index - 1.5) * 0.2, shares, 0.2, label=name)
+        axes.bar_label(bars, [f"{share:.0%}"[:-1] for share in shares], fontsize=6)  # also where there is no bar
     axes.set_xticks(places, [family.replace("_", "\n") for family in families])
-    axes.set_ylabel("exact match")
-    axes.set_ylim(0, 1)
+    axes.set_ylabel("exact match, percent")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axes.set_ylim(0, 1.05)
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

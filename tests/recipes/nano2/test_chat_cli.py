@@ -65,7 +65,7 @@ def test_the_answer_goes_to_stdout_and_the_thought_to_stderr(tokenizer, calls, c
     calls["writes"] = [THINKS]
     chat_cli.say(chat(tokenizer), "Hi")
     said = capsys.readouterr()
-    assert said.out == "an answer\n\n"
+    assert said.out == "an answer\n"
     assert said.err == "a thought\n</think>\n"
 
 
@@ -83,6 +83,12 @@ def test_where_one_token_ends_the_thought_and_begins_the_answer_each_part_is_sai
     assert any(tokenizer.decode([token]).endswith(">.") for token in tokenizer.encode("a</think>. b").ids)
     chat_cli.say(chat(tokenizer), "Hi")
     assert capsys.readouterr() == (". b\n", "a</think>\n")
+
+
+def test_lines_inside_an_answer_stay(tokenizer, calls, capsys):
+    calls["writes"] = ["one\n\n two\n \n<SPECIAL_12>"]
+    chat_cli.say(chat(tokenizer), "Hi /no_think")
+    assert capsys.readouterr().out == "one\n\n two\n"
 
 
 def test_an_answer_without_thinking_is_said_once(tokenizer, calls, capsys):
