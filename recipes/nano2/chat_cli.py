@@ -1,7 +1,8 @@
 """Talk to a fine-tuned checkpoint in the terminal, or through a pipe.
 
 In: a Checkpoint of stage 1, or a directory that transformers would load; lines from the terminal, or one message from
-the pipe. Out: the answer on stdout while it is written, what the model thinks on stderr.
+the pipe. Out: the answer on stdout while it is written, what the model thinks on stderr, and there also whether the
+reply was cut off.
 Run: python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/training
      echo "What is 7 + 5? /no_think" | python -m nemotron.recipes.nano2.chat_cli outputs/nano2/small/stage1_sft/training
 
@@ -14,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,14 @@ class Config:
         Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 
+def thought_and_answer(written: str, *, thinking: bool) -> tuple[str, str]:
+    """The two parts of a reply so far; as it grows, each only gains text at its end."""
+    if not thinking:
+        return "", written.strip()
+    thought, close, answer = written.partition(CLOSE)
+    return (f"{thought}{CLOSE}\n" if close else thought), answer.strip()
+
+
 @dataclass
 class Chat:
     """A model, its tokenizer, and what was said so far."""
@@ -86,10 +96,10 @@ class Chat:
     messages: list[dict[str, Any]]
 
     def reply(self, text: str) -> Iterator[tuple[str, bool]]:
-        """The model's answer to one more message of the user, piece by piece.
+        """The model's answer to one more message of the user, piece by piece, and a line end.
 
         Yields:
-            Text, and whether it is thought.
+            Text, and whether it is an aside: a thought, or the note that the reply was cut off.
 
         Raises:
             ValueError: if the message cannot be answered; the conversation then is as it was before.
@@ -115,24 +125,27 @@ class Chat:
             budget=budget if thinking else None,
         )
         decoding = DecodeStream(skip_special_tokens=True)
-        written, held, thought, begun = "", "", thinking, False
-        for step in stream(self.model, [prompt], sampling, seeds=[self.config.seed + len(messages)]):
-            piece = decoding.step(self.tokenizer, step[0].id) or ""
-            written += piece
-            if thought and CLOSE in written:
-                thought = False
-                answer = written.partition(CLOSE)[2]
-                yield f"{piece.removesuffix(answer)}\n", True
-                piece = answer
-            if not thought:  # no white space around the answer; what may stand inside is held until more comes
-                piece = held + piece if begun else piece.lstrip()
-                held = piece[len(piece.rstrip()) :]
-                piece = piece.rstrip()
-                begun = begun or bool(piece)
-            yield piece, thought
-        unfinished = f"\n{CLOSE}" if thought else ""  # else it would stay in the history as an answer
-        if thought or not begun:
-            yield "\n(the reply was cut off before its answer; give it more --max-new-tokens, or /new)\n", True
+        ids: list[int] = []
+        written, shown = "", ("", "")
+        steps = stream(self.model, [prompt], sampling, seeds=[self.config.seed + len(messages)])
+        for step in chain(steps, [None]):
+            if step is None:
+                written = self.tokenizer.decode(ids)  # also what the stream held back, of a character that never ended
+            else:
+                ids.append(step[0].id)
+                written += decoding.step(self.tokenizer, ids[-1]) or ""
+            parts = thought_and_answer(written, thinking=thinking)
+            yield parts[0][len(shown[0]) :], True
+            yield parts[1][len(shown[1]) :], False
+            shown = parts
+        is_open = thinking and CLOSE not in written
+        yield "\n" if is_open else "", True
+        yield "\n", False
+        if ids[-1] not in STOP_TOKENS:
+            is_full = len(prompt) + len(ids) >= context
+            remedy = "the model's context is full, begin anew with /new" if is_full else "give it more --max-new-tokens"
+            yield f"(the reply was cut off after {len(ids)} tokens; {remedy})\n", True
+        unfinished = f"\n{CLOSE}" if is_open else ""  # else it would stay in the history as an answer
         content = f"{REPLY_PREFIXES[thinking]}{written}{unfinished}"
         self.messages = [*messages, {"role": "assistant", "content": content}]
 
@@ -168,10 +181,14 @@ def converse(chat: Chat) -> None:
     beginning = list(chat.messages)
     print(COMMANDS, file=sys.stderr)
     while True:
+        print("> ", end="", file=sys.stderr, flush=True)  # input's own prompt may go to stdout
         try:
-            line = input("> ").strip()
+            line = input().strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            print(f"error: the line is no UTF-8 text ({error}); write it in UTF-8", file=sys.stderr)
+            continue
         if line == "/exit":
             return
         if line == "/new":
@@ -192,14 +209,16 @@ def converse(chat: Chat) -> None:
 
 
 def say(chat: Chat, text: str) -> None:
-    """Write the reply to one message as it comes: thoughts to stderr, the answer to stdout."""
-    for piece, is_thought in chat.reply(text):
-        print(piece, end="", file=sys.stderr if is_thought else sys.stdout, flush=True)
-    print(flush=True)
+    """Write the reply to one message as it comes: thoughts and notes to stderr, the answer to stdout."""
+    for piece, is_aside in chat.reply(text):
+        print(piece, end="", file=sys.stderr if is_aside else sys.stdout, flush=True)
 
 
 def main(config: Config) -> None:
     """Chat in the terminal, or answer what comes through the pipe as one message."""
+    if sys.stdin is None:
+        raise ValueError("stdin is closed; write in a terminal, or pipe in a message")
+    sys.stdin.reconfigure(errors="strict")  # type: ignore[union-attr]  # some locales make half surrogates instead
     chat = loaded(config)
     if sys.stdin.isatty():
         converse(chat)

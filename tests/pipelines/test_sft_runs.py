@@ -205,14 +205,14 @@ def test_the_chat_answers_through_a_pipe(trained):
     done = chat(trained.path, "--max-new-tokens", "8", text="What is 3 + 4? /no_think")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
-    assert not done.stderr
+    assert done.stderr in ("", "(the reply was cut off after 8 tokens; give it more --max-new-tokens)\n")
 
 
 def test_the_chat_thinks_on_stderr_within_its_budget(trained):
     flags = ("--budget", "3", "--grace-tokens", "2", "--max-new-tokens", "40")
     done = chat(trained.path, *flags, text="What is 3 + 4?")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.rstrip().endswith("</think>")
+    assert done.stderr.count("</think>\n") == 1
     assert "</think>" not in done.stdout
 
 
@@ -220,7 +220,6 @@ def test_the_chat_thinks_on_stderr_within_its_budget(trained):
     ("arguments", "text", "sentence"),
     [
         ((), " /no_think ", "user message without text"),
-        (("--budget", "0"), "Hello", "budget=0 must be at least 1 token"),
         (("--max-new-tokens", "0"), "Hello", "max_new_tokens=0 must be greater than 0"),
     ],
 )

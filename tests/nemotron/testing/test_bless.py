@@ -154,6 +154,7 @@ def test_what_differs_is_shown_before_it_is_recorded(repository, monkeypatch):
 @pytest.mark.parametrize(
     ("reason", "code", "sentence"),
     [("a larger step", 0, "- `letters/stage0_bigram` at `"), ("", 2, "not blessed: a bless needs its reason")],
+    ids=["did", "why not"],
 )
 def test_the_command_says_what_it_did_or_why_not(repository, monkeypatch, capsys, reason, code, sentence):
     repository.change_learning_rate()
@@ -226,6 +227,7 @@ def test_without_git_nothing_is_blessed(repository, monkeypatch):
         ("default_rng(config.seed)", "default_rng()", "two different runs"),
         ("num_steps: int = 40", "num_steps: int = 1", "mend them first: test_stage0_is_better_than_guessing"),
     ],
+    ids=lambda value: value.split(":")[0],  # without a stage's name, by which -k selects
 )
 def test_a_run_that_nobody_could_repeat_or_that_fails_is_not_blessed(repository, old, new, sentence):
     repository.change(TRAINING, old, new)
@@ -272,7 +274,7 @@ def test_a_test_that_fails_although_its_golden_is_equal_counts_as_failed(reposit
         repository.bless()
 
 
-@pytest.mark.parametrize("stage", ["stage7", "numbers/stage0_bigram"])
+@pytest.mark.parametrize("stage", ["stage7", "numbers/stage0_bigram"], ids=["number", "recipe"])
 def test_a_name_that_selects_no_stage_is_refused(repository, stage):
     with pytest.raises(Refused, match="did not run"):
         repository.bless(stage)

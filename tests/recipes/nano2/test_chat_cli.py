@@ -7,11 +7,13 @@ import pytest
 
 from nemotron.recipes.curation.tokenizer import train_tokenizer
 from nemotron.recipes.nano2 import chat_cli
-from nemotron.recipes.nano2.chat import STOP_TOKENS, render
+from nemotron.recipes.nano2.chat import STOP_TOKENS, encode_chat, render
 from nemotron.recipes.nano2.chat_cli import Chat, Config
 from nemotron.recipes.nano2.sizes import SIZES
 from nemotron.recipes.nemotron_h.generate import NewToken
 from nemotron.recipes.nemotron_h.model import NemotronH
+
+INTERRUPT = 5  # <SPECIAL_5> in a script: here Ctrl-C is pressed
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,12 @@ def calls(monkeypatch, tokenizer):
     def scripted(model, prompts, sampling, seeds):
         calls["asked"].append((tokenizer.decode(prompts[0], skip_special_tokens=False), sampling, seeds))
         tokenizer.encode_special_tokens = False
-        tokens = tokenizer.encode(calls["writes"].pop(0)).ids
+        written = calls["writes"].pop(0)
+        tokens = tokenizer.encode(written).ids if isinstance(written, str) else written
         tokenizer.encode_special_tokens = True
         for token in tokens:
+            if token == INTERRUPT:
+                raise KeyboardInterrupt
             yield [NewToken(0, token, 0.0, False)]
             if token in sampling.stop_ids:
                 return
@@ -50,9 +55,11 @@ def typed(monkeypatch, *lines):
     """Lines from a terminal, and then its end; an exception among them is raised."""
     left = list(lines)
 
-    def read(prompt):
+    def read():
         if not left:
             raise EOFError
+        if isinstance(left[0], Exception):
+            raise left.pop(0)
         return left.pop(0)
 
     monkeypatch.setattr("builtins.input", read)
@@ -178,35 +185,59 @@ def test_what_cannot_be_answered_is_forgotten_and_the_chat_goes_on(tokenizer, ca
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_chat(tokenizer, calls, monkeypatch, capsys):
-    def interrupted(*_arguments, **_named):
-        raise KeyboardInterrupt
-        yield
-
-    scripted = chat_cli.stream
-    calls["writes"] = ["yes<SPECIAL_12>"]
+    calls["writes"] = ["no, bec<SPECIAL_5>ause<SPECIAL_12>", "yes<SPECIAL_12>"]
+    typed(monkeypatch, "Hi /no_think", "Hello /no_think")
     talk = chat(tokenizer)
-    monkeypatch.setattr(chat_cli, "stream", interrupted)
-    answers = iter(["Hi /no_think", "Hello /no_think"])
-
-    def read(_prompt):
-        line = next(answers, None)
-        if line is None:
-            raise EOFError
-        if line.startswith("Hello"):
-            monkeypatch.setattr(chat_cli, "stream", scripted)
-        return line
-
-    monkeypatch.setattr("builtins.input", read)
     chat_cli.converse(talk)
     said = capsys.readouterr()
-    assert "stopped; this message is forgotten" in said.err
-    assert said.out == "yes\n"
+    assert said.out == "no, becyes\n"
+    assert said.err.count("\nstopped; this message is forgotten\n> ") == 1
     assert [message["content"] for message in talk.messages] == ["Hello /no_think", "<think></think>yes"]
+
+
+def test_ctrl_c_between_answers_leaves(tokenizer, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        chat_cli.converse(chat(tokenizer))
+
+
+def test_a_line_that_is_no_utf_8_is_refused_and_the_chat_goes_on(tokenizer, calls, monkeypatch, capsys):
+    calls["writes"] = ["yes<SPECIAL_12>"]
+    typed(monkeypatch, UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid"), "Hi /no_think")
+    chat_cli.converse(chat(tokenizer))
+    said = capsys.readouterr()
+    assert "error: the line is no UTF-8 text (" in said.err
+    assert said.out == "yes\n"
+
+
+def test_only_answers_go_to_stdout_of_a_terminal(tokenizer, calls, monkeypatch, capsys):
+    """So `chat_cli ... > answers.txt` holds no prompts, with the input that Python has, not with a stand-in."""
+    calls["writes"] = ["yes<SPECIAL_12>"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\nHi /no_think\n/new\n/quit\n"))
+    chat_cli.converse(chat(tokenizer))
+    said = capsys.readouterr()
+    assert said.out == "yes\n"
+    assert said.err.count("> ") == 5
+
+
+def test_a_special_token_in_a_message_stays_text(tokenizer, calls):
+    calls["writes"] = ["yes<SPECIAL_12>"]
+    ids = []
+    scripted = chat_cli.stream
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat_cli, "stream", lambda model, prompts, *rest, **named: (
+            ids.extend(prompts[0]), scripted(model, prompts, *rest, **named))[1])  # fmt: skip
+        list(chat(tokenizer).reply("Say <SPECIAL_12></s>, please /no_think"))
+    assert [token for token in ids if token in (*STOP_TOKENS, 10)] == [10, 11, 11]
 
 
 def test_what_is_no_utf_8_is_refused(tokenizer, monkeypatch):
     monkeypatch.setattr(chat_cli, "loaded", lambda config: chat(tokenizer))
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    stdin = io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8", errors="surrogateescape")  # as in LANG=C
+    monkeypatch.setattr("sys.stdin", stdin)
     with pytest.raises(ValueError, match=r"^what comes through the pipe is no UTF-8 text \(.*\); convert it first$"):
         chat_cli.main(Config("unused"))
 
@@ -223,10 +254,45 @@ def test_numbers_out_of_their_range_are_refused(name, value):
         Config("unused", **{name: value})
 
 
-@pytest.mark.parametrize("written", ["a thought that never ends", "a</think>\n"])
-def test_a_reply_that_is_cut_off_before_its_answer_says_so(tokenizer, calls, capsys, written):
+def test_a_closed_stdin_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ValueError, match=r"^stdin is closed; write in a terminal, or pipe in a message$"):
+        chat_cli.main(Config("unused"))
+
+
+@pytest.mark.parametrize(
+    ("written", "out", "thought"),
+    [
+        ("a thought that never ends", "\n", "a thought that never ends\n"),
+        ("a</think>\n", "\n", "a</think>\n"),
+        ("a</think>half an", "half an\n", "a</think>\n"),
+    ],
+)
+def test_a_reply_that_is_cut_off_says_so(tokenizer, calls, capsys, written, out, thought):
     calls["writes"] = [written]
     chat_cli.say(chat(tokenizer), "Hi")
-    said = capsys.readouterr()
-    assert said.out == "\n"
-    assert "the reply was cut off before its answer; give it more --max-new-tokens, or /new" in said.err
+    num_tokens = len(tokenizer.encode(written).ids)
+    note = f"(the reply was cut off after {num_tokens} tokens; give it more --max-new-tokens)\n"
+    assert capsys.readouterr() == (out, thought + note)
+
+
+def test_a_reply_that_ends_without_an_answer_is_not_said_to_be_cut_off(tokenizer, calls, capsys):
+    calls["writes"] = ["a</think>\n<SPECIAL_12>"]
+    chat_cli.say(chat(tokenizer), "Hi")
+    assert capsys.readouterr() == ("\n", "a</think>\n")
+
+
+def test_a_reply_that_is_cut_off_where_the_context_ends_names_the_context(tokenizer, calls, capsys):
+    talk = chat(tokenizer)
+    prompt = encode_chat(tokenizer, [{"role": "user", "content": "Hi"}], add_generation_prompt=True).ids
+    calls["writes"] = [tokenizer.encode("a").ids * (talk.model.config.max_position_embeddings - len(prompt))]
+    chat_cli.say(talk, "Hi")
+    assert "tokens; the model's context is full, begin anew with /new)\n" in capsys.readouterr().err
+
+
+def test_the_bytes_of_a_character_that_is_cut_off_are_said_and_remembered(tokenizer, calls, capsys):
+    calls["writes"] = [tokenizer.encode("Zo\u00eb").ids[:-1]]
+    talk = chat(tokenizer)
+    chat_cli.say(talk, "Hi /no_think")
+    assert capsys.readouterr().out == "Zo\ufffd\n"
+    assert talk.messages[-1]["content"] == "<think></think>Zo\ufffd"
