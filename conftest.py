@@ -4,7 +4,7 @@ import hypothesis
 
 from nemotron.testing.plugin import stage_fixture
 
-# The same examples on every machine, and no time limits: a slow machine is no bug.
+# The same examples on every machine, and no time limits: a slow machine is not a bug.
 # Others, for a search: pytest --hypothesis-profile random
 hypothesis.settings.register_profile(
     "same", derandomize=True, deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -1,16 +1,16 @@
-"""What can be run here: `nox` runs the tests; `nox -s lint types tests` what CI runs; `-r` keeps the environments.
+"""Sessions: `nox` runs the tests, `nox -s lint types tests` runs what CI runs; `-r` reuses the environments.
 
-Sessions that end in pytest take its arguments: `nox -s tests -- -k stage0`.
+Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
 
-    lint     ruff: the rules of pyproject.toml, and the layout
-    types    mypy on the wheel, installed and checked outside of this directory, as someone who depends on it would
+    lint     ruff: the rules in pyproject.toml, and the format
+    types    mypy on the installed wheel, outside this directory, as in a project that depends on it
     tests    the whole suite
-    tiny     every stage at tiny scale against its golden
-    bless    record a golden anew: `nox -s bless -- stage0 --reason "..."`
-    power    known mistakes, one at a time: each must turn its stage red
-    mutation cosmic-ray on the comparison: how many small edits of it the tests notice
-    alarms   the tiny run under other processor kernels, threads, hash seeds, directories, locales: no number may move
-    bench    benchmarks/, printed side by side; never part of a test
+    tiny     every stage at tiny scale, compared with its golden
+    bless    replace a golden: `nox -s bless -- stage0 --reason "..."`
+    power    known mistakes, one at a time: each must make the tests of its stage fail
+    mutation cosmic-ray on the comparison: the share of small edits that its tests find
+    alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
+    bench    the benchmarks in benchmarks/; not part of the tests
 """
 
 import shutil
@@ -26,13 +26,13 @@ CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 
 
 def install_project(session: nox.Session) -> None:
-    """Install this directory, editable, with what its tests need, at the pinned versions."""
+    """Install this directory in editable mode, with its test dependencies, at the pinned versions."""
     session.install("-e", ".[test]", *CONSTRAINTS)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the rules of pyproject.toml and the layout; `ruff check --fix` and `ruff format` mend most of it."""
+    """Check the rules in pyproject.toml and the format; `ruff check --fix` and `ruff format` fix most errors."""
     session.install("ruff", *CONSTRAINTS)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -42,12 +42,12 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of the installed wheel: an editable install hides nemotron.recipes from mypy."""
     outside = Path(session.create_tmp()).resolve()
-    for leftover in (outside / "wheel", ROOT / "build"):  # the build would pack modules that are deleted since
+    for leftover in (outside / "wheel", ROOT / "build"):  # an old build may contain deleted modules
         shutil.rmtree(leftover, ignore_errors=True)
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(outside / "wheel"), ".")
     (wheel,) = (outside / "wheel").glob("nemotron-*.whl")
     session.install(f"{wheel}[test]", "mypy", *CONSTRAINTS)
-    session.install("--force-reinstall", "--no-deps", str(wheel))  # a kept environment may hold an older one
+    session.install("--force-reinstall", "--no-deps", str(wheel))  # a reused environment may have an older one
     session.chdir(outside)
     session.run("mypy", "-p", "nemotron", "--config-file", str(ROOT / "pyproject.toml"))
 
@@ -68,21 +68,21 @@ def tiny(session: nox.Session) -> None:
 
 @nox.session
 def bless(session: nox.Session) -> None:
-    """Record the golden of a stage anew, with the reason."""
+    """Replace the golden of a stage and record the reason."""
     install_project(session)
     session.run("python", "-m", "nemotron.testing.bless", *session.posargs)
 
 
 @nox.session
 def power(session: nox.Session) -> None:
-    """Try every recipe mutant of the catalogues in tests/mutants/; takes `--only NAME`, `--jobs N`, and stages."""
+    """Try the recipe mutants in tests/mutants/; takes names of stages, `--only NAME` and `--jobs N`."""
     install_project(session)
     session.run("python", "-m", "nemotron.testing.power", *session.posargs)
 
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Mutate a copy of nemotron/testing/compare.py, one small edit at a time, and run its tests on each."""
+    """Mutate a copy of nemotron/testing/compare.py, one small edit at a time, and run its tests on each mutant."""
     session.install("cosmic-ray", *CONSTRAINTS)
     install_project(session)
     copy = Path(session.create_tmp()).resolve() / "copy"
@@ -100,7 +100,7 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def alarms(session: nox.Session) -> None:
-    """Run the tiny stages in other environments; a number that moves is an alarm."""
+    """Run the stages at tiny scale in other environments; a number that changes is an alarm."""
     install_project(session)
     session.run("python", "-m", "nemotron.testing.alarms", *session.posargs)
 

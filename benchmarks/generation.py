@@ -1,9 +1,9 @@
-"""Tokens per second that a checkpoint writes, ours beside `transformers.generate`, greedy, all rows of one length.
+"""Generation speed of our code and of transformers: tokens per second with greedy decoding of equally long prompts.
 
-Both read the same files and continue the same prompts in turns, so that a busy machine slows both; the first round
-warms up and does not count. Also printed: what the states take after the prompt and at the end.
+Both load the same files and continue the same prompts in alternating rounds, so that a busy machine slows both. The
+first round is a warm-up and does not count. Also printed: the memory of the states after the prompt and at the end.
 
-transformers comes with the test extra: pip install -e ".[test]" -c constraints.txt
+transformers is part of the test extra: pip install -e ".[test]" -c constraints.txt
 Run: python benchmarks/generation.py --checkpoint-path outputs/nano2/small/stage1_sft/training
 """
 
@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
-from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpoint
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import AttentionState, DecodingState, MambaState, NemotronH, initialize
@@ -27,42 +27,44 @@ from nemotron.recipes.nemotron_h.model import AttentionState, DecodingState, Mam
 
 @dataclass
 class Config:
-    """Time generation, ours beside transformers'."""
+    """Compare the generation speed of our code and of transformers."""
 
     checkpoint_path: Path | None = None
-    """Directory of a stage's Checkpoint; random weights of the small model if left out."""
+    """Directory of a stage's Checkpoint. None: the small model with random weights."""
     batch: int = 32
+    """Number of prompts."""
     prompt_tokens: int = 64
     new_tokens: int = 128
     dtype: Literal["float32", "bfloat16"] = "float32"
     rounds: int = 6
+    """Measurements of each; the first is a warm-up and does not count."""
 
 
-def random_checkpoint(directory: Path) -> Path:
-    """The small model with random weights."""
+def save_random_checkpoint(directory: Path) -> Path:
+    """Write the small model with random weights; return its directory."""
     save_tokenizer(train_tokenizer(["text"], 300), directory / "tokenizer")
-    model = NemotronH(SIZES["small"].model)
+    model = NemotronH(MODELS["small"])
     initialize(model, 0)
     save_checkpoint(model, directory / "tokenizer", directory / "model")
     return directory / "model"
 
 
 def main(config: Config) -> None:
-    """Measure and print."""
+    """Measure both and print the result."""
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as directory:
-        path = config.checkpoint_path / "model" if config.checkpoint_path else random_checkpoint(Path(directory))
+        path = config.checkpoint_path / "model" if config.checkpoint_path else save_random_checkpoint(Path(directory))
         dtype = getattr(torch, config.dtype)
         ours, theirs = load_checkpoint(path, dtype=dtype), AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    theirs.generation_config.eos_token_id = None  # neither stops
+    theirs.generation_config.eos_token_id = None  # neither side stops early
     generator = torch.Generator().manual_seed(0)
     size = ours.config.vocab_size
     prompts = torch.randint(13, size, (config.batch, config.prompt_tokens), generator=generator)
     seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
     for round_number in range(config.rounds):
         start = time.perf_counter()
-        written = generate(ours, prompts.tolist(), Sampling(max_new_tokens=config.new_tokens), [0] * config.batch)
+        continuations = generate(ours, prompts.tolist(), Sampling(max_new_tokens=config.new_tokens), [0] * config.batch)
         middle = time.perf_counter()
         with torch.no_grad():
             twin = theirs.generate(prompts, max_new_tokens=config.new_tokens, do_sample=False)
@@ -70,7 +72,9 @@ def main(config: Config) -> None:
         if round_number:
             seconds["ours"].append(middle - start)
             seconds["transformers"].append(end - middle)
-    same = [row.tokens == other for row, other in zip(written, twin[:, config.prompt_tokens :].tolist(), strict=True)]
+    same = [
+        row.tokens == other for row, other in zip(continuations, twin[:, config.prompt_tokens :].tolist(), strict=True)
+    ]
 
     state = DecodingState(ours, config.batch)
     sizes = []

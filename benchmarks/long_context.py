@@ -1,14 +1,14 @@
-"""What the long-context phase is worth: the same training once more with its long sequences cut to the base length.
+"""The effect of the long-context phase: the same training, repeated with its long sequences cut to the base length.
 
-In: a Checkpoint, whose training is repeated with the same seed, data, steps and tokens; without one, both are trained
-at --scale. Out: a table on stdout: the loss of both models on held-out long documents, within the base length and
-beyond it, the difference with its standard error over documents, and the recall of both by distance.
+In: a Checkpoint, whose training is repeated with the same seed, data, steps and tokens. Without one, both models are
+trained at --scale. Out: a table on stdout with the loss of both models on held-out long documents, within and beyond
+the base length, the difference with its standard error over documents, and the recall of both by distance.
 Run: python benchmarks/long_context.py --checkpoint-path outputs/nano2/small/stage0_pretrain/training
 """
 
 import math
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nemotron import Scale
+from nemotron.recipes.curation.rows import read_token_rows
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
-from nemotron.recipes.nano2.stage0_pretrain.evaluation import read_rows
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.scoring.likelihood import score_rows
 from nemotron.recipes.scoring.recall import Recall, recall_by_distance
@@ -28,37 +28,35 @@ from nemotron.recipes.scoring.recall import Recall, recall_by_distance
 
 @dataclass
 class Config:
-    """Train with and without long sequences, on the same tokens, and compare."""
+    """Train with and without long sequences on the same tokens, and compare."""
 
     checkpoint_path: Path | None = None
-    """Directory of a finished Checkpoint with a long-context phase; trained here if left out."""
+    """Directory of a finished Checkpoint with a long-context phase. None: train one."""
     scale: Scale = "tiny"
-    """Scale to train at where no Checkpoint is given."""
+    """Scale of the training if no Checkpoint is given."""
     output_dir: Path | None = None
-    """Where the artifacts that are made here stay; a temporary directory if left out."""
+    """Directory for the new artifacts. None: a temporary directory."""
 
 
-def trained_without_long_sequences(checkpoint: training.Checkpoint, output_dir: Path) -> training.Checkpoint:
-    """The run of `checkpoint` with each long sequence cut into pieces of the base length."""
+def train_without_long_sequences(checkpoint: training.Checkpoint, output_dir: Path) -> training.Checkpoint:
+    """Repeat the run of `checkpoint` with each long sequence cut into pieces of the base length."""
     dataset = data_curation.Dataset.load(path=checkpoint.dataset_path)
-    names = {field.name for field in fields(training.Config)} - {"output_dir", "dataset_path", "resume"}
-    recorded = {name: value for name, value in checkpoint.producer["config"].items() if name in names}
-    recorded["cut_long_context_to"] = dataset.sequence_length
-    return training.main(training.Config(**recorded, output_dir=output_dir, dataset_path=dataset.path))
+    recorded = {**checkpoint.producer["config"], "output_dir": output_dir, "dataset_path": dataset.path}
+    return training.main(training.Config(**{**recorded, "resume": False, "cut_long_context": True}))
 
 
-def measured(checkpoint: training.Checkpoint) -> tuple[np.ndarray, dict[int, Recall]]:
+def measure(checkpoint: training.Checkpoint) -> tuple[np.ndarray, dict[int, Recall]]:
     """(documents, positions) losses in nats on the held-out long documents, and recall by distance."""
     dataset = data_curation.Dataset.load(path=checkpoint.dataset_path)
     score = partial(score_rows, load_checkpoint(checkpoint.checkpoint_path), batch_tokens=2048)
-    losses = np.array([scores.losses for scores in score(read_rows(dataset.long_validation_path))])
+    losses = np.array([scores.losses for scores in score(read_token_rows(dataset.long_validation_path))])
     labels = pq.read_table(dataset.recall_path, columns=["answer_start", "distance"]).to_pydict()
-    recall = recall_by_distance(score, read_rows(dataset.recall_path), labels["answer_start"], labels["distance"])
+    recall = recall_by_distance(score, read_token_rows(dataset.recall_path), labels["answer_start"], labels["distance"])
     return losses, recall
 
 
 def main(config: Config) -> None:
-    """Train what is missing, measure both models, print the table."""
+    """Train the missing models, measure both and print the table."""
     with tempfile.TemporaryDirectory() as temporary:
         output_dir = config.output_dir or Path(temporary)
         if config.checkpoint_path:
@@ -68,9 +66,9 @@ def main(config: Config) -> None:
             checkpoint = training.main(
                 training.Config(scale=config.scale, output_dir=output_dir / "training", dataset_path=data.path)
             )
-        control = trained_without_long_sequences(checkpoint, output_dir / "training_at_base_length")
+        control = train_without_long_sequences(checkpoint, output_dir / "training_at_base_length")
         base_length = data_curation.Dataset.load(path=checkpoint.dataset_path).sequence_length
-        (long, long_recall), (cut, cut_recall) = measured(checkpoint), measured(control)
+        (long, long_recall), (cut, cut_recall) = measure(checkpoint), measure(control)
 
     table = Table(title=f"{len(long)} held-out documents of {long.shape[1]} tokens, base length {base_length}")
     for heading in ("nats per token, per answer", "long sequences", "cut to base length", "difference"):

@@ -1,8 +1,8 @@
-"""One training step of a shape with 6 M parameters in float32, ours beside transformers' NemotronH.
+"""Speed of one training step of a 6 M parameter model in float32: our code and transformers' NemotronH.
 
-Both start from the same weights and take the same batches in turns, so that a busy machine slows both. A step is
-forward pass, loss, backward pass and AdamW. Also printed: the share of the machine's matrix-product peak that the
-step reaches, with the peak measured between the steps and the operations counted as in `--plan`.
+Both start from the same weights and take the same batches in alternating steps, so that a busy machine slows both. A
+step is forward pass, loss, backward pass and AdamW. Also printed: the step's share of the machine's peak for matrix
+products. The peak is measured between the steps, and the operations are counted as in `--plan`.
 
 Run: python benchmarks/training_step.py
 """
@@ -40,17 +40,17 @@ SHAPE = ModelConfig(
 
 @dataclass
 class Config:
-    """Time one training step, ours beside transformers'."""
+    """Compare one training step of our code and of transformers."""
 
     batch_sequences: int = 16
     sequence_length: int = 256
     dtype: Literal["float32", "float64"] = "float32"
     rounds: int = 7
-    """Steps of each; the first one warms up and does not count."""
+    """Steps of each; the first is a warm-up and does not count."""
 
 
 def transformers_model(model: NemotronH) -> torch.nn.Module:
-    """transformers' NemotronH with the same weights, on its plain PyTorch path."""
+    """transformers' NemotronH with the same weights, without fused kernels."""
     from transformers import NemotronHConfig, NemotronHForCausalLM
 
     shape = {name: value for name, value in vars(model.config).items() if name != "initializer_range"}
@@ -65,7 +65,7 @@ def transformers_model(model: NemotronH) -> torch.nn.Module:
 def step_seconds(
     forward: Callable[[torch.Tensor], torch.Tensor], optimizer: torch.optim.Optimizer, tokens: torch.Tensor
 ) -> tuple[float, float]:
-    """Seconds and loss of one step on tokens (b, t + 1)."""
+    """Take one step on tokens (b, t + 1); return its seconds and loss."""
     start = time.perf_counter()
     optimizer.zero_grad()
     loss = F.cross_entropy(forward(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
@@ -75,7 +75,7 @@ def step_seconds(
 
 
 def matrix_product_operations_per_second(dtype: torch.dtype, size: int = 2048) -> float:
-    """Of one product of two square matrices."""
+    """Speed of one product of two square matrices."""
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     start = time.perf_counter()
     torch.mm(a, b)
@@ -83,6 +83,7 @@ def matrix_product_operations_per_second(dtype: torch.dtype, size: int = 2048) -
 
 
 def main(config: Config) -> None:
+    """Measure both and print the result."""
     batch, length, dtype = config.batch_sequences, config.sequence_length, getattr(torch, config.dtype)
     ours = NemotronH(SHAPE, dtype=dtype)
     initialize(ours, 0)
@@ -105,7 +106,7 @@ def main(config: Config) -> None:
                 seconds[name].append(taken)
         peaks.append(matrix_product_operations_per_second(dtype))
         if abs(losses["ours"] - losses["transformers"]) > 1e-3:
-            raise SystemExit(f"the two models differ, so their times do not compare: losses {losses}")
+            raise SystemExit(f"the losses differ by more than 1e-3, so the times are not comparable: {losses}")
 
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     operations = batch * length * floating_point_operations_per_token(SHAPE, length)
@@ -116,7 +117,7 @@ def main(config: Config) -> None:
     print(f"matrix products    {peak / 1e9:,.0f} billion operations per second, the best of {config.rounds}")
     for name, median in medians.items():
         print(
-            f"{name:<18} {1e3 * median:,.0f} ms a step, {batch * length / median:,.0f} tokens per second, "
+            f"{name:<18} {1e3 * median:,.0f} ms per step, {batch * length / median:,.0f} tokens per second, "
             f"{operations / median / peak:.0%} of the matrix-product peak"
         )
     print(f"ratio              {medians['transformers'] / medians['ours']:.2f} times as fast as transformers")

@@ -1,4 +1,4 @@
-"""The minimal tooling of the recipes: validated artifacts, scales, pipes, lineage. It imports no torch."""
+"""The tooling that recipes share: validated artifacts, scales, pipes and lineage. It does not import torch."""
 
 from nemotron.artifact import Artifact
 from nemotron.lineage import LineageTracker, set_lineage_tracker

@@ -1,7 +1,7 @@
-"""A step's output: a directory whose metadata.json says what it is, what it was made from and which bytes it holds.
+"""The output of a step: a directory whose metadata.json records its type, inputs, fields and the hash of every file.
 
-In: the files that a step wrote, and the fields of its `Artifact` class. Out: metadata.json, written last and at once; a
-directory without it, or one that differs from it in a single byte, is refused before anything in it is parsed.
+In: the files that a step wrote, and the fields of its `Artifact` class. Out: metadata.json, written last and
+atomically. `load` rejects a directory without it, or with a single changed byte, before parsing any other file.
 
     with working_directory(config.output_dir, Dataset) as work:
         ...                                                           # write work / "train.parquet"
@@ -9,7 +9,7 @@ directory without it, or one that differs from it in a single byte, is refused b
     dataset = Dataset.load(config.output_dir)
 
 Look at one: cat outputs/nano2/tiny/stage0_pretrain/training/metadata.json
-Left out: remote stores. Whatever copies a directory copies an artifact, and the copy has the same digest.
+Left out: remote stores. Any tool that copies a directory copies an artifact; the copy has the same digest.
 """
 
 import json
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePath
-from typing import Any, Self, get_args
+from typing import Any, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
@@ -29,11 +29,11 @@ from nemotron.directory import (
     Metadata,
     Reference,
     check_files,
+    check_replaceable,
+    file_record,
     list_files,
     locked,
     read_metadata,
-    record_file,
-    refuse_loss,
     remove_content,
     repair_swap,
     swap,
@@ -41,23 +41,30 @@ from nemotron.directory import (
     working_name,
     write_metadata,
 )
-from nemotron.lineage import fetch_by_name, producer_record, tell_loaded, tell_saved
-from nemotron.pipe import one_sentence, piped_artifact
+from nemotron.lineage import fetch_by_name, log_loaded, log_saved, producer_record
+from nemotron.pipe import piped_artifact
+from nemotron.process import process
+from nemotron.strict import one_sentence
 
-_open_directories: dict[Path, Path] = {}  # working directories of this process -> where their artifact will be
+
+class Ladder(Protocol):
+    """What `Artifact.save` needs of a step's ladder, the recorded numbers that a golden is compared with."""
+
+    def write(self, directory: Path, /) -> object:
+        """Write ladder.json into the directory."""
 
 
 class Artifact(BaseModel):
-    """Base of every step's output type; pydantic validates the fields when it is made and when it is loaded.
+    """Base class of every step's output type; pydantic validates the fields on construction and on load.
 
-    A field of type `Path` (or `Path | None`) is a file or directory inside `path`, or the directory of another
-    artifact: a reference. Every file below `path` belongs to the artifact.
+    A field of type `Path` (or `Path | None`) is a file or directory inside `path`, or a reference: the directory of
+    another artifact. Every file below `path` belongs to the artifact.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     path: Path
-    """Where it is now; not stored."""
+    """The directory; not stored."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Name -> finite number."""
     _metadata: Metadata | None = PrivateAttr(default=None)
@@ -69,15 +76,15 @@ class Artifact(BaseModel):
 
     @classmethod
     def type_name(cls) -> str:
-        """The class name in lower case: the type in its metadata and on the pipe."""
+        """The class name in lower case, as in metadata.json and in the JSON line between steps."""
         return cls.__name__.lower()
 
     @property
     def saved(self) -> Metadata:
-        """What metadata.json holds.
+        """The content of metadata.json.
 
         Raises:
-            ValueError: before `save`.
+            ValueError: if the artifact was not saved or loaded.
         """
         if self._metadata is None:
             raise ValueError(f"the {self.type_name()} at {self.path} is not saved yet; call save() first")
@@ -85,39 +92,39 @@ class Artifact(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Identifies the content: the same bits have the same digest, whenever and wherever they were made."""
+        """sha256 of the content; equal content has the same digest, independent of time and place."""
         return self.saved.digest
 
     @property
     def created_at(self) -> datetime:
-        """When it was saved, with the offset from UTC."""
+        """Time of saving, with the offset from UTC."""
         return self.saved.created_at
 
     @property
     def inputs(self) -> dict[str, Reference]:
-        """Field -> the artifact that it refers to."""
+        """Field name -> the artifact that it refers to."""
         return self.saved.inputs
 
     @property
     def files(self) -> dict[str, FileRecord]:
-        """Relative path -> size and sha256 of every file below `path` but metadata.json."""
+        """Relative path -> size and sha256, for every file below `path` except metadata.json."""
         return self.saved.files
 
     @property
     def producer(self) -> dict[str, Any]:
-        """What made it: inputs, step module, resolved config, seed, versions of the code and the libraries."""
+        """How it was made: inputs, step module, resolved config, seed, versions of the code and the libraries."""
         inputs = {field: reference.model_dump() for field, reference in self.inputs.items()}
         return {"inputs": inputs, **self.saved.producer}
 
     @classmethod
     def load(cls, path: str | Path | None = None, *, name: str | None = None) -> Self:
-        """Read an artifact after checking every byte of it, and the digests of the references that are there.
+        """Load an artifact after checking the hash of every file and the digest of every reference that exists.
 
         Args:
-            path: its directory; with neither path nor name, the one that the step before printed is read from the pipe.
-            name: what the active lineage tracker calls it.
+            path: its directory. Without path and name, load the artifact that the previous step printed to the pipe.
+            name: its name in the active lineage tracker.
         Raises:
-            ValueError: in one sentence that names the artifact, the field, what was found and what to do.
+            ValueError: in one sentence that names the artifact, the field, the value found and what to do.
         """
         if path is not None and name is not None:
             raise ValueError(f"path={str(path)!r} and name={name!r} are both given; give one of them")
@@ -129,11 +136,11 @@ class Artifact(BaseModel):
         artifact = cls._read(Path(path))
         if digest is not None and digest != artifact.digest:
             raise ValueError(
-                f"{artifact.path}: digest={artifact.digest[:12]!r}, and the step before printed {digest[:12]!r}; "
-                f"it was replaced in between, so run that step again"
+                f"{artifact.path}: digest={artifact.digest[:12]!r}, but the previous step printed {digest[:12]!r}; "
+                f"it was replaced since, so run the previous step again"
             )
         if name is None:
-            tell_loaded(artifact)
+            log_loaded(artifact)
         return artifact
 
     @classmethod
@@ -143,27 +150,27 @@ class Artifact(BaseModel):
         check_files(path, metadata)
         for field, reference in metadata.inputs.items():
             place = path / reference.path
-            if place.exists():  # its files are checked when it is loaded itself
+            if place.exists():  # load() of that artifact checks its files
                 try:
                     found = read_metadata(place, reference.type).digest
                 except ValueError as error:
                     raise ValueError(f"{path}: {field}: {error}") from None
                 if found != reference.digest:
                     raise ValueError(
-                        f"{path}: {field} was made with digest {reference.digest[:12]}, and {place.resolve()} has "
-                        f"{found[:12]}; put the old {reference.type} back, or run the step again"
+                        f"{path}: {field} had digest {reference.digest[:12]}, but {place.resolve()} now has "
+                        f"{found[:12]}; restore the old {reference.type}, or run the step again"
                     )
         return cls._from_metadata(path, metadata)
 
     @classmethod
     def _from_metadata(cls, path: Path, metadata: Metadata) -> Self:
-        """The artifact at `path`, from metadata that were compared with its files."""
+        """The artifact at `path`, from metadata that has been checked against its files."""
         values: dict[str, Any] = dict(metadata.fields)
         for field in sorted(cls._path_fields() & values.keys()):
             if isinstance(name := values[field], str):
                 if not metadata.owns(name):
                     raise ValueError(
-                        f"{path}: {field}={name!r} is not among its files, and an own path may not leave the "
+                        f"{path}: {field}={name!r} is not one of its files, and a path may not point outside the "
                         f"artifact; run the step again"
                     )
                 values[field] = str(path / name)
@@ -177,20 +184,23 @@ class Artifact(BaseModel):
         artifact._metadata = metadata
         return artifact
 
-    def save(self, config: Any = None) -> Self:
-        """Write metadata.json: from then on, the directory is an artifact.
+    def save(self, config: Any = None, ladder: Ladder | None = None) -> Self:
+        """Write metadata.json, which makes the directory an artifact.
 
         Args:
             config: the step's resolved Config, for the producer record.
+            ladder: the numbers that the step recorded; `save` writes them into the directory first.
         Raises:
-            ValueError: if a field or path could not be loaded again as it is, or `path` holds another artifact.
-            OSError: if the disk is full; the directory then is no artifact.
+            ValueError: if a field would not load with the same value, or `path` holds an artifact of another type.
+            OSError: if the disk is full; the directory is then not an artifact.
         """
         path = self.path.resolve()
         path.mkdir(parents=True, exist_ok=True)
         if (path / METADATA).exists():
             read_metadata(path, self.type_name())
-        files = {name: record_file(path / name, sync=True) for name in list_files(path)}
+        if ladder is not None:
+            ladder.write(path)
+        files = {name: file_record(path / name, sync=True) for name in list_files(path)}
         for folder in sorted({(path / name).parent for name in files}):
             sync_directory(folder)
         metadata = Metadata(
@@ -205,62 +215,62 @@ class Artifact(BaseModel):
         for field in type(self).model_fields:
             if field not in ("path", "metrics"):
                 self._store(field, path, metadata)
-        metadata.digest = metadata.computed_digest()
+        metadata.digest = metadata.compute_digest()
         loaded = self._from_metadata(path, metadata)
         for field in type(self).model_fields:
-            value, again = getattr(self, field), getattr(loaded, field)
-            if again != (value.resolve() if isinstance(value, Path) else value):
-                raise ValueError(f"{path}: {field}={value!r} would be loaded as {again!r}; use plain JSON values")
+            value, reloaded = getattr(self, field), getattr(loaded, field)
+            if reloaded != (value.resolve() if isinstance(value, Path) else value):
+                raise ValueError(f"{path}: {field}={value!r} would load as {reloaded!r}; use plain JSON values")
         write_metadata(path, metadata)
         self._metadata = metadata
-        if path not in _open_directories:
-            tell_saved(self)
+        if path not in process.working_directories:
+            log_saved(self)
         return self
 
     def _store(self, field: str, path: Path, metadata: Metadata) -> None:
-        """Put a field's value into the metadata of the artifact at `path`: as JSON, relative path or reference."""
+        """Add a field to the metadata of the artifact at `path`, as JSON, relative path or reference."""
         value = getattr(self, field)
         if not isinstance(value, Path):
-            if _holds_path(self.model_dump(include={field})):
-                raise ValueError(f"{path}: {field} holds a path inside of a value; give each path a field of its own")
-            try:  # by way of text, for a digest over what a reader will see: the keys of {1: "a"} become strings
+            if _contains_path(self.model_dump(include={field})):
+                raise ValueError(f"{path}: {field} contains a path inside a value; give each path its own field")
+            try:  # through text, so that the digest covers what load() will read: the keys of {1: "a"} become strings
                 text = json.dumps(self.model_dump(mode="json", include={field}).get(field), allow_nan=False)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}: {field} cannot be written as JSON: {one_sentence(error)}") from None
             metadata.fields[field] = json.loads(text)
             return
         place = value.resolve()
-        final = _open_directories.get(path, path)
+        final = process.working_directories.get(path, path)
         if place.is_relative_to(path):
             if not metadata.owns(name := place.relative_to(path).as_posix()):
-                raise ValueError(f"{path}: {field}={str(value)!r} is no file and holds none; write it before save()")
+                raise ValueError(f"{path}: {field}={str(value)!r} is not a file and holds none; write it before save()")
             metadata.fields[field] = name
         elif place.is_relative_to(final):
             raise ValueError(
-                f"{path}: {field}={str(value)!r} lies in {final}, which this artifact will replace; choose another "
+                f"{path}: {field}={str(value)!r} is inside {final}, which this artifact will replace; choose another "
                 f"output_dir"
             )
         else:
             try:
                 target = read_metadata(place)
             except ValueError as error:
-                raise ValueError(f"{path}: {field} is neither inside it nor another artifact: {error}") from None
+                raise ValueError(f"{path}: {field} is neither inside this artifact nor another one: {error}") from None
             relative = Path(os.path.relpath(place, path)).as_posix()
             metadata.inputs[field] = Reference(type=target.type, digest=target.digest, path=relative)
 
     @classmethod
     def _path_fields(cls) -> set[str]:
-        """Names of the fields that are a Path, or a Path or None, but `path`."""
+        """Names of the fields of type Path or Path | None, except `path`."""
         fields = cls.model_fields.items()
         return {name for name, field in fields if Path in (field.annotation, *get_args(field.annotation))} - {"path"}
 
 
-def _holds_path(value: Any) -> bool:
-    """Whether a path stands anywhere in a value made of dicts and sequences."""
+def _contains_path(value: Any) -> bool:
+    """Whether a value made of dicts and sequences contains a path."""
     if isinstance(value, dict):
-        return any(_holds_path(part) for pair in value.items() for part in pair)
+        return any(_contains_path(part) for pair in value.items() for part in pair)
     if isinstance(value, list | tuple | set | frozenset):
-        return any(_holds_path(part) for part in value)
+        return any(_contains_path(part) for part in value)
     return isinstance(value, PurePath)
 
 
@@ -268,32 +278,34 @@ def _holds_path(value: Any) -> bool:
 def working_directory(
     output_dir: str | Path, artifact_class: type[Artifact], keep_on_failure: bool = False
 ) -> Iterator[Path]:
-    """A directory to write an artifact in; leaving the block puts it in the place of `output_dir`, all at once.
+    """Open a directory to write an artifact in; leaving the block moves it to `output_dir` atomically.
 
-    It is `<output_dir>.incomplete`. An artifact of the same type in output_dir is replaced only at the end; anything
-    else in output_dir is refused before any work.
+    The working directory is `<output_dir>.incomplete`. An artifact of the same type in output_dir is replaced only at
+    the end; any other content of output_dir is an error before the block starts.
 
     Args:
-        keep_on_failure: keep what an unfinished run wrote, and hand it to the next run as it is.
+        keep_on_failure: keep the files of an unfinished run, for the next run to resume from.
     Raises:
-        ValueError: if output_dir holds anything else, another process writes it, or the block saved no artifact.
+        ValueError: if output_dir has other content, another process writes it, or the block did not save an artifact.
         OSError: if output_dir cannot be written.
     """
     given = Path(os.path.abspath(output_dir))
     final = given.parent.resolve() / given.name
     work = working_name(final)
-    refuse_loss(final, artifact_class.type_name())
+    check_replaceable(final, artifact_class.type_name())
     repair_swap(final)
     work.mkdir(parents=True, exist_ok=True)
     with locked(work):
         (work / METADATA).unlink(missing_ok=True)
         if not keep_on_failure:
             remove_content(work)
-        _open_directories[work] = final
+        process.working_directories[work] = final
         try:
             yield work
             if not (work / METADATA).exists():
-                raise ValueError(f"{work}: the step saved no {artifact_class.type_name()}; call save() before it ends")
+                raise ValueError(
+                    f"{work}: the step did not save a {artifact_class.type_name()}; call save() before the block ends"
+                )
             metadata = read_metadata(work, artifact_class.type_name())
             check_files(work, metadata, hashes=False)
         except BaseException:
@@ -301,6 +313,6 @@ def working_directory(
                 shutil.rmtree(work, ignore_errors=True)
             raise
         finally:
-            del _open_directories[work]
+            del process.working_directories[work]
         swap(final, artifact_class.type_name())
-    tell_saved(artifact_class._from_metadata(final, metadata))
+    log_saved(artifact_class._from_metadata(final, metadata))

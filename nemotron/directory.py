@@ -1,11 +1,11 @@
-"""The directory of an artifact: its metadata.json, its files, and how a new one takes the place of an old one.
+"""The directory of an artifact: metadata.json, the files, and the swap that replaces an old artifact with a new one.
 
 In: directories. Out: checked `Metadata`, or one sentence that names the artifact, what was found and what to do.
 
 A step writes in `<name>.incomplete`. The swap renames the old `<name>` to `<name>.incomplete.replaced`, then the new
-one to `<name>`, then removes the old one; whoever comes next repairs a swap that was cut off. A writer locks the
-directory that it writes in, a swap the parent; locks end with their process. Where the file system has none (NFS), two
-writers of one directory are not kept apart.
+directory to `<name>`, then removes the old one. The next reader or writer completes a swap that was interrupted. A
+writer locks the directory that it writes in; a swap locks the parent. Locks end with their process. On a file system
+without locks (NFS), two processes can write the same directory.
 """
 
 import errno
@@ -22,11 +22,11 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from nemotron.pipe import one_sentence, parse_json
+from nemotron.strict import one_sentence, parse_json_object
 
 SCHEMA_VERSION = 1
 METADATA = "metadata.json"
-PARTIAL_METADATA = "metadata.json.partial"  # its name until it is whole
+PARTIAL_METADATA = "metadata.json.partial"  # its name until it is complete
 MAX_METADATA_BYTES = 16 << 20  # our choice: enough for 100,000 files
 
 
@@ -55,30 +55,30 @@ class Metadata(BaseModel):
     digest: str = ""
     created_at: AwareDatetime
     fields: dict[str, Any]
-    """Own fields; a path is relative to the directory."""
+    """The fields of the artifact class; a path is relative to the directory."""
     metrics: dict[str, float]
     inputs: dict[str, Reference]
-    """Field -> the artifact that it refers to."""
+    """Field name -> the artifact that it refers to."""
     files: dict[str, FileRecord]
-    """Every other file in the directory and below, by its relative path."""
+    """Relative path -> record, for every other file in the directory and below."""
     producer: dict[str, Any]
 
-    def computed_digest(self) -> str:
-        """sha256 over type, own fields, metrics, files and the inputs' digests: no time, no place, no producer."""
+    def compute_digest(self) -> str:
+        """sha256 over type, fields, metrics, files and the digests of the inputs; not over time, place or producer."""
         content = self.model_dump(include={"type", "fields", "metrics", "files"})
         content["inputs"] = {field: reference.digest for field, reference in self.inputs.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
     def owns(self, path: str) -> bool:
-        """Whether a relative path is one of the files, or a directory that holds some."""
+        """Whether a relative path is one of the files, or a directory that contains one."""
         return path in self.files or any(name.startswith(f"{path}/") for name in self.files)
 
 
 def read_metadata(directory: Path, expected_type: str | None = None) -> Metadata:
-    """The checked content of metadata.json; the other files are not looked at.
+    """Read and check metadata.json; does not look at the other files.
 
     Raises:
-        ValueError: if there is no artifact, only half of one, or one of another type.
+        ValueError: if the directory has no complete artifact, or one of another type.
     """
     if not directory.exists():
         repair_swap(directory.absolute())
@@ -87,39 +87,41 @@ def read_metadata(directory: Path, expected_type: str | None = None) -> Metadata
         raise ValueError(f"{directory} {found}, not an artifact; correct the path, or run the step that writes it")
     file = directory / METADATA
     if not os.path.lexists(file):
-        raise ValueError(f"{directory} has no {METADATA}: half-written or no artifact; run the step that writes it")
+        raise ValueError(
+            f"{directory} has no {METADATA}, so it is not a complete artifact; run the step that writes it"
+        )
     if not stat.S_ISREG(file.lstat().st_mode):
-        raise ValueError(f"{file} is a link or no regular file; put the file itself there")
+        raise ValueError(f"{file} is not a regular file; replace the link or device with a copy of the file")
     with open(file, "rb") as stream:
         content = stream.read(MAX_METADATA_BYTES + 1)
     if len(content) > MAX_METADATA_BYTES:
-        raise ValueError(f"{file} has more than {MAX_METADATA_BYTES} bytes; no artifact has, run the step again")
-    values = parse_json(content, str(file))
+        raise ValueError(f"{file} is larger than the {MAX_METADATA_BYTES} bytes of any artifact; run the step again")
+    values = parse_json_object(content, str(file), advice="run the step again")
     version = values.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{file}: schema_version={version!r}, and this version of nemotron reads {SCHEMA_VERSION}; run the step "
+            f"{file}: schema_version={version!r}, but this version of nemotron reads {SCHEMA_VERSION}; run the step "
             f"again, or install the version that wrote it"
         )
     try:
         metadata = Metadata.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{file}: {one_sentence(error)}; run the step again") from None
-    if metadata.digest != metadata.computed_digest():
-        raise ValueError(f"{file}: digest={metadata.digest!r} is not that of its content; copy the artifact again")
+    if metadata.digest != metadata.compute_digest():
+        raise ValueError(f"{file}: digest={metadata.digest!r} does not match its content; copy the artifact again")
     if expected_type not in (None, metadata.type):
         raise ValueError(
-            f"{directory}: type={metadata.type!r}, not {expected_type!r}; give the path of a {expected_type}"
+            f"{directory}: type={metadata.type!r}, expected {expected_type!r}; give the path of a {expected_type}"
         )
     return metadata
 
 
 def write_metadata(directory: Path, metadata: Metadata) -> None:
-    """Write metadata.json: the whole file appears at once, after everything that it describes is on the disk."""
+    """Write metadata.json atomically; call it after every file that it describes is on disk."""
     content = metadata.model_dump_json(indent=2).encode() + b"\n"
     if len(content) > MAX_METADATA_BYTES:
         raise ValueError(
-            f"{directory}: {len(content)} bytes of metadata, {MAX_METADATA_BYTES} allowed; put data in files"
+            f"{directory}: {len(content)} bytes of metadata, at most {MAX_METADATA_BYTES} allowed; move data to files"
         )
     with open(directory / PARTIAL_METADATA, "wb") as stream:
         stream.write(content)
@@ -130,10 +132,10 @@ def write_metadata(directory: Path, metadata: Metadata) -> None:
 
 
 def list_files(directory: Path) -> list[str]:
-    """Relative paths of all files of an artifact but its metadata, sorted.
+    """Relative paths of all files of an artifact except its metadata, sorted.
 
     Raises:
-        ValueError: for a link, a pipe or a device: what is behind it is not in the artifact.
+        ValueError: for a link, a pipe or a device, whose content is not in the artifact.
     """
 
     def fail(error: OSError) -> None:
@@ -145,13 +147,15 @@ def list_files(directory: Path) -> list[str]:
             entry = Path(folder) / name
             if not (stat.S_ISREG(entry.lstat().st_mode) or stat.S_ISDIR(entry.lstat().st_mode)):
                 place = entry.relative_to(directory)
-                raise ValueError(f"{directory}: {place} is a link or no regular file; put a copy of the file there")
+                raise ValueError(
+                    f"{directory}: {place} is not a regular file; replace the link or device with a copy of the file"
+                )
         names += [(Path(folder) / name).relative_to(directory).as_posix() for name in files]
     return sorted(name for name in names if name not in (METADATA, PARTIAL_METADATA))
 
 
-def record_file(file: Path, sync: bool = False) -> FileRecord:
-    """Size and sha256 of a file, after making sure that it is on the disk if `sync`."""
+def file_record(file: Path, sync: bool = False) -> FileRecord:
+    """Size and sha256 of a file; with `sync`, first flush it to disk."""
     with open(file, "rb") as stream:
         if sync:
             os.fsync(stream.fileno())
@@ -160,32 +164,33 @@ def record_file(file: Path, sync: bool = False) -> FileRecord:
 
 
 def check_files(directory: Path, metadata: Metadata, hashes: bool = True) -> None:
-    """Raise ValueError if a file is missing, is not listed, or differs from its record; without `hashes`, in size only.
+    """Compare the files of a directory with their records; without `hashes`, compare sizes only.
 
-    A file that is not listed is refused, because the reader of a directory (of Parquet parts, say) would read it.
+    Raises:
+        ValueError: if a file is missing, differs, or is not listed; a reader of all Parquet files would read it too.
     """
-    there = dict.fromkeys(list_files(directory))
-    for name in there:
+    present = dict.fromkeys(list_files(directory))
+    for name in present:
         if name not in metadata.files:
-            raise ValueError(f"{directory}: the file {name} does not belong to it; move it somewhere else")
+            raise ValueError(f"{directory}: the file {name} is not part of the artifact; move it elsewhere")
     for name, record in metadata.files.items():
-        if name not in there:
+        if name not in present:
             raise ValueError(f"{directory}: the file {name} is missing; copy the artifact again, or run the step again")
         size = (directory / name).stat().st_size
         if size != record.size:
             found, saved = f"has {size} bytes", f"{record.size}"
-        elif hashes and (sha256 := record_file(directory / name).sha256) != record.sha256:
+        elif hashes and (sha256 := file_record(directory / name).sha256) != record.sha256:
             found, saved = f"has sha256 {sha256[:12]}", record.sha256[:12]
         else:
             continue
         raise ValueError(
-            f"{directory}: the file {name} {found} and had {saved} when it was saved; copy the artifact again, or run "
+            f"{directory}: the file {name} {found}, but had {saved} when it was saved; copy the artifact again, or run "
             f"the step again"
         )
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in a directory survive a power cut."""
+    """Flush the names in a directory to disk, so that they survive a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -198,9 +203,9 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a directory.
 
     Raises:
-        ValueError: if another process holds it, unless `wait`.
+        ValueError: if another process holds it and `wait` is False.
     """
-    busy = f"{directory} is being written by another process; wait for it, or choose another output_dir"
+    busy = f"another process is writing {directory}; wait for it, or choose another output_dir"
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         try:
@@ -208,30 +213,30 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(busy) from None
         except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # NFS has no locks on directories
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # NFS does not lock directories
                 raise
         if not (directory.exists() and os.path.samestat(os.fstat(descriptor), os.stat(directory))):
-            raise ValueError(busy)  # it was finished and renamed just before we had the lock
+            raise ValueError(busy)  # the other process finished and renamed it just before we got the lock
         yield
     finally:
         os.close(descriptor)
 
 
 def working_name(final: Path) -> Path:
-    """Where the next artifact of `final` is written."""
+    """The directory in which the next artifact of `final` is written."""
     return final.with_name(f"{final.name}.incomplete")
 
 
 def replaced_name(final: Path) -> Path:
-    """Where the last artifact of `final` is while the two change places."""
+    """The directory that holds the old artifact of `final` during the swap."""
     return final.with_name(f"{final.name}.incomplete.replaced")
 
 
 def swap(final: Path, artifact_type: str) -> None:
-    """Put the finished artifact in the working directory in the place of `final`."""
+    """Replace `final` with the finished artifact in its working directory."""
     with locked(final.parent, wait=True):
         try:
-            refuse_loss(final, artifact_type)
+            check_replaceable(final, artifact_type)
         except ValueError as error:
             raise ValueError(f"{error}; the finished {artifact_type} is in {working_name(final)}") from None
         if (final / METADATA).exists():
@@ -242,7 +247,7 @@ def swap(final: Path, artifact_type: str) -> None:
 
 
 def repair_swap(final: Path) -> None:
-    """Bring a swap to its end that was cut off between its two renames, or before the old artifact was removed."""
+    """Complete a swap that was interrupted between its two renames, or before the old artifact was removed."""
     work, replaced = working_name(final), replaced_name(final)
     if not (replaced / METADATA).exists():
         return
@@ -256,7 +261,7 @@ def repair_swap(final: Path) -> None:
 
 
 def remove_content(directory: Path) -> None:
-    """Empty a directory, metadata.json last: until then it can be told what it is."""
+    """Empty a directory, metadata.json last: until then it is recognizable as an artifact."""
     for entry in sorted(directory.iterdir(), key=lambda entry: (entry.name == METADATA, entry.name)):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -264,34 +269,39 @@ def remove_content(directory: Path) -> None:
             entry.unlink()
 
 
-def refuse_loss(final: Path, artifact_type: str) -> None:
-    """Raise ValueError if writing an artifact to `final` would lose anything but an artifact of the same type."""
+def check_replaceable(final: Path, artifact_type: str) -> None:
+    """Raise ValueError if writing to `final` would lose anything other than an artifact of the same type."""
     for place in (final, working_name(final), replaced_name(final)):
         if place.is_symlink() or (place.exists() and not place.is_dir()) or os.path.ismount(place):
             raise ValueError(
-                f"{place} is a file, a link or a mount point, no plain directory; choose another output_dir"
+                f"{place} is a file, a link or a mount point, not a plain directory; choose another output_dir"
             )
     if final.name.endswith((".incomplete", ".replaced")):
-        raise ValueError(f"output_dir={final} has the name of a directory for unfinished work; choose another name")
+        raise ValueError(
+            f"output_dir={final} ends in .incomplete or .replaced, which are reserved for unfinished work; choose "
+            f"another name"
+        )
     if final.exists() and not os.access(final, os.W_OK):
-        raise ValueError(f"output_dir={final} cannot be written; change its permissions or choose another one")
+        raise ValueError(f"output_dir={final} is not writable; change its permissions or choose another one")
     for parent in final.parents:
         if is_artifact(parent):
-            raise ValueError(f"output_dir={final} lies inside the artifact {parent}; choose one outside of it")
+            raise ValueError(f"output_dir={final} is inside the artifact {parent}; choose one outside of it")
     if final.exists() and any(final.iterdir()):
         try:
             owned = read_metadata(final, artifact_type).files
             foreign = [name for name in list_files(final) if name not in owned]
         except ValueError as error:
-            raise ValueError(f"output_dir={final} is not replaced, delete it or choose another: {error}") from None
+            raise ValueError(
+                f"output_dir={final} will not be replaced, so delete it or choose another: {error}"
+            ) from None
         if foreign:
             raise ValueError(
-                f"output_dir={final} holds {foreign[0]}, which the {artifact_type} does not own; move it away"
+                f"output_dir={final} holds {foreign[0]}, which is not part of the {artifact_type}; move it elsewhere"
             )
 
 
 def is_artifact(directory: Path) -> bool:
-    """Whether there is readable metadata in a directory."""
+    """Whether a directory has readable metadata."""
     try:
         read_metadata(directory)
     except (ValueError, OSError):

@@ -1,8 +1,8 @@
-"""Where an artifact comes from, and who else is told.
+"""The origin of artifacts, and its report to an experiment tracker.
 
-In: artifacts. Out: the record of what made one, the tree of everything that it was made from, and calls to a tracker.
-Lineage is local first: metadata.json names the inputs with their digests. A tracker mirrors that to a server, if one is
-set, and no result depends on it.
+In: artifacts. Out: the record of how one was made, the tree of everything that it was made from, calls to a tracker.
+Lineage is local first: metadata.json names the inputs with their digests. An optional tracker mirrors it to a server;
+no result depends on the tracker.
 
 Run: python -c "from nemotron.lineage import lineage_tree; print(lineage_tree('<directory of an artifact>'))"
 """
@@ -15,12 +15,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from nemotron.directory import read_metadata
+from nemotron.process import process
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
@@ -28,83 +29,79 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class LineageTracker(Protocol):
-    """What an experiment tracker offers: three calls, made by `Artifact` and `working_directory`."""
+    """The interface to an experiment tracker: three methods, called by `Artifact` and `working_directory`."""
 
     def log_artifact(self, artifact: "Artifact") -> None:
-        """An artifact is finished and in its final place; `artifact.inputs` holds the digests that it was made from."""
+        """Record a finished artifact in its final place; `artifact.inputs` holds the digests of its inputs."""
 
     def use_artifact(self, artifact: "Artifact | str", artifact_type: str) -> Path:
-        """A step reads an artifact: one that was loaded from disk, or the name of one that the tracker is to fetch.
+        """Record that a step reads an artifact, which was loaded from disk or is to be fetched by its name.
 
         Returns:
             The artifact's local directory.
         """
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of the run; `step` is the optimizer step that they belong to, None for those of a whole artifact."""
-
-
-_trackers: list[LineageTracker] = []  # the active one, or none
-_told_digests: set[str] = set()  # to read back what this process has just written is no use of an input
+        """Record metrics of the optimizer step `step`, or of a whole artifact if `step` is None."""
 
 
 def set_lineage_tracker(tracker: LineageTracker | None) -> None:
-    """Tell `tracker` of every artifact that this process saves or loads from now on; None ends that.
+    """Log every artifact that this process saves or loads from now on to `tracker`; None stops logging.
 
     Raises:
         ValueError: if the tracker lacks one of the three methods.
     """
     if tracker is not None and not isinstance(tracker, LineageTracker):
         raise ValueError(
-            f"{type(tracker).__name__} is no lineage tracker; give it log_artifact, use_artifact and log_metrics"
+            f"{type(tracker).__name__} is not a lineage tracker; add log_artifact, use_artifact and log_metrics"
         )
-    _trackers[:] = [] if tracker is None else [tracker]
-    _told_digests.clear()
+    process.tracker = tracker
+    process.logged_digests.clear()
 
 
 def fetch_by_name(name: str, artifact_type: str) -> Path:
-    """Local directory of the artifact that the tracker knows by this name.
+    """Local directory of the artifact that the tracker has under this name.
 
     Raises:
         ValueError: if no tracker is set.
     """
-    if not _trackers:
+    if process.tracker is None:
         raise ValueError(f"name={name!r} needs a lineage tracker; call set_lineage_tracker first, or load by path")
-    return Path(_trackers[0].use_artifact(name, artifact_type))
+    return Path(process.tracker.use_artifact(name, artifact_type))
 
 
-def tell_saved(artifact: "Artifact") -> None:
-    """Tell the tracker, if there is one, of a finished artifact and its metrics."""
-    if not _trackers:
+def log_saved(artifact: "Artifact") -> None:
+    """Log a finished artifact and its metrics to the tracker, if there is one."""
+    if process.tracker is None:
         return
-    _told_digests.add(artifact.digest)
+    process.logged_digests.add(artifact.digest)
     try:
-        _trackers[0].log_artifact(artifact)
+        process.tracker.log_artifact(artifact)
         if artifact.metrics:
-            _trackers[0].log_metrics(artifact.metrics)
-    except Exception as error:  # the artifact is safe on disk, and a server that is down must not end the run
+            process.tracker.log_metrics(artifact.metrics)
+    except Exception as error:  # the artifact is on disk, and a server that is down must not end the run
         _warn(artifact, error)
 
 
-def tell_loaded(artifact: "Artifact") -> None:
-    """Tell the tracker, if there is one, of an artifact that a step reads and that this process did not write."""
-    if not _trackers or artifact.digest in _told_digests:
+def log_loaded(artifact: "Artifact") -> None:
+    """Log an artifact that a step reads to the tracker, if there is one and this process did not write the artifact."""
+    if process.tracker is None or artifact.digest in process.logged_digests:
         return
     try:
-        _trackers[0].use_artifact(artifact, artifact.type_name())
+        process.tracker.use_artifact(artifact, artifact.type_name())
     except Exception as error:  # as above
         _warn(artifact, error)
 
 
 def _warn(artifact: "Artifact", error: Exception) -> None:
-    print(f"warning: the lineage tracker does not know of {artifact.path}: {error!r}", file=sys.stderr)
+    print(f"warning: the lineage tracker did not log {artifact.path}: {error!r}", file=sys.stderr)
 
 
 def lineage_tree(artifact: "Artifact | str | Path") -> str:
-    """An artifact (or its directory) and all that it was made from: a line each, inputs below what they went into.
+    """The tree of an artifact (or its directory) and everything it was made from: one line each, inputs indented.
 
     Raises:
-        ValueError: if the directory, or that of an input that is there, holds no artifact.
+        ValueError: if the directory, or the existing directory of an input, holds no artifact.
     """
     path = Path(artifact) if isinstance(artifact, str | Path) else artifact.path
     return "\n".join(_tree_lines(path.resolve(), ""))
@@ -119,27 +116,33 @@ def _tree_lines(path: Path, indent: str) -> list[str]:
         place = (path / reference.path).resolve()
         label = f"{indent}{branch}{field}: "
         if not place.exists():
-            lines.append(f"{label}{reference.type} {reference.digest[:12]}  {place}  (not there)")
+            lines.append(f"{label}{reference.type} {reference.digest[:12]}  {place}  (missing)")
             continue
         first, *rest = _tree_lines(place, indent + deeper)
         changed = read_metadata(place).digest != reference.digest
-        lines.append(label + first + (f"  (changed, was {reference.digest[:12]})" if changed else ""))
+        lines.append(label + first + (f"  (changed; was {reference.digest[:12]})" if changed else ""))
         lines += rest
     return lines
 
 
 def producer_record(module: str, config: Any) -> dict[str, Any]:
-    """What makes an artifact: step module, resolved config, seed, versions of the code and the libraries.
+    """How an artifact was made: step module, resolved config, seed, versions of the code and the libraries.
 
     Args:
-        module: `__name__` of the module that defines the artifact's class: the step.
-        config: the step's Config, a dataclass or a mapping; None for none.
+        module: name of the module that defines the artifact's class: the step, unless `config` says otherwise.
+        config: the step's Config, a mapping, or None. The step is the module that defines a Config's class, because
+            several steps may write artifacts of one class.
     """
-    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config or {})
+    if is_dataclass(config) and not isinstance(config, type):
+        module, values = type(config).__module__, asdict(config)
+        for hidden in (item.name for item in fields(config) if item.metadata.get("hidden")):
+            del values[hidden]
+    else:
+        values = dict(config or {})
     file = getattr(sys.modules.get(module), "__file__", None)
     return {
         "step": step_name(module, file),
-        # Paths as they were given; what JSON has no number for (infinity) as text.
+        # Paths as they were given; infinity, which JSON lacks, as text.
         "config": json.loads(json.dumps(values, default=str), parse_constant=str),
         "seed": values.get("seed"),
         "code_version": code_version(file),
@@ -148,7 +151,7 @@ def producer_record(module: str, config: Any) -> dict[str, Any]:
 
 
 def step_name(module: str, file: str | None) -> str:
-    """The name by which the step's module can be imported, also while it runs as `__main__`."""
+    """The importable name of the step's module, also while it runs as `__main__`."""
     if module != "__main__":
         return module
     spec = sys.modules["__main__"].__spec__
@@ -166,7 +169,7 @@ def step_name(module: str, file: str | None) -> str:
 
 @cache
 def code_version(file: str | None) -> str:
-    """The installed version; of a step in a git clone also the commit, with -dirty if it is not the whole truth."""
+    """The installed version; for a step in a git clone also the commit, and -dirty with uncommitted changes."""
     version = installed_version("nemotron")
     if file is None:
         return version
@@ -178,9 +181,9 @@ def code_version(file: str | None) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", name)  # an environment may lie in a clone of something else
+        git("ls-files", "--error-unmatch", name)  # fails for an environment inside the clone of another project
         return f"{version}+{git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')}"
-    except (OSError, subprocess.CalledProcessError):  # no git, or no clone
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a clone
         return version
 
 
@@ -189,7 +192,7 @@ def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that the package declares."""
     try:
         requirements = importlib.metadata.requires("nemotron") or []
-    except importlib.metadata.PackageNotFoundError:  # run from its source, not installed
+    except importlib.metadata.PackageNotFoundError:  # run from source, not installed
         requirements = []
     names = [re.split(r"[^\w.-]", requirement)[0] for requirement in requirements if "extra ==" not in requirement]
     python = ".".join(map(str, sys.version_info[:3]))

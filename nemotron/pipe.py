@@ -1,180 +1,138 @@
-"""How steps talk: one JSON line on stdout, one on stdin, everything for people on stderr.
+"""The interface between steps: one JSON line on stdin, one on stdout, messages for people on stderr.
 
-In: what the step before printed, `{"dataset": {"type": "dataset", "path": "<absolute>", "digest": "..."}}`.
-Out: the same line for the step after, and an exit code: 0, 2 for a mistake that a sentence explains, 130 for Ctrl-C,
-143 for SIGTERM. Any other exception is a bug of the step and keeps its traceback; `python -X dev` keeps all of them.
+In: the line that the previous step printed, `{"dataset": {"type": "dataset", "path": "<absolute>", "digest": "..."}}`.
+Out: the same kind of line for the next step, and an exit code: 0, 2 for a user error in one sentence, 130 for Ctrl-C,
+143 for SIGTERM. Any other exception is a bug of the step and keeps its traceback; `python -X dev` keeps all tracebacks.
 
 Run: set -o pipefail; python data_curation.py | python training.py | python evaluation.py
 """
 
-import errno
 import io
 import json
-import math
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
-from pydantic import ValidationError
+from nemotron.process import process
+from nemotron.strict import one_sentence, parse_json_object, short
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
 
-MAX_SHOWN_METRICS = 8  # our choice; a step that has more prints a table of its own
-MAX_LINE_BYTES = 1 << 20  # our choice; a line of ten artifacts has 2 kB
-
-_true_stdout: list[int] = []  # where step_process moved the stdout of the program
+MAX_SHOWN_METRICS = 8  # our choice; a step with more metrics prints its own table
+MAX_LINE_BYTES = 1 << 20  # our choice; the line of ten artifacts has 2 kB
 
 
 @contextmanager
 def step_process() -> Iterator[None]:
-    """Around a step that runs as a program: only `print_complete` reaches stdout, and mistakes end in one sentence.
+    """Run a step as a program: only `print_complete` and `print_page` reach stdout, and errors are one sentence.
 
-    File descriptor 1 points at stderr inside, so no library can break the pipe by printing. ValueError and OSError
-    become a sentence on stderr and exit code 2, Ctrl-C exit code 130, SIGTERM exit code 143; each of them unwinds the
-    step, so that working directories are left as `working_directory` promises.
+    Inside, file descriptor 1 points to stderr, so that no library can corrupt the pipe by printing. ValueError and
+    OSError become a sentence on stderr and exit code 2, Ctrl-C exit code 130, SIGTERM exit code 143. Each of them
+    unwinds the step, so that `working_directory` cleans up.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, _raise_terminated)
         if sys.stdout is None or sys.stderr is None:
-            raise ValueError("stdout or stderr is closed; send each to a terminal, a file or another program")
+            raise ValueError("stdout or stderr is closed; connect each to a terminal, a file or another program")
         sys.stdout.flush()
-        _true_stdout.append(os.dup(1))
+        outer, real_stdout = process.stdout, os.dup(1)
+        process.stdout = real_stdout
         os.dup2(2, 1)
         try:
             yield
         finally:
-            with suppress(BrokenPipeError):  # what was printed goes to stderr, and nobody may be reading that
+            with suppress(BrokenPipeError):  # printed text goes to stderr, which may have no reader
                 sys.stdout.flush()
-            os.dup2(_true_stdout[-1], 1)
-            os.close(_true_stdout.pop())
+            os.dup2(real_stdout, 1)
+            os.close(real_stdout)
+            process.stdout = outer
     except KeyboardInterrupt as error:
-        _end(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130)
+        _exit(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130)
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
-        _end(f"error: {one_sentence(error)}", 2)
+        _exit(f"error: {one_sentence(error)}", 2)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: unwinds a step just as Ctrl-C does."""
+    """Raised on SIGTERM; unwinds a step like Ctrl-C."""
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
+def _raise_terminated(number: int, frame: object) -> NoReturn:
     raise Terminated("terminated")
 
 
-def _end(sentence: str, exit_code: int) -> NoReturn:
+def _exit(sentence: str, exit_code: int) -> NoReturn:
     if sys.stderr is not None:
-        with suppress(OSError):  # nobody reads stderr any more: the exit code still tells
+        with suppress(OSError):  # stderr has no reader left; the exit code still reports the error
             print(sentence, file=sys.stderr, flush=True)
     raise SystemExit(exit_code)
 
 
-_FREE_SPACE = "free some space and run the step again"
-_OTHER_PLACE = "change its permissions or choose another place"
-_ADVICE = {
-    errno.ENOSPC: _FREE_SPACE,
-    errno.EDQUOT: _FREE_SPACE,
-    errno.EACCES: _OTHER_PLACE,
-    errno.EPERM: _OTHER_PLACE,
-    errno.EROFS: _OTHER_PLACE,
-}
-
-
-def one_sentence(error: BaseException) -> str:
-    """What an exception says, on one line; a pydantic error names every field, the value found and what is allowed."""
-    if isinstance(error, ValidationError):
-        found = [
-            f"{'.'.join(map(str, e['loc'])) or 'value'}={_short(e['input'])}: {e['msg']}"
-            for e in error.errors(include_url=False)
-        ]
-        text = f"{error.title}: {'; '.join(found)}"
-    elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-        text += f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
-    else:
-        text = str(error) or type(error).__name__
-    text = " ".join(text.split())
-    return text if len(text) <= 2000 else f"{text[:2000]}..."
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
-    """The one JSON object in `text`, strictly: no duplicate keys, no NaN or infinity, nothing after it.
-
-    Raises:
-        ValueError: in one sentence that begins with `source`.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
-        return values
-
-    def finite(number: str) -> float:
-        if not math.isfinite(float(number)):
-            raise ValueError(f"{number} is no finite number")
-        return float(number)
-
-    try:
-        value = json.loads(
-            text.decode() if isinstance(text, bytes) else text,
-            object_pairs_hook=unique, parse_constant=finite, parse_float=finite,
-        )  # fmt: skip
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is not the JSON that a step writes: {one_sentence(error)}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{source} is not the JSON that a step writes: {_short(value)} is no object")
-    return value
-
-
 def print_complete(artifacts: Mapping[str, "Artifact"]) -> None:
-    """Tell the next step, in one JSON line on stdout, where the artifacts are, and a person, in a table on stderr.
+    """Print the artifacts of a finished step: one JSON line on stdout for the next step, a table on stderr.
 
     Args:
         artifacts: name -> saved artifact, in its final place.
     Raises:
-        ValueError: if there is none, or one is not where it says.
+        ValueError: if `artifacts` is empty, or the directory of one holds no saved artifact.
         OSError: if stdout cannot be written to.
     """
     if not artifacts:
-        raise ValueError("print_complete needs at least one artifact")
+        raise ValueError("artifacts={} is empty; give print_complete at least one artifact")
     for name, artifact in artifacts.items():
         if not (artifact.path / "metadata.json").is_file():
-            raise ValueError(f"{name}: {artifact.path} holds no saved artifact; print what load(output_dir) returns")
+            raise ValueError(
+                f"{name}: {artifact.path} holds no saved artifact; print the artifact that load(output_dir) returns"
+            )
     entries = {
         name: {"type": artifact.type_name(), "path": str(artifact.path), "digest": artifact.digest}
         for name, artifact in artifacts.items()
     }
     _print_table(artifacts)
-    line = json.dumps(entries).encode() + b"\n"
     try:
-        if not _true_stdout:  # called by a program that has no step_process
-            print(line.decode(), end="", flush=True)
-        while line and _true_stdout:
-            line = line[os.write(_true_stdout[-1], line) :]
+        _write_stdout(json.dumps(entries) + "\n")
     except BrokenPipeError:
         places = ", ".join(str(artifact.path) for artifact in artifacts.values())
-        raise BrokenPipeError(f"the next step ended before this one, which is complete: {places}") from None
+        raise BrokenPipeError(
+            f"the next step ended without reading its input; this step is complete: {places}"
+        ) from None
+
+
+def print_page(text: str) -> None:
+    """Print a page of text, such as a plan, to the program's real stdout, also inside `step_process`.
+
+    Raises:
+        OSError: if stdout cannot be written to, or its reader ends before the page is complete.
+    """
+    try:
+        _write_stdout(text if text.endswith("\n") else f"{text}\n")
+    except BrokenPipeError:
+        raise BrokenPipeError(
+            "the reader of stdout ended before the whole page was written; write the page to a file instead"
+        ) from None
+
+
+def _write_stdout(text: str) -> None:
+    """Write to the stdout that the program was started with, inside and outside `step_process`."""
+    if process.stdout is None:
+        print(text, end="", flush=True)
+        return
+    content = text.encode()
+    while content:
+        content = content[os.write(process.stdout, content) :]
 
 
 def _print_table(artifacts: Mapping[str, "Artifact"]) -> None:
-    from rich.console import Console  # only a finished step needs it
+    from rich.console import Console  # slow to import, and only a finished step needs it
     from rich.table import Column, Table
 
     table = Table("artifact", "field", Column("value", overflow="fold"))
@@ -187,38 +145,43 @@ def _print_table(artifacts: Mapping[str, "Artifact"]) -> None:
         for position, (key, value) in enumerate(rows.items()):
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
             table.add_row("" if position else name, key, shown, end_section=position == len(rows) - 1)
-    text = io.StringIO()  # given stderr, rich itself would end the process if nobody reads that
+    text = io.StringIO()  # rich would end the process if it wrote to a stderr without a reader
     Console(file=text, width=shutil.get_terminal_size().columns, markup=False).print(table)
     with suppress(BrokenPipeError):
         print(text.getvalue(), file=sys.stderr, end="", flush=True)
 
 
 def piped_artifact(artifact_type: str) -> tuple[str, str]:
-    """(path, digest) of the artifact of this type that the step before printed.
+    """Path and digest of the artifact of this type that the previous step printed.
 
     Raises:
         ValueError: for a terminal, an empty pipe, more than one line, or not exactly one entry of that type.
     """
-    ask = f"give --{artifact_type}-path, or pipe in the step that writes the {artifact_type}"
+    advice = f"give --{artifact_type}-path, or pipe in the step that writes the {artifact_type}"
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        raise ValueError(f"no {artifact_type} to read: {ask}")
+        raise ValueError(f"there is no {artifact_type} to read; {advice}")
     line = _read_stdin(sys.stdin)
     if not line.strip():
-        raise ValueError(f"the pipe is empty: the step before it failed, or stdin leads nowhere; {ask}")
+        raise ValueError(f"stdin is empty, because the previous step failed or nothing is piped in; {advice}")
     if len(line) > MAX_LINE_BYTES or b"\n" in line.strip():
-        raise ValueError(f"stdin holds more than the one line that a step prints; {ask}")
-    entries = parse_json(line, "stdin")
+        raise ValueError(f"stdin holds more than the one line that a step prints; {advice}")
+    entries = parse_json_object(line, "stdin", advice=advice)
     found = [(name, e) for name, e in entries.items() if isinstance(e, dict) and e.get("type") == artifact_type]
     if len(found) != 1:
-        there = _short({name: e.get("type") if isinstance(e, dict) else e for name, e in entries.items()})
-        raise ValueError(f"stdin names {len(found)} artifacts of type {artifact_type}, not one: {there}; {ask}")
+        listed = short({name: e.get("type") if isinstance(e, dict) else e for name, e in entries.items()})
+        raise ValueError(
+            f"stdin names {len(found)} artifacts of type {artifact_type} instead of one, in {listed}; {advice}"
+        )
     name, entry = found[0]
     path, digest = entry.get("path"), entry.get("digest")
     if not isinstance(path, str) or not os.path.isabs(path) or not isinstance(digest, str):
-        raise ValueError(f"stdin: {_short(name)} needs an absolute path and a digest, and has {_short(entry)}; {ask}")
+        raise ValueError(
+            f"stdin: {short(name)} must have an absolute path and a digest, but is {short(entry)}; {advice}"
+        )
     return path, digest
 
 
-@lru_cache(maxsize=1)  # a step may take several artifacts from the one line
 def _read_stdin(stream: IO[str]) -> bytes:
-    return stream.buffer.read(MAX_LINE_BYTES + 1)  # type: ignore[attr-defined]
+    if process.stdin is None or process.stdin[0] is not stream:
+        process.stdin = stream, stream.buffer.read(MAX_LINE_BYTES + 1)  # type: ignore[attr-defined]
+    return process.stdin[1]

@@ -1,7 +1,7 @@
 """How much of the raw data a run takes: `apply_scale(count, scale)`.
 
 In: the number of raw documents that a stage declares, and the scale. Out: how many of them to take. It is applied once
-a stage; the sizes of models, batches and schedules stand in the recipe's sizes.py.
+per stage. The sizes of batches and schedules at each scale are in the Config of each step (nemotron/config.py).
 """
 
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ Scale = Literal["tiny", "small", "medium", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 _PERCENT: dict[Scale, int] = {"tiny": 1, "small": 10, "medium": 30, "full": 100}
-_TINY_MAX_ROWS = 10_000  # so that a whole recipe stays a matter of minutes, whatever the corpus
+_TINY_MAX_ROWS = 10_000  # a whole recipe takes minutes, however large the corpus is
 
 
 def apply_scale(count: int, scale: Scale) -> int:
@@ -23,12 +23,12 @@ def apply_scale(count: int, scale: Scale) -> int:
         count: rows there are, >= 0.
         scale: one of SCALES.
     Raises:
-        ValueError: for an unknown scale, or a count that is no integer or is negative.
+        ValueError: for an unknown scale, or a count that is not an integer or is negative.
     """
     if scale not in SCALES:
         raise ValueError(f"scale={scale!r} is unknown; pick one of {', '.join(SCALES)}")
     if not isinstance(count, int) or isinstance(count, bool):
-        raise ValueError(f"count={count!r} is no integer; give a number of rows")
+        raise ValueError(f"count={count!r} is not an integer; give a number of rows")
     if count < 0:
         raise ValueError(f"count={count} is negative; give a number of rows")
     rows = max(count * _PERCENT[scale] // 100, min(count, 1))

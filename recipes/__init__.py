@@ -1,1 +1,1 @@
-"""The training recipes, one folder a model, and the parts that every recipe shares."""
+"""The training recipes, one folder per model, and the parts that all recipes share."""

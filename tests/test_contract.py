@@ -1,11 +1,10 @@
-"""What every step, and every module, of the tree keeps to: read from the files on disk, so that a new one cannot hide.
+"""What every step and every module must satisfy, read from the files on disk, so that a new one cannot hide.
 
-A rule is a function from a parsed module to the sentences that it breaks. Each rule is held against the tree, and
-against a snippet that breaks it.
+A rule is a function from a parsed module to sentences about what breaks it. Each rule is applied to the tree, and to a
+snippet that breaks it.
 """
 
 import ast
-import dataclasses
 import importlib
 import re
 import sys
@@ -16,19 +15,19 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-import tyro
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from nemotron import SCALES, Artifact, Scale
-from nemotron.testing.stage import STEPS
+from nemotron.config import ScaledConfig, parse_command_line
+from nemotron.strict import one_sentence
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 
 
 def module_name(path: Path) -> str:
-    """recipes/nano2/sizes.py -> nemotron.recipes.nano2.sizes"""
+    """recipes/nano2/blend.py -> nemotron.recipes.nano2.blend"""
     parts = path.relative_to(ROOT).with_suffix("").parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     return ".".join(("nemotron", *parts) if parts[0] in ("recipes", "golden") else parts)
@@ -42,7 +41,8 @@ def modules_below(*directories: str) -> dict[str, Path]:
 
 MODULES = modules_below("nemotron", "recipes", "golden")
 STAGES = sorted(path for path in RECIPES.glob("*/stage*") if path.is_dir() and list(path.glob("*.py")))
-STEP_MODULES = [module_name(stage / f"{step}.py") for stage in STAGES for step in STEPS]
+ORCHESTRATORS = {stage: importlib.import_module(module_name(stage / "__main__.py")) for stage in STAGES}
+STEP_MODULES = [step.__name__ for orchestrator in ORCHESTRATORS.values() for step in orchestrator.STEPS]
 RECIPE_NAMES = {stage.parent.name for stage in STAGES}
 CORE = {name for name in MODULES if name.split(".")[1:2] not in (["recipes"], ["testing"], ["golden"])}
 
@@ -109,6 +109,49 @@ def recipes_imported_from_below(name: str, tree: ast.Module) -> Iterator[str]:
             yield f"imports {imported} of a later stage"
 
 
+ROOMS = [
+    ("nemotron.strict", "nemotron.process", "nemotron.scale"),
+    ("nemotron.config", "nemotron.directory"),
+    ("nemotron.lineage", "nemotron.pipe", "nemotron.ladder"),
+    ("nemotron.artifact",),
+    ("nemotron",),
+    ("nemotron.testing", "nemotron.golden"),
+    ("nemotron.recipes.nemotron_h", "nemotron.recipes.sources"),
+    ("nemotron.recipes.chat",),
+    ("nemotron.recipes.curation",),
+    ("nemotron.recipes.training", "nemotron.recipes.scoring"),
+    ("nemotron.recipes",),
+]
+"""Modules and packages from the bottom of the house to its top; the last one that fits a module is its room."""
+
+
+def floor_of(name: str) -> int:
+    """The floor of a module's room: that of the longest name in ROOMS that it begins with."""
+    floors = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+    return floors[max((room for room in floors if f"{name}.".startswith(f"{room}.")), key=len)]
+
+
+def project_imports(name: str, tree: ast.Module) -> set[str]:
+    """Modules of this project that a module imports when it runs, without those for annotations only."""
+    annotations = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    kept = ast.Module([node for node in statements if id(node) not in annotations], [])
+    found = {imported for imported in imported_names(kept) if imported in MODULES}
+    longest = {imported for imported in found if not any(other.startswith(f"{imported}.") for other in found)}
+    return longest - {name}
+
+
+def imports_upwards(name: str, tree: ast.Module) -> Iterator[str]:
+    for imported in sorted(project_imports(name, tree)):
+        if floor_of(imported) > floor_of(name):
+            yield f"imports {imported}, which is above it"
+
+
 def relative_imports(name: str, tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -153,7 +196,7 @@ def swallowed_errors(name: str, tree: ast.Module) -> Iterator[str]:
 def changing_values(name: str, tree: ast.Module) -> Iterator[str]:
     """What differs between two runs or two Python versions: hash(), the clock, a random method that is not promised."""
     unpromised = {"shuffle", "choice", "choices", "randint", "randrange", "getrandbits", "randbytes", "gauss"}
-    if not name.startswith("nemotron.recipes"):
+    if not name.startswith("nemotron.recipes") or name == "nemotron.recipes.training.progress":
         return
     for imported in imported_names(tree):
         package, _, rest = imported.partition(".")
@@ -179,7 +222,7 @@ def changing_values(name: str, tree: ast.Module) -> Iterator[str]:
 
 def writes_to_stdout(name: str, tree: ast.Module) -> Iterator[str]:
     """A step's stdout is one JSON line; print_complete, --plan, the table of bless and the chat write there."""
-    if name.endswith(("nemotron.pipe", "__main__", "nemotron.testing.bless", "chat_cli")):
+    if name.endswith(("nemotron.pipe", "__main__", "nemotron.testing.bless", "recipes.chat.program")):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
@@ -199,6 +242,7 @@ RULES = [
     undeclared_imports,
     heavy_imports_of_the_core,
     recipes_imported_from_below,
+    imports_upwards,
     relative_imports,
     unsafe_calls,
     swallowed_errors,
@@ -227,10 +271,13 @@ STEP = "nemotron.recipes.nano2.stage0_pretrain.training"
         (undeclared_imports, STEP, "import transformers"),
         (heavy_imports_of_the_core, "nemotron.artifact", "import torch.nn"),
         (heavy_imports_of_the_core, "nemotron.artifact", "def f():\n    import pyarrow.parquet as pq"),
-        (recipes_imported_from_below, "nemotron.artifact", "from nemotron.recipes.nano2 import sizes"),
+        (recipes_imported_from_below, "nemotron.artifact", "from nemotron.recipes.nano2 import blend"),
         (recipes_imported_from_below, "nemotron.testing.stage", "import nemotron.recipes.nemotron_h.model"),
-        (recipes_imported_from_below, "nemotron.recipes.curation.packing", "from nemotron.recipes.nano2 import sizes"),
+        (recipes_imported_from_below, "nemotron.recipes.curation.packing", "from nemotron.recipes.nano2 import blend"),
         (recipes_imported_from_below, STEP, "from nemotron.recipes.nano2.stage1_sft import training"),
+        (imports_upwards, "nemotron.directory", "from nemotron.artifact import Artifact"),
+        (imports_upwards, "nemotron.recipes.curation.packing", "from nemotron.recipes.training.run import Checkpoint"),
+        (imports_upwards, "nemotron.recipes.training.state", "def f():\n    from nemotron.recipes.nano2 import blend"),
         (relative_imports, STEP, "from .data_curation import Dataset"),
         (unsafe_calls, STEP, "import pickle"),
         (unsafe_calls, STEP, "from pickle import loads"),
@@ -287,14 +334,62 @@ def test_no_test_is_switched_off():
     assert not found
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    edges = {name: project_imports(name, tree_of(name)) for name in MODULES}
+    waiting = dict(edges)
+    while ready := [name for name, imported in waiting.items() if not imported & waiting.keys()]:
+        for name in ready:
+            del waiting[name]
+    assert not waiting, f"these import each other: {', '.join(sorted(waiting))}"
+
+
+def file_of_tests(name: str) -> Path:
+    """Where the tests of a module are: nemotron/artifact.py -> tests/nemotron/test_artifact.py."""
+    path = MODULES[name].relative_to(ROOT)
+    parts = [part for part in path.parts[:-1] if part != "golden"]
+    return ROOT.joinpath("tests", *parts, f"test_{path.stem.strip('_')}.py")
+
+
+def test_every_module_has_a_file_of_tests():
+    empty = {name for name in MODULES if MODULES[name].name == "__init__.py" and len(tree_of(name).body) <= 2}
+    needed = {file_of_tests(name) for name in MODULES.keys() - empty - TESTED_ELSEWHERE.keys()}
+    missing = sorted(path.relative_to(ROOT).as_posix() for path in needed if not path.is_file())
+    assert not missing, "\n".join(missing)
+    assert all((ROOT / path).is_file() for path in TESTED_ELSEWHERE.values())
+
+
+TESTED_ELSEWHERE = {
+    "nemotron.recipes.sources": "tests/recipes/sources/test_documents.py",
+    "nemotron.testing.session": "tests/nemotron/testing/test_bless.py",
+    "nemotron.testing.snapshot": "tests/nemotron/testing/test_plugin.py",
+    "nemotron.recipes.training.progress": "tests/pipelines/test_training_runs.py",
+    "nemotron.recipes.training.curve": "tests/recipes/training/test_run.py",
+    "nemotron.recipes.nano2.__main__": "tests/test_readme.py",
+}
+
+
 # The contract of a step.
 
 
-def test_every_stage_is_three_steps_an_orchestrator_and_a_readme():
-    assert STAGES
-    needed = {f"{step}.py" for step in STEPS} | {"__init__.py", "__main__.py", "README.md"}
-    missing = {str(stage.relative_to(ROOT)): needed - {path.name for path in stage.iterdir()} for stage in STAGES}
-    assert missing == {name: set() for name in missing}
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_is_its_steps_an_orchestrator_and_a_readme(stage):
+    """Every module with a Config of its own is a step, and declared as one."""
+    with_config = {
+        path.stem
+        for path in stage.glob("*.py")
+        if path.name != "__main__.py" and re.search(r"^class Config\b", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert {step.__name__.rpartition(".")[2] for step in ORCHESTRATORS[stage].STEPS} == with_config
+    assert with_config >= {"data_curation", "training", "evaluation"}
+    assert {path.name for path in stage.iterdir()} >= {"__init__.py", "__main__.py", "README.md"}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_an_orchestrator_declares_its_steps_and_has_a_field_for_each(stage):
+    orchestrator = ORCHESTRATORS[stage]
+    hints = typing.get_type_hints(orchestrator.Config).values()
+    assert [step.Config in hints for step in orchestrator.STEPS] == [True] * len(orchestrator.STEPS)
+    assert f"{stage.parent.name}/{stage.name}" == orchestrator.STAGE
 
 
 @pytest.fixture(params=STEP_MODULES)
@@ -304,38 +399,45 @@ def step(request):
 
 
 def test_the_config_of_a_step_has_scale_seed_and_output_directory(step):
-    assert dataclasses.is_dataclass(step.Config)
+    assert issubclass(step.Config, ScaledConfig)
     assert step.Config.__module__ == step.__name__
     hints = typing.get_type_hints(step.Config)
-    defaults = {field.name: field.default for field in dataclasses.fields(step.Config)}
-    assert (hints["scale"], defaults["scale"]) == (Scale, "tiny")
-    assert (hints["seed"], type(defaults["seed"])) == (int, int)
-    assert (hints["output_dir"], defaults["output_dir"]) == (Path | None, None)
+    assert (hints["scale"], hints["seed"], hints["output_dir"]) == (Scale, int, Path)
+    folders = [step.Config(scale=scale).output_dir.as_posix() for scale in SCALES]
+    *_, recipe, stage, name = step.__name__.split(".")
+    assert folders == [f"outputs/{recipe}/{scale}/{stage}/{name}" for scale in SCALES]
 
 
 def test_every_field_of_a_config_is_explained(step):
     tree = tree_of(step.__name__)
     (config,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
     assert ast.get_docstring(config)
-    for statement, following in zip(config.body, [*config.body[1:], None], strict=True):
+    fields = [node for node in config.body if not isinstance(node, ast.FunctionDef)]
+    for statement, following in zip(fields, [*fields[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign):
             explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             assert explained, f"{ast.unparse(statement.target)} has no docstring below it"
 
 
-def test_main_takes_the_config_and_returns_an_artifact_of_its_module(step):
+def test_none_is_for_inputs_only(step):
+    """No other field waits for somebody to fill it in."""
+    config = step.Config()
+    inputs = {"dataset_path", "checkpoint_path", "base_checkpoint_path"}
+    assert {name for name, value in vars(config).items() if value is None} <= inputs
+
+
+def test_main_takes_the_config_and_returns_an_artifact(step):
     hints = typing.get_type_hints(step.main)
     assert list(hints) == ["config", "return"]
     assert hints["config"] is step.Config
     assert issubclass(hints["return"], Artifact)
-    assert hints["return"].__module__ == step.__name__
 
 
 def test_a_step_ends_with_the_guard(step):
     name = typing.get_type_hints(step.main)["return"].__name__.lower()
     guard = (
         "if __name__ == '__main__':\n"
-        "    config = tyro.cli(Config)\n"
+        "    config = parse_command_line(Config)\n"
         "    with step_process():\n"
         f"        print_complete({{'{name}': main(config)}})"
     )
@@ -354,30 +456,81 @@ def test_a_step_is_a_page_that_can_be_read_aloud(step):
 
 
 def test_the_command_line_takes_scale_seed_and_output_directory(step):
-    config = tyro.cli(step.Config, args=["--scale", "small", "--seed", "7", "--output-dir", "somewhere"])
+    config = parse_command_line(step.Config, ["--scale", "small", "--seed", "7", "--output-dir", "somewhere"])
     assert (config.scale, config.seed, config.output_dir) == ("small", 7, Path("somewhere"))
 
 
 def test_an_unknown_scale_is_refused_with_the_four_that_exist(step, capsys):
     with pytest.raises(SystemExit) as stopped:
-        tyro.cli(step.Config, args=["--scale", "huge"])
+        parse_command_line(step.Config, ["--scale", "huge"])
     assert stopped.value.code == 2
     written = capsys.readouterr()
     assert not written.out
     assert all(scale in written.err for scale in SCALES)
 
 
+def numbers_of(step, kind):
+    """Fields of a step's Config that hold a number of this type at tiny scale."""
+    return [name for name, value in vars(step.Config()).items() if type(value) is kind and name != "seed"]
+
+
 def test_a_negative_size_is_refused_by_name(step):
-    hints = typing.get_type_hints(step.Config)
-    sizes = [name for name, hint in hints.items() if hint in (int, int | None) and name != "seed"]
-    assert sizes or step.__name__.endswith("evaluation")
-    for name in sizes:
-        with pytest.raises(ValueError, match=rf"\b{name}=-1\b"):
+    assert numbers_of(step, int)
+    for name in numbers_of(step, int):
+        with pytest.raises(ValueError, match=rf"\b{name}=-1\b") as refused:
             step.Config(**{name: -1})
+        assert one_sentence(refused.value) == str(refused.value)
 
 
-def test_a_number_that_is_none_is_refused_by_name(step):
-    hints = typing.get_type_hints(step.Config)
-    for name in (name for name, hint in hints.items() if hint in (float, float | None)):
+def test_a_number_that_is_nan_is_refused_by_name(step):
+    for name in numbers_of(step, float):
         with pytest.raises(ValueError, match=rf"\b{name}=nan\b"):
             step.Config(**{name: float("nan")})
+
+
+# How long a step is. Lines are all lines; depth counts the statements that are indented into each other.
+
+LIMITS = {"training.py": 300, "data_curation.py": 400, "evaluation.py": 250, "__main__.py": 50}
+MAX_LINES_BEFORE_FUNCTIONS, MAX_MAIN_LINES, MAX_DEPTH, MIN_TRAINING_SHARE = 200, 60, 4, 0.7
+PAPERWORK = re.compile(r"\s*(run\.|with training_run|if (run\.|is_done)|return Checkpoint|weights = |write_)")
+"""How a line of a training step's main begins if it is about records, states and files, not about training."""
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_the_modules_of_a_stage_are_short_enough_to_read(stage):
+    lines = {name: len((stage / name).read_text(encoding="utf-8").splitlines()) for name in LIMITS}
+    assert lines == {name: min(lines[name], limit) for name, limit in LIMITS.items()}
+
+
+def test_the_first_function_of_a_step_is_not_far_from_its_top(step):
+    """Before it there are a docstring, imports and the documented numbers."""
+    first = next(node for node in tree_of(step.__name__).body if isinstance(node, ast.FunctionDef))
+    assert first.lineno <= MAX_LINES_BEFORE_FUNCTIONS
+
+
+def depth_of(node: ast.AST) -> int:
+    """Levels of statements inside a statement."""
+    blocks = [child for name in ("body", "orelse", "finalbody", "handlers") for child in getattr(node, name, [])]
+    return 1 + max(map(depth_of, blocks), default=0) if blocks else 0
+
+
+@pytest.mark.parametrize("name", [name for name in STEP_MODULES if name.endswith("training")])
+def test_the_loop_fits_on_one_screen_and_is_about_training(name):
+    (main,) = (node for node in tree_of(name).body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    lines = MODULES[name].read_text(encoding="utf-8").splitlines()[main.lineno - 1 : main.end_lineno]
+    code = [line for line in lines if line.strip() and not line.strip().startswith(("#", '"""'))]
+    training = [line for line in code if not PAPERWORK.match(line)]
+    assert len(lines) <= MAX_MAIN_LINES
+    assert depth_of(main) - 1 <= MAX_DEPTH
+    assert len(training) / len(code) >= MIN_TRAINING_SHARE
+    assert sum(line.strip().startswith("#") for line in lines) >= 6  # a heading for each part, and why
+
+
+@pytest.mark.parametrize("module", ["run", "state", "curve", "progress"])
+def test_the_paperwork_computes_nothing(module):
+    """The loop calls the run, and the run calls nothing back: no loss, gradient, schedule or batch is made in it."""
+    tree = tree_of(f"nemotron.recipes.training.{module}")
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & {"backward", "zero_grad", "param_groups", "cross_entropy", "clip_grad_norm_", "autocast"}
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & {"self.optimizer.step", "self.model", "batches", "collate", "loss_sum", "learning_rate_at"}

@@ -1,5 +1,6 @@
 """Every example runs in a directory of its own, with nothing but the installed package."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ def test_an_example_passes_its_own_tests_in_a_fresh_directory(example):
     assert (example / ".golden_report").is_dir()
 
 
-def test_its_steps_run_one_by_one(example):
+def test_steps_of_an_example_run_one_by_one(example):
     for stage in sorted(example.glob("*/stage*")):
         package = f"{stage.parent.name}.{stage.name}"
         inputs = ((), ("--dataset-path", "outputs/data_curation"), ("--checkpoint-path", "outputs/training"))
@@ -44,7 +45,15 @@ def test_its_steps_run_one_by_one(example):
             assert done.stdout.count("\n") == 1
 
 
-def test_an_example_says_its_commands_in_its_readme(example):
+def test_a_whole_stage_of_an_example_is_one_command(example):
+    for stage in sorted(example.glob("*/stage*")):
+        done = run(example, "-m", f"{stage.parent.name}.{stage.name}", "--scale", "tiny")
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stdout.splitlines()
+        assert list(json.loads(line)) == ["dataset", "checkpoint", "results"]
+
+
+def test_readme_of_an_example_shows_its_commands(example):
     readme = (example / "README.md").read_text()
     assert 'pip install "nemotron[test]"' in readme
     assert "python -m nemotron.testing.bless stage0 --reason" in readme

@@ -63,7 +63,7 @@ def test_the_wheel_puts_nothing_beside_the_package(wheel):
     assert {name.split("/")[0] for name in names} == {"nemotron", f"nemotron-{version}.dist-info"}
 
 
-def test_the_metadata_carries_the_licence_and_the_pinned_raw_text(wheel):
+def test_the_metadata_has_the_license_and_pins_the_packages_that_are_raw_text(wheel):
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     headers = HeaderParser().parsestr(archive.read(metadata).decode())
@@ -97,6 +97,6 @@ def test_an_installed_step_runs_in_an_empty_directory(installed, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["outputs"]
 
 
-def test_the_installed_orchestrators_explain_themselves(installed, tmp_path):
+def test_the_installed_orchestrators_have_help(installed, tmp_path):
     for module in ("nemotron.recipes.nano2", "nemotron.recipes.nano2.stage0_pretrain"):
         assert "--scale" in run("-m", module, "--help", cwd=tmp_path, PYTHONPATH=str(installed)).stdout

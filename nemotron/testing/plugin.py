@@ -1,15 +1,15 @@
-"""The pytest plugin: a fixture for each stage, one for its golden, a report of what departs, and no golden forgotten.
+"""The pytest plugin: a fixture per stage, a fixture for goldens, a report of the differences.
 
-In a conftest.py, one line a stage: stage0 = stage_fixture("nemotron.recipes.nano2.stage0_pretrain")
+In a conftest.py, one line per stage: stage0 = stage_fixture("nemotron.recipes.nano2.stage0_pretrain")
 In a test: assert golden(name="nano2/stage0_pretrain") == stage0.document
 
-`pip install nemotron[test]` brings the plugin along, pytest finds it by itself. Reports of the last session are in
-.golden_report/<recipe>/<stage>/; in a GitHub workflow they stand in the summary of the job as well. `-k` knows the
-tests of a file that compares a golden by the golden's name as well: -k nano2/stage0_pretrain.
+`pip install nemotron[test]` installs the plugin, and pytest finds it. The reports of the last session are in
+.golden_report/<recipe>/<stage>/; a GitHub workflow also shows them in the summary of the job. `-k` also accepts the
+name of a golden, and selects the tests of the file that compares it: -k nano2/stage0_pretrain.
 
-A session is red if a run that it compared is not as recorded, whatever its tests made of that. A full run is one that
-nothing was left out of: no paths, no -k, -m, --lf or --ignore, not from a subdirectory, and not stopped early. It
-fails if a golden was compared by no test. Runs that compare every golden without being full say so with --every-golden.
+A session fails if a compared run differs from its golden, even if no test failed. A full session also fails if no test
+compared one of the goldens. A session is full if nothing was left out: no paths, no -k, -m, --lf or --ignore, not in a
+subdirectory, not stopped early. --every-golden applies the same check to any session.
 """
 
 import os
@@ -26,18 +26,16 @@ if TYPE_CHECKING:
     from nemotron.testing.snapshot import GoldenAssertion
 
 GOLDEN_DIRECTORY = "golden"
-"""Below pytest's root directory: <recipe>/<stage>.json."""
+"""In pytest's root directory; holds <recipe>/<stage>.json."""
 REPORT_DIRECTORY = ".golden_report"
-"""Below pytest's root directory unless --report-dir says otherwise: <recipe>/<stage>/report.txt and more."""
-COMPARES_GOLDEN = "compares_golden"
-"""Property, in what --junitxml writes, of a test that compared a run with a golden: the name of the stage."""
+"""In pytest's root directory unless --report-dir is given; holds <recipe>/<stage>/report.txt and other files."""
 MAX_TRACEBACK_LINES = 10
 
 reports = pytest.StashKey[dict[str, Report]]()
-"""In pytest's config: stage -> what this session found, of every golden that a test asked for or a stage crashed on."""
+"""In pytest's config: stage -> its report, for every golden that a test requested and every stage that crashed."""
 _num_deselected = pytest.StashKey[int]()
-_faults = pytest.StashKey[list[str]]()
-"""In pytest's config: lines on what turned the session red beside its tests."""
+_problems = pytest.StashKey[list[str]]()
+"""In pytest's config: a line for each reason other than a test why the session fails."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,24 +44,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--every-golden",
         action="store_true",
-        help="fail if a file in golden/ was compared by no test, even if only some tests were selected",
+        help="fail if no test compared one of the files in golden/, even if only some tests are selected",
     )
-    group.addoption("--only-golden", action="store_true", help="of the selected tests, run those that compare a golden")
-    group.addoption("--without-golden", action="store_true", help="of the selected tests, run those that compare none")
-    group.addoption("--report-dir", help=f"where reports go; {REPORT_DIRECTORY} in pytest's root directory if left out")
+    group.addoption("--only-golden", action="store_true", help="run only the selected tests that compare a golden")
+    group.addoption("--without-golden", action="store_true", help="run only the selected tests that compare no golden")
+    group.addoption(
+        "--report-dir", help=f"directory for reports; default: {REPORT_DIRECTORY} in pytest's root directory"
+    )
 
 
 def stage_fixture(package: str, after: str | None = None) -> Any:
     """A session fixture that runs a stage once at tiny scale: `stage0 = stage_fixture("my_recipe.stage0_words")`.
 
     Args:
-        package: holds the modules data_curation, training and evaluation; its last two names are those of recipe and
-            stage, and of the golden.
-        after: name of the fixture of the stage before, whose checkpoint this one starts from: its data_curation.Config
+        package: package of the stage, with a `__main__` as `run_stage` describes it; its last two names are the recipe
+            and the stage, which also name the golden.
+        after: name of the fixture of the previous stage, whose checkpoint this stage starts from: the stage's Config
             takes the checkpoint's directory as `base_checkpoint_path`.
 
     Returns:
-        A fixture; tests that take it get a `StageRun`. If a step crashes, they fail with one sentence that names it.
+        A fixture that gives tests a `StageRun`. If a step crashes, they fail with one sentence that names the step.
     """
 
     def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StageRun:
@@ -84,13 +84,13 @@ def stage_fixture(package: str, after: str | None = None) -> Any:
 def golden(request: pytest.FixtureRequest) -> "GoldenAssertion":
     """The golden of a stage: `assert golden(name="nano2/stage0_pretrain") == stage0.document`."""
     if hasattr(request.config, "workerinput"):
-        pytest.fail("goldens are compared in one process; run these tests without -n of pytest-xdist", pytrace=False)
+        pytest.fail("goldens must be compared in one process; run these tests without xdist's -n", pytrace=False)
     try:
         from nemotron.testing.snapshot import GoldenAssertion, GoldenExtension
 
         snapshot = request.getfixturevalue("snapshot")
     except (ImportError, pytest.FixtureLookupError):
-        pytest.fail("goldens are compared with syrupy, which is not here; pip install 'nemotron[test]'", pytrace=False)
+        pytest.fail("goldens need syrupy, which is not installed; pip install 'nemotron[test]'", pytrace=False)
 
     class Extension(GoldenExtension):
         directory = request.config.rootpath / GOLDEN_DIRECTORY
@@ -101,22 +101,22 @@ def golden(request: pytest.FixtureRequest) -> "GoldenAssertion":
         session=snapshot.session,
         extension_class=Extension,
         test_location=snapshot.test_location,
-        update_snapshots=False,  # bless.py replaces a golden
+        update_snapshots=False,  # only bless.py replaces a golden
         update_new_snapshots_only=snapshot.update_snapshots,
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start with nothing found."""
+    """Start without reports and problems."""
     config.stash[reports] = {}
-    config.stash[_faults] = []
+    config.stash[_problems] = []
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Remove the reports of the session before.
+    """Delete the reports of the previous session.
 
     Raises:
-        pytest.UsageError: if one of them cannot be removed.
+        pytest.UsageError: if a report cannot be deleted.
     """
     root = report_root(session.config)
     if session.config.getoption("collectonly"):
@@ -131,7 +131,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let -k know the tests of a golden's file by its name, and obey --only-golden and --without-golden."""
+    """Make -k accept the names of goldens, and apply --only-golden and --without-golden."""
     files: dict[Path, set[str]] = {}
     for item in items:
         if _takes_golden(item):
@@ -150,13 +150,13 @@ def _takes_golden(item: pytest.Item) -> bool:
 
 
 def _stages_of(item: pytest.Item) -> set[str]:
-    """Recipe and stage of every stage fixture that a test takes."""
+    """Names ("nano2/stage0_pretrain") of the stages whose fixtures a test takes."""
     definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
     return {found[-1].func.stage for found in definitions if hasattr(found[-1].func, "stage")}
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Count what -k, -m and others leave out."""
+    """Count the tests that -k, -m and other options leave out."""
     if items:
         stash = items[0].config.stash
         stash[_num_deselected] = stash.get(_num_deselected, 0) + len(items)
@@ -164,45 +164,45 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the reports, and turn the session red if a run is not as recorded or a golden was forgotten."""
+    """Write the reports, and fail the session if a run differs from its golden or a golden was not compared."""
     config = session.config
-    faults = config.stash[_faults]
+    problems = config.stash[_problems]
     if config.getoption("collectonly"):
         return
     found = write_reports(config)
-    if not session.testsfailed:  # else a test has said so already, or may have kept a golden from being compared
-        faults += [
-            f"golden/{report.stage}.json - the run is not as recorded, yet no test failed: assert golden(...) == ..."
+    if not session.testsfailed:  # a failed test has reported it already, or prevented the comparison
+        problems += [
+            f"golden/{report.stage}.json - the run differs, but no test failed; write assert golden(...) == ..."
             for report in found
             if not report.equal
         ]
         if is_full_run(session) or config.getoption("every_golden"):
             goldens = config.rootpath / GOLDEN_DIRECTORY
             recorded = {path.relative_to(goldens).with_suffix("").as_posix() for path in goldens.rglob("*.json")}
-            forgotten = sorted(recorded - {report.stage for report in found})
-            faults += [f"golden/{stage}.json - no test compared a run with it; write that test" for stage in forgotten]
+            missed = sorted(recorded - {report.stage for report in found})
+            problems += [f"golden/{stage}.json - no test compared a run with it; write that test" for stage in missed]
     if getattr(config.option, "update_snapshots", False):
-        faults += [
-            f"golden/{report.stage}.json - --snapshot-update only records what is missing; to replace it, commit the "
-            f'change and run nox -s bless -- {report.stage} --reason "..."'
+        problems += [
+            f"golden/{report.stage}.json - --snapshot-update only writes missing goldens; to replace this one, commit "
+            f'the change and run nox -s bless -- {report.stage} --reason "..."'
             for report in found
             if report.comparison and not report.equal
         ]
-    if faults and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+    if problems and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def report_root(config: pytest.Config) -> Path:
-    """Where the reports of a session go."""
+    """The directory for the reports of a session."""
     return Path(config.getoption("report_dir") or config.rootpath / REPORT_DIRECTORY)
 
 
 def write_reports(config: pytest.Config) -> list[Report]:
-    """Write what was found: a directory a stage, and GitHub's step summary where there is one; return it."""
+    """Write the reports, one directory per stage, and GitHub's step summary if there is one; return the reports."""
     goldens, found = config.rootpath / GOLDEN_DIRECTORY, []
     for report in config.stash[reports].values():
         path = goldens / f"{report.stage}.json"
-        if report.run and not report.golden and path.exists():  # recorded a moment ago
+        if report.run and not report.golden and path.exists():  # just recorded
             found.append(report_of(path.read_bytes(), report.run))
         else:
             found.append(report)
@@ -213,7 +213,7 @@ def write_reports(config: pytest.Config) -> list[Report]:
         for report in found:
             report.write(root / report.stage)
     except OSError as error:
-        config.stash[_faults].append(_unwritable(root, error))
+        config.stash[_problems].append(_unwritable(root, error))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and found:
         with open(summary, "a", encoding="utf-8") as file:
@@ -223,20 +223,20 @@ def write_reports(config: pytest.Config) -> list[Report]:
 
 
 def _unwritable(root: Path, error: OSError) -> str:
-    return f"{root} - reports cannot be written there ({error}); name another directory with --report-dir"
+    return f"{root} - cannot write reports there ({error}); name another directory with --report-dir"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show the report of every stage, and what turned the session red beside its tests."""
+    """Show the report of every stage, and the reasons other than tests why the session fails."""
     for report in config.stash[reports].values():
         for line in report.lines():
             terminalreporter.write_line(line, green=report.equal, red=not report.equal)
-    for fault in config.stash[_faults]:
-        terminalreporter.write_line(f"FAILED {fault}", red=True, bold=True)
+    for problem in config.stash[_problems]:
+        terminalreporter.write_line(f"FAILED {problem}", red=True, bold=True)
 
 
 def is_full_run(session: pytest.Session) -> bool:
-    """Whether every test of the project was collected and selected, and none was left out by stopping early."""
+    """Whether every test of the project was collected and selected, and the session was not stopped early."""
     config = session.config
     everything = config.args_source in (config.ArgsSource.TESTPATHS, config.ArgsSource.INVOCATION_DIR)
     narrowed = config.stash.get(_num_deselected, 0) or any(

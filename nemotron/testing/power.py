@@ -1,15 +1,15 @@
-"""Apply known mistakes to a recipe, one at a time: each must turn its suite red.
+"""Apply known mistakes to a recipe, one at a time: each must make its tests fail.
 
-In: a catalogue, tests/mutants/<recipe>/<stage>.toml, of source edits. Out: a line a mutant, killed or survived and by
-which rung; the totals with and without the config rung of the golden, which alone would catch every constant; exit
-code 1 if one survived that the catalogue does not explain, or was killed although it explains why it could not be.
+In: a catalogue of source edits, tests/mutants/<recipe>/<stage>.toml. Out: one line per mutant, killed (by which rung)
+or survived; the totals with and without the golden's config rung, which alone would find every changed constant; exit
+code 1 if a mutant survived that must be killed, or was killed although its entry says why it survives.
 Run: nox -s power -- nano2/stage0_pretrain    (python -m nemotron.testing.power, in the root of the repository)
 
-Each mutant is installed by itself (pip install --no-deps --target) and its own copy of tests and golden is run from
-there: in an editable environment a changed search path would move `nemotron`, but not `nemotron.recipes`. First the
-goldens are compared, of the mutated stage and of those before it in its recipe; stages run in the order of their names
-(stage0_, stage1_), so the first red one is where the mistake showed. Then, if no golden saw it, the other tests of the
-mutated stage run, up to the first that fails.
+Each mutant is installed into a separate directory (pip install --no-deps --target) and tested with copies of tests and
+golden. In an editable environment, a changed search path would redirect `nemotron` but not `nemotron.recipes`. First
+the goldens of the mutated stage and of the earlier stages of its recipe are compared; stages run in the order of their
+names (stage0_, stage1_), so the first stage that fails is the one where the mistake shows. If no golden differs, the
+other tests of the mutated stage run until one fails.
 """
 
 import argparse
@@ -32,23 +32,23 @@ from nemotron.testing.session import Session, run_pytest
 
 CATALOGUES = Path("tests", "mutants")
 NO_TESTS = 5
-"""pytest's exit code if none was selected, as where a stage has no other test than that of its golden."""
+"""pytest's exit code if no test was selected, for example if a stage has only the test of its golden."""
 FAMILIES = ("data", "batching", "model", "optimizer", "checkpoint", "evaluation", "lineage", "environment")
 INSTALLED = ("nemotron", "recipes", "golden", "pyproject.toml", "README.md", "LICENSE")
-"""What an installation is made of."""
+"""Files and directories that an installation needs."""
 TESTED = ("tests", "golden", "conftest.py", "pyproject.toml", "recipes")
-"""What a run of the tests reads from its root; the recipes because some tests run them as files."""
+"""Files and directories that the tests read from their root; recipes because some tests run them as files."""
 CANNOT_START = re.compile(r"\b(Import|ModuleNotFound|Syntax|Indentation|Name)Error\b")
-"""What pytest shows of a mutant that cannot be imported, and exits with 2 or more as for a full disk."""
+"""Errors in pytest's output if a mutant cannot be imported; pytest then exits with 2 or more, as for a full disk."""
 
 
 class CampaignError(RuntimeError):
-    """A run that says nothing about its mutant: a full disk, a wrong path, an interrupt."""
+    """A run failed for another reason than its mutant: a full disk, a wrong path, an interrupt."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake, as one edit of one source file.
+    """One mistake: one edit of one source file.
 
     Raises:
         ValueError: if the family is unknown.
@@ -60,56 +60,56 @@ class Mutant:
     file: str
     """Relative to the root of the repository."""
     old: str
-    """Stands exactly once in the file."""
+    """Must occur exactly once in the file."""
     new: str
     incident: bool = False
-    """Whether such a mistake was made in somebody's training code."""
+    """Whether this kind of mistake happened in public training code."""
     source: str = ""
-    """Where it is reported, if it was."""
+    """The report of the incident."""
     survives: str = ""
-    """Why the suite cannot see it, if it cannot; empty for a mutant that must be killed."""
+    """Why the suite cannot find it; empty for a mutant that must be killed."""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ValueError(f"mutant {self.name}: family {self.family!r} is none of {', '.join(FAMILIES)}")
+            raise ValueError(f"mutant {self.name}: family={self.family!r} must be one of {', '.join(FAMILIES)}")
 
-    def applied(self, root: Path) -> str:
-        """The text of the file below `root` with the mistake in it.
+    def mutated_source(self, root: Path) -> str:
+        """The text of the mutant's file in `root`, with the mistake.
 
         Raises:
-            ValueError: if `old` does not stand in it exactly once, or the edit changes nothing.
+            ValueError: if `old` does not occur exactly once in the file, or the edit changes nothing.
         """
         path = root / self.file
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         if text.count(self.old) != 1 or self.old == self.new:
             raise ValueError(
-                f"mutant {self.name}: its old text stands {text.count(self.old)} times in {self.file}, not once; the "
-                f"source moved on, so rewrite the mutant"
+                f"mutant {self.name}: its old text must occur once in {self.file} and differ from the new one, but "
+                f"occurs {text.count(self.old)} times; update the mutant to the present source"
             )
         return text.replace(self.old, self.new)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a stage's tests said about a mutant."""
+    """The result of a stage's tests on a mutant."""
 
     mutant: str
     killed: bool
     killed_without_config: bool
-    """By a test or by another rung of the golden than config."""
+    """Killed by a test, or by a rung of the golden other than config."""
     first_red_stage: str
-    """In running order; empty if none is red."""
+    """The first stage in running order that differs from its golden or crashed; empty if there is none."""
     rung: str
     """The first broken rung that is not config, the first test that failed, or "crash"."""
-    largest_moved: float
-    """Largest relative difference among the broken floats; 0.0 if none broke by so much that it is one."""
+    largest_change: float
+    """Largest relative difference of the floats that differ; 0.0 if no float does."""
 
 
 def read_catalogue(path: Path) -> tuple[list[Mutant], list[str]]:
-    """The mutants of a catalogue in its order, and its `tests`: files and folders of the tests of its stage.
+    """The mutants of a catalogue, in order, and its `tests`: the test files and folders of its stage.
 
     Raises:
-        ValueError: if a name stands twice, or a mutant has a field that it cannot have or lacks one.
+        ValueError: if a name occurs twice, or a mutant has an unknown field or lacks one.
     """
     mutants = []
     catalogue = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -120,28 +120,27 @@ def read_catalogue(path: Path) -> tuple[list[Mutant], list[str]]:
             raise ValueError(f"{path}: mutant {table.get('name')}: {error}") from error
     names = [mutant.name for mutant in mutants]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}: {name} stands there {names.count(name)} times; give each mutant its own name")
+        raise ValueError(f"{path}: the name {name} occurs {names.count(name)} times; give each mutant its own name")
     return mutants, catalogue["tests"]
 
 
 def stages_with_catalogue(root: Path) -> list[str]:
-    """Recipe and stage of every catalogue, in running order."""
+    """Names ("nano2/stage0_pretrain") of the stages that have a catalogue, in running order."""
     catalogues = (root / CATALOGUES).glob("*/*.toml")
     return sorted(path.relative_to(root / CATALOGUES).with_suffix("").as_posix() for path in catalogues)
 
 
 def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) -> Verdict:
-    """Install the repository in `root` with the mutant (None: as it is) and run the tests of the stage on it.
+    """Install the repository in `root` with the mutant (None: unchanged) and run the tests of the stage on it.
 
     Args:
-        root: of the repository.
+        root: root of the repository.
         stage: recipe and stage, "nano2/stage0_pretrain".
-        mutant: what to change.
-        tests: files and folders for pytest; those that compare no golden run only if the goldens see nothing, up to the
-            first that fails.
+        mutant: the mistake to apply.
+        tests: files and folders for pytest; tests without a golden run only if no golden differs, until one fails.
 
     Raises:
-        ValueError: if the mutant does not fit the source, or its installation is not what the tests would import.
+        ValueError: if the mutant does not fit the source, or the tests would not import its installation.
         CampaignError: if the installation or pytest fails for another reason than the mutant.
     """
     with tempfile.TemporaryDirectory() as directory:
@@ -155,7 +154,7 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
                 else:
                     shutil.copy(root / name, target / name)
         if mutant is not None:
-            text = mutant.applied(root)
+            text = mutant.mutated_source(root)
             for copy in (source, tested):
                 if (copy / mutant.file).exists():
                     (copy / mutant.file).write_text(text, encoding="utf-8")
@@ -176,7 +175,9 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
             check=False,
         )
         if origin.returncode == 0 and not Path(origin.stdout.strip()).is_relative_to(installed):
-            raise ValueError(f"the tests would import {origin.stdout.strip()}, not the mutant in {installed}")
+            raise ValueError(
+                f"the tests would import {origin.stdout.strip()}, not the mutant in {installed}; check PYTHONPATH"
+            )
         upstream = [name for name in stages_with_catalogue(root) if name.startswith(f"{recipe}/") and name < stage]
         golden_tests = [*tests, *(path for name in upstream for path in read_catalogue(catalogue_of(root, name))[1])]
 
@@ -184,32 +185,32 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
             return run_pytest(tested, (*arguments, "-p", "no:cacheprovider"), environment=environment)
 
         session = run(*dict.fromkeys(golden_tests), "--only-golden")
-        by_golden = verdict(mutant, session)
+        by_golden = judge_session(mutant, session)
         if mutant is None and stage not in session.reports:
             raise CampaignError(
                 f"no test in {', '.join(tests)} compares the golden of {stage}; name the file that does"
             )
         if by_golden.killed_without_config:
             return by_golden
-        by_test = verdict(mutant, run(*tests, "--without-golden", "--exitfirst"))
+        by_test = judge_session(mutant, run(*tests, "--without-golden", "--exitfirst"))
         return replace(by_test, first_red_stage=by_golden.first_red_stage) if by_test.killed else by_golden
 
 
 def catalogue_of(root: Path, stage: str) -> Path:
-    """Where the mutants of a stage stand."""
+    """The path of a stage's catalogue."""
     return root / CATALOGUES / f"{stage}.toml"
 
 
-def verdict(mutant: Mutant | None, session: Session) -> Verdict:
-    """Read what a session found; without one, a session in which every test was deselected found nothing.
+def judge_session(mutant: Mutant | None, session: Session) -> Verdict:
+    """The verdict of a pytest session on a mutant; a session without selected tests kills nothing.
 
     Raises:
-        CampaignError: if pytest could not run, and not because of the mutant.
+        CampaignError: if pytest could not run for another reason than the mutant.
     """
     name = mutant.name if mutant else "no mutant"
     crashed = session.exit_code not in (0, 1, NO_TESTS)
     if crashed and not (mutant and CANNOT_START.search(session.output)):
-        raise CampaignError(f"pytest could not run on {name} (exit code {session.exit_code}):\n{session.end}")
+        raise CampaignError(f"pytest could not run on {name} (exit code {session.exit_code}):\n{session.tail}")
     red = sorted(stage for stage, report in session.reports.items() if not report["equal"])
     beyond = [
         difference
@@ -229,12 +230,12 @@ def verdict(mutant: Mutant | None, session: Session) -> Verdict:
         killed_without_config=bool(rung),
         first_red_stage=red[0] if red else "",
         rung=rung,
-        largest_moved=max((moved(difference) for difference in beyond), default=0.0),
+        largest_change=max((relative_change(difference) for difference in beyond), default=0.0),
     )
 
 
-def moved(difference: dict[str, str]) -> float:
-    """How far a broken float is off, relative; 0.0 for what is no pair of floats."""
+def relative_change(difference: dict[str, str]) -> float:
+    """Relative difference of a pair of floats; 0.0 if the values are not both floats or the golden is 0."""
     try:
         golden, run = json.loads(difference["golden"]), json.loads(difference["run"])
     except ValueError:
@@ -247,18 +248,18 @@ def moved(difference: dict[str, str]) -> float:
 def try_all(
     root: Path, stage: str, mutants: list[Mutant], tests: list[str], jobs: int
 ) -> Iterator[tuple[Mutant, Verdict]]:
-    """Try the mutants, `jobs` at a time, and yield each verdict as it comes."""
+    """Try the mutants, `jobs` at a time, and yield each verdict when it is there."""
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(try_mutant, root, stage, mutant, tests): mutant for mutant in mutants}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # an error ends the campaign
+            pool.shutdown(wait=False, cancel_futures=True)  # an error stops the other mutants
 
 
 def totals(stage: str, results: list[tuple[Mutant, Verdict]]) -> list[str]:
-    """The table's last lines: shares killed, with and without config, of real incidents, at the mutated stage."""
+    """The last lines of the output: shares killed, with and without config, of incidents, and at the mutated stage."""
 
     def share(part: int, of: int) -> str:
         return f"{part} of {of} ({part / of:.0%})" if of else "none"
@@ -266,14 +267,14 @@ def totals(stage: str, results: list[tuple[Mutant, Verdict]]) -> list[str]:
     killed = [verdict for _, verdict in results if verdict.killed]
     incidents = [verdict for mutant, verdict in results if mutant.incident]
     golden = [verdict for verdict in killed if verdict.first_red_stage]
-    moved_least = [verdict for _, verdict in results if verdict.largest_moved]
-    weakest = min(moved_least, key=lambda verdict: verdict.largest_moved, default=None)
+    changed = [verdict for _, verdict in results if verdict.largest_change]
+    weakest = min(changed, key=lambda verdict: verdict.largest_change, default=None)
     return [
         f"killed: {share(len(killed), len(results))}",
         f"killed without the config rung: {share(sum(v.killed_without_config for _, v in results), len(results))}",
         f"killed of real incidents: {share(sum(v.killed_without_config for v in incidents), len(incidents))}",
         f"first red stage is {stage}: {share(sum(v.first_red_stage == stage for v in golden), len(golden))}",
-        f"weakest killed: {weakest.mutant}, moved by {weakest.largest_moved:.0e}"
+        f"weakest killed: {weakest.mutant}, relative difference {weakest.largest_change:.0e}"
         if weakest
         else "weakest killed: none",
     ]
@@ -282,10 +283,10 @@ def totals(stage: str, results: list[tuple[Mutant, Verdict]]) -> list[str]:
 def main() -> int:
     """Try catalogues from the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("stages", nargs="*", help="recipe and stage; every catalogue's if left out")
-    parser.add_argument("--only", action="append", help="name of a mutant; may be given more than once")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time, a thread each")
-    parser.add_argument("--json", type=Path, help="also write the verdicts there")
+    parser.add_argument("stages", nargs="*", help="recipe and stage; default: all that have a catalogue")
+    parser.add_argument("--only", action="append", help="name of a mutant to try; may be repeated")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of mutants to try at a time")
+    parser.add_argument("--json", type=Path, help="file for the verdicts as JSON")
     arguments = parser.parse_args()
     root = Path.cwd()
     try:
@@ -299,34 +300,34 @@ def main() -> int:
 
 
 def campaign(root: Path, stages: list[str], only: list[str], jobs: int) -> tuple[list[str], list[dict[str, Json]]]:
-    """Try the mutants and show a line each, and the totals.
+    """Try the mutants; print one line each, and the totals.
 
     Args:
-        root: of the repository.
-        stages: recipe and stage; every catalogue's if empty.
+        root: root of the repository.
+        stages: recipe and stage; all stages with a catalogue if empty.
         only: names of mutants; all if empty.
-        jobs: mutants at a time.
+        jobs: number of mutants to try at a time.
 
     Returns:
-        Names of the mutants whose fate the catalogue does not explain, and every verdict as JSON.
+        Names of the mutants with an unexpected result, and every verdict as JSON.
 
     Raises:
-        ValueError: if there is no such stage or mutant, one does not fit the source, or a stage is red without any;
-            nothing was installed but in the last case.
+        ValueError: if a stage or mutant is unknown, a mutant does not fit the source, or the tests of a stage fail
+            without a mutant. Except in the last case nothing was installed.
         CampaignError: as for `try_mutant`.
     """
     known = stages_with_catalogue(root)
     for stage in stages:
         if stage not in known:
-            raise ValueError(f"{stage} has no catalogue in {CATALOGUES}; there is {', '.join(known) or 'none'}")
+            raise ValueError(f"{stage} has no catalogue in {CATALOGUES}; catalogues: {', '.join(known) or 'none'}")
     catalogues = {stage: read_catalogue(catalogue_of(root, stage)) for stage in stages or known}
     names = [mutant.name for mutants, _ in catalogues.values() for mutant in mutants]
     for name in only:
         if name not in names:
-            raise ValueError(f"no mutant {name}; there is {', '.join(names)}")
+            raise ValueError(f"there is no mutant {name}; mutants: {', '.join(names)}")
     for mutants, _ in catalogues.values():
         for mutant in mutants:
-            mutant.applied(root)
+            mutant.mutated_source(root)
     unexpected, verdicts = [], []
     for stage, (catalogue, tests) in catalogues.items():
         mutants = [mutant for mutant in catalogue if not only or mutant.name in only]
@@ -334,16 +335,16 @@ def campaign(root: Path, stages: list[str], only: list[str], jobs: int) -> tuple
             continue
         unmutated = try_mutant(root, stage, None, tests)
         if unmutated.killed:
-            raise ValueError(f"{stage} is red without a mutant ({unmutated.rung or CONFIG_RUNG}); mend that first")
+            raise ValueError(f"{stage} fails without a mutant ({unmutated.rung or CONFIG_RUNG}); fix that first")
         results = []
         for mutant, found in try_all(root, stage, mutants, tests, jobs):
             results.append((mutant, found))
-            said = f"killed by {found.rung or CONFIG_RUNG}" if found.killed else f"SURVIVED {mutant.survives}"
+            result = f"killed by {found.rung or CONFIG_RUNG}" if found.killed else f"SURVIVED {mutant.survives}"
             if found.killed_without_config == bool(mutant.survives):
                 unexpected.append(mutant.name)
-                said += f", though it should survive: {mutant.survives}; drop that line" if mutant.survives else ""
+                result += f", but it should survive: {mutant.survives}; remove that line" if mutant.survives else ""
             count = f"[{len(results)}/{len(mutants)}]"
-            print(f"{count} {mutant.family}: {mutant.name}: {said}", file=sys.stderr, flush=True)
+            print(f"{count} {mutant.family}: {mutant.name}: {result}", file=sys.stderr, flush=True)
             verdicts.append({"stage": stage, **asdict(found)})
         print("\n".join(totals(stage, results)), file=sys.stderr)
     return unexpected, verdicts

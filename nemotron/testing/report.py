@@ -1,19 +1,20 @@
-"""Say what a comparison found, first broken rung first: as at most 30 lines, as JSON and as a plot.
+"""Report the result of a comparison, first broken rung first: as at most 30 lines, as JSON and as a plot.
 
-In: a golden and the document of a run, or the sentence that says why they were not compared. Out: a `Report`; `write`
-puts report.txt, report.json, run.json (the golden that this run would be) and, where a series of floats broke,
-curves.svg into a directory. The terminal, GitHub's step summary and the JSON all show the same `lines`.
+In: a golden and the document of a run, or the reason why they were not compared. Out: a `Report`; `write` writes
+report.txt, report.json, run.json (the run in the format of a golden) and, if a series of floats differs, curves.svg.
+The terminal, GitHub's step summary and the JSON all show the same `lines`.
 
-What a ladder says by its order: all above the first broken rung is still equal, so the cause lies between the two.
+A ladder is in the order of the computation: every rung before the first broken one is equal, so the cause is between
+the two.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nemotron.testing.compare import (
+    NOTHING,
     Comparison,
     Difference,
     Json,
@@ -25,49 +26,51 @@ from nemotron.testing.compare import (
     parse_golden,
     relative_difference,
     run_document,
+    shorten_values,
 )
 
 MAX_LINES = 30
 CONFIG_RUNG = "config"
 INPUTS_RUNG = "inputs"
-NUM_NEIGHBOURS = 2
+NUM_NEIGHBORS = 2
 """Training steps shown before and after the first one that differs."""
 FILES = ("report.txt", "report.json", "run.json", "curves.svg")
-"""What `Report.write` leaves in a stage's directory."""
-WIDTH = 100
-"""Characters of a line, more of which no summary shows well."""
+"""The files of `Report.write`."""
+COMPARES_GOLDEN = "compares_golden"
+"""Property in the output of --junitxml of a test that compared a run with a golden; its value is the stage's name."""
+WIDTH = 120
+"""Most characters in a line."""
+VALUE_WIDTH = 30
+"""Most characters of a value in a line; a float has at most 24."""
+MAX_CONFIG_LINES = 8
+"""Config values shown that differ."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One rung of one step's ladder, and how much of it broke."""
+    """One rung of one step's ladder, and how many of its entries differ."""
 
     step: str
     rung: str
     num_entries: int
-    """Of golden and run together."""
+    """Entries of golden and run together, each counted once."""
     num_broken: int
-
-    @property
-    def name(self) -> str:
-        """ "training: curve"."""
-        return f"{self.step}: {self.rung}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one stage's comparison found."""
+    """The result of one stage's comparison."""
 
     stage: str
     golden: Mapping[str, Json] | None = None
-    """None if nothing is recorded for the stage."""
+    """None if the stage has no golden."""
     run: Mapping[str, Json] | None = None
-    """None if there is none that could be compared; `error` says why."""
+    """None if no run could be compared; `error` says why."""
     comparison: Comparison | None = None
     error: str = ""
-    """Why nothing was compared: a sentence, and below it lines of the traceback if there is one; else empty."""
+    """Why nothing was compared: a sentence, followed by lines of the traceback if there is one; else empty."""
     upstream: str = ""
-    """An earlier stage of the recipe that is not as recorded, if this one departs at its inputs; else empty."""
+    """An earlier stage that differs from its golden, if this one first differs at its inputs; else empty."""
 
     @property
     def equal(self) -> bool:
@@ -97,44 +100,43 @@ class Report:
         if self.error:
             return f"{self.stage} was not compared: {self.error}".splitlines()[:MAX_LINES]
         if self.comparison is None:
-            return [
-                f"{self.stage}: nothing is recorded for this stage yet; record it with --snapshot-update and commit it"
-            ]
+            return [f"{self.stage} has no golden yet; record one with --snapshot-update and commit it"]
         if self.equal:
             return self.comparison.lines()
         if self.upstream:
-            return [f"{self.stage}: not compared, its input already differs since {self.upstream} departs"]
-        first = self.comparison.differences[0]
-        moved = next((d for d in self.comparison.differences if d.label[0] != CONFIG_RUNG), None)
-        lines = [f"{self.stage} departs from golden/{self.stage}.json"]
-        lines += [f"first broken rung: {first.place} ({first.reason})"]
+            return [f"{self.stage}: not compared, because its input comes from {self.upstream}, which differs"]
+        differences = self.comparison.differences
+        first = differences[0]
+        result = next((d for d in differences if d.label[0] != CONFIG_RUNG), None)
+        lines = [f"{self.stage} differs from golden/{self.stage}.json", _place_line("first broken rung: ", first)]
         if first.label[0] == CONFIG_RUNG:
-            lines += ["config that differs:", *_few([_values(d) for d in self.comparison.differences if _in_config(d)])]
-            lines += [f"first number that moves: {moved.place} ({moved.reason})"] if moved else ["no number moves"]
-        if moved:
-            lines += self._around(moved)
-        equal, broken = self._prose_of_rungs()
-        lines += [f"still equal before it: {equal or 'nothing'}", f"broken: {broken}"]
-        return [line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..." for line in lines]
+            config = [_value_line(d) for d in differences if d.label[0] == CONFIG_RUNG]
+            lines += ["config values that differ:", *config[:MAX_CONFIG_LINES]]
+            lines += [f"  and {len(config) - MAX_CONFIG_LINES} more"] if len(config) > MAX_CONFIG_LINES else []
+            lines += [_place_line("first result that differs: ", result) if result else "no result differs"]
+        if result:
+            lines += self._context_lines(result)
+        return [*lines, *self._rung_lines()]
 
-    def _around(self, difference: Difference) -> list[str]:
-        """Golden and run at the steps around a difference, if it is in a series of floats; else just the two values."""
+    def _context_lines(self, difference: Difference) -> list[str]:
+        """Golden and run at the steps around a difference in a series of floats; otherwise only its two values."""
         rung, name, at = difference.label
         golden, run = self.series(difference.step, rung, name)
-        if at is None or len(golden) < 2:
-            return [_values(difference)]
+        if at is None or at not in golden or at not in run or len(golden) < 2:
+            return [_value_line(difference)]
         steps = sorted({*golden, *run})
         where = steps.index(at)
-        shown = steps[max(0, where - NUM_NEIGHBOURS) : where + NUM_NEIGHBOURS + 1]
-        lines = [f"  {'step':>6} {'golden ' + name:>26} {'run':>26}  relative difference"]
+        shown = steps[max(0, where - NUM_NEIGHBORS) : where + NUM_NEIGHBORS + 1]
+        heading = _shorten_middle(f"golden {name}", 26)
+        lines = [f"  {'step':>6} {heading:>26} {'run':>26}  relative difference"]
         for step in shown:
-            sides = [f"{side[step]!r}" if step in side else "nothing" for side in (golden, run)]
-            off = f"{relative_difference(golden[step], run[step]):.0e}" if step in golden and step in run else ""
-            lines.append(f"  {step:>6} {sides[0]:>26} {sides[1]:>26}  {off}{'  <- first' if step == at else ''}")
+            sides = [f"{side[step]!r}" if step in side else NOTHING for side in (golden, run)]
+            relative = f"{relative_difference(golden[step], run[step]):.0e}" if step in golden and step in run else ""
+            lines.append(f"  {step:>6} {sides[0]:>26} {sides[1]:>26}  {relative}{'  <- first' if step == at else ''}")
         return lines
 
     def series(self, step: str, rung: str, name: str) -> tuple[dict[int, float], dict[int, float]]:
-        """Training step -> value of one name in golden and run; without values that are no floats."""
+        """Training step -> float value of one name, for golden and run; other values are left out."""
         found = []
         for side in (self.golden, self.run):
             ladder = side["ladder"].get(step, []) if side else []
@@ -144,17 +146,16 @@ class Report:
             )
         return found[0], found[1]
 
-    def _prose_of_rungs(self) -> tuple[str, str]:
-        """Rungs that are whole above the first broken one, and all broken ones with their number of entries."""
+    def _rung_lines(self) -> list[str]:
+        """The equal rungs before the first broken one, and all broken rungs with their number of broken entries."""
         rungs = self.rungs
         first = next((index for index, rung in enumerate(rungs) if rung.num_broken), len(rungs))
-        equal = [rung.name for rung in rungs[:first]]
-        return _listed(equal, 6), _listed(
-            [f"{r.name} {r.num_broken}/{r.num_entries}" for r in rungs if r.num_broken], 8
-        )
+        equal = [(rung.step, rung.rung) for rung in rungs[:first]]
+        broken = [(rung.step, f"{rung.rung} {rung.num_broken}/{rung.num_entries}") for rung in rungs if rung.num_broken]
+        return [_list_line("still equal before it: ", equal), _list_line("broken rungs: ", broken)]
 
     def as_json(self) -> dict[str, Json]:
-        """Everything that `lines` draws on, for programs."""
+        """The data behind `lines`, for programs."""
         comparison = self.comparison
         return {
             "stage": self.stage,
@@ -183,7 +184,7 @@ class Report:
         }
 
     def write(self, directory: Path) -> None:
-        """Write FILES; what an earlier run left there is replaced."""
+        """Write FILES into `directory` and delete those of an earlier run."""
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (directory / name).unlink(missing_ok=True)
@@ -200,7 +201,7 @@ class Report:
 
 
 def report_of(golden_text: str | bytes | None, run: Mapping[str, Json]) -> Report:
-    """Compare a run with its golden (None: nothing is recorded) and say what was found.
+    """Compare a run with its golden; None if there is no golden.
 
     Raises:
         GoldenError: if golden or run cannot be compared.
@@ -212,24 +213,24 @@ def report_of(golden_text: str | bytes | None, run: Mapping[str, Json]) -> Repor
 
 
 def with_upstream(found: Iterable[Report]) -> list[Report]:
-    """The reports in running order, each that departs at its inputs with the first stage before it that is not equal.
+    """The reports in running order; one that first differs at its inputs names the first earlier stage that differs.
 
     Stages of a recipe run in the order of their names: stage0_pretrain, stage1_sft.
     """
     reports = sorted(found, key=lambda report: report.stage)
-    departed: dict[str, str] = {}
+    first_different: dict[str, str] = {}
     for index, report in enumerate(reports):
         recipe = report.stage.split("/")[0]
         differences = report.comparison.differences if report.comparison else ()
         if differences and differences[0].label[0] == INPUTS_RUNG:
-            reports[index] = replace(report, upstream=departed.get(recipe, ""))
+            reports[index] = replace(report, upstream=first_different.get(recipe, ""))
         if not report.equal:
-            departed.setdefault(recipe, report.stage)
+            first_different.setdefault(recipe, report.stage)
     return reports
 
 
 def plot_series(difference: Difference, golden: dict[int, float], run: dict[int, float], path: Path) -> None:
-    """Two curves over each other, the first difference marked; below, how far apart they are, relative."""
+    """Plot golden and run with the first difference marked; below, their relative difference."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -241,9 +242,9 @@ def plot_series(difference: Difference, golden: dict[int, float], run: dict[int,
     ):
         above.plot(list(side), list(side.values()), label=label, **style)
     both = [step for step in golden if step in run]
-    floor = 1e-17  # below the last bit: where equal values are drawn
-    apart = [max(floor, relative_difference(golden[step], run[step])) for step in both]
-    below.semilogy(both, apart, color="tab:red", marker=".", linewidth=1)
+    floor = 1e-17  # less than one bit: equal values are drawn there
+    relative = [max(floor, relative_difference(golden[step], run[step])) for step in both]
+    below.semilogy(both, relative, color="tab:red", marker=".", linewidth=1)
     below.axhline(Policy().rtol, color="0.6", linestyle="--")
     below.text(
         0.995, Policy().rtol, "policy ", transform=below.get_yaxis_transform(), ha="right", va="bottom", color="0.4"
@@ -259,18 +260,37 @@ def plot_series(difference: Difference, golden: dict[int, float], run: dict[int,
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _in_config(difference: Difference) -> bool:
-    return difference.label[0] == CONFIG_RUNG
+def _place_line(prefix: str, difference: Difference) -> str:
+    """The place and the reason of a difference; a long place is shortened, the reason is not."""
+    reason = f" ({difference.reason})"
+    return f"{prefix}{_shorten_middle(difference.place, WIDTH - len(prefix) - len(reason))}{reason}"
 
 
-def _values(difference: Difference) -> str:
-    return f"  {difference.place}: golden {difference.golden[:30]}, run {difference.run[:30]}"
+def _value_line(difference: Difference) -> str:
+    """The place and both values of a difference; a long place is shortened, so that both values stay visible."""
+    golden, run = shorten_values(difference.golden, difference.run, VALUE_WIDTH)
+    values = f": golden {golden}, run {run}"
+    return f"  {_shorten_middle(difference.place, WIDTH - 2 - len(values))}{values}"
 
 
-def _few(items: list[str], limit: int = 8) -> list[str]:
-    return items if len(items) <= limit else [*items[:limit], f"  and {len(items) - limit} more"]
+def _list_line(prefix: str, items: list[tuple[str, str]]) -> str:
+    """As many whole items (step, text) as fit in a line, after the name of their step, and the number of the others."""
+    if not items:
+        return f"{prefix}{NOTHING}"
+    texts = [
+        text if index and items[index - 1][0] == step else f"{step}: {text}" for index, (step, text) in enumerate(items)
+    ]
+    for num_shown in range(len(texts), 0, -1):
+        more = f" and {len(texts) - num_shown} more" if num_shown < len(texts) else ""
+        line = f"{prefix}{', '.join(texts[:num_shown])}{more}"
+        if len(line) <= WIDTH:
+            return line
+    return _shorten_middle(line, WIDTH)
 
 
-def _listed(items: list[Any], limit: int) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
+def _shorten_middle(text: str, limit: int) -> str:
+    """At most `limit` characters of a text: its beginning and its end, with "..." between them."""
+    if len(text) <= limit:
+        return text
+    end = (limit - 3) // 2
+    return f"{text[: limit - 3 - end]}...{text[len(text) - end :]}"

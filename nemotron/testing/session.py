@@ -1,8 +1,8 @@
-"""Run pytest in a process of its own and read what it found: which tests failed, and the report of every golden.
+"""Run pytest in a new process and collect the results: which tests failed, and the report of every golden.
 
 In: a project's directory, pytest's arguments, an environment. Out: a `Session`.
-Used where a stage has to run apart from this process: `bless.py` (twice the same), `alarms.py` (in other environments),
-`power.py` (with a mistake in the recipe).
+Used where a stage must run in a separate process: `bless.py` (the same run twice), `alarms.py` (other environments),
+`power.py` (a mistake in the recipe).
 """
 
 import json
@@ -16,10 +16,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from nemotron.testing.compare import Json
-from nemotron.testing.plugin import COMPARES_GOLDEN
+from nemotron.testing.report import COMPARES_GOLDEN
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
-"""Where a job's own pytest writes its reports (plugin.py); one that runs inside of it must not."""
+"""A GitHub job's pytest appends its reports there (plugin.py); a pytest started by it must not."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,26 @@ class Session:
     """One finished run of pytest."""
 
     exit_code: int
-    """0: everything passed; 1: a test failed; more: pytest could not run."""
+    """0: all tests passed; 1: a test failed; above 1: pytest could not run."""
     failed: tuple[str, ...]
-    """Names of the tests that failed, other than those whose run a report shows to depart from its golden."""
+    """Names of the tests that failed, without tests that failed because a run differs from its golden."""
     reports: dict[str, dict[str, Json]]
-    """Stage -> its report.json, of every golden that a test asked for and every stage that crashed."""
+    """Stage -> its report.json, for every golden that a test requested and every stage that crashed."""
     runs: dict[str, bytes]
-    """Stage -> the golden that its run would be."""
+    """Stage -> its run in the format of a golden."""
     output: str
 
     @property
-    def end(self) -> str:
-        """The last words of pytest."""
+    def tail(self) -> str:
+        """The end of pytest's output."""
         return self.output[-1500:].strip()
 
 
 def selection(stage: str) -> tuple[str, str]:
-    """Arguments for pytest: the tests of a stage, named as in -k ("stage0") or with its recipe ("nano2/stage0_words").
+    """Arguments for pytest that select the tests of a stage: "stage0", as for -k, or "nano2/stage0_words".
 
-    With its recipe: the file that compares its golden (plugin.py), and what lies in folders of these two names.
+    A name with a recipe selects the test file that compares that golden (plugin.py), and tests in folders with both
+    names.
     """
     return "-k", f"{stage} or ({stage.replace('/', ' and ')})" if "/" in stage else stage
 
@@ -56,10 +57,10 @@ def run_pytest(
     """Run pytest on the project in `root`.
 
     Args:
-        root: holds pytest's configuration, the tests and golden/.
-        arguments: for pytest, as in ("-k", "stage0").
-        environment: variables beyond those of this process.
-        cwd: where the process runs; `root` if left out.
+        root: directory with pytest's configuration, the tests and golden/.
+        arguments: for pytest, such as ("-k", "stage0").
+        environment: variables to add to those of this process.
+        cwd: working directory of the process; `root` if None.
     """
     with tempfile.TemporaryDirectory() as directory:
         reports, results = Path(directory) / "reports", Path(directory) / "tests.xml"
@@ -85,16 +86,16 @@ def run_pytest(
 
 
 def failed_tests(results: Path, reports: Mapping[str, Mapping[str, Json]]) -> tuple[str, ...]:
-    """Names of the tests that failed, or that could not be set up, without those whose run departs from its golden.
+    """Names of the tests that failed or could not be set up, without those whose run differs from its golden.
 
     Args:
-        results: what pytest's --junitxml wrote.
+        results: the file written by pytest's --junitxml.
         reports: stage -> its report.json.
     """
     names = []
     for case in ElementTree.parse(results).iter("testcase"):
         stages = {item.get("value", "") for item in case.iter("property") if item.get("name") == COMPARES_GOLDEN}
-        departs = any(not reports[stage]["equal"] for stage in stages & reports.keys())
-        if not departs and (case.find("failure") is not None or case.find("error") is not None):
+        differs = any(not reports[stage]["equal"] for stage in stages & reports.keys())
+        if not differs and (case.find("failure") is not None or case.find("error") is not None):
             names.append(case.get("name", ""))
     return tuple(names)

@@ -1,8 +1,8 @@
-"""Run the three steps of a stage at tiny scale and hold on to everything they hand over.
+"""Run a stage at tiny scale, by its own orchestrator, and keep everything that it hands over.
 
 In: the package of a stage, and the checkpoint of the stage before it if it takes one. Out: a `StageRun`, the artifacts,
 the ladders and what was written to stdout.
-Used by `stage_fixture` (plugin.py); a run from the command line compares itself by `reproduction`.
+Used by `stage_fixture` (plugin.py); a run from the command line compares itself by `report_reproduction`.
 """
 
 import contextlib
@@ -11,21 +11,26 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import ModuleType, TracebackType
 from typing import Any
 
-from nemotron.testing.compare import GoldenError, Json, compare, read_ladder, run_document
-
-STEPS = {"data_curation": None, "training": "dataset_path", "evaluation": "checkpoint_path"}
-"""The three steps of every stage, each of which writes its artifact into a directory of that name; and the field of its
-Config that takes the path of the artifact before."""
+from nemotron.testing.compare import (
+    GoldenError,
+    Json,
+    compare,
+    parse_golden,
+    read_ladder,
+    run_document,
+    shorten_values,
+)
 
 
 class StageError(RuntimeError):
-    """A stage that could not be run, or whose run nothing could be compared with; the sentence names the step."""
+    """A stage that could not be run, or whose run could not be compared; the sentence names the step."""
 
 
 @dataclass(frozen=True)
@@ -35,52 +40,78 @@ class StageRun:
     name: str
     """Recipe and stage: nano2/stage0_pretrain."""
     directory: Path
-    """Holds one directory a step."""
-    dataset: Any
-    checkpoint: Any
-    results: Any
+    """Holds one directory per step."""
+    artifacts: Mapping[str, Any]
+    """What the stage's `main` returned: name -> artifact."""
     stdout: str
     """What the steps wrote to stdout; they must be silent."""
     document: dict[str, Json]
     """What is compared with the golden."""
 
+    @property
+    def dataset(self) -> Any:
+        return self.artifacts["dataset"]
 
-def stage_document(name: str, directory: Path) -> dict[str, Json]:
-    """The ladders of a stage's three steps as one document, read from `directory`."""
-    return run_document(name, {step: read_ladder(directory / step) for step in STEPS})
+    @property
+    def checkpoint(self) -> Any:
+        return self.artifacts["checkpoint"]
+
+    @property
+    def results(self) -> Any:
+        return self.artifacts["results"]
+
+
+def stage_document(name: str, directory: Path, steps: Sequence[str]) -> dict[str, Json]:
+    """The ladders of a stage's steps as one document, read from `directory`."""
+    return run_document(name, {step: read_ladder(directory / step) for step in steps})
 
 
 def run_stage(package: str, directory: Path, base_checkpoint_path: Path | None = None) -> StageRun:
-    """Run a stage's three steps at tiny scale in this process, each on the artifact of the one before.
+    """Run a stage at tiny scale in this process.
 
     Args:
-        package: of the stage, "nemotron.recipes.nano2.stage0_pretrain". Each of its step modules has `Config`, which
-            takes scale, output_dir and the path of its input, and `main`, which returns the step's artifact.
-        directory: gets one directory a step.
-        base_checkpoint_path: of the checkpoint of the stage before, for the Config of data_curation.
+        package: of the stage, "nemotron.recipes.nano2.stage0_pretrain". Its `__main__` has `STEPS`, the modules of the
+            steps in order; `Config`, which takes scale and output_dir; and `main`, which returns the artifacts by name.
+        directory: gets one directory per step.
+        base_checkpoint_path: of the checkpoint of the stage before, for the Config of a stage that takes one.
 
     Raises:
-        StageError: if a module is missing, a step crashes, or a ladder cannot be compared; from the error raised.
+        StageError: if the orchestrator is missing or incomplete, a step crashes, or a ladder cannot be compared; from
+            the error raised.
     """
     name = stage_name(package)
-    artifacts: list[Any] = []
+    given = {} if base_checkpoint_path is None else {"base_checkpoint_path": base_checkpoint_path}
+    modules: Sequence[ModuleType] = ()
     with captured_stdout() as stdout:
-        for step, field in STEPS.items():
-            given = {field: artifacts[-1].path} if field else {}
-            if field is None and base_checkpoint_path is not None:
-                given = {"base_checkpoint_path": base_checkpoint_path}
-            try:
-                module = importlib.import_module(f"{package}.{step}")
-                artifacts.append(module.main(module.Config(scale="tiny", output_dir=directory / step, **given)))
-            except Exception as error:
-                said = " ".join(str(error).split())
-                raise StageError(f"it crashed in its step {step}: {type(error).__name__}: {said}") from error
-    dataset, checkpoint, results = artifacts
+        try:
+            stage = importlib.import_module(f"{package}.__main__")
+            modules = stage.STEPS
+            artifacts = stage.main(stage.Config(scale="tiny", output_dir=directory, **given))
+        except Exception as error:
+            said = " ".join(str(error).split())
+            place = crashed_step(modules, error.__traceback__)
+            raise StageError(f"it crashed in {place}: {type(error).__name__}: {said}") from error
     try:
-        document = stage_document(name, directory)
+        document = stage_document(name, directory, [step_name(module) for module in modules])
     except GoldenError as error:
         raise StageError(str(error)) from error
-    return StageRun(name, directory, dataset, checkpoint, results, "".join(stdout), document)
+    return StageRun(name, directory, artifacts, "".join(stdout), document)
+
+
+def crashed_step(modules: Sequence[ModuleType], trace: TracebackType | None) -> str:
+    """The step in which an error was raised, as "its step training"; "its orchestrator" if it was outside of a step."""
+    names = {module.__name__: step_name(module) for module in modules}
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if module in names:
+            return f"its step {names[module]}"
+        trace = trace.tb_next
+    return "its orchestrator"
+
+
+def step_name(module: ModuleType) -> str:
+    """ "training" of nemotron.recipes.nano2.stage0_pretrain.training."""
+    return module.__name__.rpartition(".")[2]
 
 
 def stage_name(package: str) -> str:
@@ -88,25 +119,38 @@ def stage_name(package: str) -> str:
     return "/".join(package.split(".")[-2:])
 
 
+def report_reproduction(stage: str, scale: str, directory: Path) -> None:
+    """At tiny scale, write one line to stderr: whether a run has the recorded numbers. Other scales have no golden.
+
+    Args:
+        stage: recipe and stage, "nano2/stage0_pretrain".
+        directory: of the run; holds one directory per step.
+    """
+    if scale == "tiny":
+        print(reproduction(stage, directory), file=sys.stderr, flush=True)
+
+
 def reproduction(stage: str, directory: Path) -> str:
     """One line: whether a finished tiny run reproduces the golden that this package ships, and how closely.
 
     Args:
         stage: recipe and stage, "nano2/stage0_pretrain".
-        directory: of the run; holds one directory a step.
+        directory: of the run; holds one directory per step.
     """
     shipped = resources.files("nemotron.golden").joinpath(f"{stage}.json")
     if not shipped.is_file():
         return f"nothing is recorded for {stage}"
     try:
-        comparison = compare(shipped.read_bytes(), stage_document(stage, directory))
+        golden, _ = parse_golden(shipped.read_bytes())
+        comparison = compare(shipped.read_bytes(), stage_document(stage, directory, list(golden["ladder"])))
     except GoldenError as error:
         return f"reproduces golden/{stage}.json: cannot be compared, {error}"
     if comparison.equal:
         verdict = f"yes ({comparison.closeness})"
     else:
         first = comparison.differences[0]
-        verdict = f"no, it departs at {first.place}: golden {first.golden[:30]}, run {first.run[:30]} ({first.reason})"
+        golden_value, run_value = shorten_values(first.golden, first.run, 30)
+        verdict = f"no, it differs at {first.place}: golden {golden_value}, run {run_value} ({first.reason})"
     return f"reproduces golden/{stage}.json: {verdict}"
 
 

@@ -1,13 +1,12 @@
-"""Drop documents that say what another one says: exact duplicates, then near-duplicates.
+"""Exact duplicates and near-duplicates: keep one document of each group, the one with the smallest id.
 
-In: documents. Out: one document of every group of duplicates, the one with the smallest id.
-Source: the parameters of Nemotron-CC as NVIDIA's curation recipes have them: shingles of 24 characters, 260 hashes in
-20 bands of 13, Jaccard similarity 0.8. MinHash proposes pairs, the exact Jaccard similarity of their shingle sets
-decides.
+In: a dataframe of documents. Out: rules that drop the other documents. A rule holds the ids to drop in memory.
+Source: Nemotron-CC's parameters, from NVIDIA's curation recipes: shingles of 24 characters, 260 hashes in 20 bands of
+13, Jaccard similarity 0.8. MinHash proposes pairs; the exact Jaccard similarity of their shingle sets decides.
 
-20 bands of 13 propose 68 % of the pairs whose similarity is exactly 0.8 and 99.7 % of those at 0.9; what they do not
-propose stays.
-Left out: removing passages that are repeated between otherwise different documents (exact-substring deduplication).
+20 bands of 13 propose 68 % of the pairs with a similarity of exactly 0.8, and 99.7 % of the pairs at 0.9. Pairs that
+they do not propose are kept.
+Left out: removing passages that otherwise different documents share (exact-substring deduplication).
 """
 
 import hashlib
@@ -15,10 +14,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from nemotron.recipes.curation.filters import Filter
+from nemotron.recipes.curation.rules import Rule
+from nemotron.recipes.sources import Document
 from nemotron.recipes.sources.dataframes import daft
 
-SHINGLE_CHARACTERS = 24  # as in NVIDIA's recipes, and so the next three
+SHINGLE_CHARACTERS = 24  # this and the next three: NVIDIA's curation recipes
 NUM_BANDS = 20
 HASHES_PER_BAND = 13
 MIN_JACCARD = 0.8
@@ -26,13 +26,13 @@ MINHASH_SEED = 1
 
 
 def shingles(text: str) -> frozenset[str]:
-    """All runs of 24 characters; the whole text where it is shorter."""
+    """All runs of 24 characters; the whole text if it is shorter."""
     last = max(1, len(text) - SHINGLE_CHARACTERS + 1)
     return frozenset(text[start : start + SHINGLE_CHARACTERS] for start in range(last))
 
 
 def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """Size of the intersection over size of the union."""
+    """The size of the intersection divided by the size of the union."""
     shared = len(left & right)
     return shared / (len(left) + len(right) - shared)
 
@@ -44,13 +44,13 @@ def _digests(text: daft.Series) -> list[str]:
 
 @daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
 def _characters_as_words(text: daft.Series) -> list[str]:
-    """Daft makes shingles of words between spaces: a space between characters makes them shingles of characters."""
+    """Put a space between characters, because Daft's shingles are of words between spaces."""
     return [" ".join(document.replace(" ", "\N{OPEN BOX}")) for document in text.to_pylist()]
 
 
 @daft.func.batch(return_dtype=daft.DataType.list(daft.DataType.string()), use_process=False)
 def _bands(signature: daft.Series) -> list[list[str]]:
-    """One key a band; two documents with a key in common are a candidate pair."""
+    """One key per band; two documents that share a key are a proposed pair."""
     hashes = np.asarray(signature.to_arrow().flatten(), dtype="<u4").reshape(-1, NUM_BANDS, HASHES_PER_BAND)
     return [[f"{band}/{row[band].tobytes().hex()}" for band in range(NUM_BANDS)] for row in hashes]
 
@@ -73,7 +73,7 @@ def _similarities(left: daft.Series, right: daft.Series) -> list[float]:
 
 
 def near_duplicate_pairs(documents: daft.DataFrame) -> list[tuple[str, str, float]]:
-    """(id, id, similarity) of the pairs that MinHash proposes and that reach 0.8, the smaller id first, sorted."""
+    """Sorted (smaller id, larger id, similarity) of the pairs that MinHash proposes and that reach 0.8."""
     signatures = daft.functions.minhash(
         _characters_as_words(daft.col("text")),
         num_hashes=NUM_BANDS * HASHES_PER_BAND,
@@ -100,7 +100,7 @@ def near_duplicate_pairs(documents: daft.DataFrame) -> list[tuple[str, str, floa
 
 
 def smallest_of_component(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """id -> smallest id that it is connected to by pairs, for every id in a pair."""
+    """For every id in a pair: the smallest id that the pairs connect it to, directly or through others."""
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -116,20 +116,23 @@ def smallest_of_component(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {node: root(node) for node in sorted(parent)}
 
 
-def exact_duplicate_filter() -> Filter:
-    """Keeps, of all documents with one text, the one with the smallest id; the measured value is that id."""
-    return Filter(
+def exact_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
+    """Of the documents with the same text, drops all except the one with the smallest id."""
+    smallest = daft.col("id").min().over(daft.Window().partition_by(_digests(daft.col("text"))))
+    kept_ids = documents.select(daft.col("id"), smallest.alias("kept_id"))
+    duplicates = kept_ids.where(daft.col("kept_id") != daft.col("id")).to_pylist()
+    dropped = {row["id"]: f"the same as {row['kept_id']}" for row in duplicates}
+    return Rule(
         name="exact duplicates",
         threshold="no document with a smaller id has the same sha256 of the text",
-        value=daft.col("id").min().over(daft.Window().partition_by(_digests(daft.col("text")))),
-        keep=daft.col("value") == daft.col("id"),
+        fault=lambda document: dropped.get(document.id),
     )
 
 
-def near_duplicate_filter(documents: daft.DataFrame) -> Filter:
-    """Keeps, of each group that near-duplicate pairs connect, the document with the smallest id.
+def near_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
+    """Of the documents that near-duplicate pairs connect, drops all except the one with the smallest id.
 
-    The measured value of the others is the highest similarity to another document and that document's id.
+    The fault is the highest similarity to another document, and that document's id.
     """
     pairs = near_duplicate_pairs(documents)
     smallest = smallest_of_component((left, right) for left, right, _ in pairs)
@@ -138,15 +141,9 @@ def near_duplicate_filter(documents: daft.DataFrame) -> Filter:
         for node, other in ((left, right), (right, left)):
             nearest[node] = max(nearest.get(node, (0.0, "")), (similarity, other))
     dropped = {node: f"{nearest[node][0]:.3f} to {nearest[node][1]}" for node in smallest if smallest[node] != node}
-
-    @daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
-    def similar_to(ids: daft.Series) -> list[str | None]:
-        return [dropped.get(document) for document in ids.to_pylist()]
-
-    return Filter(
+    return Rule(
         name="near-duplicates",
         threshold=f"Jaccard similarity of {SHINGLE_CHARACTERS}-character shingles below {MIN_JACCARD} to every "
         f"document that {NUM_BANDS} bands of {HASHES_PER_BAND} MinHashes propose (NVIDIA's curation recipes)",
-        value=similar_to(daft.col("id")),
-        keep=daft.col("value").is_null(),
+        fault=lambda document: dropped.get(document.id),
     )

@@ -1,19 +1,20 @@
-"""Keep English prose.
+"""Language identification, and the rule that drops prose that is not English.
 
-In: documents. Out: those that are English with a probability of 0.3 or more, and all documents that are no prose: a
-language says nothing about source code, and generated problems are English by construction.
-Source: Nemotron-CC (arXiv 2412.02595) keeps pages that fastText's lid.176 calls English with 0.3 or more. py3langid
-stands in for it because its model lies in its wheel; its probabilities are another scale, so the number is a proxy.
+The rule keeps prose that is English with a probability of 0.3 or more. It keeps all other documents: source code has no
+natural language to identify, and generated problems are English by construction.
+Source: Nemotron-CC (arXiv 2412.02595) keeps pages that fastText's lid.176 calls English with 0.3 or more. We use
+py3langid because its wheel includes its model; its probabilities are on another scale, so the number is a proxy.
 
-Left out: languages other than English; the published corpus has fifteen more, which come from sources of their own.
+Left out: languages other than English; the published corpus has fifteen more, from separate sources.
 """
 
 from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from nemotron.recipes.curation.filters import PROSE, Filter
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.curation.categories import PROSE_RULES
+from nemotron.recipes.curation.rules import Rule
+from nemotron.recipes.sources import Document
 
 MIN_ENGLISH_PROBABILITY = 0.3
 
@@ -24,7 +25,10 @@ def _identifier() -> LanguageIdentifier:
 
 
 def english_probability(text: str) -> float:
-    """py3langid's probability that a text is English; computed in float32, so its seventh digit differs by machine."""
+    """py3langid's probability that a text is English.
+
+    It is computed in float32, so its seventh digit differs between machines.
+    """
     return dict(_identifier().rank(text))["en"]
 
 
@@ -33,18 +37,19 @@ def likeliest_language(text: str) -> str:
     return _identifier().rank(text)[0][0]
 
 
-@daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
-def _english_probabilities(text: daft.Series, category: daft.Series) -> list[float | None]:
-    pairs = zip(text.to_pylist(), category.to_pylist(), strict=True)
-    return [english_probability(document) if kind in PROSE else None for document, kind in pairs]
+def language_fault(document: Document) -> str | None:
+    """The probability of English, if it is too low for prose."""
+    if document.category not in PROSE_RULES:
+        return None
+    probability = english_probability(document.text)
+    return None if probability >= MIN_ENGLISH_PROBABILITY else f"English with a probability of {probability:.4g}"
 
 
-def language_filter() -> Filter:
-    """Keeps English prose and everything that is no prose."""
-    return Filter(
+def language_rule() -> Rule[Document]:
+    """Drops prose that is not English."""
+    return Rule(
         name="language",
         threshold=f"English with a probability of {MIN_ENGLISH_PROBABILITY} or more, prose only "
-        f"(Nemotron-CC; proxy, as the probability is py3langid's)",
-        value=_english_probabilities(daft.col("text"), daft.col("category")),
-        keep=daft.col("value").is_null() | (daft.col("value") >= daft.lit(MIN_ENGLISH_PROBABILITY)),
+        f"(Nemotron-CC; proxy, because the probability is py3langid's)",
+        fault=language_fault,
     )

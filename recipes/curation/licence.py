@@ -1,27 +1,31 @@
-"""Which licences a training text may have.
+"""The licenses that a training text may have, and the rule that drops the others.
 
-In: the licence that a source states. Out: whether it is on the list.
-Source: arXiv 2508.14444, section 2.2, keeps code with a BigCode-like licence detection and a shorter allow-list. The
-list itself, in the paper's appendix A, is not known to us; the one below is our choice: permissive licences without
-conditions on the works that are made with a text.
+Source: arXiv 2508.14444, section 2.2, filters code by a BigCode-like license detection and a shorter allow-list. We do
+not know that list (the paper's appendix A); the one below is our choice: permissive licenses without conditions on
+works made with a text.
 
-Left out: finding the licence of a text; that is the source's business. A text whose source states no licence
-("unknown", such as a row of a web crawl) is kept, because the published pipeline has no licence filter on web text;
-the attribution list counts it.
+A text whose source states no license ("unknown", such as a row of a web crawl) is kept, because the published pipeline
+has no license filter on web text; the attribution list counts it.
+Left out: finding the license of a text, which each source does.
 """
 
-from nemotron.recipes.curation.filters import Filter
-from nemotron.recipes.sources.dataframes import daft
+from collections import Counter
+from collections.abc import Iterable
+
+from pydantic import BaseModel
+
+from nemotron.recipes.curation.rules import Rule
+from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.documents import UNKNOWN_LICENCE
 
 ALLOWED_LICENCES = (
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0",
     "PSF-2.0", "Python-2.0", "Unlicense", "Zlib",
 )  # fmt: skip
-UNKNOWN_LICENCE = "unknown"
 
 
 def is_allowed(licence: str) -> bool:
-    """Whether a licence is on the list: an SPDX identifier, "A AND B" if both are, "A OR B" if one is."""
+    """Whether a license is on the list: an SPDX identifier, "A AND B" if both are, "A OR B" if either is."""
     if " OR " in licence:
         return any(map(is_allowed, licence.strip("()").split(" OR ")))
     if " AND " in licence:
@@ -29,16 +33,27 @@ def is_allowed(licence: str) -> bool:
     return licence in (*ALLOWED_LICENCES, UNKNOWN_LICENCE)
 
 
-@daft.func.batch(return_dtype=daft.DataType.bool(), use_process=False)
-def _are_allowed(licence: daft.Series) -> list[bool]:
-    return [is_allowed(stated) for stated in licence.to_pylist()]
-
-
-def licence_filter() -> Filter:
-    """Keeps documents whose licence is on the list or not stated."""
-    return Filter(
+def licence_rule() -> Rule[Document]:
+    """Drops documents whose stated license is not on the list."""
+    return Rule(
         name="licence",
         threshold=f"one of {', '.join(ALLOWED_LICENCES)}, or not stated (our choice)",
-        value=daft.col("licence"),
-        keep=_are_allowed(daft.col("value")),
+        fault=lambda document: None if is_allowed(document.licence) else document.licence,
     )
+
+
+class Attribution(BaseModel):
+    """How many kept documents come from one origin under one license."""
+
+    origin: str
+    licence: str
+    num_documents: int
+
+
+def attribution_of(documents: Iterable[Document]) -> list[Attribution]:
+    """Who is to be credited for the documents, sorted by origin and license."""
+    counts = Counter((document.origin, document.licence) for document in documents)
+    return [
+        Attribution(origin=origin, licence=licence, num_documents=count)
+        for (origin, licence), count in sorted(counts.items())
+    ]

@@ -1,35 +1,35 @@
-"""Long documents with questions at their end, and the test rows that ask how far back a model still finds a fact.
+"""Long-context training rows, and test rows that measure how far back a model can recall a fact.
 
-In: documents as token ids, each with the module it belongs to. Out: rows of token ids.
+In: documents as token ids, each with its module. Out: rows of token ids.
 Source: arXiv 2508.14444, section 2.6: academic documents above 32k tokens are cut into chunks of 1,024 tokens, a
 language model writes questions and answers about a random 10 % of the chunks, and all pairs are appended to the end of
 the document.
 
-Offline there is no language model to write questions, so the chunks that are drawn get planted facts ("key -> three
-digits") and the questions ask for them. Shorter rows have shorter chunks, and facts and distance grow from easy to hard
-over the rows; both are our choice. Training and evaluation draw from disjoint sets of keys.
+Offline there is no language model to write questions, so facts ("key -> three digits") are planted in the drawn chunks,
+and the questions ask for them. Shorter rows have shorter chunks, and the number of facts and their distance increase
+from the first row to the last; both are our choice. Training and evaluation use disjoint sets of keys.
 
-Left out: questions about what the document itself says.
+Left out: questions about the document's own content.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeVar
 
-from nemotron.recipes.sources.problems import seeded_random
+from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.sources.problems.lookup import draw_facts, fact_sentence, question_sentence
+from nemotron.recipes.sources.problems.problem import seeded_random
 
 CHUNK_SHARE = 0.1  # published
 CHUNK_TOKENS = 1024  # published
-CHUNKS_PER_ROW = 512  # published: a row of 524,288 tokens has so many chunks of 1,024
-MIN_CHUNK_TOKENS = 64  # our choice: a chunk holds its facts
-MAX_FACTS_PER_CHUNK = 4  # our choice: how many questions the published prompt asks for is unknown to us
+CHUNKS_PER_ROW = 512  # published: chunks of 1,024 tokens in a row of 524,288
+MIN_CHUNK_TOKENS = 64  # our choice: long enough for the facts of a chunk
+MAX_FACTS_PER_CHUNK = 4  # our choice: we do not know how many questions the published prompt asks for
 
-RECALL_FACTS = 4  # our choice: facts in a test row; one is asked for
-MIN_RECALL_DISTANCE = 64  # our choice: a fact and a question have room in it
+RECALL_FACTS = 4  # our choice: facts in a test row, of which one is asked for
+MIN_RECALL_DISTANCE = 64  # our choice: long enough for a fact and a question
 
 Encode = Callable[[str], list[int]]
 Item = TypeVar("Item")
@@ -37,15 +37,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class RecallRow:
-    """One question at the end of a text that states its answer."""
+    """A text that states facts and ends with a question about one of them, and its answer."""
 
     tokens: list[int]
     answer_start: int
-    """Index in `tokens` of the answer's first digit; the answer is the last three tokens."""
+    """Index in `tokens` of the first digit of the answer; the answer is the last three tokens."""
     distance: int
-    """Tokens from the digits of the fact to the digits of the answer."""
+    """Tokens from the first digit of the fact's value to the first digit of the answer."""
     num_facts: int
-    """Facts in the row; all but one are about other keys."""
+    """Facts in the row, each about a different key."""
 
 
 def long_documents(
@@ -53,17 +53,17 @@ def long_documents(
 ) -> list[list[int]]:
     """Join short documents into long ones of exactly `length` tokens.
 
-    A module that is long enough gives long documents of its own, cut one after the other; what remains of it, and
-    modules that are too short, are joined with the next ones. Modules come in the order of a digest of (seed, module).
+    A module that is long enough gives long documents from its own text only. The rest of its text, and modules that are
+    too short, are joined across modules. Modules come in the order of a digest of (seed, module).
 
     Args:
-        documents: (module, token ids without end-of-document) pairs; documents of one module keep their order.
-        separator: token ids between two documents, such as those of an empty line.
+        documents: (module, token ids without end-of-document) pairs; the documents of a module keep their order.
+        separator: token ids between two documents, such as those of a blank line.
         seed: picks the order of the modules.
         length: tokens of each long document.
     Returns:
-        The first document of every long module, the second of every one that has a second, and so on; then the
-        documents from several modules. What does not fill a last one is dropped.
+        The first document of every long module, then the second of every module that has one, and so on; then the
+        documents from several modules. The last tokens, too few for another document, are dropped.
     """
     modules: dict[str, list[int]] = {}
     for module, tokens in documents:
@@ -72,7 +72,7 @@ def long_documents(
         joined.extend(separator)
     own: list[list[list[int]]] = []
     remains: list[int] = []
-    for module in sorted(modules, key=lambda module: hashlib.sha256(f"{seed}/{module}".encode()).digest()):
+    for module in sorted(modules, key=lambda module: digest_of(seed, module)):
         tokens = modules[module]
         whole = len(tokens) // length * length
         own.append([tokens[start : start + length] for start in range(0, whole, length)])
@@ -93,20 +93,20 @@ def long_document_qa(
 ) -> list[list[int]]:
     """Training rows: a long document with facts planted in a tenth of its chunks, then all questions and answers.
 
-    The first row has one fact in its last chunk; the last row has `MAX_FACTS_PER_CHUNK` facts in each of a tenth of all
-    its chunks. Long documents are used again, with other facts, where there are fewer of them than rows.
+    The first row has one fact, in its last chunk; the last row has `MAX_FACTS_PER_CHUNK` facts in each of a tenth of
+    all its chunks. If there are more rows than long documents, the documents are used again with other facts.
 
     Args:
         documents: (module, token ids without end-of-document) pairs of the training split.
-        encode: text -> token ids, without special tokens, every digit a token of its own.
+        encode: text -> token ids, without special tokens and with every digit a separate token.
         end_of_document: last token of every row.
         seed: picks modules, chunks, keys and values.
-        length: predicted tokens of a row, the model's long-context length.
-        num_sequences: rows to make.
+        length: predicted tokens of a row: the model's long-context length.
+        num_sequences: number of rows.
     Returns:
         `num_sequences` rows of length + 1 token ids.
     Raises:
-        ValueError: if the documents together are shorter than one row, or a row has no room for its facts.
+        ValueError: if the documents together are shorter than one row, or if a row has no room for its facts.
     """
     if num_sequences == 0:
         return []
@@ -117,7 +117,7 @@ def long_document_qa(
     rows = []
     for index in range(num_sequences):
         hardness = (index + 1) / num_sequences
-        reach = max(1, round(hardness * num_chunks))  # chunks, counted from the end, in which facts may be
+        reach = max(1, round(hardness * num_chunks))  # facts are in the last `reach` chunks
         drawn_chunks = _draw(generator, range(num_chunks - reach, num_chunks), max(1, round(reach * CHUNK_SHARE)))
         facts_per_chunk = max(1, round(hardness * MAX_FACTS_PER_CHUNK))
         facts = draw_facts(generator, "train", len(drawn_chunks) * facts_per_chunk)
@@ -131,7 +131,7 @@ def long_document_qa(
         if room < num_chunks:
             raise ValueError(
                 f"long_context_length={length} leaves {room} tokens of document beside {len(facts)} facts and "
-                f"questions; use longer rows or a tokenizer with a larger vocabulary"
+                f"questions, fewer than {num_chunks}; use a larger long_context_length or vocab_size"
             )
         body = bodies[index % len(bodies)]
         row: list[int] = []
@@ -144,8 +144,8 @@ def long_document_qa(
 
 
 def recall_distances(sequence_length: int, long_context_length: int) -> list[int]:
-    """Distances to test, in tokens: 1/4, 1/2, 1, 2, ... times the base length, then as far as a long row reaches."""
-    longest = long_context_length * 15 // 16  # a sixteenth is left for the text before the fact
+    """Distances to test, in tokens: 1/4, 1/2, 1, 2, ... times the base length, then the longest that fits a row."""
+    longest = long_context_length * 15 // 16  # the rest is for the text before the fact
     num_doubled = (4 * long_context_length // sequence_length).bit_length()
     doubled = [sequence_length * 2**power // 4 for power in range(num_doubled)]
     return [distance for distance in doubled if MIN_RECALL_DISTANCE <= distance < longest] + [longest]
@@ -160,21 +160,22 @@ def recall_rows(
     long_context_length: int,
     rows_per_distance: int,
 ) -> list[RecallRow]:
-    """Test rows: held-out text, four facts in it, and a question about one of them at a known distance.
+    """Test rows: held-out text with up to four facts, and a question about one of them at a known distance.
 
-    Which of the facts is asked for changes from row to row, as far as facts fit behind it, so neither the first nor the
-    last number of a row is a good guess. Sentences and separators are those of the training rows, keys are others.
+    The place of that fact among the others changes from row to row, as far as they fit after it, so neither the first
+    nor the last number of a row is a good guess. Sentences and separators are the same as in training rows; keys are
+    different.
 
     Args:
         documents: (module, token ids without end-of-document) pairs of the held-out split.
-        encode: text -> token ids, without special tokens, every digit a token of its own.
+        encode: text -> token ids, without special tokens and with every digit a separate token.
         seed: picks text, keys, values and places.
-        sequence_length: base length of training, in tokens.
-        long_context_length: length of the long-context phase; no row is longer.
-        rows_per_distance: rows for each of `recall_distances`.
+        sequence_length: predicted tokens of a row before the long-context phase.
+        long_context_length: predicted tokens of a row in the long-context phase; no test row is longer.
+        rows_per_distance: number of rows for each of `recall_distances`.
     Raises:
-        ValueError: if the held-out documents are shorter than one row, digits are not single tokens, or a distance is
-            too short for a fact and a question.
+        ValueError: if the held-out documents are shorter than one row, if digits are not single tokens, or if a
+            distance is too short for a fact and a question.
     """
     texts = _require_long_documents(documents, encode("\n\n"), seed, long_context_length + 1)
     generator = seeded_random("recall", seed)
@@ -193,7 +194,7 @@ def recall_rows(
                 raise ValueError(
                     f"sequence_length={sequence_length} and long_context_length={long_context_length} have no room for "
                     f"a fact of {len(target)} and a question of {len(question)} tokens at a distance of {distance}; "
-                    f"use longer sequences or a tokenizer with a larger vocabulary"
+                    f"use larger lengths or a larger vocab_size"
                 )
             behind: list[list[int]] = []
             num_behind = int(generator.random() * RECALL_FACTS)
@@ -216,25 +217,26 @@ def recall_rows(
 
 
 def _question_line(key: str, value: int) -> str:
+    """A question with its answer."""
     return f"{question_sentence(key)} {value:03d}\n"
 
 
 def _require_long_documents(
     documents: Sequence[tuple[str, Sequence[int]]], separator: list[int], seed: int, length: int
 ) -> list[list[int]]:
-    """`long_documents`, or one sentence if the text is shorter than a single one."""
+    """`long_documents`; raises a ValueError if there are none."""
     bodies = long_documents(documents, separator=separator, seed=seed, length=length)
     if not bodies:
         tokens = sum(len(document) for _, document in documents)
         raise ValueError(
-            f"the {len(documents)} documents hold {tokens} tokens, fewer than one long row of {length}; "
+            f"the {len(documents)} documents have {tokens} tokens, fewer than one long row of {length}; "
             f"use more sources or a smaller long_context_length"
         )
     return bodies
 
 
 def _draw(generator: random.Random, items: Sequence[Item], count: int) -> list[Item]:
-    """`count` of the items without repetition, in random order."""
+    """`count` of the items without replacement, in random order."""
     return sorted(items, key=lambda _: generator.random())[:count]
 
 
@@ -246,13 +248,13 @@ def _encode_with_value(encode: Encode, text: str, value: int) -> tuple[list[int]
     if len(digits) != 3 or not places:
         raise ValueError(
             f"the tokenizer does not encode {value:03d} in {text!r} as three single digits; "
-            f"train it with digits split singly"
+            f"train one that makes every digit a separate token"
         )
     return tokens, places[-1]
 
 
 def _scatter(generator: random.Random, filler: Iterator[int], num_filler: int, facts: list[list[int]]) -> list[int]:
-    """`num_filler` tokens of the filler with the facts at random places between them, in their order."""
+    """`num_filler` tokens of the filler, with the facts in order at random places between them."""
     places = sorted(int(generator.random() * (num_filler + 1)) for _ in facts)
     tokens: list[int] = []
     taken = 0

@@ -1,4 +1,4 @@
-"""One spelling for one text: Unicode NFC, plain line ends, no trailing or stray invisible characters.
+"""Normalize texts: Unicode NFC, plain line ends, no trailing spaces, no stray invisible characters.
 
 In: any string. Out: the same text with one representation of each character, so that equal texts have equal bytes.
 Source: Unicode Standard Annex 15 for NFC; the rules for whitespace and control characters are our choice.
@@ -15,13 +15,13 @@ BLANK_LINES = re.compile(r"\n{4,}")
 
 
 def normalise_text(text: str) -> str:
-    """NFC; \\n as the only line end; no control characters, trailing spaces, runs of blank lines or outer blank lines.
+    """Apply NFC, make \\n the only line end, and remove control characters, trailing spaces and outer blank lines.
 
-    Indentation and spaces inside a line stay as they are: they mean something in source code. Applying it twice changes
-    nothing.
+    At most two blank lines in a row remain. Indentation and spaces inside a line stay, because they have meaning in
+    source code. Applying the function twice changes nothing.
     """
     text = CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    # After the control characters: one of them may have stood between a letter and its accent.
+    # After the control characters, because one of them may separate a letter from its accent.
     text = unicodedata.normalize("NFC", text)
     text = TRAILING_SPACE.sub("", text)
     text = BLANK_LINES.sub("\n\n\n", text)

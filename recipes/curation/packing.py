@@ -1,14 +1,14 @@
-"""Documents to sequences of one length, in the two ways of the recipe.
+"""Pack token ids into rows: documents for pretraining, conversations for fine-tuning.
 
-Pretraining: concatenated, an end-of-document token after each, cut without a gap. In: the token ids of the documents of
-one category. Out: rows of sequence_length + 1 tokens; the next row of a category starts with the last token of this
-one, so that every token is predicted exactly once.
-Source: NVIDIA's data preparation puts an end-of-document token after every plain-text document, none after one that a
-chat template has closed already, and masks nothing across documents (Megatron-LM's packed dataset); so does this.
+Pretraining: documents are concatenated, with an end-of-document token after each, and cut into rows without gaps. In:
+the token ids of the documents of one category. Out: rows of sequence_length + 1 tokens; each row starts with the last
+token of the row before, so every token is predicted exactly once.
+Source: NVIDIA's data preparation adds an end-of-document token after every plain-text document but not after one that a
+chat template has already closed, and does not mask across documents (Megatron-LM's packed dataset). This does the same.
 
-Fine-tuning: whole conversations side by side in rows that are filled as well as they can be; none is cut, and none sees
-another. In: their token ids and which of them count in the loss. Out: rows with the number of the conversation that
-each token belongs to.
+Fine-tuning: whole conversations share a row, without cutting any of them and with little empty space. In: token ids and
+whether each counts in the loss. Out: rows that also have the conversation number of each token, so that attention and
+state do not cross conversations.
 
 n tokens   L sequence length
 """
@@ -20,23 +20,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
-def concatenate_documents(documents: Iterable[Sequence[int]], end_of_document: int | None) -> np.ndarray:
-    """(n,) int32: every document followed by the end-of-document token, or by nothing if that is None."""
+def concatenate_documents(documents: Iterable[Sequence[int] | np.ndarray], end_of_document: int | None) -> np.ndarray:
+    """(n,) int32: the documents, each followed by the end-of-document token unless that is None."""
     end = [] if end_of_document is None else [end_of_document]
     pieces = [np.asarray([*document, *end], dtype=np.int32) for document in documents]
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
 
 
 def cut_once(tokens: np.ndarray, sequence_length: int) -> list[np.ndarray]:
-    """Rows of L + 1 tokens, each starting with the last token of the row before; the last one may be shorter.
+    """Rows of L + 1 tokens, each starting with the last token of the row before; the last row may be shorter.
 
-    Every token but the very first is the target of one prediction. Fewer than two tokens give no row.
+    Every token except the first is the target of exactly one prediction. Fewer than two tokens give no row.
     """
     return [tokens[start : start + sequence_length + 1] for start in range(0, len(tokens) - 1, sequence_length)]
 
 
 class TokenStream:
-    """The tokens of one category in a fixed order, read in rows; after the last token the first one follows.
+    """The tokens of one category in a fixed order, read row by row; after the last token it starts over.
 
     Args:
         tokens: (n,) token ids, documents and their end-of-document tokens.
@@ -48,11 +48,11 @@ class TokenStream:
 
     @property
     def epochs(self) -> float:
-        """How often the tokens were read so far."""
+        """How many times the tokens have been read so far."""
         return self.num_read / len(self.tokens)
 
     def next_row(self, sequence_length: int) -> np.ndarray:
-        """(L + 1,) the next tokens; the last one is the first of the next row."""
+        """(L + 1,) the next tokens; the last one is also the first of the next row."""
         places = np.arange(self.num_read, self.num_read + sequence_length + 1) % len(self.tokens)
         self.num_read += sequence_length
         return self.tokens[places]
@@ -60,23 +60,25 @@ class TokenStream:
 
 @dataclass
 class PackedRow:
-    """Conversations side by side."""
+    """A row that holds several conversations."""
 
     tokens: list[int] = field(default_factory=list)
     in_loss: list[bool] = field(default_factory=list)
-    """Whether each token counts in the loss when it is predicted."""
+    """Whether the prediction of each token counts in the loss."""
     segments: list[int] = field(default_factory=list)
-    """Number of the conversation in this row, from 0, that each token belongs to."""
+    """For each token, the number of its conversation in this row, from 0."""
 
     def append(self, tokens: Sequence[int], in_loss: Sequence[bool]) -> None:
         """Add one conversation.
 
         Raises:
-            ValueError: if there is not one entry of `in_loss` a token, or the first token, which no token of its own
-                conversation could predict, counts.
+            ValueError: if `in_loss` does not have one entry per token, or if the first token counts, which no earlier
+                token of its conversation predicts.
         """
-        if len(tokens) != len(in_loss) or (in_loss and in_loss[0]):
-            raise ValueError(f"{len(tokens)} tokens with {len(in_loss)} marks, of which the first must be False")
+        if len(tokens) != len(in_loss):
+            raise ValueError(f"in_loss has {len(in_loss)} entries for {len(tokens)} tokens; give one entry per token")
+        if in_loss and in_loss[0]:
+            raise ValueError("in_loss is True for the first token, which nothing predicts; make it False")
         number = self.segments[-1] + 1 if self.segments else 0
         self.tokens += tokens
         self.in_loss += in_loss
@@ -84,15 +86,15 @@ class PackedRow:
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which documents share a row: each goes into the fullest row that has room for it, the longest document first.
+    """Choose which documents share a row: each goes into the fullest row that has room, the longest document first.
 
-    Best-fit decreasing: no row needs to be cut, and few tokens of a row stay empty.
+    Best-fit decreasing: no document is cut, and few tokens of a row stay empty.
 
     Args:
-        lengths: tokens of each document.
-        capacity: tokens of a row.
+        lengths: number of tokens of each document.
+        capacity: maximum number of tokens of a row.
     Returns:
-        The indices of the documents of each row; every index stands in exactly one row.
+        The indices of the documents of each row; every index is in exactly one row.
     Raises:
         ValueError: if a document is empty or longer than a row.
     """
@@ -101,7 +103,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         length = lengths[index]
         if not 0 < length <= capacity:
-            raise ValueError(f"document {index} has {length} tokens, and a row holds 1 to {capacity}")
+            raise ValueError(f"document {index} has {length} tokens, but a row holds 1 to {capacity}; drop it first")
         place = bisect_left(room, (length, 0))
         if place == len(room):
             rows.append([index])

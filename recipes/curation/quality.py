@@ -1,11 +1,11 @@
-"""Heuristic rules: cheap measures of a text, each with a bound and the place where the bound comes from.
+"""Heuristic quality rules: cheap measures of a text, each with bounds and their source.
 
-In: documents. Out: those that satisfy every rule for their kind of text.
+In: documents. Out: a rule for each measure; it drops documents of its kind of text that are out of bounds.
 Sources: Gopher (arXiv 2112.11446, appendix A.1) for prose; Codex (arXiv 2107.03374, section 3.1) and OpenCoder (arXiv
-2411.04905), whose heuristics the paper names in section 2.2, for code. Bounds that were written for web pages and for
-all of GitHub do not fit docstrings and library modules; one that differs is marked as our choice.
+2411.04905), whose heuristics the paper names in section 2.2, for code. Some of their bounds, made for web pages and for
+all of GitHub, do not fit docstrings and library modules; a bound that differs is marked as our choice.
 
-Nemotron-CC applies such rules only to the pages that its scorers rank low. Here every document passes through them.
+Nemotron-CC applies such rules only to pages that its scorers rank low. Here they apply to every document.
 Left out: rules that drop nothing from the offline corpus, such as those against menus and cookie notices.
 """
 
@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from nemotron.recipes.curation.filters import CODE, PROSE, Filter
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.curation.categories import CODE_RULES, PROSE_RULES
+from nemotron.recipes.curation.rules import Rule
+from nemotron.recipes.sources import Document
 
 WORD = re.compile(r"\S+")
 IMPORT_LINE = re.compile(r"\s*(?:from|import)\b")
@@ -26,36 +27,53 @@ STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A measure of a text with the smallest and the largest value that pass."""
+class Heuristic:
+    """A measure of a text, with the smallest and the largest value that pass."""
 
     name: str
     measure: Callable[[str], float]
     categories: tuple[str, ...]
+    """The categories that it applies to; documents of others pass."""
     origin: str
+    """Where the bounds come from."""
     minimum: float = -math.inf
     maximum: float = math.inf
 
-    def passes(self, text: str) -> bool:
-        return self.minimum <= self.measure(text) <= self.maximum
+    def fault(self, document: Document) -> str | None:
+        """The measured value, if it is out of bounds."""
+        if document.category not in self.categories:
+            return None
+        value = self.measure(document.text)
+        return None if self.minimum <= value <= self.maximum else f"{value:.4g}"
+
+    @property
+    def threshold(self) -> str:
+        """The bounds in words, with their origin."""
+        parts = [f"at least {self.minimum:g}"] if self.minimum > -math.inf else []
+        parts += [f"at most {self.maximum:g}"] if self.maximum < math.inf else []
+        kind = "code" if self.categories == CODE_RULES else "prose"
+        return f"{self.name}: {' and '.join(parts)}, {kind} only ({self.origin})"
 
 
 def num_words(text: str) -> float:
+    """Number of words: runs of characters between white space."""
     return len(WORD.findall(text))
 
 
 def mean_word_length(text: str) -> float:
+    """Characters per word."""
     words = WORD.findall(text)
     return sum(map(len, words)) / max(1, len(words))
 
 
 def share_of_words_with_a_letter(text: str) -> float:
+    """The share of the words that contain a letter."""
     words = WORD.findall(text)
     return sum(1 for word in words if LETTER.search(word)) / max(1, len(words))
 
 
 def num_stop_words(text: str) -> float:
-    """How many of Gopher's eight stop words occur."""
+    """How many of Gopher's eight stop words the text contains."""
     return len(STOP_WORDS & set(text.lower().split()))
 
 
@@ -65,7 +83,7 @@ def symbols_per_word(text: str) -> float:
 
 
 def share_of_top_bigram(text: str) -> float:
-    """Characters in the most frequent pair of neighbouring words, of all characters in words."""
+    """The share of the characters in words that the most frequent pair of adjacent words covers."""
     words = WORD.findall(text)
     pairs = Counter(pairwise(words))
     covered = max((count * (len(pair[0]) + len(pair[1])) for pair, count in pairs.items() if count > 1), default=0)
@@ -78,51 +96,44 @@ def longest_line(text: str) -> float:
 
 
 def share_of_letters(text: str) -> float:
+    """The share of the characters that are letters."""
     return sum(map(str.isalpha, text)) / max(1, len(text))
 
 
 def share_of_import_lines(text: str) -> float:
-    """Lines that begin an import statement, of all lines that are not blank."""
+    """The share of the lines, blank ones aside, that begin an import statement."""
     lines = [line for line in text.splitlines() if line.strip()]
     return sum(1 for line in lines if IMPORT_LINE.match(line)) / max(1, len(lines))
 
 
-RULES = (
-    Rule("words", num_words, PROSE, "our choice; Gopher has 50 to 100,000 for web pages", minimum=5, maximum=100_000),
-    Rule("mean word length", mean_word_length, PROSE, "Gopher", minimum=3, maximum=10),
-    Rule("words with a letter", share_of_words_with_a_letter, PROSE, "Gopher", minimum=0.8),
-    Rule("stop words", num_stop_words, PROSE, "our choice; Gopher has 2 for web pages", minimum=1),
-    Rule("symbols per word", symbols_per_word, PROSE, "Gopher", maximum=0.1),
-    Rule("top bigram", share_of_top_bigram, PROSE, "Gopher", maximum=0.2),
-    Rule("longest line", longest_line, CODE, "our choice; Codex has 1,000 for all of GitHub", maximum=250),
-    Rule("letters", share_of_letters, CODE, "our choice; Codex asks for 'alphanumeric' without a number", minimum=0.4),
-    Rule("import lines", share_of_import_lines, CODE, "our choice, on a measure of OpenCoder's", maximum=0.8),
+HEURISTICS = (
+    Heuristic(
+        "words",
+        num_words,
+        PROSE_RULES,
+        "our choice; Gopher has 50 to 100,000 for web pages",
+        minimum=5,
+        maximum=100_000,
+    ),
+    Heuristic("mean word length", mean_word_length, PROSE_RULES, "Gopher", minimum=3, maximum=10),
+    Heuristic("words with a letter", share_of_words_with_a_letter, PROSE_RULES, "Gopher", minimum=0.8),
+    Heuristic("stop words", num_stop_words, PROSE_RULES, "our choice; Gopher has 2 for web pages", minimum=1),
+    Heuristic("symbols per word", symbols_per_word, PROSE_RULES, "Gopher", maximum=0.1),
+    Heuristic("top bigram", share_of_top_bigram, PROSE_RULES, "Gopher", maximum=0.2),
+    Heuristic("longest line", longest_line, CODE_RULES, "our choice; Codex has 1,000 for all of GitHub", maximum=250),
+    Heuristic(
+        "letters",
+        share_of_letters,
+        CODE_RULES,
+        "our choice; Codex asks for 'alphanumeric' without a number",
+        minimum=0.4,
+    ),
+    Heuristic(
+        "import lines", share_of_import_lines, CODE_RULES, "our choice, on a measure of OpenCoder's", maximum=0.8
+    ),
 )
 
 
-def bounds(rule: Rule) -> str:
-    """The bounds of a rule in words, with their origin."""
-    parts = [f"at least {rule.minimum:g}"] if rule.minimum > -math.inf else []
-    parts += [f"at most {rule.maximum:g}"] if rule.maximum < math.inf else []
-    kind = "code" if rule.categories == CODE else "prose"
-    return f"{rule.name}: {' and '.join(parts)}, {kind} only ({rule.origin})"
-
-
-def quality_filters() -> list[Filter]:
-    """One filter a rule. Documents of another kind than the rule's pass it."""
-    return [_rule_filter(rule) for rule in RULES]
-
-
-def _rule_filter(rule: Rule) -> Filter:
-    @daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
-    def measured(text: daft.Series, category: daft.Series) -> list[float | None]:
-        rows = zip(text.to_pylist(), category.to_pylist(), strict=True)
-        return [rule.measure(document) if kind in rule.categories else None for document, kind in rows]
-
-    within = (daft.col("value") >= daft.lit(rule.minimum)) & (daft.col("value") <= daft.lit(rule.maximum))
-    return Filter(
-        name=f"quality: {rule.name}",
-        threshold=bounds(rule),
-        value=measured(daft.col("text"), daft.col("category")),
-        keep=daft.col("value").is_null() | within,
-    )
+def quality_rules() -> list[Rule[Document]]:
+    """One rule for each heuristic."""
+    return [Rule(f"quality: {heuristic.name}", heuristic.threshold, fault=heuristic.fault) for heuristic in HEURISTICS]

@@ -2,11 +2,11 @@
 
 In: texts of the training split. Out: a tokenizer, and a directory that `AutoTokenizer.from_pretrained` reads.
 Published (model card of Nemotron Nano 2): 131,072 tokens; `<unk>` is 0, `<s>` is 1, `</s>` is 2, `<SPECIAL_10>` to
-`<SPECIAL_12>` are 10 to 12. What lies between them is filled up in the same spelling. How the published tokenizer
-splits text before merging is not known to us: the split here is GPT-2's, with every digit a token of its own.
+`<SPECIAL_12>` are 10 to 12. We name 3 to 9 in the same way. We do not know how the published tokenizer splits text
+before merging; this one splits like GPT-2's, and makes every digit a separate token.
 
-Any text can be encoded and comes back unchanged, because all 256 bytes are tokens.
-Left out: a chat template; recipes/nano2/chat.py adds it for the stage that trains on chats.
+Any text can be encoded and decodes to itself, because all 256 bytes are tokens.
+Left out: the chat template, which fine-tuning adds.
 """
 
 import json
@@ -22,17 +22,18 @@ MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer: 13 special tokens, 256 bytes, then merges in the order in which they were learned.
+    """Train a byte-level BPE tokenizer: 13 special tokens, 256 bytes, then merges in the order they were learned.
 
     Args:
         texts: training texts; their order does not matter.
-        vocab_size: tokens to aim for; fewer come out where the texts have no further pair to merge.
+        vocab_size: number of tokens; there are fewer if the texts have no more pairs to merge.
     Raises:
-        ValueError: if `vocab_size` has no room for the special tokens and all bytes.
+        ValueError: if `vocab_size` is below MIN_VOCAB_SIZE.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise ValueError(
-            f"vocab_size={vocab_size}; {len(SPECIAL_TOKENS)} special tokens and 256 bytes need {MIN_VOCAB_SIZE}"
+            f"vocab_size={vocab_size} must be at least {MIN_VOCAB_SIZE}, for {len(SPECIAL_TOKENS)} special tokens and "
+            f"256 bytes"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -46,7 +47,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # A text that happens to contain "</s>" does not end its document.
+    # A text that contains "</s>" must not end its document.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -68,7 +69,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """(n,) int32 token ids of each text, without special tokens; a thousand texts at a time bounds the memory."""
+    """(n,) int32 token ids of each text, without special tokens; 1,000 texts at a time to bound memory."""
     encoded = []
     for start in range(0, len(texts), 1000):
         batch = tokenizer.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False)

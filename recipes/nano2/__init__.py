@@ -1,1 +1,1 @@
-"""The recipe for Nemotron Nano 2 (arXiv 2508.14444): one folder a stage, in the order of training."""
+"""The recipe for Nemotron Nano 2 (arXiv 2508.14444): one folder per stage, in the order of training."""

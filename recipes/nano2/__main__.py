@@ -3,65 +3,51 @@
 Run: python -m nemotron.recipes.nano2 --scale tiny
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-import tyro
+from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, Scale, print_complete
-from nemotron.pipe import step_process
-from nemotron.recipes.nano2.orchestration import handed_down, refuse_devices, say_how_closely_it_reproduces
+from nemotron import Artifact, print_complete
+from nemotron.config import ScaledConfig, nested, output_below, parse_command_line, switch
+from nemotron.pipe import print_page, step_process
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
+from nemotron.recipes.nano2.stage0_pretrain import plan
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
+from nemotron.recipes.nemotron_h.device import check_devices
+from nemotron.testing.stage import report_reproduction
 
 
 @dataclass
-class Config:
+class Config(ScaledConfig):
     """Train Nemotron Nano 2, from raw text to final evaluation; meant for --scale tiny and small."""
 
-    scale: Scale = "tiny"
-    """Sizes of all stages: tiny (seconds), small (minutes), medium (one GPU), full (the published run)."""
-    seed: int = 1234
-    """Seed of all stages."""
-    output_dir: Path | None = None
-    """Where the artifacts go, a folder a stage; outputs/nano2/<scale> if left out."""
-    plan: bool = False
+    output_dir: Path = output_below("nano2")
+    """Where the artifacts go, one folder per stage."""
+    plan: bool = switch()
     """Print what the scale would do in stage 0, and do none of it."""
-    pretrain: stage0_pretrain.Config = field(default_factory=stage0_pretrain.Config)
-    sft: stage1_sft.Config = field(default_factory=stage1_sft.Config)
-
-
-def connected(config: Config) -> tuple[stage0_pretrain.Config, stage1_sft.Config]:
-    """The configs of the stages, with this recipe's scale, seed and directories."""
-    if config.pretrain.plan:
-        raise ValueError("--pretrain.plan has no effect in a run of all stages; use --plan")
-    output_dir = config.output_dir or Path("outputs") / "nano2" / config.scale
-    scale, seed = config.scale, config.seed
-    return (
-        handed_down(config.pretrain, "pretrain", scale=scale, seed=seed, output_dir=output_dir / "stage0_pretrain"),
-        handed_down(config.sft, "sft", scale=scale, seed=seed, output_dir=output_dir / "stage1_sft"),
-    )
+    pretrain: stage0_pretrain.Config = nested(stage0_pretrain.Config, "stage0_pretrain")
+    sft: stage1_sft.Config = nested(stage1_sft.Config, "stage1_sft")
 
 
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
-    """Run the stages in their order, each on the checkpoint of the one before; return their artifacts by name."""
-    pretrain, sft = connected(config)
-    for steps in (stage0_pretrain.connected(pretrain), stage1_sft.connected(sft)):  # refuses now what is wrong later
-        refuse_devices(config.scale, *steps[1:])
-    base = stage0_pretrain.main(pretrain)
-    tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
+    """Run the stages in order, each on the checkpoint of the one before; return their artifacts by stage and name."""
+    config = replace(config)  # checks it again, with what was assigned to its nested Configs since
+    for stage in (config.pretrain, config.sft):  # refuse now what a later stage would refuse after hours
+        check_devices(MODELS[config.scale], stage.train, stage.eval)
+    base = stage0_pretrain.main(config.pretrain)
+    tuned = stage1_sft.main(replace(config.sft, base_checkpoint_path=base["checkpoint"].path))
     return {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned}
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config)
+    config = parse_command_line(Config)
     with step_process():
         if config.plan:
-            page = stage0_pretrain.plan(connected(config)[0])
+            print_page(plan.page(config.pretrain.data, config.pretrain.train))
         else:
             stages = main(config)
             print_complete(stages[stage1_sft.STAGE])
             for stage, artifacts in stages.items():
-                say_how_closely_it_reproduces(stage, config.scale, artifacts["results"])
-    if config.plan:
-        print(page)
+                report_reproduction(stage, config.scale, artifacts["results"].path.parent)

@@ -1,7 +1,7 @@
 """The pretraining blend: the share of tokens that each category of text has in each phase, and where it was released.
 
 The phases are published (arXiv 2508.14444, sections 2.2 and 2.3: phase 1 for diversity, phases 2 and 3 for quality,
-switches at 60 % and 90 % of the tokens). The percentages stand only in a figure that we could not read, so
+switches at 60 % and 90 % of the tokens). The percentages are only in a figure that we could not read, so
 Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. They sum to
 100.0 and 100.1 as printed; `renormalised` divides by the sum.
 
@@ -10,6 +10,8 @@ much prose, code and math a phase has. Shared among all, it would go to code: of
 
 Long-context phase (published, section 2.6): 20 % questions on long documents, and phase 3's weights for the rest.
 """
+
+from nemotron.recipes.curation.categories import kind_of
 
 # Proxy: Nemotron 3 Nano, percent of the tokens.
 PHASE1 = {
@@ -43,11 +45,6 @@ PHASE2 = {
     "code-sft": 6.7,
     "general-sft": 0.4,
 }
-# Our reading of what a category holds; everything that is not here is prose.
-CODE = {"code", "nemotron-cc-code", "code-sft"}
-MATH = {"math", "stem-sft"}
-# Documents that a chat template has rendered: no end-of-document token follows them.
-TEMPLATED = {"stem-sft", "code-sft", "general-sft"}
 LONG_DOCUMENT_QA = "long-document-qa"
 LONG_DOCUMENT_QA_SHARE = 0.2  # published, section 2.6
 
@@ -77,11 +74,6 @@ RELEASED: dict[str, tuple[str, ...]] = {
 }
 
 
-def kind_of(category: str) -> str:
-    """ "prose", "code" or "math"."""
-    return "code" if category in CODE else "math" if category in MATH else "prose"
-
-
 def renormalised(weights: dict[str, float], present: list[str]) -> dict[str, float]:
     """Share of each category that is present: its kind's share of the blend, divided as the weights in that kind are.
 
@@ -95,23 +87,8 @@ def renormalised(weights: dict[str, float], present: list[str]) -> dict[str, flo
     of_kind = {kind: sum(w for name, w in weights.items() if kind_of(name) == kind) for kind in sorted(kinds)}
     kept_of_kind = {kind: sum(w for name, w in kept.items() if kind_of(name) == kind) for kind in sorted(kinds)}
     total = sum(of_kind.values())
-    return {
-        category: of_kind[kind] / total * weight / kept_of_kind[kind]
-        for category, weight in kept.items()
-        for kind in [kind_of(category)]
-    }
-
-
-# Exercises of fine-tuning, relative to each other. Our choice: what a small model learns slowly comes often, what is
-# long or learned at once comes rarely. Published samples, in millions: math 1.5, code 1.1, science 2.0, tools 0.4,
-# conversation 1.5, multilingual 5.0, safety 0.05 (sources differ).
-EXERCISE_WEIGHTS = {
-    "math": 1.4,
-    "code": 1.5,
-    "science": 1.2,
-    "tool_calling": 0.5,
-    "instruction_following": 1.3,
-    "long_context": 0.4,
-    "multilingual": 1.3,
-    "safety": 0.4,
-}
+    shares = {}
+    for category, weight in kept.items():
+        kind = kind_of(category)
+        shares[category] = of_kind[kind] / total * weight / kept_of_kind[kind]
+    return shares

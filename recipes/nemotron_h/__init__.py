@@ -1,1 +1,1 @@
-"""The architecture that every recipe trains: model, checkpoints, sampling, and what a run would take."""
+"""The Nemotron-H architecture: the model, its checkpoints, text generation, devices, and the cost of a training run."""

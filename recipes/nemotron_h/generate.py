@@ -1,18 +1,19 @@
-"""Text from a trained model: batches of prompts, token by token, each row as if it were alone.
+"""Text generation: a batch of prompts is continued token by token, and no row affects another.
 
 In: a model and the token ids of the prompts. Out: for each prompt the tokens that follow, with their log-probabilities.
-The layers carry their states from token to token (`DecodingState`), so a token costs the same work however many came
-before, but for the attention over them. Prompts of unequal length are padded on the right, where no state sees it.
-Thinking can be given a budget, as published for Nemotron Nano 2 (arXiv 2508.14444; facts of the model card).
+The layers keep a state from token to token (`DecodingState`). The cost of a token therefore does not depend on how many
+came before it, except for the attention over them. Prompts of unequal length are padded on the right; `num_new` keeps
+the padding out of the states.
+Thinking can have a budget, as published for Nemotron Nano 2 (arXiv 2508.14444; its rule is on the model card).
 
     state = DecodingState(model, 1)
     with torch.no_grad():                           # or the state keeps the graph of every token
         logits = model(prompt_ids, state=state)     # reads the prompt
-        logits = model(next_id, state=state)        # reads one token more
+        logits = model(next_id, state=state)        # reads one more token
 
-Left out: beam search, penalties, and sharing the states of a common beginning of several prompts.
+Left out: beam search, penalties, and sharing states between prompts that begin alike.
 
-Letters:   b  prompt of the batch   t  position   v  vocabulary
+Letters:   b  row: a prompt and its continuation   t  position   v  token of the vocabulary
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,39 +27,43 @@ from torch import Tensor
 from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, purpose_generator
 
 END_OF_THINKING = "</think>"
-GREEDY_BELOW = 1e-300  # our choice; divided by a much lower temperature even the largest log-probability overflows
+# Our choice. Dividing by a much lower temperature overflows even the largest log-probability.
+GREEDY_BELOW = 1e-300
 
 
 @dataclass(frozen=True)
 class ThinkingBudget:
-    """When to stop the model's thinking: at the first line end once the budget is used up, by force after the grace.
+    """Limit on the tokens of a thinking trace.
 
-    So a trace has at most tokens + grace_tokens tokens. Only the closing tag is put there: how the blank line after it
-    falls into tokens depends on the answer, which the model goes on to write.
+    Once the budget is used up, the trace is closed at the next line end, or after `grace_tokens` more tokens, so it has
+    at most tokens + grace_tokens tokens. Only the closing tag is inserted. The model itself writes the blank line after
+    it, because how that is split into tokens depends on the answer that follows.
 
     Raises:
-        ValueError: if the budget is not positive or the grace negative.
+        ValueError: if tokens is below 1 or grace_tokens is negative.
     """
 
     tokens: int
-    """How many tokens the model may think."""
+    """Tokens that the model may think."""
     tokenizer: Tokenizer
     grace_tokens: int = 500  # published
-    """How many more it may take to end the line."""
+    """Additional tokens to finish the line."""
 
     def __post_init__(self) -> None:
         if self.tokens <= 0:
-            raise ValueError(f"a thinking budget of {self.tokens} tokens; give at least 1, or switch thinking off")
+            raise ValueError(
+                f"tokens={self.tokens} must be at least 1; give a larger thinking budget, or switch thinking off"
+            )
         if self.grace_tokens < 0:
-            raise ValueError(f"grace_tokens={self.grace_tokens} must not be negative")
+            raise ValueError(f"grace_tokens={self.grace_tokens} must not be negative; 0 closes the trace at the budget")
 
-    def closed(self, thought: list[int]) -> bool:
-        """Whether the model has just ended its thinking: the tag may be split into any tokens."""
+    def is_closed(self, thought: list[int]) -> bool:
+        """Whether the last tokens of the trace contain the closing tag, however it is split into tokens."""
         tail = self.tokenizer.decode(thought[-len(END_OF_THINKING) - 1 :], skip_special_tokens=False)
         return END_OF_THINKING in tail
 
-    def closing(self, thought: list[int]) -> list[int]:
-        """The tokens to close an open thought with now; none while the model may go on."""
+    def closing_tokens(self, thought: list[int]) -> list[int]:
+        """Tokens to force next in order to close the trace; empty while the model may go on."""
         if len(thought) < self.tokens:
             return []
         if "\n" in self.tokenizer.decode(thought[-1:]):
@@ -70,22 +75,22 @@ class ThinkingBudget:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to continue.
+    """How to choose the next token, and when to stop.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a value is out of range.
     """
 
     max_new_tokens: int
-    """After so many, or at the end of the model's context, a row ends without a stop token."""
+    """A row ends after this many tokens, or at the end of the model's context, even without a stop token."""
     stop_ids: tuple[int, ...] = ()
     """Tokens that end a row."""
     temperature: float = 0.0
-    """Divides the logits; 0, or less than GREEDY_BELOW, takes the most likely token every time."""
+    """Divides the logits. At 0, or below GREEDY_BELOW, the most likely token is taken every time."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that have this probability together; 1 is all."""
+    """Sample from the smallest set of most likely tokens with at least this total probability; 1 means all tokens."""
     budget: ThinkingBudget | None = None
-    """Of all rows, which begin inside of a thought; None: they may think as long as they like, or not at all."""
+    """Applies to every row; the prompts must then end inside a thinking trace. None: no limit."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 0:
@@ -98,32 +103,35 @@ class Sampling:
 
 @dataclass(frozen=True)
 class NewToken:
-    """One step of one row."""
+    """One new token of one row."""
 
     row: int
     """Index of the prompt."""
     id: int
     logprob: float
-    """Natural logarithm of the probability that the model gives it, before temperature and top-p."""
+    """Natural logarithm of the model's probability for it, before temperature and top-p."""
     forced: bool
-    """Whether the thinking budget put it there, not the model."""
+    """Whether the thinking budget inserted it instead of the model."""
 
 
 @dataclass
 class Continuation:
-    """What follows one prompt."""
+    """The tokens generated for one prompt."""
 
     tokens: list[int] = field(default_factory=list)
-    """The stop token is the last one if there was one."""
+    """Includes the stop token, if there was one."""
     logprobs: list[float] = field(default_factory=list)
+    """One per token, as in `NewToken`."""
     forced: list[bool] = field(default_factory=list)
+    """One per token, as in `NewToken`."""
     finish: Literal["stop", "length"] = "length"
+    """Whether a stop token or a length limit ended it."""
 
 
 def generate(
     model: NemotronH, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
 ) -> list[Continuation]:
-    """The continuation of every prompt; arguments and errors as for `stream`."""
+    """Continue every prompt to its end; arguments and errors are those of `stream`."""
     continuations = [Continuation() for _ in prompts]
     for step in stream(model, prompts, sampling, seeds):
         for token in step:
@@ -142,32 +150,32 @@ def stream(
     """Continue the prompts, one token of every unfinished row at a time.
 
     Args:
-        prompts: token ids, at least one each, of any lengths.
-        seeds: one a prompt; what is drawn for a prompt depends on its own seed and on no other row.
+        prompts: token ids, at least one per prompt; lengths may differ.
+        seeds: one per prompt. What is sampled for a prompt depends on its seed, not on the other rows.
 
     Yields:
-        The new token of every row that was not finished.
+        The new tokens, one per unfinished row.
 
     Raises:
-        ValueError: if a prompt is empty or leaves no room in the model's context, or there is not one seed a prompt.
+        ValueError: if a prompt is empty or fills the model's context, or if there is not one seed per prompt.
     """
     context = model.config.max_position_embeddings
     for row, prompt in enumerate(prompts):
         if not prompt:
-            raise ValueError(f"prompt {row} is empty; give at least one token, for example the document separator")
+            raise ValueError(f"prompt {row} is empty; give at least one token, such as the document separator")
         if len(prompt) >= context:
             raise ValueError(
-                f"prompt {row} has {len(prompt)} tokens and the model's context {context}; shorten it, so that there "
-                f"is room for an answer"
+                f"prompt {row} has {len(prompt)} tokens and max_position_embeddings={context}; shorten it to make room "
+                f"for an answer"
             )
     if len(seeds) != len(prompts):
-        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one a prompt")
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one per prompt")
     if not prompts or sampling.max_new_tokens == 0:
         return
     budget, stop_ids = sampling.budget, sampling.stop_ids
     device = model.lm_head.weight.device
     generators = [purpose_generator(seed, "sampled tokens") for seed in seeds]
-    rows = list(range(len(prompts)))  # those that are not finished, in the order of the state's rows
+    rows = list(range(len(prompts)))  # the unfinished ones, in the order of the rows of `state`
     written: list[list[int]] = [[] for _ in prompts]
     to_force: list[list[int]] = [[] for _ in prompts]
     thinking = [budget is not None] * len(prompts)
@@ -182,45 +190,45 @@ def stream(
         logits = model.lm_head(hidden[torch.arange(len(prompts)), lengths - 1])  # (b, v) after each prompt's last token
         while True:
             logprobs = torch.log_softmax(logits.to("cpu", torch.float64), dim=-1)
-            drawn = draw_tokens(logprobs, [generators[row] for row in rows], sampling)
+            sampled = sample_tokens(logprobs, [generators[row] for row in rows], sampling)
             step = []
             for index, row in enumerate(rows):
                 forced = bool(to_force[row])
-                token = to_force[row].pop(0) if forced else drawn[index]
+                token = to_force[row].pop(0) if forced else sampled[index]
                 step.append(NewToken(row, token, logprobs[index, token].item(), forced))
                 written[row].append(token)
                 if budget is not None and thinking[row]:
-                    thinking[row] = not budget.closed(written[row])
+                    thinking[row] = not budget.is_closed(written[row])
                     if thinking[row] and not to_force[row]:
-                        to_force[row] = budget.closing(written[row])
+                        to_force[row] = budget.closing_tokens(written[row])
             yield step
 
-            going_on = [
+            unfinished = [
                 index
                 for index, token in enumerate(step)
                 if token.id not in stop_ids
                 and len(written[token.row]) < min(sampling.max_new_tokens, context - len(prompts[token.row]))
             ]
-            if not going_on:
+            if not unfinished:
                 return
-            if len(going_on) < len(rows):
-                state.keep(torch.tensor(going_on, device=device))
-                rows = [rows[index] for index in going_on]
-            ids = torch.tensor([[step[index].id] for index in going_on], device=device)
+            if len(unfinished) < len(rows):
+                state.keep(torch.tensor(unfinished, device=device))
+                rows = [rows[index] for index in unfinished]
+            ids = torch.tensor([[step[index].id] for index in unfinished], device=device)
             logits = model(ids, state=state)[:, -1]
 
 
-def draw_tokens(logprobs: Tensor, generators: Sequence[torch.Generator], sampling: Sampling) -> list[int]:
-    """A token for every row of (b, v) float64 log-probabilities, each drawn with the row's own generator.
+def sample_tokens(logprobs: Tensor, generators: Sequence[torch.Generator], sampling: Sampling) -> list[int]:
+    """Sample one token per row of (b, v) float64 log-probabilities, each with the generator of its row.
 
-    By hand in float64: the first token at which the cumulative probability passes a uniform number.
+    Inverse transform sampling in float64: the first token whose cumulative probability exceeds a uniform number.
     """
     if sampling.temperature < GREEDY_BELOW:
         return logprobs.argmax(dim=-1).tolist()
     probabilities = torch.softmax(logprobs / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        likelier = ordered.cumsum(dim=-1) - ordered  # probability of the tokens that are likelier than each
+        likelier = ordered.cumsum(dim=-1) - ordered  # total probability of the tokens more likely than each
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered * (likelier < sampling.top_p))
     cumulative = probabilities.cumsum(dim=-1)
     uniform = torch.cat([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])

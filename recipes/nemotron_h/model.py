@@ -1,15 +1,19 @@
-"""The Nemotron-H architecture: Mamba-2, squared-ReLU and attention layers in the order that a pattern string gives.
+"""The Nemotron-H architecture: Mamba-2, squared-ReLU MLP and attention layers in the order of a pattern string.
 
 In: token ids (b, t). Out: next-token logits (b, t, vocab_size).
-Several documents may share a row (`segments`), and a row may be read in pieces (`DecodingState`).
-Sources: arXiv 2504.03624 and 2508.14444 section 2.1 (architecture), arXiv 2405.21060 (Mamba-2); the initialisation and
-the order of gate and norm as in NVIDIA's Megatron-LM (megatron/core/ssm/mamba_mixer.py).
+A row can hold several documents (`segments`), or can be read in pieces (`DecodingState`).
 Run: python -c "from nemotron.recipes.nemotron_h.plan import *; print(count_parameters(PUBLISHED_12B))"
 
-Left out: mixture-of-experts layers, dropout, tied embeddings and biases of linear layers (the published models have
-none), and fused kernels.
+Where to start: `Layer` is one step of the residual stream, `Mamba2Mixer` is the layer that differs from a transformer,
+`ssd_scan_sequential` defines what it computes, and `ssd_scan_chunked` computes the same result in parallel.
 
-Every parameter is named as in the published checkpoints, so `state_dict()` is what `checkpoint.py` writes.
+Sources: arXiv 2504.03624 and 2508.14444 section 2.1 (architecture), arXiv 2405.21060 (Mamba-2). The initial weights and
+the order of gate and norm follow NVIDIA's Megatron-LM (megatron/core/ssm/mamba_mixer.py).
+
+Left out: mixture-of-experts layers and fused kernels; also dropout, tied embeddings and biases of linear layers, which
+the published models do not have.
+
+Every parameter has its name in the published checkpoints, so `state_dict()` is what `checkpoint.py` writes.
 
 Letters, here and in every shape comment:
 
@@ -22,7 +26,8 @@ Letters, here and in every shape comment:
     h  head          p  size of a head     y  (b, t, h, p)  what is read                   paper: Y
     g  group of heads that share B and C   z  (b, t, h * p) gate of the output
     r  head within its group, h = g * r    state (b, h, p, n)                              paper: H
-    n  size of the state
+    n  size of the state                   u  (b, t, d)     residual stream
+    k  positions that the convolution sees; in attention q, k and v are queries, keys and values
 """
 
 import hashlib
@@ -35,22 +40,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# The letters of hybrid_override_pattern, as in the published configurations.
+# Letters of hybrid_override_pattern, as in the published configurations.
 MAMBA, MLP, ATTENTION = "M", "-", "*"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of one Nemotron-H model; the fields are spelled as in the published config.json.
+    """Shape of a Nemotron-H model. Field names are those of the published config.json.
 
     Raises:
-        ValueError: if a size is no positive integer, one does not divide another, or the pattern has another letter.
+        ValueError: if a field has the wrong type or is not positive, if the pattern is empty or has an unknown letter,
+            or if the key-value heads or groups do not divide their heads.
     """
 
     vocab_size: int
     hidden_size: int
     hybrid_override_pattern: str
-    """One letter per layer: M Mamba-2, - MLP, * attention."""
+    """One letter per layer: M for Mamba-2, - for MLP, * for attention."""
     intermediate_size: int
     num_attention_heads: int
     num_key_value_heads: int
@@ -61,13 +67,13 @@ class ModelConfig:
     ssm_state_size: int
     conv_kernel: int = 4
     chunk_size: int = 128
-    """Positions that the scan handles at once; changes speed and memory, not the result."""
+    """Positions that the scan handles at once. Changes speed and memory, not the result."""
     layer_norm_epsilon: float = 1e-5
     initializer_range: float | None = None
-    """Standard deviation of the initial weights; None is sqrt(0.8 / hidden_size), our derivation,
-    which gives the values in NVIDIA's Megatron-LM configurations of the 8B, 12B and 56B."""
+    """Standard deviation of the initial weights. None means sqrt(0.8 / hidden_size): our derivation, which
+    reproduces the values in NVIDIA's Megatron-LM configurations of the 8B, 12B and 56B."""
     max_position_embeddings: int = 131072
-    """Written into config.json for tools that ask; there is no positional embedding that it could limit."""
+    """Context length. `generate` stops there; the model has no positional embedding that would limit it."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -95,17 +101,17 @@ class ModelConfig:
 
     @property
     def mamba_inner_size(self) -> int:
-        """Channels of x and z: heads times head size, which the published 9B does not tie to the hidden size."""
+        """Channels of x and of z. Not always twice the hidden size: in the published 9B it is not."""
         return self.mamba_num_heads * self.mamba_head_dim
 
     @property
     def mamba_conv_size(self) -> int:
-        """Channels that the convolution runs over: x, B and C side by side."""
+        """Channels of the convolution: x, B and C concatenated."""
         return self.mamba_inner_size + 2 * self.n_groups * self.ssm_state_size
 
 
-# Published: 2508.14444 table 1. Its text says Mamba head size 64; the released weights have 80, which is also the only
-# one of the two that gives the 12.31 and 8.89 billion parameters of the model cards.
+# Published: 2508.14444 table 1. The paper's text gives a Mamba head size of 64, the released weights have 80; only 80
+# yields the 12.31 and 8.89 billion parameters of the model cards.
 PUBLISHED_12B = ModelConfig(
     vocab_size=131072,
     hidden_size=5120,
@@ -119,7 +125,7 @@ PUBLISHED_12B = ModelConfig(
     n_groups=8,
     ssm_state_size=128,
 )
-# Published: pruned from the 12B, so hidden_size no longer is half of mamba_inner_size.
+# Published: pruned from the 12B. Pruning narrowed hidden_size, so it is no longer half of mamba_inner_size.
 PUBLISHED_9B = ModelConfig(
     vocab_size=131072,
     hidden_size=4480,
@@ -136,12 +142,16 @@ PUBLISHED_9B = ModelConfig(
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if it is that already: norms and the scan never run in less."""
+    """Cast bfloat16 to float32 and leave float64 as it is, so that a float64 model is float64 throughout."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+# The modules below replace those of torch.nn, whose constructors fill their weights from the global random generator.
+# Here the weights stay unset until `initialize` or `load_checkpoint`. `**factory` is device and dtype, as in torch.
+
+
 class Linear(nn.Module):
-    """Product with a matrix, no bias. torch's own would draw numbers that nobody uses."""
+    """Matrix product without a bias."""
 
     def __init__(self, in_size: int, out_size: int, **factory: Any) -> None:
         super().__init__()
@@ -163,25 +173,26 @@ class Embedding(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """Convolution of every channel with a kernel of its own; a position sees itself and the ones before it."""
+    """Depthwise causal convolution: each channel has its own kernel over its position and the k - 1 before it."""
 
     def __init__(self, channels: int, kernel_size: int, **factory: Any) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, **factory))  # the last one meets the present
+        # (channels, 1, k) as in torch.nn.Conv1d; the last tap multiplies the position itself
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, **factory))
         self.bias = nn.Parameter(torch.empty(channels, **factory))
 
     def forward(self, x: Tensor, segments: Tensor | None = None, before: Tensor | None = None) -> Tensor:
-        """(b, t, channels) to the same, at least float32.
+        """(b, t, channels) to the same shape, in at least float32.
 
         Args:
-            segments: (b, t) the document of each position; one does not see another. None: all are of one.
-            before: (b, k - 1, channels) what stands before the first position; zeros if left out.
+            segments: (b, t) document of each position, which sees only its own document. None: one document per row.
+            before: (b, k - 1, channels) the positions before the first one. None: zeros.
         """
         _, t, _ = x.shape
         k = self.weight.shape[-1]
         x, weight, y = at_least_float32(x), at_least_float32(self.weight), at_least_float32(self.bias)
         padded = F.pad(x, (0, 0, k - 1, 0)) if before is None else torch.cat([before, x], dim=1)
-        for tap in range(k):  # k shifted products: torch's own convolution is many times slower in float64
+        for tap in range(k):  # a sum of k shifted products: torch's own convolution is many times slower in float64
             seen = padded[:, tap : tap + t]
             if segments is not None and tap < k - 1:  # the last tap is the position itself
                 seen = seen * (F.pad(segments, (k - 1, 0), value=-1)[:, tap : tap + t] == segments)[..., None]
@@ -190,7 +201,10 @@ class CausalConv(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root of the mean square over each group of channels, then scale every channel."""
+    """Divide each group of channels by its root mean square, then scale every channel.
+
+    The mean square is taken in float32: bfloat16 has 8 significant bits, so a long sum would lose most of its terms.
+    """
 
     def __init__(self, size: int, config: ModelConfig, *, num_groups: int = 1, **factory: Any) -> None:
         super().__init__()
@@ -214,11 +228,14 @@ def ssd_scan_sequential(
     initial_state: Tensor | None = None,
     segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """State-space scan, one position after the other: the definition that `ssd_scan_chunked` is tested against.
+    """State-space scan, one position after another. It defines the layer; `ssd_scan_chunked` is tested against it.
 
-    Mamba-2 (arXiv 2405.21060), section 2: state = exp(dt * A) * state + dt * x B^T, y = state C + D * x.
+    Mamba-2 (arXiv 2405.21060), section 2, for every head:
 
-    Args and returns: as `ssd_scan_chunked`.
+        state_t = exp(dt_t A) state_(t-1) + dt_t x_t B_t^T        forget a share, then write x under the key B
+        y_t     = state_t C_t + D x_t                             read with the query C, then add the skip
+
+    Arguments and results are those of `ssd_scan_chunked`, without `chunk_size`.
     """
     b, t, h, p = x.shape
     r = h // B.shape[2]
@@ -248,31 +265,35 @@ def ssd_scan_chunked(
 ) -> tuple[Tensor, Tensor]:
     """Chunked state-space scan; equals `ssd_scan_sequential` up to rounding.
 
-    Mamba-2 (arXiv 2405.21060), section 6: within a chunk every position reads every earlier one through a matrix of
-    decays, as in attention; between chunks only the state passes.
+    Mamba-2 (arXiv 2405.21060), section 6. Unrolled, the recurrence is attention with a decay instead of a softmax:
+
+        y_i = sum over j <= i of (C_i . B_j) exp(dt_(j+1) A + ... + dt_i A) dt_j x_j  +  D x_i
+
+    A t x t matrix would be too large, and t sequential steps too slow. So every position reads the earlier positions of
+    its chunk through a small matrix, and everything before the chunk through the state.
 
     Args:
         x: (b, t, h, p). dt: (b, t, h) step sizes after softplus, > 0. A: (h), < 0. B, C: (b, t, g, n). D: (h).
-        chunk_size: positions per chunk; changes speed, not the result. The last chunk is padded in here.
-        initial_state: (b, h, p, n) state before the first position; zeros if left out.
-        segments: (b, t) the document of each position, those of one side by side: the state does not pass from one to
-            the next. None: all positions are of one document. The first of a row goes on from `initial_state`.
+        chunk_size: positions per chunk; changes speed, not the result. The last chunk is padded here.
+        initial_state: (b, h, p, n) state before the first position. None: zeros.
+        segments: (b, t) document of each position; the positions of a document are contiguous. No state passes from one
+            document to the next; the first document of a row continues `initial_state`. None: one document per row.
     Returns:
         (b, t, h, p) outputs and the (b, h, p, n) state after the last position.
     Raises:
-        ValueError: if chunk_size is below 1, or there is no position.
+        ValueError: if chunk_size is below 1 or x has no positions.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size} must be at least 1")
     b, t, h, p = x.shape
     if t == 0:
-        raise ValueError("a scan of 0 positions; give at least 1")
+        raise ValueError(f"x of shape {tuple(x.shape)} has no positions; give at least one")
     g, n = B.shape[2:]
     r = h // g
-    i = min(chunk_size, t)  # positions of a chunk
+    i = min(chunk_size, t)  # positions in a chunk
     c = -(-t // i)
     skip = D[:, None] * x
-    if padding := c * i - t:  # with a step size of 0 a position neither writes nor decays
+    if padding := c * i - t:  # a position with step size 0 writes nothing and does not decay the state
         x, B, C = (F.pad(tensor, (0, 0, 0, 0, 0, padding)) for tensor in (x, B, C))
         dt = F.pad(dt, (0, 0, 0, padding))
         if segments is not None:
@@ -281,26 +302,30 @@ def ssd_scan_chunked(
     written = (x * dt[..., None]).view(b, c, i, g, r, p)
     B = B.reshape(b, c, i, g, n).transpose(2, 3)  # (b, c, g, j, n)
     C = C.reshape(b, c, i, g, n).transpose(2, 3)  # (b, c, g, i, n)
-    # Logarithm of the decay from the start of the chunk up to each position.
+    # Logarithm of the decay from the start of the chunk to each position: products of decays become sums.
     log_decay = (dt * A).view(b, c, i, g, r).permute(0, 1, 3, 4, 2).cumsum(-1)  # (b, c, g, r, i)
 
-    # Within a chunk, one matrix a head: i reads j through C_i B_j and the decay of the positions after j up to i.
-    # Masked before the exponential, whose gradient would be infinite times 0; in place, the matrices are large.
+    # 1. Within a chunk, one (i, j) matrix per head: C_i . B_j times the decay from j to i, a difference of two sums.
+    # Future positions are masked before the exponential: it could overflow there, with a gradient of infinity times 0.
+    # In place, because these matrices are large.
     future = torch.full((i, i), -math.inf, dtype=x.dtype, device=x.device).triu(1)
-    if segments is not None:  # every other document is as unreadable as the future
+    if segments is not None:  # other documents are masked like the future
         segments = segments.view(b, c, i)
-        # (b, c) the document of the state before each chunk; initial_state is of the row's first document
+        # (b, c) document of the state before each chunk; initial_state belongs to the first document of the row
         before = torch.cat([segments[:, :1, 0], segments[:, :-1, -1]], dim=1)
         future = future.where(segments[..., :, None] == segments[..., None, :], -math.inf)[:, :, None, None]
     decay = (log_decay[..., :, None] + (-log_decay)[..., None, :]).add_(future).exp_()  # (b, c, g, r, i, j)
     read = (C @ B.mT)[:, :, :, None] * decay  # (b, c, g, r, i, j)
     y = (read @ written.permute(0, 1, 3, 4, 2, 5)).permute(0, 1, 4, 2, 3, 5)  # (b, c, i, g, r, p)
 
-    # What a chunk adds to the state by its end, and the state before each chunk; the heads of a group side by side.
+    # 2. What each chunk adds to the state by its end: each write decays from its position to the end of the chunk. The
+    # heads of a group share B, so they are columns of one product.
     to_end = (log_decay[..., -1:] - log_decay).exp().permute(0, 1, 4, 2, 3)  # (b, c, j, g, r)
     if segments is not None:
         to_end = to_end * (segments == segments[..., -1:])[..., None, None]
     added = B.mT @ (written * to_end[..., None]).transpose(2, 3).flatten(-2)  # (b, c, g, n, r * p)
+
+    # 3. The state before each chunk: the only loop, over c chunks instead of t positions.
     over_chunk = log_decay[..., -1].exp().repeat_interleave(p, dim=-1)[..., None, :]  # (b, c, g, 1, r * p)
     if segments is not None:
         over_chunk = over_chunk * (segments[..., -1] == before)[..., None, None, None]
@@ -310,7 +335,7 @@ def ssd_scan_chunked(
         states.append(state)
         state = torch.addcmul(added[:, chunk], over_chunk[:, chunk], state)
 
-    # What each position reads of the state before its chunk.
+    # 4. What each position reads from the state before its chunk, decayed from the start of the chunk to the position.
     carried = (C @ torch.stack(states, dim=1)).unflatten(-1, (r, p)).transpose(2, 3)  # (b, c, i, g, r, p)
     from_start = log_decay.exp().permute(0, 1, 4, 2, 3)  # (b, c, i, g, r)
     if segments is not None:
@@ -324,14 +349,14 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, 
     """One position of the scan, for decoding; equals `ssd_scan_sequential` on one position up to rounding.
 
     Args:
-        x: (b, h, p). dt: (b, h). A: (h). B, C: (b, g, n). D: (h). As in `ssd_scan_chunked`, without the positions.
-        state: (b, h, p, n); updated in place, so that no gradient passes, not through the output either.
+        x: (b, h, p). dt: (b, h). A: (h). B, C: (b, g, n). D: (h). As in `ssd_scan_chunked`, without t.
+        state: (b, h, p, n), updated in place. No gradient flows through the state or the output.
     Returns:
         (b, h, p) output.
     """
     b, h, p = x.shape
     g, n = B.shape[1:]
-    heads_of_group = state.view(b, g, -1, n)  # (b, g, r * p, n): the heads of a group side by side
+    heads_of_group = state.view(b, g, -1, n)  # (b, g, r * p, n): a view, so updates reach state
     written = (x * dt[..., None]).view(b, g, -1)
     state.mul_(torch.exp(dt * A)[..., None, None])
     heads_of_group.addcmul_(written[..., None], B[:, :, None])
@@ -341,15 +366,15 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, 
 
 @dataclass
 class MambaState:
-    """What a Mamba-2 layer knows of the tokens before: as much after a million of them as after one."""
+    """What a Mamba-2 layer keeps of the tokens so far: the same number of bytes after one token or a million."""
 
     window: Tensor
-    """(b, k - 1, channels) what the convolution reads of the last positions."""
+    """(b, k - 1, channels) inputs of the convolution at the last positions."""
     ssm: Tensor
     """(b, h, p, n) state of the scan."""
 
-    def read(self, xBC: Tensor, num_new: Tensor | None) -> None:
-        """Move the window on over (b, t, channels) new positions, of which `num_new` (b,) are no padding."""
+    def advance_window(self, xBC: Tensor, num_new: Tensor | None) -> None:
+        """Move the window past (b, t, channels) new positions, of which the first `num_new` (b,) are not padding."""
         b, t, channels = xBC.shape
         past = self.window.shape[1]
         if num_new is None and t == 1:
@@ -363,20 +388,28 @@ class MambaState:
 
 @dataclass
 class AttentionState:
-    """Keys and values of the tokens before; grows with them."""
+    """Keys and values of the tokens so far; grows with them."""
 
     keys: Tensor
-    """(b, key heads, capacity, head_dim); what lies beyond `lengths` is no key yet."""
+    """(b, key-value heads, capacity, head_dim); positions from `lengths` on are not filled yet."""
     values: Tensor
+    """Same shape as `keys`."""
     lengths: Tensor
     """(b,) tokens read."""
 
-    def extended(self, k: Tensor, v: Tensor, num_new: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Take in the keys and values of t new positions; all so far, and which of them each new position may read."""
+    def append(self, k: Tensor, v: Tensor, num_new: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Store the keys and values of t new positions.
+
+        Args:
+            k, v: (b, key-value heads, t, head_dim).
+            num_new: (b,) positions of each row that are not padding. None: all.
+        Returns:
+            All keys and values so far, and the (b, 1, t, keys) mask that is True where a new position may read a key.
+        """
         b, heads, t, size = k.shape
-        new = self.lengths[:, None] + torch.arange(t, device=k.device)  # (b, t) where each position stands in its row
+        new = self.lengths[:, None] + torch.arange(t, device=k.device)  # (b, t) index of each position in its row
         used = int(new[:, -1].max()) + 1
-        if used > self.keys.shape[2]:  # room for twice as many, so that growing is rare
+        if used > self.keys.shape[2]:  # twice the room needed, so that growing is rare
             room = (0, 0, 0, 2 * used - self.keys.shape[2])
             self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
         index = new[:, None, :, None].expand(b, heads, t, size)
@@ -388,13 +421,13 @@ class AttentionState:
 
 
 class DecodingState:
-    """What the layers carry from one call of the model to the next, so that no token is read twice.
+    """What the layers keep from one call of the model to the next, so that no token is read twice.
 
-    For use under torch.no_grad(): with gradients it would keep the graph of every token that it has read.
+    Use it under torch.no_grad(): otherwise it holds the autograd graph of every token it has read.
 
     Args:
-        model: for the shapes.
-        batch_size: rows, each a sequence of its own.
+        model: the model that will use the state; gives the shapes, device and dtype.
+        batch_size: number of rows, each an independent sequence.
     """
 
     def __init__(self, model: "NemotronH", batch_size: int) -> None:
@@ -406,6 +439,7 @@ class DecodingState:
             if letter == MAMBA:
                 window = weight.new_zeros(b, config.conv_kernel - 1, config.mamba_conv_size)
                 heads = (config.mamba_num_heads, config.mamba_head_dim)
+                # At least float32: a bfloat16 state would round away small writes, token after token.
                 ssm = weight.new_zeros(b, *heads, config.ssm_state_size, dtype=at_least)
                 self.layers.append(MambaState(window, ssm))
             elif letter == ATTENTION:
@@ -416,20 +450,23 @@ class DecodingState:
                 self.layers.append(None)
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all sequences but `rows`, (rows to keep,) indices."""
+        """Keep only the sequences `rows`, a 1-d tensor of indices, in that order."""
         for layer in self.layers:
             if layer is not None:
                 for name, tensor in vars(layer).items():
                     setattr(layer, name, tensor[rows])
 
     def num_bytes(self, kind: type) -> int:
-        """Memory of the layers of one kind, `MambaState` or `AttentionState`."""
+        """Memory of all layer states of one kind, `MambaState` or `AttentionState`."""
         tensors = [tensor for layer in self.layers if isinstance(layer, kind) for tensor in vars(layer).values()]
         return sum(tensor.nbytes for tensor in tensors)
 
 
 class Mamba2Mixer(nn.Module):
-    """Mamba-2: a short convolution, the state-space scan, a gate, a norm per group of heads."""
+    """Mamba-2 (arXiv 2405.21060, section 7): a short convolution, the state-space scan, a gate, a norm per group.
+
+    Unlike Mamba-1, one product computes z, x, B, C and dt from u at once, and A is one number per head.
+    """
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
@@ -450,18 +487,21 @@ class Mamba2Mixer(nn.Module):
         state: MambaState | None = None,
         num_new: Tensor | None = None,
     ) -> Tensor:
-        """(b, t, d) to (b, t, d); see `NemotronH.forward` for the others."""
+        """(b, t, d) to (b, t, d); the other arguments are those of `NemotronH.forward`."""
         b, t, _ = u.shape
         h, p = self.config.mamba_num_heads, self.config.mamba_head_dim
         g, n = self.config.n_groups, self.config.ssm_state_size
         z, xBC, dt = self.in_proj(u).split([h * p, self.config.mamba_conv_size, h], dim=-1)
+        # Decays multiply along the sequence, and so do their rounding errors: no bfloat16 from here to out_proj.
         with torch.autocast(u.device.type, enabled=False):
+            # Positive, and not clamped: the published limits 0.001 and 0.1 apply to initial step sizes only.
             dt = F.softplus(at_least_float32(dt) + self.dt_bias)
-            if num_new is not None:  # with a step size of 0 a position neither writes nor decays
+            if num_new is not None:  # a position with step size 0 writes nothing and does not decay the state
                 dt = dt * (torch.arange(t, device=u.device) < num_new[:, None])[..., None]
             window = None if state is None else state.window
             x, B, C = F.silu(self.conv1d(xBC, segments, window)).split([h * p, g * n, g * n], dim=-1)
             x, B, C = x.view(b, t, h, p), B.view(b, t, g, n), C.view(b, t, g, n)
+            # A is learned as a logarithm, so that it is negative for every value: the state decays and cannot blow up.
             A, D = -torch.exp(at_least_float32(self.A_log)), at_least_float32(self.D)
             if state is not None and t == 1:
                 y = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state.ssm)[:, None]
@@ -470,13 +510,13 @@ class Mamba2Mixer(nn.Module):
                 y, after = ssd_scan_chunked(x, dt, A, B, C, D, self.config.chunk_size, before, segments)
             if state is not None:
                 state.ssm = state.ssm if t == 1 else after
-                state.read(xBC, num_new)
+                state.advance_window(xBC, num_new)
             y = self.norm(y.flatten(2) * F.silu(at_least_float32(z)))  # gate first, then norm
         return self.out_proj(y)
 
 
 class SquaredReluMLP(nn.Module):
-    """Two matrices with relu(x)^2 between them; no gate."""
+    """Two matrices with relu(x)^2 between them, without a gate (arXiv 2504.03624; squared ReLU: arXiv 2109.08668)."""
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
@@ -484,12 +524,17 @@ class SquaredReluMLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, **factory)
 
     def forward(self, u: Tensor, segments: None = None, state: None = None, num_new: None = None) -> Tensor:
-        """(b, t, d) to (b, t, d), each position by itself."""
-        return self.down_proj(F.relu(self.up_proj(u)).square())
+        """(b, t, d) to (b, t, d), each position independently; the other arguments are not used."""
+        relu = F.relu(self.up_proj(u))
+        return self.down_proj(relu * relu)  # relu.square() would run in float32 under CUDA autocast
 
 
 class Attention(nn.Module):
-    """Causal attention; several query heads share a key and value head. No positional embedding: Mamba-2 sees order."""
+    """Causal grouped-query attention without positional embedding.
+
+    Several query heads share one key-value head, so decoding keeps fewer keys and values. The published models have no
+    positional embedding: the Mamba-2 layers already see the order of the tokens.
+    """
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
@@ -508,17 +553,17 @@ class Attention(nn.Module):
         state: AttentionState | None = None,
         num_new: Tensor | None = None,
     ) -> Tensor:
-        """(b, t, d) to (b, t, d); see `NemotronH.forward` for the others."""
+        """(b, t, d) to (b, t, d); the other arguments are those of `NemotronH.forward`."""
         q, k, v = (
             projection(u).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (b, heads, t, head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mask = None  # (b, 1, t, keys), True where a query may read a key; None: every one up to its own
+        mask = None  # (b, 1, t, keys), True where a query may read a key; None: every key up to its own position
         if segments is not None:
             mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
         if state is not None:
-            k, v, mask = state.extended(k, v, num_new)
-            if q.shape[2] == 1:  # the queries that share a key stand side by side, as if they were positions: faster
+            k, v, mask = state.append(k, v, num_new)
+            if q.shape[2] == 1:  # treat the query heads of one key-value head as positions: faster than enable_gqa
                 q = q.view(k.shape[0], k.shape[1], -1, self.head_dim)
                 y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
                 return self.o_proj(y.reshape(u.shape[0], 1, -1))
@@ -530,7 +575,7 @@ MIXERS: dict[str, type[nn.Module]] = {MAMBA: Mamba2Mixer, MLP: SquaredReluMLP, A
 
 
 class Layer(nn.Module):
-    """One letter of the pattern: u + mixer(norm(u))."""
+    """One letter of the pattern: u + mixer(norm(u)). No norm touches the residual stream itself."""
 
     def __init__(self, letter: str, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
@@ -549,7 +594,7 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Embedding, the layers, the last norm."""
+    """Embedding, layers and final norm: everything but the output matrix."""
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
@@ -564,13 +609,13 @@ class Backbone(nn.Module):
         state: DecodingState | None = None,
         num_new: Tensor | None = None,
     ) -> Tensor:
-        """(b, t) to (b, t, d); arguments and errors as for `NemotronH.forward`."""
+        """(b, t) token ids to (b, t, d); arguments and errors are those of `NemotronH.forward`."""
         if input_ids.shape[1] == 0:
-            raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} hold no token; give at least one a row")
+            raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} hold no tokens; give at least one per row")
         if segments is not None and state is not None:
-            raise ValueError("segments and state exclude each other: a row read in pieces is one document; give one")
+            raise ValueError("segments and state are both given; give one: a row read in pieces holds one document")
         if num_new is not None and state is None:
-            raise ValueError("num_new says what a state keeps and no state is given; give one, or leave num_new out")
+            raise ValueError("num_new is given without state; give a DecodingState as well, or leave num_new out")
         u = self.embeddings(input_ids)
         for index, layer in enumerate(self.layers):
             u = layer(u, segments, state.layers[index] if state else None, num_new)
@@ -578,7 +623,7 @@ class Backbone(nn.Module):
 
 
 class NemotronH(nn.Module):
-    """The language model. Its weights are uninitialised memory until `initialize` or `load_checkpoint` fills them."""
+    """The language model. Its weights are uninitialized memory until `initialize` or `load_checkpoint` fills them."""
 
     def __init__(
         self, config: ModelConfig, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -598,20 +643,20 @@ class NemotronH(nn.Module):
         """(b, t) token ids to (b, t, vocab_size) logits in the parameters' dtype.
 
         Args:
-            segments: (b, t) the document, 0 or more, of each position, those of one side by side; neither attention nor
-                the convolution nor the scan's state passes from one to another. None: a row is one document.
-            state: what the rows have read so far; they go on from there, and it is updated. Not with `segments`.
-            num_new: (b,) how many of the t tokens of each row are its own; what follows is padding, which no state
-                keeps. None: all are. Only with `state`.
+            segments: (b, t) document number of each position, 0 or more; the positions of a document are contiguous.
+                Attention, convolution and scan do not cross from one document to another. None: one document per row.
+            state: what the rows have read so far. They continue from there, and it is updated. Not with `segments`.
+            num_new: (b,) how many of the t tokens of each row to read; the rest is padding, which leaves no trace in
+                the state. None: all. Only with `state`.
 
         Raises:
-            ValueError: if t is 0, `segments` come with `state`, or `num_new` without.
+            ValueError: if t is 0, if `segments` and `state` are both given, or if `num_new` is given without `state`.
         """
         return self.lm_head(self.backbone(input_ids, segments, state, num_new))
 
 
 def purpose_generator(seed: int, purpose: str) -> torch.Generator:
-    """A random generator of its own for each purpose, so that one more draw for one of them moves no other."""
+    """A separate random generator for each purpose, so that one more draw for one purpose does not change another."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
@@ -620,11 +665,13 @@ def purpose_generator(seed: int, purpose: str) -> torch.Generator:
 def initialize(model: NemotronH, seed: int) -> None:
     """Fill every parameter as NVIDIA's Megatron-LM does for the published models.
 
-    Matrices: normal with standard deviation sqrt(0.8 / hidden_size), those that write to the residual stream divided
-    by sqrt(num_layers). Mamba-2: A uniform in [1, 16], dt log-uniform in [0.001, 0.1], D 1, convolution as in torch.
+    Matrices: normal with standard deviation sqrt(0.8 / hidden_size). Those that write to the residual stream are
+    divided by sqrt(num_layers), so that the stream does not grow with depth.
+    Mamba-2: A uniform in [1, 16], dt log-uniform in [0.001, 0.1], D 1, convolution as in torch. A and dt set how fast a
+    head forgets; the ranges give the heads memories of different lengths.
 
-    Every number is drawn in float64 on the processor by a generator named after the parameter and then cast: the same
-    weights with every instruction set, and a new parameter leaves the others as they are.
+    Every number is drawn in float64 on the CPU by a generator named after the parameter, then cast. So the weights are
+    the same with every CPU instruction set, and adding a parameter does not change the others.
     """
     config = model.config
     std = config.initial_std
@@ -639,7 +686,7 @@ def initialize(model: NemotronH, seed: int) -> None:
             drawn = uniform(math.log(0.001), math.log(0.1)).apply_(initial_dt_bias)
         elif kind == "D" or "norm" in owner:
             drawn = torch.ones(parameter.shape, dtype=torch.float64)
-        elif owner == "conv1d":  # torch's default, kaiming-uniform with a = sqrt(5), is this for one channel a kernel
+        elif owner == "conv1d":  # torch's default, kaiming-uniform with a = sqrt(5), for kernels of one channel
             drawn = uniform(-1 / math.sqrt(config.conv_kernel), 1 / math.sqrt(config.conv_kernel))
         else:
             assert parameter.ndim == 2, name
@@ -650,20 +697,23 @@ def initialize(model: NemotronH, seed: int) -> None:
 
 
 def _uniform(shape: torch.Size, generator: torch.Generator, low: float, high: float) -> Tensor:
-    # Not uniform_(low, high): it fuses the two operations where the processor can, and then differs in the last bit.
+    # Not uniform_(low, high): with some instruction sets it fuses the two operations and differs in the last bit.
     return torch.rand(shape, dtype=torch.float64, generator=generator).mul_(high - low).add_(low)
 
 
 def initial_dt_bias(log_dt: float) -> float:
-    """The x with softplus(x) = exp(log_dt), at least 1e-4. From `math`: torch's expm1 differs in the last bit, too."""
+    """The bias whose softplus is exp(log_dt), or 1e-4 if that is larger.
+
+    Uses `math`, because the last bit of torch's expm1 depends on the instruction set.
+    """
     dt = max(math.exp(log_dt), 1e-4)
     return dt + math.log(-math.expm1(-dt))
 
 
 def parameter_groups(model: NemotronH, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: matrices and convolution kernels decay; norms, biases, A_log, D and dt_bias do not.
+    """Optimizer groups: matrices and convolution kernels decay; norms, biases, A_log, D and dt_bias do not.
 
-    Megatron-LM's rule: what has one dimension does not decay. So the embedding and the depthwise kernels do.
+    Megatron-LM's rule: parameters with one dimension do not decay. So the embedding and the depthwise kernels do.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]

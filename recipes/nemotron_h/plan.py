@@ -1,12 +1,12 @@
-"""What training a shape takes: parameters, floating-point operations, memory, hours.
+"""The cost of training a model: parameters, floating-point operations, memory and hours.
 
-In: a `ModelConfig`. Out: numbers; nothing is trained and no weight has memory.
+In: a `ModelConfig`. Out: numbers. Nothing is trained and no weight is allocated.
 Run: python -c "from nemotron.recipes.nemotron_h.plan import *; print(count_parameters(PUBLISHED_12B))"
 
-Left out: communication between devices, reading data, and every operation that is not part of a matrix product: the
-others are under one in a hundred and wait for memory, which the assumed utilisation stands for.
+Left out: communication between devices, reading data, and operations outside matrix products. Those are under 1 % of
+the operations; they are limited by memory bandwidth, and the assumed utilization accounts for their time.
 
-Letters as in `model.py`.
+Letters are those of `model.py`.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from nemotron.recipes.nemotron_h.model import (
 __all__ = [
     "HARDWARE",
     "PUBLISHED_12B",
-    "bytes_kept_for_backward",
+    "bytes_saved_for_backward",
     "count_parameters",
     "floating_point_operations_per_token",
     "forward_operations_per_token",
@@ -43,45 +43,47 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a machine promises, and which share of it a training step gets."""
+    """Peak speed of a machine, and the share of it that a training step reaches."""
 
     peak_operations_per_second: float
-    """Of dense matrix products in the arithmetic that the name says."""
-    utilisation: float
+    """For dense matrix products in the dtype that the machine's name gives."""
+    utilization: float
+    """Share of the peak, 0 to 1."""
     origin: str
+    """Source of both numbers."""
 
 
 HARDWARE: dict[str, Hardware] = {
     "2 processor cores, float32": Hardware(
         peak_operations_per_second=1.6e11,
-        utilisation=0.5,
+        utilization=0.5,
         origin="measured: benchmarks/training_step.py on one core of an AMD EPYC 9004, its peak doubled",
     ),
     "1 NVIDIA H100 SXM, bfloat16": Hardware(
         peak_operations_per_second=989e12,
-        utilisation=0.2,
-        origin="peak: NVIDIA's data sheet, half of its 1,979 teraFLOPS with sparsity; utilisation: our assumption for "
+        utilization=0.2,
+        origin="peak: NVIDIA's data sheet, half of its 1,979 teraFLOPS with sparsity; utilization: our assumption for "
         "plain PyTorch without fused kernels",
     ),
     "1,024 NVIDIA H100 SXM, bfloat16": Hardware(
         peak_operations_per_second=1024 * 989e12,
-        utilisation=0.4,
-        origin="peak: as one of them; utilisation: our assumption for the fused kernels and the sharding that such a "
-        "run has and this code does not",
+        utilization=0.4,
+        origin="peak: 1,024 times one H100; utilization: our assumption for a run with fused kernels and sharding, "
+        "which this code does not have",
     ),
 }
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Number of trained numbers, counted on the model itself without giving it memory."""
+    """Number of parameters, counted on the model itself, which is built without memory."""
     return sum(parameter.numel() for parameter in NemotronH(config, device="meta").parameters())
 
 
 def forward_operations_per_token(config: ModelConfig, sequence_length: int) -> dict[str, float]:
-    """Floating-point operations of the forward pass, per token, by part; a multiplication and an addition are two.
+    """Floating-point operations of the forward pass per token, by kind of layer; a multiply-add counts as two.
 
-    Within a chunk the scan multiplies whole squares, also their masked half. Attention counts what is not masked: on
-    average (t + 1) / 2 positions, as its kernels skip the rest.
+    The scan computes whole (i, j) matrices, including the masked half. Attention kernels skip the masked half, so only
+    (t + 1) / 2 positions per query count on average.
     """
     d, t = config.hidden_size, sequence_length
     h, p, g, n = config.mamba_num_heads, config.mamba_head_dim, config.n_groups, config.ssm_state_size
@@ -93,7 +95,7 @@ def forward_operations_per_token(config: ModelConfig, sequence_length: int) -> d
         MAMBA: 2 * d * (inner + config.mamba_conv_size + h)  # in_proj
         + 2 * config.conv_kernel * config.mamba_conv_size  # convolution
         + 2 * g * n * i  # C B^T
-        + 2 * h * i * p  # read what the chunk wrote
+        + 2 * h * i * p  # read within the chunk
         + 2 * h * p * n  # write the state
         + 2 * h * p * n  # read the state
         + 2 * inner * d,  # out_proj
@@ -108,22 +110,23 @@ def forward_operations_per_token(config: ModelConfig, sequence_length: int) -> d
 
 
 def floating_point_operations_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """Of forward and backward pass: every product of the forward pass has two in the backward pass."""
+    """Operations of forward and backward pass per token: the backward pass has two products per forward product."""
     return 3 * sum(forward_operations_per_token(config, sequence_length).values())
 
 
 def training_memory_bytes(
     config: ModelConfig, *, micro_batch_sequences: int, sequence_length: int, dtype: str
 ) -> dict[str, int]:
-    """Memory that one training step with AdamW needs at its peak, by part, on one device without sharding.
+    """Peak memory of one training step with AdamW on one device without sharding, by part.
 
     Args:
-        dtype: float64, float32 or bfloat16; bfloat16 means float32 weights whose products autocast computes in
-            bfloat16, from copies that it keeps until the step.
+        dtype: float64, float32 or bfloat16. bfloat16 means float32 weights under autocast, which computes products in
+            bfloat16 from copies of the weights that it keeps during the step.
     """
     parameters = count_parameters(config)
     number = 8 if dtype == "float64" else 4
-    # The logits twice (logarithms of the softmax, and the logits or their gradient), in bfloat16 and float32 with it.
+    # Bytes per logit. The loss holds two tensors of this size: the log-softmax, and the logits or their gradient. Both
+    # are float32 with bfloat16, plus the bfloat16 logits themselves.
     logit = {"float64": 16, "float32": 8, "bfloat16": 10}[dtype]
     tokens = micro_batch_sequences * sequence_length
     return {
@@ -138,37 +141,37 @@ def training_memory_bytes(
 
 @cache
 def _activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """What the layers keep for the backward pass, measured by running one of each kind on tensors without memory.
+    """Bytes per token that the layers save for the backward pass, measured on one layer of each kind with fake tensors.
 
-    It grows linearly with the sequence, so two lengths tell the share of one token apart from what is kept once.
+    The bytes grow linearly with the sequence, so two lengths separate the share per token from the constant part.
     """
     short, long = 2 * config.chunk_size, 4 * config.chunk_size
     number: dict[str, Any] = {"dtype": torch.float64 if dtype == "float64" else torch.float32}
-    kept = dict.fromkeys((short, long), 0)
+    saved = dict.fromkeys((short, long), 0)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
         parts = [(Layer(letter, config, **number), config.hybrid_override_pattern.count(letter)) for letter in MIXERS]
         for part, times in [*parts, (RMSNorm(config.hidden_size, config, **number), 1)]:
-            for length in kept:
+            for length in saved:
                 u = torch.empty(1, length, config.hidden_size, requires_grad=True, **number)
-                kept[length] += times * bytes_kept_for_backward(part, u)
-    return (kept[long] - kept[short]) // (long - short)
+                saved[length] += times * bytes_saved_for_backward(part, u)
+    return (saved[long] - saved[short]) // (long - short)
 
 
-def bytes_kept_for_backward(function: Callable[[Any], Any], argument: torch.Tensor) -> int:
-    """Bytes of every tensor that calling the function keeps for the backward pass, each memory counted once."""
-    kept: dict[int, torch.UntypedStorage] = {}
+def bytes_saved_for_backward(function: Callable[[Any], Any], argument: torch.Tensor) -> int:
+    """Bytes of all tensors that the call saves for the backward pass; tensors that share storage count once."""
+    saved: dict[int, torch.UntypedStorage] = {}
 
     def remember(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
+        saved[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         function(argument)
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 def training_hours(operations: float, hardware: str) -> float:
-    """Hours that so many floating-point operations take on one of `HARDWARE`."""
+    """Hours that this many floating-point operations take on the machine of that name in `HARDWARE`."""
     machine = HARDWARE[hardware]
-    return operations / (machine.peak_operations_per_second * machine.utilisation) / 3600
+    return operations / (machine.peak_operations_per_second * machine.utilization) / 3600

@@ -1,1 +1,1 @@
-"""How a language model is measured: by the tokens' likelihood, against n-grams, on choices and on recall."""
+"""Measures of a language model: likelihood of text, n-gram baselines, multiple choice, recall, exercises."""

@@ -1,4 +1,4 @@
-"""A share of right answers, which means nothing without its standard error and the share that guessing gets."""
+"""Share of right answers, together with its standard error and the share that guessing would reach."""
 
 import math
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Counts, so that nothing is rounded before it is reported."""
+    """Right answers out of the questions asked, kept as counts so that nothing is rounded."""
 
     num_right: int
     num_asked: int
     chance_level: float
-    """Expected share of right answers of a guess that knows nothing."""
+    """Expected share of right answers from random guessing."""
 
     @property
     def accuracy(self) -> float:
@@ -19,11 +19,11 @@ class Accuracy:
 
     @property
     def standard_error(self) -> float:
-        """Of a binomial share: sqrt(p (1 - p) / n)."""
+        """Standard error of a binomial share: sqrt(p (1 - p) / n)."""
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_asked)
 
     def metrics(self, name: str) -> dict[str, float]:
-        """The four numbers under `name`/..., as an artifact's metrics hold them."""
+        """Four metrics named `name`/..., for an artifact."""
         return {
             f"{name}/accuracy": self.accuracy,
             f"{name}/standard_error": self.standard_error,

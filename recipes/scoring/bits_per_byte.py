@@ -1,10 +1,11 @@
 """Bits per byte: how well a model predicts text, in a unit that does not depend on the tokenizer.
 
-In: the losses of the tokens of rows (from a model or from an n-gram), the rows, the tokenizer. Out: bits per byte.
-Source: the sum of -log2 p over the tokens divided by the bytes that they stand for (Gao et al., "The Pile",
+In: rows of token ids, the losses of their tokens (from a model or an n-gram), the tokenizer. Out: bits per byte.
+Source: the sum of -log2 p over the tokens, divided by the bytes of text that they encode (Gao et al., "The Pile",
 arXiv 2101.00027, section 3.1).
 
-A special token stands for no text: its loss is left out, it has no bytes, and what follows is still conditioned on it.
+A special token encodes no text: its loss is left out and it has no bytes. The tokens after it are still predicted from
+it.
 """
 
 import math
@@ -21,7 +22,7 @@ from nemotron.recipes.scoring.likelihood import Row
 
 @dataclass(frozen=True)
 class BitsPerByte:
-    """One measurement and what it was taken over."""
+    """One measurement, and the text it covers."""
 
     bits: float
     num_bytes: int
@@ -33,12 +34,12 @@ class BitsPerByte:
 
 
 def token_byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """(vocab_size,) bytes that each token stands for; 0 for special tokens.
+    """(vocab_size,) number of bytes that each token encodes; 0 for special tokens.
 
-    A byte-level vocabulary writes each byte as one printable character, so a token has as many bytes as characters.
+    A byte-level vocabulary spells each byte as one printable character, so a token has as many bytes as characters.
 
     Raises:
-        ValueError: if a token holds a character that stands for no byte.
+        ValueError: if a token has a character that does not encode a byte.
     """
     alphabet = set(ByteLevel.alphabet())
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
@@ -47,7 +48,9 @@ def token_byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
         if token in special:
             continue
         if not set(token) <= alphabet:
-            raise ValueError(f"token {index} {token!r} is not byte-level; train the tokenizer with data_curation.py")
+            raise ValueError(
+                f"token {index} {token!r} is not byte-level; use the tokenizer that data_curation.py trains"
+            )
         lengths[index] = len(token)
     return lengths
 
@@ -55,14 +58,14 @@ def token_byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
 def bits_per_byte(
     losses: Iterable[NDArray[np.float64]], rows: Sequence[Row], byte_lengths: NDArray[np.int64]
 ) -> BitsPerByte:
-    """Bits per byte over all targets of the rows.
+    """Bits per byte over all targets; every token of a row but the first is a target.
 
     Args:
-        losses: per row of t + 1 tokens the (t,) losses in nats of its tokens after the first.
-        rows: the rows of token ids.
-        byte_lengths: (vocab_size,) of `token_byte_lengths`.
+        losses: for each row of t + 1 tokens, the (t,) losses of its targets in nats.
+        rows: rows of token ids.
+        byte_lengths: (vocab_size,) from `token_byte_lengths`.
     Raises:
-        ValueError: if no target stands for text.
+        ValueError: if no target encodes text.
     """
     nats: list[float] = []
     num_bytes = 0
@@ -71,5 +74,7 @@ def bits_per_byte(
         nats += row_losses[target_bytes > 0].tolist()
         num_bytes += int(target_bytes.sum())
     if not num_bytes:
-        raise ValueError(f"the {len(rows)} rows hold no text to measure; use more sources so that some are held out")
+        raise ValueError(
+            f"the {len(rows)} rows have no text to measure; use more sources, so that some text is held out"
+        )
     return BitsPerByte(math.fsum(nats) / math.log(2), num_bytes, len(nats))

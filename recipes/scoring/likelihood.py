@@ -1,10 +1,10 @@
-"""How likely a model finds every token of given rows: what all measures of the pretrained model are made of.
+"""How likely a model finds the tokens of given rows: the basis of all measures of the pretrained model.
 
-In: a causal model and rows of token ids of any lengths. Out: per row, the loss of every token after the first, and
-whether the model would have chosen it.
-Left out: generation. No measure here samples, so none depends on a seed.
+In: a causal model and rows of token ids, of any lengths. Out: for each row, the loss of every token after the first,
+and whether it is the model's most likely token.
+Left out: generation. Nothing here samples, so no measure depends on a seed.
 
-Legend: b row of a batch  t position.
+Letters: b row of a batch  t position
 """
 
 from collections.abc import Callable, Sequence
@@ -23,16 +23,16 @@ Row = Sequence[int] | NDArray[np.integer]
 
 @dataclass(frozen=True)
 class RowScores:
-    """One row of t + 1 tokens; entry i of both arrays is about token i + 1."""
+    """Scores of a row of t + 1 tokens. Entry i of both arrays is for token i + 1."""
 
     losses: NDArray[np.float64]
-    """(t,) minus log probability in nats."""
+    """(t,) negative log probability of the token, in nats."""
     is_greedy: NDArray[np.bool_]
-    """(t,) the token is the most likely one."""
+    """(t,) whether the token is the most likely one."""
 
 
 Score = Callable[[Sequence[Row]], list[RowScores]]
-"""`score_rows` of one model, or anything that scores rows."""
+"""Scores rows: `score_rows` with its model filled in, or a replacement."""
 
 
 @torch.inference_mode()
@@ -44,29 +44,30 @@ def score_rows(
     device: torch.device | str = "cpu",
     precision: AbstractContextManager[object] | None = None,
 ) -> list[RowScores]:
-    """Scores of every row, in the order of the rows.
+    """Score every row; the result has the order of `rows`.
 
-    Rows of similar length share a forward pass and are filled up at their end. In a causal model no position sees what
-    follows it, so neither the filling nor the batch changes a score.
+    Rows of similar length share a forward pass and are padded at the end. In a causal model no position sees what
+    follows it, so neither the padding nor the batch changes a score.
 
     Args:
-        model: (b, t) token ids -> (b, t, vocab_size) logits, causal.
-        rows: token ids, at least one each.
-        batch_tokens: tokens in one forward pass, counting the filling; a longer row gets a pass of its own.
-        device: where the model is.
-        precision: entered around each forward pass, such as `torch.autocast`.
+        model: causal; maps (b, t) token ids to (b, t, vocab_size) logits.
+        rows: token ids, at least one per row.
+        batch_tokens: most tokens in one forward pass, counting padding. A longer row gets its own pass.
+        device: device of the model.
+        precision: context for each forward pass, such as `torch.autocast`.
     Raises:
         ValueError: if a row is empty.
     """
-    if any(len(row) == 0 for row in rows):
-        raise ValueError("a row to score holds no token; leave it out")
+    for index, row in enumerate(rows):
+        if len(row) == 0:
+            raise ValueError(f"row {index} is empty; leave it out, or give at least one token")
     scores: list[RowScores | None] = [None] * len(rows)
     longest_first = sorted(range(len(rows)), key=lambda index: (-len(rows[index]), index))
     while longest_first:
         longest = len(rows[longest_first[0]])
         num_rows = max(1, batch_tokens // longest)
         batch, longest_first = longest_first[:num_rows], longest_first[num_rows:]
-        tokens = np.zeros((len(batch), longest), dtype=np.int64)  # 0 fills up
+        tokens = np.zeros((len(batch), longest), dtype=np.int64)  # padded with 0
         for place, index in enumerate(batch):
             tokens[place, : len(rows[index])] = rows[index]
         losses, is_greedy = _score_batch(model, torch.from_numpy(tokens).to(device), precision or nullcontext())
@@ -79,14 +80,14 @@ def score_rows(
 def _score_batch(
     model: nn.Module, tokens: torch.Tensor, precision: AbstractContextManager[object]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Loss and greediness of tokens[:, 1:], both (b, t). tokens: (b, t + 1)."""
+    """Losses and is_greedy of tokens[:, 1:], both (b, t). tokens: (b, t + 1)."""
     b, length = tokens.shape
     targets = tokens[:, 1:]
     if length == 1:
         return np.zeros((b, 0)), np.zeros((b, 0), dtype=np.bool_)
     with precision:
         logits = model(tokens[:, :-1])
-    # Softmax and logarithm at no less than float32, also when the model computes in bfloat16.
+    # Softmax and logarithm in at least float32: bfloat16 would round a loss to two or three digits.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(b, length - 1)
     is_greedy = logits.argmax(dim=-1) == targets

@@ -1,10 +1,10 @@
-"""Recall by distance: does a model still find a fact that stands many tokens back?
+"""Recall by distance: does a model still find a fact that is many tokens back?
 
 In: rows that end in the three digits of an answer (recipes/curation/long_context.py writes them), a model's `Score`.
-Out: per distance, the share of answers that the model gets entirely right, and of single digits.
+Out: for each distance, the share of right answers and the share of right digits.
 
-An answer counts when each of its digits is the model's most likely token after everything before it, the right digits
-included. That is the answer that greedy decoding writes: its first wrong digit is wrong here as well.
+An answer is right if each of its digits is the model's most likely token, given everything before it. This is the
+answer that greedy decoding would write, because decoding departs from it at the first digit that is wrong here.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ ANSWER_TOKENS = 3
 
 @dataclass(frozen=True)
 class Recall:
-    """All rows of one distance."""
+    """Result over all rows of one distance."""
 
     answers: Accuracy
-    """Whole answers: one of 1,000."""
+    """Whole answers; guessing one of 1,000."""
     digits: Accuracy
-    """Single digits, each given the right ones before it: one of 10."""
+    """Single digits, each given the right digits before it; guessing one of 10."""
     answer_loss: float
-    """Mean loss in nats of a whole answer; ln 1000 = 6.9 for a model that only knows it is a number."""
+    """Mean loss of a whole answer in nats. A model that knows only that it is a number reaches ln 1000 = 6.9."""
 
 
 def recall_by_distance(
@@ -36,18 +36,18 @@ def recall_by_distance(
     """Recall at each distance, from near to far.
 
     Args:
-        score: the model.
-        rows: token ids; each ends in the answer's three digits.
-        answer_starts: per row, the index of the answer's first digit.
-        distances: per row, the tokens between the fact and the answer.
+        score: scores rows with the model.
+        rows: token ids; each row ends in the three digits of its answer.
+        answer_starts: for each row, the index of the first digit.
+        distances: for each row, the number of tokens between fact and answer.
     Raises:
-        ValueError: if an answer does not end its row or is preceded by nothing.
+        ValueError: if an answer is not the end of its row, or nothing comes before it.
     """
     for row, start in zip(rows, answer_starts, strict=True):
         if start < 1 or start + ANSWER_TOKENS != len(row):
             raise ValueError(
-                f"answer_start={start} in a row of {len(row)} tokens; a recall row ends in the {ANSWER_TOKENS} digits "
-                f"of its answer"
+                f"answer_start={start} does not fit a row of {len(row)} tokens; a recall row must end in the "
+                f"{ANSWER_TOKENS} digits of its answer"
             )
     scores = score(rows)
     greedy = np.array([row.is_greedy[-ANSWER_TOKENS:] for row in scores]).reshape(-1, ANSWER_TOKENS)

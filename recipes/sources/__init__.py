@@ -1,4 +1,4 @@
-"""Where raw data comes from: installed packages' text, users' files and URIs, procedural problems with verifiers."""
+"""Where raw data comes from: installed packages, the user's files and URIs, generated problems and exercises."""
 
 from nemotron.recipes.sources.documents import Document, Unreadable
 

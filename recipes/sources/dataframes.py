@@ -1,9 +1,9 @@
-"""Daft with its telemetry switched off: whoever needs dataframes imports `daft` from here.
+"""Daft with its telemetry switched off; import `daft` from here.
 
     from nemotron.recipes.sources.dataframes import daft
 
-Daft reads these variables while it is imported, so they have to stand before the import. A value that the user has set
-stays as it is.
+Daft reads these variables when it is imported, so they are set before the import. A value that the user has set is
+kept.
 """
 
 import logging
@@ -14,7 +14,7 @@ os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 
 import daft
 
-# These log what Daft also raises, over many lines; the caller turns what is raised into one sentence.
+# These loggers repeat, over many lines, the errors that Daft raises and the caller turns into one sentence.
 for name in ("daft_local_execution", "aws_config"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -1,15 +1,16 @@
-"""Two texts out of one Python file: its docstrings, and its source without them.
+"""Two texts from one Python file: its docstrings, and its source without them.
 
-What goes in: the text of a file. What comes out: every docstring as `ast.get_docstring` reads it, without its worked
-examples, and the source with the docstrings cut out, so that the categories "academic" and "code" do not repeat each
-other. Nothing is imported or run.
+In: the text of a file. Out: every docstring as `ast.get_docstring` reads it, without its worked examples, and the
+source without the docstrings, so that the categories "academic" and "code" do not repeat each other. Nothing is
+imported or run.
 
-    python -c "import nemotron.recipes.sources.docstrings as d; print(d.read_docstrings(open(d.__file__).read()))"
+    python -c "import nemotron.recipes.sources.docstrings as d; \
+        print(d.read_docstrings(d.parse_python(open(d.__file__).read())))"
 
-Label A, `has_example`: a worked example stood in the docstring, a doctest or a section headed "Example". The example
-is cut out, with its heading and the sentence that leads to it. Label B is settled in exports.py. Both are stand-ins for
-judgements of quality: the published scorers learned from documents that large language models had annotated
-(arXiv 2412.02595), and there is no such model here.
+Label A, `has_example`: the docstring had a worked example, a doctest or a section headed "Example". The example is cut,
+with its heading and the sentence that introduces it. Label B is in exports.py. Both are stand-ins for judgments of
+quality: the published scorers were trained on documents annotated by large language models (arXiv 2412.02595), which
+are not available here.
 """
 
 import ast
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-MODULE = "__doc__"  # the name under which a module's own docstring goes
+MODULE = "__doc__"  # the name of a module's own docstring
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Docstring:
     text: str
     """The docstring without its worked examples; may be empty."""
     has_example: bool | None
-    """Label A; None where the text still speaks of an example and so would show it."""
+    """Label A; None if the text still mentions an example, which would give the label away."""
 
 
 def parse_python(text: str) -> ast.Module:
@@ -42,17 +43,17 @@ def parse_python(text: str) -> ast.Module:
         ValueError: with the reason, if this Python cannot parse it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an invalid escape in a file that is data here is none of our warnings
+        warnings.simplefilter("ignore")  # the file is data here; its invalid escapes are not our warnings
         try:
             return ast.parse(text)
         except SyntaxError as error:
             raise ValueError(f"line {error.lineno}: {error.msg}") from error
-        except (RecursionError, MemoryError) as error:  # the parser has two stacks that can overflow
+        except (RecursionError, MemoryError) as error:  # either of the parser's two stacks can overflow
             raise ValueError("nested too deeply to parse") from error
 
 
 def read_docstrings(tree: ast.Module) -> list[Docstring]:
-    """Every docstring in the order of the file: the module's, classes', functions', also of nested ones."""
+    """Every docstring in the order of the file: of the module, classes and functions, including nested ones."""
     docstrings: list[Docstring] = []
     seen: dict[str, int] = {}
     for name, node in documented_nodes(tree):
@@ -78,7 +79,7 @@ def documented_nodes(tree: ast.Module) -> Iterator[tuple[str, Documented]]:
             prefix = f"{prefix}.{node.name}" if prefix else node.name
             yield prefix, node
         elif isinstance(node, ast.expr):
-            continue  # no statement stands inside an expression
+            continue  # an expression contains no statement
         pending.extend((prefix, child) for child in reversed(list(ast.iter_child_nodes(node))))
 
 
@@ -95,10 +96,10 @@ CODE_DIRECTIVE = re.compile(r"\s*\.\. (plot|doctest|code|code-block|sourcecode|i
 def cut_examples(docstring: str) -> tuple[str, bool]:
     """The docstring without its worked examples, and whether there was one.
 
-    Three things go: sections whose heading says "Example", up to the next heading of their rank; doctests anywhere
-    else, from the prompt to the next blank line; the paragraph before such a doctest, if it ends in a colon. Underlined
-    headings that nothing follows any more go as well, and runs of blank lines become one in every docstring, so that
-    no gap shows where something stood.
+    Three things are cut: sections with "Example" in their heading, up to the next heading of the same or a higher rank;
+    doctests anywhere else, from the prompt to the next blank line; the paragraph before such a doctest if it ends in a
+    colon. Underlined headings that become empty are cut as well, and in every docstring several blank lines become one,
+    so that no gap gives a cut away.
     """
     lines = docstring.split("\n")
     kept: list[str] = []
@@ -126,8 +127,8 @@ def cut_examples(docstring: str) -> tuple[str, bool]:
 def section_headings(lines: list[str]) -> dict[int, int]:
     """Line number of each heading -> its rank, 0 for the outermost.
 
-    As in reStructuredText, the order in which a docstring uses its underlines ranks them. A line in bold, or one that
-    only says "Example:", is a heading of the lowest rank.
+    As in reStructuredText, underlines rank by the order in which a docstring first uses them. A line in bold, or one
+    that only says "Example:", is a heading of the lowest rank.
     """
     headings: dict[int, int] = {}
     underlines: list[str] = []
@@ -146,7 +147,7 @@ def section_headings(lines: list[str]) -> dict[int, int]:
 
 
 def drop_empty_sections(kept: list[str]) -> None:
-    """Removes underlined headings, such as "Usage", that nothing follows any more."""
+    """Removes underlined headings, such as "Usage", whose section is now empty."""
     content_follows = False
     for index in reversed(range(1, len(kept))):
         if UNDERLINE.fullmatch(kept[index]) and kept[index - 1].strip() and not UNDERLINE.fullmatch(kept[index - 1]):
@@ -158,7 +159,7 @@ def drop_empty_sections(kept: list[str]) -> None:
 
 
 def drop_lead_in(kept: list[str]) -> None:
-    """Removes from the end of `kept` what only leads to the doctest that follows."""
+    """Removes the lines at the end of `kept` that only introduce the doctest that follows."""
     while kept and (not kept[-1].strip() or CODE_DIRECTIVE.fullmatch(kept[-1])):
         kept.pop()
     if kept and kept[-1].endswith(":"):
@@ -171,12 +172,12 @@ def drop_lead_in(kept: list[str]) -> None:
 
 
 def source_without_docstrings(text: str, tree: ast.Module) -> str:
-    """The source with every docstring cut out; what is left parses to the same tree without them.
+    """The source without its docstrings; the rest parses to the same tree without them.
 
-    A docstring that is alone on its lines takes these lines with it. One that is a whole body, or shares a line with
-    something else, becomes `pass`. Nothing else changes.
+    If a docstring is alone on its lines, the lines are removed. If it is a whole body, or shares a line with something
+    else, it becomes `pass`. Nothing else changes.
     """
-    lines = [line.encode() for line in text.split("\n")]  # columns of the tree count bytes of UTF-8
+    lines = [line.encode() for line in text.split("\n")]  # the tree's columns count bytes of UTF-8
     for _name, node in reversed(list(documented_nodes(tree))):
         if not node.body or ast.get_docstring(node, clean=False) is None:
             continue

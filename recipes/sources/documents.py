@@ -1,37 +1,41 @@
-"""What every source hands to curation: a `Document`, or an `Unreadable` that says why there is none.
+"""What every source hands to curation: a `Document`, or an `Unreadable` with the reason why there is none.
 
-Nothing is skipped in silence: whoever reads n things returns documents and unreadables that account for all n.
+Nothing is skipped silently: a reader of n things returns documents and unreadables that account for all n.
 """
 
 from dataclasses import dataclass
 
+UNKNOWN_LICENCE = "unknown"
+
 
 @dataclass(frozen=True)
 class Document:
-    """One raw text with everything that curation has to know about it."""
+    """One raw text with everything that curation needs to know about it."""
 
     id: str
     """Unique in its source and the same on every machine: "sympy/core/add.py::Add.flatten", "math/arithmetic/000123",
     the source's own id, or "<file>#<row>"."""
     module: str
     """What belongs together, for sampling and for the train/validation split: the file of a docstring, the block of
-    twenty of a problem, the id itself where nothing is known."""
+    twenty of a problem, the id itself if nothing is known."""
     category: str
-    """Of the blend: "academic" for docstrings, "code" for source, "math" for problems, else what the user says."""
+    """In the blend: "academic" for docstrings, "code" for source, "math" for problems, else what the user names."""
     text: str
     licence: str
-    """SPDX identifier, or the words in which the source states its licence; "unknown" where it states none."""
+    """SPDX identifier, or the license as the source words it; `UNKNOWN_LICENCE` if the source states none."""
     origin: str
     """Where it comes from, for the attribution list: "sympy 1.14.0", a path, a URI, "procedural"."""
     has_example: bool | None = None
-    """A worked example stood beside this docstring; None where the question does not arise."""
+    """Whether this docstring had a worked example; None for a text that is not a docstring, or if it is unclear."""
     exported: bool | None = None
-    """The documented object is exported (True) or private (False); None where neither is sure."""
+    """True if the documented object is exported, False if it is private; None if neither is certain."""
+    bucket: int | None = None
+    """Quality bucket from 0 to 19 that curation adds; None before that, and for documents that no scorer judges."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """One thing that a source could not read: a file, a row, a line."""
+    """Something that a source could not read: a file, a row or a line."""
 
     id: str
     reason: str

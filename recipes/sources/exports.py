@@ -1,9 +1,9 @@
-"""Label B: whether a documented object is exported or private, read from the files around it.
+"""Label B: whether a documented object is exported or private, according to the files around it.
 
-What goes in: syntax trees of a file and of the `__init__` files of the packages around it. What comes out: True for
-what `__all__` lists, False for what a leading underscore marks, None for everything between. Nothing is imported.
+In: syntax trees of a file and of the `__init__` files of its parent packages. Out: True for an object in `__all__`,
+False for one with a leading underscore, None for all others. Nothing is imported.
 
-Left out: names that reach `__all__` by a star import or by computation.
+Left out: names that are added to `__all__` by a star import or computed.
 """
 
 import ast
@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 from nemotron.recipes.sources.docstrings import MODULE
 
-MAX_HOPS = 10  # our choice: re-exports of re-exports; a circle of imports ends here
+MAX_HOPS = 10  # our choice: length of a chain of re-exports; ends circular imports
 
 
 class Exports:
-    """Answers for the files of one corpus; trees of `__init__` files are read when they are first needed.
+    """Labels for the files of one corpus; `__init__` files are parsed when they are first needed.
 
     Args:
-        read_tree: path of a file -> its tree, or None if the corpus has no such file or it is unreadable.
+        read_tree: path of a file -> its tree, or None if the corpus has no such file or cannot read it.
     """
 
     def __init__(self, read_tree: Callable[[str], ast.Module | None]) -> None:
@@ -29,16 +29,16 @@ class Exports:
         self.listed: dict[str, set[tuple[str, str]]] = {}
 
     def label(self, path: str, tree: ast.Module, name: str, text: str) -> bool | None:
-        """True for an object in `__all__` of its module or of a package around it, False for a private one, else None.
+        """True for an object in `__all__` of its module or of a parent package, False for a private one, else None.
 
-        Private is what has a leading underscore anywhere in its qualified name, names like __init__ apart. A text that
-        names its own object would show the label (the underscore stands in the name), so it gets None.
+        An object is private if a part of its qualified name starts with an underscore, except names like __init__. A
+        text that names its own object would give the label away (the underscore is in the name), so it gets None.
 
         Args:
             path: the file.
             tree: its tree.
             name: qualified name in the file, as in `Docstring.name`.
-            text: what of the docstring goes into the document.
+            text: the part of the docstring that goes into the document.
         """
         name = name.partition("#")[0]
         module_parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
@@ -50,7 +50,7 @@ class Exports:
         return False if any(part.startswith("_") and not part.endswith("__") for part in parts) else None
 
     def is_listed(self, path: str, tree: ast.Module, name: str) -> bool:
-        """Whether `__all__` of the file lists `name`, or that of a package around it does and imports it from here."""
+        """Whether the file's `__all__` lists `name`, or a parent package imports it from the file and lists it."""
         if name in listed_names(tree):
             return True
         directories = path.split("/")[:-1]
@@ -58,7 +58,7 @@ class Exports:
         return any((path, name) in self.listed_by(init) for init in around if init != path)
 
     def listed_by(self, init: str) -> set[tuple[str, str]]:
-        """(file, name) of the definition of everything that an `__init__` file lists; found once."""
+        """(file, name) of the definition of every name that an `__init__` file lists, cached."""
         if init not in self.listed:
             tree = self.tree_of(init)
             names = listed_names(tree) if tree else set()
@@ -66,7 +66,7 @@ class Exports:
         return self.listed[init]
 
     def defined_at(self, path: str, name: str) -> tuple[str, str]:
-        """Follows `from x import name` from `__init__` file to `__init__` file to where `name` is defined."""
+        """The (file, name) of a definition, following `from x import name` through `__init__` files."""
         for _ in range(MAX_HOPS):
             if path not in self.imports:
                 tree = self.tree_of(path)
@@ -80,14 +80,14 @@ class Exports:
         return path, name
 
     def tree_of(self, path: str) -> ast.Module | None:
-        """The tree of a file, read once."""
+        """The tree of a file, cached."""
         if path not in self.trees:
             self.trees[path] = self.read_tree(path)
         return self.trees[path]
 
 
 def listed_names(tree: ast.Module) -> set[str]:
-    """Names in `__all__ = ...`, `__all__ += ...` or `__all__.extend(...)` at the top of a module."""
+    """Names in `__all__ = ...`, `__all__ += ...` or `__all__.extend(...)` at the top level of a module."""
     names: set[str] = set()
     for statement in tree.body:
         value: ast.expr | None = None
@@ -110,7 +110,7 @@ def is_all(node: ast.expr) -> bool:
 
 
 def imported_names(path: str, tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Name in a file -> (module that it is imported from, as a path without suffix; its name there)."""
+    """Name in a file -> (module that it is imported from, as a path without suffix, and its name there)."""
     names: dict[str, tuple[str, str]] = {}
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom):

@@ -1,16 +1,16 @@
-"""Which licence a text states for itself: an SPDX identifier, or several joined by AND.
+"""Which license a text states for itself: an SPDX identifier, or several joined by AND.
 
-The rules look for the words that the licences themselves prescribe (a notice, a clause, a link) or that grant one
-("under the MIT license"), never for letters in passing: a ciphertext that ends in RGPL states nothing. A text that
-states several licences gets all of them, because all of them bind whoever copies it. The GNU licences are named without
-a version: which one holds is for a lawyer to read.
+The rules look for the words that the licenses themselves prescribe (a notice, a clause, a link) or that grant one
+("under the MIT license"), not for any occurrence of their letters: a ciphertext that ends in RGPL states nothing. A
+text that states several licenses gets all of them, because all of them bind anyone who copies it. The GNU licenses are
+named without a version, which would need a lawyer to determine.
 
-    python -c "from nemotron.recipes.sources.licences import licence_stated_in as f; print(f('under the MIT license'))"
+    python -c "from nemotron.recipes.sources.licences import stated_licence as f; print(f('under the MIT license'))"
 """
 
 import re
 
-# Licence -> words that state it. BSD is told apart below: its variants share their first sentence.
+# License -> words that state it. BSD is handled below, because its variants share their first sentence.
 STATEMENTS = {
     "AGPL": re.compile(r"GNU Affero General Public Licen[sc]e|\bAGPL"),
     "Apache-2.0": re.compile(r"Apache Licen[sc]e,? (Version )?2\.0|apache\.org/licenses/LICENSE-2\.0"),
@@ -25,15 +25,15 @@ BSD_GRANT = re.compile(r"Redistribution and use in source and binary forms|under
 BSD_THIRD_CLAUSE = re.compile(r"Neither the names? |may be used to endorse|BSD-3-Clause")
 BSD_NO_PATENT = re.compile(r"NO EXPRESS OR IMPLIED LICEN[SC]ES TO ANY PARTY'S PATENT")
 
-# Every rule above needs one of these words: most texts hold none and are done.
+# Every rule above needs one of these words; most texts contain none and need no further search.
 HINT = re.compile(r"licen[sc]e|GPL|Permission is hereby|Redistribution and|creativecommons", re.IGNORECASE)
 LINE_START = re.compile(r"\s*\n[ \t]*#?[ \t]*")
 
 
-def licence_stated_in(text: str) -> str | None:
-    """The licence that `text` states, comments and docstrings alike; None if it states none.
+def stated_licence(text: str) -> str | None:
+    """The license that `text` states in its comments, docstrings or elsewhere; None if it states none.
 
-    A line break and the comment sign after it count as one space, because notices are wrapped.
+    A line break and a following comment sign count as one space, because notices are wrapped.
     """
     if not HINT.search(text):
         return None

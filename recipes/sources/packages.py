@@ -1,14 +1,14 @@
-"""Raw text that every installation has: docstrings and source of four pinned packages that torch itself depends on.
+"""Raw text that every installation has: docstrings and source of four pinned packages that torch depends on.
 
-What goes in: the files of sympy, networkx, mpmath and jinja2 as pip installed them. What comes out: a document for each
-docstring (category "academic", without its worked examples) and one for each module's source (category "code", without
-its docstrings), with licence, origin and the two stand-in labels of docstrings.py and exports.py. The files are data:
-every one is checked against the sha256 in its package's RECORD before it is read, and none is imported or run. Tests of
-the packages are no documents; they serve decontamination as a text that training must not repeat.
+In: the files of sympy, networkx, mpmath and jinja2 as pip installed them. Out: a document for each docstring (category
+"academic", without its worked examples) and one for each module's source (category "code", without its docstrings),
+with license, origin and the two stand-in labels of docstrings.py and exports.py. The files are data: each is checked
+against the sha256 in its package's RECORD before it is read, and none is imported or run. The packages' tests do not
+become documents; decontamination uses them as text that training must not repeat.
 
     python -c "import nemotron.recipes.sources.packages as p; print(len(p.package_documents(750)[0]))"
 
-Left out: files that are not Python, and what stands outside of a package's own directory.
+Left out: files that are not Python, and files outside of a package's own directory.
 """
 
 import ast
@@ -25,24 +25,23 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from nemotron.recipes.sources.docstrings import parse_python, read_docstrings, source_without_docstrings
-from nemotron.recipes.sources.documents import Document, Unreadable
+from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Document, Unreadable
 from nemotron.recipes.sources.exports import Exports
-from nemotron.recipes.sources.licences import licence_stated_in
+from nemotron.recipes.sources.licences import stated_licence
 
-# As pinned in pyproject.toml: another version is another corpus.
+# As pinned in pyproject.toml; with other versions the corpus would differ.
 PACKAGES = {"jinja2": "3.1.6", "mpmath": "1.3.0", "networkx": "3.6.1", "sympy": "1.14.0"}
 
-# sympy's LICENSE file puts this directory under the licence of latex2sympy, from which it was copied.
+# sympy's LICENSE file puts this directory under the license of latex2sympy, from which it was copied.
 LICENCES_OF_DIRECTORIES = {"sympy/parsing/latex/": "MIT"}
 
-# Goes into the digest that orders the modules. Our choice, out of 300 that were tried: all four packages and the one
-# file under a licence that curation refuses stand among the first sixty modules, so that a small sample shows what the
-# whole corpus holds.
+# Part of the digest that orders the modules. Our choice, out of 300 that were tried: the first sixty modules include
+# all four packages and the one file whose license curation rejects, so a small sample represents the whole corpus.
 SAMPLE_ORDER = "6"
 
 
 class UnreadableFile(Exception):
-    """A file that is what RECORD says and still no text of this Python."""
+    """A file that matches RECORD but that this Python cannot decode or parse."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Package:
     version: str
     distribution: Distribution = field(repr=False)
     digests: dict[str, str] = field(repr=False)
-    """Path inside site-packages -> sha256 as RECORD writes it, URL-safe base64 without padding; "" without one."""
+    """Path in site-packages -> sha256 as in RECORD, URL-safe base64 without padding; "" if RECORD has none."""
 
     @property
     def origin(self) -> str:
@@ -62,33 +61,33 @@ class Package:
 
     @property
     def modules(self) -> list[str]:
-        """Paths of the Python files in the package's own directory, its tests included."""
+        """Paths of the Python files in the package's own directory, including its tests."""
         return sorted(path for path in self.digests if path.startswith(f"{self.name}/") and path.endswith(".py"))
 
     @cached_property
     def licence(self) -> str:
-        """The package's own: the SPDX expression in its metadata, else what its licence file states at the top."""
+        """The package's license: the SPDX expression in its metadata, else the one at the top of its LICENSE file."""
         metadata = self.distribution.metadata
         if "License-Expression" in metadata:
             return metadata["License-Expression"]
         for path in sorted(self.digests):
             if re.search(r"\.dist-info/(licenses/)?LICEN[SC]E(\.txt|\.md|\.rst)?$", path):
-                own_part = decoded(self.read(path)).split("\n-----", 1)[0]  # below the line: licences of copied parts
-                return licence_stated_in(own_part) or "unknown"
-        return "unknown"
+                own_part = decode(self.read(path)).split("\n-----", 1)[0]  # below: licenses of copied parts
+                return stated_licence(own_part) or UNKNOWN_LICENCE
+        return UNKNOWN_LICENCE
 
     def licence_of(self, path: str, text: str) -> str:
-        """The licence of one file: what it states itself, else what holds for its directory, else the package's."""
+        """The license of one file: the one that it states, else its directory's, else the package's."""
         for directory, licence in LICENCES_OF_DIRECTORIES.items():
             if path.startswith(directory):
-                return licence_stated_in(text) or licence
-        return licence_stated_in(text) or self.licence
+                return stated_licence(text) or licence
+        return stated_licence(text) or self.licence
 
     def read(self, path: str) -> bytes:
         """The bytes of a file that RECORD lists.
 
         Raises:
-            ValueError: if the file is missing or its sha256 is not the one in RECORD.
+            ValueError: if the file is missing or its sha256 differs from RECORD.
         """
         location = Path(str(self.distribution.locate_file(path)))
         recorded = f"{self.origin} lists it in its RECORD; {reinstall(self.name, self.version)}"
@@ -103,15 +102,15 @@ class Package:
 
 
 def reinstall(name: str, version: str) -> str:
-    """What to do about a package that is not as pinned."""
+    """The command that installs the pinned package again."""
     return f"run: pip install --force-reinstall --no-deps {name}=={version}"
 
 
 def installed_package(name: str, version: str) -> Package:
-    """The package as installed here, with the digests of its RECORD; no other file of it is read.
+    """The installed package with the digests in its RECORD; none of its other files is read.
 
     Raises:
-        ValueError: if it is not installed, has another version, or came without a RECORD.
+        ValueError: if it is not installed, has another version, or has no RECORD.
     """
     try:
         found = distribution(name)
@@ -128,24 +127,24 @@ def installed_package(name: str, version: str) -> Package:
 
 
 def installed_packages(packages: Mapping[str, str]) -> dict[str, Package]:
-    """Name -> `installed_package`, in the order of the names."""
+    """Name -> `installed_package`, sorted by name."""
     return {name: installed_package(name, version) for name, version in sorted(packages.items())}
 
 
 def package_documents(
     num_documents: int, packages: Mapping[str, str] = PACKAGES
 ) -> tuple[list[Document], list[Unreadable]]:
-    """Docstrings and source: at least `num_documents` documents, or everything there is.
+    """Docstrings and source: at least `num_documents` documents, or all of them.
 
-    Modules are taken whole, in the order of a digest of their paths: near-duplicates live in one file and so survive
-    the sampling, a smaller sample is the beginning of a larger one, and no other file is read.
+    Whole modules are sampled, in the order of a digest of their paths. So near-duplicates, which are in the same file,
+    survive the sampling, a smaller sample is a prefix of a larger one, and no other file is read.
 
     Args:
         num_documents: how many documents to reach, at least 1; the last module may exceed it.
         packages: name -> version that must be installed.
     Returns:
-        Documents ordered by module and inside it as in the file, the source last; and the files that cannot be decoded
-        or parsed, each of which counts as one document. A docstring that was nothing but examples is an empty text.
+        Documents ordered by module and within a module as in the file, the source last; and the files that cannot be
+        decoded or parsed, each of which counts as one document. A docstring of only examples becomes an empty text.
     Raises:
         ValueError: if `num_documents` is below 1, or an installed package is not the pinned one.
     """
@@ -156,9 +155,9 @@ def package_documents(
 
     def tree_of(path: str) -> ast.Module | None:
         try:
-            return parsed(decoded(of_module[path].read(path))) if path in of_module else None
+            return parse(decode(of_module[path].read(path))) if path in of_module else None
         except UnreadableFile:
-            return None  # named when its own turn comes
+            return None  # reported when the file itself is sampled
 
     exports = Exports(tree_of)
     documents: list[Document] = []
@@ -176,14 +175,14 @@ def package_documents(
 def package_test_texts(
     modules: Iterable[str] | None = None, packages: Mapping[str, str] = PACKAGES
 ) -> tuple[list[Document], list[Unreadable]]:
-    """The packages' own tests, whole files, as one more text that training must not repeat.
+    """The packages' own tests as whole files: more text that training must not repeat.
 
     Args:
-        modules: `Document.module` of sampled documents: only the tests named after them ("core/tests/test_add.py" for
-            "core/add.py"), beside them or one directory up; nothing else is read. None: all tests.
+        modules: `Document.module` of sampled documents: reads only the tests named after them
+            ("core/tests/test_add.py" for "core/add.py"), in the same directory or one directory up. None: all tests.
         packages: name -> version that must be installed.
     Returns:
-        Documents of the category "package-tests" in the order of their paths, and the files that cannot be decoded.
+        Documents of the category "package-tests", sorted by package and path, and the files that cannot be decoded.
     Raises:
         ValueError: if an installed package is not the pinned one.
     """
@@ -195,7 +194,7 @@ def package_test_texts(
             if not is_test(path) or (wanted is not None and path not in wanted):
                 continue
             try:
-                text = decoded(package.read(path))
+                text = decode(package.read(path))
             except UnreadableFile as error:
                 unreadable.append(Unreadable(path, str(error)))
                 continue
@@ -209,26 +208,26 @@ def is_test(path: str) -> bool:
 
 
 def tests_named_after(module: str) -> list[str]:
-    """Where the tests of one module would stand, beside it or one directory up."""
+    """Possible paths of the tests of one module, in its directory or one directory up."""
     directory, _slash, file_name = module.rpartition("/")
     parent = directory.rpartition("/")[0]
     return [f"{place}/tests/test_{file_name}" for place in (directory, parent) if place]
 
 
 def sample_order(path: str) -> str:
-    """Sort key of a module for sampling: the same on every machine and unrelated to what the path means."""
+    """Sort key of a module for sampling: the same on every machine and unrelated to the meaning of the path."""
     return hashlib.sha256(f"{SAMPLE_ORDER}/{path}".encode()).hexdigest()
 
 
 def documents_of_module(path: str, package: Package, exports: Exports) -> list[Document]:
-    """The documents of one file: its docstrings, then its source, if there is more in it than docstrings.
+    """The documents of one file: its docstrings, then its source if it contains more than docstrings.
 
     Raises:
         UnreadableFile: if it cannot be decoded or parsed.
-        ValueError: if it is not the file in RECORD.
+        ValueError: if it differs from RECORD.
     """
-    text = decoded(package.read(path))
-    tree = parsed(text)
+    text = decode(package.read(path))
+    tree = parse(text)
     licence = package.licence_of(path, text)
     documents = [
         Document(
@@ -249,8 +248,8 @@ def documents_of_module(path: str, package: Package, exports: Exports) -> list[D
     return documents
 
 
-def decoded(content: bytes) -> str:
-    """Text of a file in the encoding it declares (UTF-8 if it declares none), every line ending in a bare newline."""
+def decode(content: bytes) -> str:
+    """Text of a file in its declared encoding (UTF-8 if none is declared), with newlines as the only line ending."""
     try:
         encoding, _lines = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = content.decode(encoding)
@@ -259,8 +258,12 @@ def decoded(content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parsed(text: str) -> ast.Module:
-    """The tree of a file's text, or an `UnreadableFile` that says why there is none."""
+def parse(text: str) -> ast.Module:
+    """The tree of a file's text.
+
+    Raises:
+        UnreadableFile: if it cannot be parsed.
+    """
     try:
         return parse_python(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What every training.py shares and no lesson hides in: states to resume from, the curve's plot, the device's memory.
+"""What every training loop uses: the record of a run, batches, states to resume from, curves.
 
-The loop, the loss, the schedule and the order of the data are written out in each stage.
+Nothing here calls a loop or computes a loss, a gradient or a schedule. Each stage writes its own loop.
 """

@@ -1,4 +1,4 @@
-"""The curve of a training run as a plot.
+"""The curves of a training run as a plot.
 
 In: a run's record. Out: an SVG file, the same bytes whenever the numbers are the same.
 """
@@ -13,10 +13,12 @@ from nemotron.recipes.training.state import Record
 
 
 def plot_curve(record: Record, path: Path) -> None:
-    """Training and validation loss over the tokens seen, phases marked, the learning rate below."""
+    """Training and validation loss over the tokens seen, phases marked; below it, each other number of the loop."""
     tokens = np.cumsum([row["tokens"] for row in record.curve])
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    others = [name for name in record.numbers if name != "loss"]
+    figure = Figure(figsize=(8, 4 + 1.1 * len(others)), layout="constrained")
+    loss_axes, *other_axes = figure.subplots(1 + len(others), 1, sharex=True, height_ratios=[3] + [1] * len(others),
+                                             squeeze=False)[:, 0]  # fmt: skip
     loss_axes.plot(tokens, [row["loss"] for row in record.curve], color="0.6", linewidth=1, label="training")
     for category in sorted({row["category"] for row in record.validation}):
         rows = [row for row in record.validation if row["category"] == category]
@@ -34,8 +36,9 @@ def plot_curve(record: Record, path: Path) -> None:
         loss_axes.text(edge, 1.0, f" {phase}", transform=loss_axes.get_xaxis_transform(), fontsize=8, va="bottom")
     loss_axes.set_ylabel("loss, nats per token")
     loss_axes.legend(frameon=False)
-    rate_axes.plot(tokens, [row["learning_rate"] for row in record.curve], color="tab:red", linewidth=1)
-    rate_axes.set_ylabel("learning rate")
-    rate_axes.set_xlabel("tokens in the loss")
+    for name, axes in zip(others, other_axes, strict=True):
+        axes.plot(tokens, [row[name] for row in record.curve], color="tab:red", linewidth=1)
+        axes.set_ylabel(name.replace("_", " "))
+    figure.axes[-1].set_xlabel("tokens in the loss")
     with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

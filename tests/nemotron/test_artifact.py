@@ -1,4 +1,4 @@
-"""Artifacts: what is saved is what is loaded, wherever it was moved, and every broken promise is one sentence."""
+"""Artifacts: an artifact loads as it was saved, also after a move, and every violation is one sentence."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from nemotron import Artifact
 from nemotron.artifact import working_directory
 
-validations: list[str] = []  # every validation of a Dataset, in order
+validations: list[str] = []  # the path of every Dataset that was validated, in order
 
 
 class Dataset(Artifact):
@@ -48,7 +48,7 @@ class Report(BaseModel):
 
 
 class Everything(Artifact):
-    """Every kind of field that a recipe may use."""
+    """An artifact with every kind of field that a recipe may use."""
 
     count: int
     share: float
@@ -86,17 +86,17 @@ def make_checkpoint(path: Path, dataset: Dataset) -> Checkpoint:
 
 
 def edit_metadata(path: Path, **changes: Any) -> None:
-    """Change metadata.json as someone with bad intent would: with a digest that fits."""
+    """Change metadata.json as an attacker would: with a matching digest."""
     from nemotron.directory import Metadata
 
     metadata = json.loads((path / "metadata.json").read_text()) | changes
-    metadata["digest"] = Metadata.model_validate(metadata).computed_digest()
+    metadata["digest"] = Metadata.model_validate(metadata).compute_digest()
     (path / "metadata.json").write_text(json.dumps(metadata))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk() -> Iterator[None]:
-    """Thousands of small files; that they are synced is tested in test_directory.py."""
+def skip_fsync() -> Iterator[None]:
+    """These tests write thousands of small files; test_directory.py tests fsync."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -104,12 +104,12 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 @contextmanager
 def fresh_directory() -> Iterator[Path]:
-    """For tests with many examples, which cannot share tmp_path."""
+    """A temporary directory for one example of a property test; the examples would share tmp_path."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name).resolve()
 
 
-# --- what is saved is what is loaded
+# --- save and load
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -178,9 +178,7 @@ def test_any_moved_or_copied_artifact_has_the_same_digest(
 
 
 @given(plain_fields, file_trees, st.data())
-def test_any_changed_byte_in_an_owned_file_is_refused(
-    fields: dict[str, Any], files: dict[str, bytes], data: st.DataObject
-):
+def test_load_refuses_any_changed_byte_in_a_file(fields: dict[str, Any], files: dict[str, bytes], data: st.DataObject):
     with fresh_directory() as root:
         artifact = make_everything(root / "artifact", fields, files | {"last": b"x"}).save()
         name = data.draw(st.sampled_from(sorted(name for name, record in artifact.files.items() if record.size)))
@@ -194,7 +192,7 @@ def test_any_changed_byte_in_an_owned_file_is_refused(
 
 @settings(max_examples=150)
 @given(st.data())
-def test_any_changed_byte_in_the_metadata_is_refused_or_changes_nothing_that_the_digest_covers(data: st.DataObject):
+def test_a_changed_byte_in_the_metadata_is_refused_or_outside_the_digest(data: st.DataObject):
     with fresh_directory() as root:
         saved = make_dataset(root / "dataset")
         file = root / "dataset" / "metadata.json"
@@ -205,11 +203,11 @@ def test_any_changed_byte_in_the_metadata_is_refused_or_changes_nothing_that_the
             loaded = Dataset.load(root / "dataset")
         except ValueError:
             return
-        assert loaded.saved.computed_digest() == saved.digest
+        assert loaded.saved.compute_digest() == saved.digest
         assert (loaded.num_examples, loaded.train_path) == (saved.num_examples, saved.train_path)
 
 
-def test_nothing_is_parsed_before_every_file_is_checked(tmp_path: Path):
+def test_load_checks_every_file_before_it_validates_fields(tmp_path: Path):
     make_dataset(tmp_path / "dataset")
     (tmp_path / "dataset" / "train.txt").write_text("two\n")
     validations.clear()
@@ -218,7 +216,7 @@ def test_nothing_is_parsed_before_every_file_is_checked(tmp_path: Path):
     assert not validations
 
 
-def test_the_same_content_made_elsewhere_by_another_config_has_the_same_digest(tmp_path: Path):
+def test_the_digest_does_not_depend_on_place_or_config(tmp_path: Path):
     first = make_dataset(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "train.txt").write_text("one\n")
@@ -227,7 +225,7 @@ def test_the_same_content_made_elsewhere_by_another_config_has_the_same_digest(t
 
 
 @pytest.mark.parametrize("change", ["file", "field", "metric", "name", "input", "type"])
-def test_other_content_has_another_digest(tmp_path: Path, change: str):
+def test_different_content_has_a_different_digest(tmp_path: Path, change: str):
     class Other(Dataset):
         pass
 
@@ -245,15 +243,39 @@ def test_other_content_has_another_digest(tmp_path: Path, change: str):
         )  # fmt: skip
         return artifact.save().digest
 
-    assert digest("as it was", changed=False) != digest("changed", changed=True)
+    assert digest("unchanged", changed=False) != digest("changed", changed=True)
 
 
-def test_an_artifact_without_files_is_one(tmp_path: Path):
+def test_an_artifact_may_have_no_files(tmp_path: Path):
     class Results(Artifact):
         pass
 
     Results(path=tmp_path / "results", metrics={"accuracy": 0.5}).save()
     assert Results.load(tmp_path / "results").metrics == {"accuracy": 0.5}
+
+
+class StandInLadder:
+    """A ladder with the one method that `save` calls."""
+
+    def write(self, directory: Path) -> None:
+        (directory / "ladder.json").write_text('[{"rung": "config", "name": "seed", "step": null, "value": 7}]')
+
+
+def test_save_writes_the_ladder_as_a_file_of_the_artifact(tmp_path: Path):
+    with working_directory(tmp_path / "dataset", Dataset) as work:
+        (work / "train.txt").write_text("one\n")
+        Dataset(path=work, num_examples=3, train_path=work / "train.txt").save(Config(), ladder=StandInLadder())
+    assert sorted(Dataset.load(tmp_path / "dataset").files) == ["ladder.json", "train.txt"]
+    (tmp_path / "dataset" / "ladder.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"the file ladder.json"):
+        Dataset.load(tmp_path / "dataset")
+
+
+def test_save_writes_no_ladder_into_an_artifact_of_another_type(tmp_path: Path):
+    make_dataset(tmp_path / "dataset")
+    with pytest.raises(ValueError, match="type='dataset', expected 'everything'"):
+        Everything.model_construct(path=tmp_path / "dataset", metrics={}).save(ladder=StandInLadder())
+    assert Dataset.load(tmp_path / "dataset")
 
 
 def test_paths_may_be_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -266,7 +288,7 @@ def test_paths_may_be_relative_to_the_working_directory(tmp_path: Path, monkeypa
     assert Dataset.load("../dataset").train_path == tmp_path / "dataset" / "train.txt"
 
 
-def test_metadata_tell_what_made_the_artifact_and_when(tmp_path: Path):
+def test_metadata_records_how_and_when_the_artifact_was_made(tmp_path: Path):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
     dataset = Dataset.load(checkpoint.dataset_path)
     assert dataset.producer["config"] == {"seed": 7, "output_dir": "outputs/here", "limit": "Infinity"}
@@ -280,7 +302,7 @@ def test_metadata_tell_what_made_the_artifact_and_when(tmp_path: Path):
     assert abs(dataset.created_at - checkpoint.created_at) < timedelta(minutes=1)
 
 
-def test_metadata_hold_no_absolute_path(tmp_path: Path):
+def test_metadata_holds_no_absolute_path(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
     assert str(tmp_path) not in (tmp_path / "checkpoint" / "metadata.json").read_text()
 
@@ -298,7 +320,7 @@ def test_a_checkpoint_finds_its_dataset_in_a_moved_tree(tmp_path: Path):
     assert checkpoint.inputs["dataset_path"].digest == dataset.digest
 
 
-def test_an_absent_reference_is_an_error_only_when_it_is_used(tmp_path: Path):
+def test_a_missing_reference_is_an_error_only_when_it_is_loaded(tmp_path: Path):
     dataset = make_dataset(tmp_path / "dataset")
     make_checkpoint(tmp_path / "checkpoint", dataset)
     shutil.rmtree(tmp_path / "dataset")
@@ -307,22 +329,22 @@ def test_an_absent_reference_is_an_error_only_when_it_is_used(tmp_path: Path):
         Dataset.load(checkpoint.dataset_path)
 
 
-def test_a_reference_that_changed_is_refused(tmp_path: Path):
+def test_a_changed_reference_is_refused(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
     shutil.rmtree(tmp_path / "dataset")
     make_dataset(tmp_path / "dataset", "two\n")
-    with pytest.raises(ValueError, match=r"checkpoint: dataset_path was made with digest \w{12}, and .*/dataset has"):
+    with pytest.raises(ValueError, match=r"checkpoint: dataset_path had digest \w{12}, but .*/dataset now has"):
         Checkpoint.load(tmp_path / "checkpoint")
 
 
-def test_a_reference_whose_place_holds_something_else_is_refused(tmp_path: Path):
+def test_a_reference_to_a_directory_that_is_no_longer_an_artifact_is_refused(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
     (tmp_path / "dataset" / "metadata.json").unlink()
     with pytest.raises(ValueError, match=r"checkpoint: dataset_path: .* has no metadata.json"):
         Checkpoint.load(tmp_path / "checkpoint")
 
 
-def test_a_reference_through_a_link_leads_to_the_artifact_itself(tmp_path: Path):
+def test_a_reference_through_a_link_resolves_to_the_artifact(tmp_path: Path):
     dataset = make_dataset(tmp_path / "disk" / "dataset")
     (tmp_path / "latest").symlink_to(dataset.path)
     (tmp_path / "checkpoint" / "model").mkdir(parents=True)
@@ -335,43 +357,43 @@ def test_a_reference_through_a_link_leads_to_the_artifact_itself(tmp_path: Path)
 
 
 @pytest.mark.parametrize("place", ["nowhere", "directory", "file"])
-def test_a_path_to_anything_but_an_own_file_or_an_artifact_is_refused(tmp_path: Path, place: str):
+def test_a_path_that_is_neither_inside_nor_an_artifact_is_refused(tmp_path: Path, place: str):
     (tmp_path / "directory").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "dataset").mkdir()
     dataset = Dataset(path=tmp_path / "dataset", num_examples=1, train_path=tmp_path / place)
-    with pytest.raises(ValueError, match="dataset: train_path is neither inside it nor another artifact"):
+    with pytest.raises(ValueError, match="dataset: train_path is neither inside this artifact nor another one"):
         dataset.save()
     assert not (tmp_path / "dataset" / "metadata.json").exists()
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "empty", ".", "metadata.json"])
-def test_an_own_path_that_holds_no_file_is_refused(tmp_path: Path, name: str):
+def test_a_path_inside_the_artifact_without_a_file_is_refused(tmp_path: Path, name: str):
     (tmp_path / "dataset" / "empty").mkdir(parents=True)
     dataset = Dataset(path=tmp_path / "dataset", num_examples=1, train_path=tmp_path / "dataset" / name)
-    with pytest.raises(ValueError, match=r"dataset: train_path=.* is no file and holds none; write it before"):
+    with pytest.raises(ValueError, match=r"dataset: train_path=.* is not a file and holds none; write it before"):
         dataset.save()
 
 
-def test_a_path_inside_of_a_container_is_refused(tmp_path: Path):
+def test_a_path_inside_a_container_is_refused(tmp_path: Path):
     class Shards(Artifact):
         shards: dict[str, list[Path]]
 
     tmp_path.joinpath("a").write_text("a")
-    with pytest.raises(ValueError, match="shards holds a path inside of a value; give each path a field of its own"):
+    with pytest.raises(ValueError, match="shards contains a path inside a value; give each path its own field"):
         Shards(path=tmp_path, shards={"a": [tmp_path / "a"]}).save()
 
 
-def test_a_path_type_that_would_not_be_found_again_is_refused(tmp_path: Path):
+def test_a_path_type_that_load_would_not_recognize_is_refused(tmp_path: Path):
     class Hidden(Artifact):
         file: Annotated[Path, "note"] | None
 
     tmp_path.joinpath("a").write_text("a")
-    with pytest.raises(ValueError, match=r"file=.* would be loaded as"):
+    with pytest.raises(ValueError, match=r"file=.* would load as"):
         Hidden(path=tmp_path, file=tmp_path / "a").save()
 
 
-# --- broken promises: one sentence each
+# --- errors
 
 
 @pytest.mark.parametrize(
@@ -384,12 +406,12 @@ def test_a_path_type_that_would_not_be_found_again_is_refused(tmp_path: Path):
         ({"metrics": {"loss": math.inf}}, "metrics.loss"),
     ],
 )
-def test_a_field_that_breaks_its_rule_is_refused_when_the_artifact_is_made(fields: dict[str, Any], sentence: str):
+def test_an_invalid_field_is_refused_when_the_artifact_is_constructed(fields: dict[str, Any], sentence: str):
     with pytest.raises(ValidationError, match=sentence):
         Dataset(**{"path": "x", "num_examples": 1, "train_path": "x/y"} | fields)
 
 
-def test_an_artifact_cannot_be_changed_after_it_is_made(tmp_path: Path):
+def test_an_artifact_is_frozen(tmp_path: Path):
     with pytest.raises(ValidationError, match="frozen"):
         make_dataset(tmp_path / "dataset").num_examples = 4
 
@@ -399,7 +421,7 @@ def test_a_value_that_json_would_change_is_refused(tmp_path: Path, value: Any):
     class Loose(Artifact):
         value: Any
 
-    with pytest.raises(ValueError, match=r"value.* (would be loaded as|cannot be written as JSON)"):
+    with pytest.raises(ValueError, match=r"value.* (would load as|cannot be written as JSON)"):
         Loose(path=tmp_path, value=value).save()
     assert not (tmp_path / "metadata.json").exists()
 
@@ -409,20 +431,22 @@ def test_an_unsaved_artifact_has_no_digest(tmp_path: Path):
         _ = Dataset(path=tmp_path, num_examples=1, train_path=tmp_path / "a").digest
 
 
-def test_another_type_is_refused_with_both_names(tmp_path: Path):
+def test_an_artifact_of_another_type_is_refused_with_both_types(tmp_path: Path):
     make_dataset(tmp_path / "dataset")
-    with pytest.raises(ValueError, match="dataset: type='dataset', not 'checkpoint'; give the path of a checkpoint"):
+    with pytest.raises(
+        ValueError, match="dataset: type='dataset', expected 'checkpoint'; give the path of a checkpoint"
+    ):
         Checkpoint.load(tmp_path / "dataset")
 
 
-def test_a_directory_of_another_type_is_not_saved_over(tmp_path: Path):
+def test_save_does_not_overwrite_an_artifact_of_another_type(tmp_path: Path):
     make_dataset(tmp_path / "dataset")
-    with pytest.raises(ValueError, match="type='dataset', not 'everything'"):
+    with pytest.raises(ValueError, match="type='dataset', expected 'everything'"):
         Everything.model_construct(path=tmp_path / "dataset", metrics={}).save()
     assert Dataset.load(tmp_path / "dataset")
 
 
-def test_both_a_path_and_a_name_are_refused(tmp_path: Path):
+def test_load_with_a_path_and_a_name_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="are both given; give one of them"):
         Dataset.load(tmp_path, name="dataset:v1")
 
@@ -434,61 +458,63 @@ def test_a_missing_file_is_refused(tmp_path: Path):
         Dataset.load(tmp_path / "dataset")
 
 
-def test_a_file_that_was_added_is_refused(tmp_path: Path):
+def test_an_added_file_is_refused(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
     (tmp_path / "checkpoint" / "model" / "more.bin").write_text("")
-    with pytest.raises(ValueError, match=r"the file model/more.bin does not belong to it; move it somewhere else"):
+    with pytest.raises(ValueError, match=r"the file model/more.bin is not part of the artifact; move it elsewhere"):
         Checkpoint.load(tmp_path / "checkpoint")
 
 
 def test_a_truncated_file_is_refused_by_its_size(tmp_path: Path):
     make_dataset(tmp_path / "dataset", "four")
     (tmp_path / "dataset" / "train.txt").write_text("")
-    with pytest.raises(ValueError, match=r"the file train.txt has 0 bytes and had 4 when it was saved"):
+    with pytest.raises(ValueError, match=r"the file train.txt has 0 bytes, but had 4 when it was saved"):
         Dataset.load(tmp_path / "dataset")
 
 
 @pytest.mark.parametrize("where", ["file", "directory", "metadata"])
-def test_a_link_inside_of_an_artifact_is_refused(tmp_path: Path, where: str):
+def test_load_refuses_a_link_inside_an_artifact(tmp_path: Path, where: str):
     make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
     inside = {"file": "model/weights.bin", "directory": "model", "metadata": "metadata.json"}[where]
     shutil.move(tmp_path / "checkpoint" / inside, tmp_path / "outside")
     (tmp_path / "checkpoint" / inside).symlink_to(tmp_path / "outside")
-    with pytest.raises(ValueError, match=f"{inside} is a link or no regular file"):
+    with pytest.raises(ValueError, match=f"{inside} is not a regular file; replace the link or device"):
         Checkpoint.load(tmp_path / "checkpoint")
 
 
-def test_a_link_is_refused_when_the_artifact_is_saved(tmp_path: Path):
+def test_save_refuses_a_link_inside_an_artifact(tmp_path: Path):
     (tmp_path / "dataset").mkdir()
     (tmp_path / "outside").write_text("secret")
     (tmp_path / "dataset" / "train.txt").symlink_to(tmp_path / "outside")
     dataset = Dataset(path=tmp_path / "dataset", num_examples=1, train_path=tmp_path / "dataset" / "train.txt")
-    with pytest.raises(ValueError, match=r"train.txt is a link or no regular file; put a copy of the file there"):
+    with pytest.raises(
+        ValueError, match=r"train.txt is not a regular file; replace the link or device with a copy of the file"
+    ):
         dataset.save()
 
 
-def test_a_named_pipe_inside_of_an_artifact_is_refused_and_not_read(tmp_path: Path):
+def test_load_refuses_a_named_pipe_without_reading_it(tmp_path: Path):
     make_dataset(tmp_path / "dataset")
     os.mkfifo(tmp_path / "dataset" / "pipe")
-    with pytest.raises(ValueError, match="pipe is a link or no regular file"):
+    with pytest.raises(ValueError, match="pipe is not a regular file"):
         Dataset.load(tmp_path / "dataset")
 
 
 @pytest.mark.parametrize("path", ["../outside.txt", "/etc/hostname", "train.txt/../../outside.txt", "", ".", "nothing"])
-def test_an_own_path_that_leaves_the_artifact_is_refused(tmp_path: Path, path: str):
+def test_a_stored_path_that_leaves_the_artifact_is_refused(tmp_path: Path, path: str):
     make_dataset(tmp_path / "dataset")
     (tmp_path / "outside.txt").write_text("secret")
     edit_metadata(tmp_path / "dataset", fields={"num_examples": 1, "train_path": path})
-    with pytest.raises(ValueError, match=r"train_path=.* is not among its files, and an own path may not leave"):
+    with pytest.raises(ValueError, match=r"train_path=.* is not one of its files, and a path may not point outside"):
         Dataset.load(tmp_path / "dataset")
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname"])
-def test_a_listed_file_that_lies_outside_is_refused(tmp_path: Path, name: str):
+def test_a_listed_file_outside_the_artifact_is_refused(tmp_path: Path, name: str):
     files = make_dataset(tmp_path / "dataset").files
     (tmp_path / "outside.txt").write_text("one\n")
     edit_metadata(tmp_path / "dataset", files={name: files["train.txt"].model_dump()})
-    with pytest.raises(ValueError, match=r"the file train.txt does not belong to it"):
+    with pytest.raises(ValueError, match=r"the file train.txt is not part of the artifact"):
         Dataset.load(tmp_path / "dataset")
 
 
@@ -501,7 +527,7 @@ def test_a_listed_file_that_lies_outside_is_refused(tmp_path: Path, name: str):
         ({"num_examples": 1, "train_path": 5}, "train_path=5: Input is not a valid path"),
     ],
 )
-def test_stored_fields_that_do_not_fit_the_class_are_refused(tmp_path: Path, fields: dict[str, Any], sentence: str):
+def test_stored_fields_that_do_not_match_the_class_are_refused(tmp_path: Path, fields: dict[str, Any], sentence: str):
     make_dataset(tmp_path / "dataset")
     edit_metadata(tmp_path / "dataset", fields=fields)
     with pytest.raises(ValueError, match=rf"dataset: Dataset: {sentence}.*; run the step again$"):
@@ -512,13 +538,13 @@ def test_stored_fields_that_do_not_fit_the_class_are_refused(tmp_path: Path, fie
 
 
 def produce(output_dir: Path, kind: type[Artifact], write: Callable[[Path], object], keep: bool = False) -> None:
-    """A step: `write` is its work."""
+    """Run a step that writes its artifact with `write`."""
     with working_directory(output_dir, kind, keep_on_failure=keep) as work:
         write(work)
 
 
 def never(work: Path) -> None:
-    pytest.fail("the work has begun")
+    pytest.fail("the step started")
 
 
 def write_dataset(output_dir: Path, content: str = "one\n") -> Dataset:
@@ -530,7 +556,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_the_artifact_appears_only_when_the_block_is_left(tmp_path: Path):
+def test_the_artifact_appears_when_the_block_ends(tmp_path: Path):
     with working_directory(tmp_path / "a" / "b" / "dataset", Dataset) as work:
         make_dataset(work)
         assert names(tmp_path / "a" / "b") == ["dataset.incomplete"]
@@ -538,7 +564,7 @@ def test_the_artifact_appears_only_when_the_block_is_left(tmp_path: Path):
     assert Dataset.load(tmp_path / "a" / "b" / "dataset").train_path.read_text() == "one\n"
 
 
-def test_an_earlier_artifact_stays_until_the_new_one_is_finished(tmp_path: Path):
+def test_the_old_artifact_remains_until_the_new_one_is_finished(tmp_path: Path):
     write_dataset(tmp_path / "dataset")
     with working_directory(tmp_path / "dataset", Dataset) as work:
         make_dataset(work, "two\n")
@@ -548,7 +574,7 @@ def test_an_earlier_artifact_stays_until_the_new_one_is_finished(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_failed_block_loses_its_work_and_nothing_else(tmp_path: Path, error: BaseException):
+def test_a_failed_block_removes_its_own_files_only(tmp_path: Path, error: BaseException):
     old = write_dataset(tmp_path / "dataset")
 
     def fail(work: Path) -> None:
@@ -561,7 +587,7 @@ def test_a_failed_block_loses_its_work_and_nothing_else(tmp_path: Path, error: B
     assert Dataset.load(tmp_path / "dataset").digest == old.digest
 
 
-def test_a_failed_block_can_keep_its_work_for_the_next_run(tmp_path: Path):
+def test_a_failed_block_can_keep_its_files_for_the_next_run(tmp_path: Path):
     def stop(work: Path) -> None:
         (work / "step-1").write_text("state")
         raise KeyboardInterrupt
@@ -575,63 +601,63 @@ def test_a_failed_block_can_keep_its_work_for_the_next_run(tmp_path: Path):
     assert list(Dataset.load(tmp_path / "d").files) == ["step-1", "train.txt"]
 
 
-def test_what_a_killed_run_left_is_not_in_the_next_artifact(tmp_path: Path):
+def test_the_next_artifact_contains_no_files_of_a_killed_run(tmp_path: Path):
     make_dataset(tmp_path / "dataset.incomplete" / "deep")
     make_dataset(tmp_path / "dataset.incomplete")
     assert list(write_dataset(tmp_path / "dataset").files) == ["train.txt"]
 
 
-def test_a_kept_directory_is_no_artifact_until_it_is_saved_again(tmp_path: Path):
+def test_a_kept_directory_must_be_saved_again(tmp_path: Path):
     make_dataset(tmp_path / "dataset.incomplete")
-    with pytest.raises(ValueError, match=r"the step saved no dataset; call save\(\) before it ends"):
+    with pytest.raises(ValueError, match=r"the step did not save a dataset; call save\(\) before the block ends"):
         produce(tmp_path / "dataset", Dataset, lambda work: None, keep=True)
     assert names(tmp_path) == ["dataset.incomplete"]
 
 
-def test_a_file_written_after_save_is_refused_before_the_old_artifact_goes(tmp_path: Path):
+def test_a_file_written_after_save_is_refused_before_the_swap(tmp_path: Path):
     old = write_dataset(tmp_path / "dataset")
 
     def write_late(work: Path) -> None:
         make_dataset(work, "two\n")
         (work / "late.txt").write_text("late")
 
-    with pytest.raises(ValueError, match=r"the file late.txt does not belong to it"):
+    with pytest.raises(ValueError, match=r"the file late.txt is not part of the artifact"):
         produce(tmp_path / "dataset", Dataset, write_late)
     assert Dataset.load(tmp_path / "dataset").digest == old.digest
 
 
-def test_an_artifact_of_another_type_is_refused_at_the_end_too(tmp_path: Path):
-    with pytest.raises(ValueError, match="type='dataset', not 'checkpoint'"):
+def test_a_block_that_saves_another_type_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="type='dataset', expected 'checkpoint'"):
         produce(tmp_path / "checkpoint", Checkpoint, make_dataset)
     assert names(tmp_path) == []
 
 
-def test_references_out_of_the_working_directory_hold_after_the_swap(tmp_path: Path):
+def test_references_from_the_working_directory_are_valid_after_the_swap(tmp_path: Path):
     dataset = write_dataset(tmp_path / "dataset")
     with working_directory(tmp_path / "checkpoint", Checkpoint) as work:
         make_checkpoint(work, dataset)
     assert Checkpoint.load(tmp_path / "checkpoint").dataset_path == dataset.path
 
 
-def test_an_artifact_that_refers_to_the_one_it_replaces_is_refused(tmp_path: Path):
+def test_a_reference_to_the_artifact_being_replaced_is_refused(tmp_path: Path):
     dataset = write_dataset(tmp_path / "dataset")
     with working_directory(tmp_path / "checkpoint", Checkpoint) as work:
         make_checkpoint(work, dataset)
     old = Checkpoint.load(tmp_path / "checkpoint")
 
-    def go_on(work: Path) -> None:
+    def refer_to_old(work: Path) -> None:
         (work / "w").write_text("w")
         paths = {"model_path": work / "w", "dataset_path": dataset.path, "base_path": old.path}
         Checkpoint(path=work, num_steps=1, **paths).save()
 
-    with pytest.raises(ValueError, match=r"base_path=.* lies in .*checkpoint, which this artifact will replace"):
-        produce(tmp_path / "checkpoint", Checkpoint, go_on)
+    with pytest.raises(ValueError, match=r"base_path=.* is inside .*checkpoint, which this artifact will replace"):
+        produce(tmp_path / "checkpoint", Checkpoint, refer_to_old)
     assert Checkpoint.load(tmp_path / "checkpoint").digest == old.digest
 
 
-def test_two_writers_of_one_directory_are_kept_apart(tmp_path: Path):
+def test_a_second_writer_of_the_same_directory_is_refused(tmp_path: Path):
     with working_directory(tmp_path / "dataset", Dataset) as work:
-        with pytest.raises(ValueError, match=r"dataset.incomplete is being written by another process; wait for it"):
+        with pytest.raises(ValueError, match=r"another process is writing .*dataset.incomplete; wait for it"):
             produce(tmp_path / "dataset", Dataset, never)
         make_dataset(work)
     assert Dataset.load(tmp_path / "dataset")
@@ -659,19 +685,19 @@ def put_other_type(place: Path) -> None:
     make_checkpoint(place, make_dataset(place.with_name("some dataset")))
 
 
-def put_artifact_with_a_guest(place: Path) -> None:
+def put_artifact_with_a_foreign_file(place: Path) -> None:
     make_dataset(place)
     (place / "notes").mkdir()
     (place / "notes" / "thesis.txt").write_text("precious")
 
 
-def put_artifact_of_the_future(place: Path) -> None:
+def put_artifact_of_a_later_schema(place: Path) -> None:
     make_dataset(place)
     text = (place / "metadata.json").read_text()
     (place / "metadata.json").write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
 
 
-def put_artifact_with_an_input_in_it(place: Path) -> None:
+def put_artifact_with_another_artifact_inside(place: Path) -> None:
     make_dataset(place)
     make_dataset(place / "inner")
 
@@ -679,17 +705,23 @@ def put_artifact_with_an_input_in_it(place: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "sentence"),
     [
-        (put_file, "is a file, a link or a mount point, no plain directory; choose another output_dir"),
+        (put_file, "is a file, a link or a mount point, not a plain directory; choose another output_dir"),
         (put_link, "is a file, a link or a mount point"),
         (put_broken_link, "is a file, a link or a mount point"),
-        (put_directory_with_a_file, "is not replaced, delete it or choose another: .* has no metadata.json"),
-        (put_other_type, "is not replaced, delete it or choose another: .*type='checkpoint', not 'dataset'"),
-        (put_artifact_with_a_guest, "holds notes/thesis.txt, which the dataset does not own; move it away"),
-        (put_artifact_with_an_input_in_it, "holds inner/metadata.json, which the dataset does not own"),
-        (put_artifact_of_the_future, "schema_version=2, and this version of nemotron reads 1"),
+        (put_directory_with_a_file, "will not be replaced, so delete it or choose another: .* has no metadata.json"),
+        (
+            put_other_type,
+            "will not be replaced, so delete it or choose another: .*type='checkpoint', expected 'dataset'",
+        ),
+        (
+            put_artifact_with_a_foreign_file,
+            "holds notes/thesis.txt, which is not part of the dataset; move it elsewhere",
+        ),
+        (put_artifact_with_another_artifact_inside, "holds inner/metadata.json, which is not part of the dataset"),
+        (put_artifact_of_a_later_schema, "schema_version=2, but this version of nemotron reads 1"),
     ],
 )
-def test_an_output_directory_that_would_be_lost_is_refused_before_any_work(tmp_path: Path, put: Any, sentence: str):
+def test_content_that_would_be_lost_is_refused_before_the_step_starts(tmp_path: Path, put: Any, sentence: str):
     place = tmp_path / "there"
     put(place)
     before = sorted(str(path) for path in tmp_path.rglob("*"))
@@ -699,7 +731,7 @@ def test_an_output_directory_that_would_be_lost_is_refused_before_any_work(tmp_p
 
 
 @pytest.mark.parametrize("suffix", [".incomplete", ".incomplete.replaced"])
-def test_a_link_in_the_place_of_a_working_directory_is_not_emptied(tmp_path: Path, suffix: str):
+def test_a_link_in_place_of_a_working_directory_is_not_emptied(tmp_path: Path, suffix: str):
     put_directory_with_a_file(tmp_path / "precious")
     (tmp_path / f"dataset{suffix}").symlink_to(tmp_path / "precious")
     with pytest.raises(ValueError, match="is a file, a link"):
@@ -707,18 +739,18 @@ def test_a_link_in_the_place_of_a_working_directory_is_not_emptied(tmp_path: Pat
     assert names(tmp_path / "precious") == ["thesis.txt"]
 
 
-def test_an_output_directory_inside_of_an_artifact_is_refused(tmp_path: Path):
+def test_an_output_directory_inside_an_artifact_is_refused(tmp_path: Path):
     make_dataset(tmp_path / "dataset")
-    with pytest.raises(ValueError, match=r"output_dir=.* lies inside the artifact .*/dataset; choose one outside"):
+    with pytest.raises(ValueError, match=r"output_dir=.* is inside the artifact .*/dataset; choose one outside"):
         produce(tmp_path / "dataset" / "deep" / "inner", Dataset, never)
 
 
-def test_an_output_directory_with_the_name_of_unfinished_work_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="has the name of a directory for unfinished work; choose another name"):
+def test_an_output_directory_with_a_reserved_suffix_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="which are reserved for unfinished work; choose another name"):
         produce(tmp_path / "x.incomplete", Dataset, never)
 
 
-def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path):
+def test_an_output_directory_below_a_file_is_refused_before_the_step_starts(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         produce(tmp_path / "file" / "dataset", Dataset, never)
@@ -726,12 +758,12 @@ def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path: Pa
 
 def test_an_output_directory_without_write_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_dataset(tmp_path / "dataset")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, who runs many tests, may write everywhere
-    with pytest.raises(ValueError, match=r"dataset cannot be written; change its permissions or choose another"):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ValueError, match=r"dataset is not writable; change its permissions or choose another"):
         produce(tmp_path / "dataset", Dataset, never)
 
 
-def test_an_empty_output_directory_is_used(tmp_path: Path):
+def test_an_empty_output_directory_is_accepted(tmp_path: Path):
     (tmp_path / "dataset").mkdir()
     assert write_dataset(tmp_path / "dataset").num_examples == 3
 
@@ -742,7 +774,7 @@ def test_a_damaged_artifact_is_replaced(tmp_path: Path):
     assert write_dataset(tmp_path / "dataset", "two\n").train_path.read_text() == "two\n"
 
 
-def test_what_appears_in_the_output_directory_during_the_work_is_not_lost(tmp_path: Path):
+def test_a_file_that_appears_in_the_output_directory_during_the_step_is_not_lost(tmp_path: Path):
     def write(work: Path) -> None:
         make_dataset(work)
         put_directory_with_a_file(tmp_path / "dataset")
@@ -753,7 +785,7 @@ def test_what_appears_in_the_output_directory_during_the_work_is_not_lost(tmp_pa
     assert Dataset.load(tmp_path / "dataset.incomplete").num_examples == 3
 
 
-def test_the_output_directory_may_lie_behind_a_link(tmp_path: Path):
+def test_the_output_directory_may_be_below_a_link(tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "outputs").symlink_to(tmp_path / "disk")
     assert write_dataset(tmp_path / "outputs" / "dataset").path == tmp_path / "disk" / "dataset"

@@ -1,4 +1,4 @@
-"""The directory of an artifact: its metadata are read strictly, and a process that writes may be killed anywhere."""
+"""The directory of an artifact: metadata.json is read strictly, and a writer may be killed at any point."""
 
 import builtins
 import json
@@ -24,9 +24,9 @@ from nemotron.directory import (
     MAX_METADATA_BYTES,
     FileRecord,
     check_files,
+    file_record,
     locked,
     read_metadata,
-    record_file,
     replaced_name,
     working_name,
 )
@@ -54,14 +54,14 @@ def names(directory: Path) -> list[str]:
 
 
 def link(directory: Path) -> None:
-    """A directory whose metadata.json is that of its neighbour."""
+    """Link the metadata.json of a directory to that of its neighbor."""
     (directory / "metadata.json").symlink_to("../b/metadata.json")
 
 
 # --- metadata.json
 
 
-def break_metadata(directory: Path, change: Callable[[str], str | bytes]) -> None:
+def edit_metadata_text(directory: Path, change: Callable[[str], str | bytes]) -> None:
     text = change((directory / "metadata.json").read_text())
     (directory / "metadata.json").write_bytes(text if isinstance(text, bytes) else text.encode())
 
@@ -69,39 +69,54 @@ def break_metadata(directory: Path, change: Callable[[str], str | bytes]) -> Non
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda text: "", r"is not the JSON that a step writes: Expecting value"),
-        (lambda text: text[:-10], r"is not the JSON that a step writes: Expecting"),
-        (lambda text: text + "{}", r"is not the JSON that a step writes: Extra data"),
-        (lambda text: "[1]", r"is not the JSON that a step writes: \[1\] is no object"),
-        (lambda text: b"\xff\xfe" + text.encode(), r"is not the JSON that a step writes: 'utf-8' codec can't decode"),
-        (lambda text: "[" * 100_000, r"is not the JSON that a step writes: .*(recursion|overflow)"),
-        (lambda text: "9" * 5000, r"is not the JSON that a step writes: Exceeds the limit"),
-        (lambda text: text.replace('"files"', '"type": "dataset", "files"'), r"the key 'type' stands there twice"),
-        (lambda text: text.replace('"metrics": {', '"metrics": {"a": NaN'), r"NaN is no finite number"),
-        (lambda text: text.replace('"metrics": {', '"metrics": {"a": -Infinity'), r"-Infinity is no finite number"),
-        (lambda text: text.replace('"metrics": {', '"metrics": {"a": 1e999'), r"1e999 is no finite number"),
-        (lambda text: text.replace('"metrics": {', '"metrics": {"a": 1'), r"digest='\w+' is not that of its content"),
-        (lambda text: text.replace('_version": 1', '_version": 2'), r"schema_version=2, and this version of nemotron"),
-        (lambda text: text.replace('"schema_version": 1,', ""), r"schema_version=None, and this version of nemotron"),
+        (lambda text: "", r"is not valid JSON \(Expecting value"),
+        (lambda text: text[:-10], r"is not valid JSON \(Expecting"),
+        (lambda text: text + "{}", r"is not valid JSON \(Extra data"),
+        (lambda text: "[1]", r"must hold a JSON object, not \[1\]; run the step again"),
+        (lambda text: b"\xff\xfe" + text.encode(), r"is not valid JSON \('utf-8' codec can't decode"),
+        (lambda text: "[" * 100_000, r"is not valid JSON \(.*(recursion|overflow)"),
+        (lambda text: "9" * 5000, r"is not valid JSON \(Exceeds the limit"),
+        (
+            lambda text: text.replace('"files"', '"type": "dataset", "files"'),
+            r'holds the key "type" twice; run the step again',
+        ),
+        (
+            lambda text: text.replace('"metrics": {', '"metrics": {"a": NaN'),
+            r"holds NaN, which is not a number in JSON",
+        ),
+        (
+            lambda text: text.replace('"metrics": {', '"metrics": {"a": -Infinity'),
+            r"holds -Infinity, which is not a number in JSON",
+        ),
+        (
+            lambda text: text.replace('"metrics": {', '"metrics": {"a": 1e999'),
+            r"holds 1e999, which is too large for a float",
+        ),
+        (lambda text: text.replace('"metrics": {', '"metrics": {"a": 1'), r"digest='\w+' does not match its content"),
+        (lambda text: text.replace('_version": 1', '_version": 2'), r"schema_version=2, but this version of nemotron"),
+        (lambda text: text.replace('"schema_version": 1,', ""), r"schema_version=None, but this version of nemotron"),
         (lambda text: text.replace('"files"', '"fils"'), r"files=.*: Field required; .*fils=.*Extra inputs"),
         (lambda text: text.replace("+00:00", "").replace("Z", ""), r"created_at=.* should have timezone info"),
-        (lambda text: " " * MAX_METADATA_BYTES + text, r"has more than 16777216 bytes; no artifact has"),
+        (
+            lambda text: " " * MAX_METADATA_BYTES + text,
+            r"is larger than the 16777216 bytes of any artifact; run the step again",
+        ),
     ],
 )
-def test_metadata_that_no_step_wrote_are_refused(
+def test_invalid_metadata_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str | bytes], sentence: str
 ):
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     write(tmp_path / "dataset", "text")
-    break_metadata(tmp_path / "dataset", change)
+    edit_metadata_text(tmp_path / "dataset", change)
     with pytest.raises(ValueError, match=f"^{tmp_path}/dataset/metadata.json.*{sentence}") as error:
         Dataset.load(tmp_path / "dataset")
     assert "\n" not in str(error.value)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_as_metadata_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+def test_arbitrary_bytes_as_metadata_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes):
     directory = tmp_path_factory.getbasetemp() / "any bytes"
     directory.mkdir(exist_ok=True)
     (directory / "metadata.json").write_bytes(content)
@@ -114,31 +129,34 @@ def test_any_bytes_as_metadata_are_refused(tmp_path_factory: pytest.TempPathFact
     [
         (lambda path: None, "does not exist, not an artifact; correct the path, or run the step that writes it"),
         (lambda path: path.write_text(""), "is a file, not an artifact; correct the path"),
-        (lambda path: path.mkdir(), "has no metadata.json: half-written or no artifact; run the step that writes it"),
+        (
+            lambda path: path.mkdir(),
+            "has no metadata.json, so it is not a complete artifact; run the step that writes it",
+        ),
         (lambda path: path.symlink_to("nowhere"), "does not exist, not an artifact"),
         (
             lambda path: (write(path.with_name("b"), ""), path.mkdir(), link(path)),
-            "metadata.json is a link or no regular",
+            "metadata.json is not a regular file; replace the link",
         ),
-        (lambda path: (path.mkdir(), os.mkfifo(path / "metadata.json")), "metadata.json is a link or no regular file"),
+        (lambda path: (path.mkdir(), os.mkfifo(path / "metadata.json")), "metadata.json is not a regular file"),
     ],
 )
-def test_what_is_no_artifact_is_refused(tmp_path: Path, make: Callable[[Path], Any], sentence: str):
+def test_a_path_that_is_not_an_artifact_is_refused(tmp_path: Path, make: Callable[[Path], Any], sentence: str):
     make(tmp_path / "there")
     with pytest.raises(ValueError, match=f"{tmp_path}/there.{sentence}"):
         read_metadata(tmp_path / "there")
 
 
-def test_metadata_that_are_too_large_are_not_written(tmp_path: Path):
+def test_metadata_that_is_too_large_is_not_written(tmp_path: Path):
     class Log(Artifact):
         lines: list[str]
 
-    with pytest.raises(ValueError, match=r"bytes of metadata, 16777216 allowed; put data in files"):
+    with pytest.raises(ValueError, match=r"bytes of metadata, at most 16777216 allowed; move data to files"):
         Log(path=tmp_path, lines=["x" * MAX_METADATA_BYTES]).save()
     assert names(tmp_path) == []
 
 
-def test_metadata_are_readable_and_in_order(tmp_path: Path):
+def test_metadata_is_indented_and_in_order(tmp_path: Path):
     write(tmp_path, "text")
     text = (tmp_path / "metadata.json").read_text()
     assert list(json.loads(text)) == [
@@ -151,19 +169,19 @@ def test_metadata_are_readable_and_in_order(tmp_path: Path):
 # --- files
 
 
-def test_the_record_of_a_file_is_its_size_and_sha256(tmp_path: Path):
+def test_a_file_record_is_its_size_and_sha256(tmp_path: Path):
     (tmp_path / "abc").write_bytes(b"abc")
     # sha256("abc"), FIPS 180-2, appendix B.1
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert record_file(tmp_path / "abc") == FileRecord(size=3, sha256=sha256)
+    assert file_record(tmp_path / "abc") == FileRecord(size=3, sha256=sha256)
 
 
-def test_files_are_compared_by_size_alone_when_that_is_asked_for(tmp_path: Path):
+def test_without_hashes_only_sizes_are_compared(tmp_path: Path):
     write(tmp_path, "text")
     (tmp_path / "deep" / "text").write_text("TEXT")
     check_files(tmp_path, read_metadata(tmp_path), hashes=False)
     (tmp_path / "deep" / "text").write_text("longer")
-    with pytest.raises(ValueError, match="deep/text has 6 bytes and had 4"):
+    with pytest.raises(ValueError, match="deep/text has 6 bytes, but had 4"):
         check_files(tmp_path, read_metadata(tmp_path), hashes=False)
 
 
@@ -171,7 +189,7 @@ def test_files_are_compared_by_size_alone_when_that_is_asked_for(tmp_path: Path)
 
 
 class Killed(BaseException):
-    """Nothing runs after it that touches the disk."""
+    """Simulates SIGKILL: no later code changes the disk."""
 
 
 CHANGES_THE_DISK = [
@@ -181,7 +199,7 @@ CHANGES_THE_DISK = [
 
 
 def kill_at(patch: pytest.MonkeyPatch, call: int) -> None:
-    """From the `call`-th call on, counted from 0, every call that changes the disk raises Killed."""
+    """Make every call that changes the disk raise Killed, from the `call`-th on, counted from 0."""
     made = [0]
 
     def counted(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,7 +219,7 @@ def kill_at(patch: pytest.MonkeyPatch, call: int) -> None:
 
 
 def run_killed_at(call: int, function: Callable[..., object], *arguments: object) -> bool:
-    """Run a function in a process that dies at its `call`-th change of the disk; whether it did."""
+    """Run a function that is killed at its `call`-th change of the disk; return whether it got that far."""
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, call)
         try:
@@ -211,8 +229,8 @@ def run_killed_at(call: int, function: Callable[..., object], *arguments: object
     return False
 
 
-def every_call(function: Callable[[Path], object], prepare: Callable[[Path], object], root: Path) -> list[Path]:
-    """One directory for each place where the function can be killed, left as it was then."""
+def kill_at_every_call(function: Callable[[Path], object], prepare: Callable[[Path], object], root: Path) -> list[Path]:
+    """One directory for each call at which the function can be killed, in the state it was left in."""
     places = []
     for call in range(200):
         place = root / str(call)
@@ -224,8 +242,8 @@ def every_call(function: Callable[[Path], object], prepare: Callable[[Path], obj
     raise AssertionError("more than 200 calls")
 
 
-def test_a_save_that_is_killed_anywhere_leaves_no_half_artifact(tmp_path: Path):
-    places = every_call(lambda place: write(place, "new"), lambda place: None, tmp_path)
+def test_a_save_killed_at_any_call_leaves_no_partial_artifact(tmp_path: Path):
+    places = kill_at_every_call(lambda place: write(place, "new"), lambda place: None, tmp_path)
     accepted = []
     for place in places:
         try:
@@ -235,16 +253,16 @@ def test_a_save_that_is_killed_anywhere_leaves_no_half_artifact(tmp_path: Path):
         write(place, "later")
         assert Dataset.load(place).text_path.read_text() == "later"
     assert len(places) > 5
-    assert accepted == ["new"]  # killed after the rename, before the directory was synced
+    assert accepted == ["new"]  # killed between the rename and the sync of the directory
 
 
 @pytest.mark.parametrize("old", ["old", None])
-def test_a_swap_that_is_killed_anywhere_leaves_the_old_or_the_new_artifact(tmp_path: Path, old: str | None):
+def test_a_swap_killed_at_any_call_leaves_the_old_or_the_new_artifact(tmp_path: Path, old: str | None):
     def prepare(place: Path) -> None:
         if old:
             run_step(place / "dataset", old)
 
-    places = every_call(lambda place: run_step(place / "dataset", "new"), prepare, tmp_path)
+    places = kill_at_every_call(lambda place: run_step(place / "dataset", "new"), prepare, tmp_path)
     found = []
     for place in places:
         try:
@@ -260,11 +278,11 @@ def test_a_swap_that_is_killed_anywhere_leaves_the_old_or_the_new_artifact(tmp_p
     assert found == [text for text in found if text == old] + [text for text in found if text == "new"]
 
 
-def test_a_repair_that_is_killed_anywhere_can_be_repaired(tmp_path: Path):
+def test_a_repair_killed_at_any_call_can_be_repaired(tmp_path: Path):
     def prepare(place: Path) -> None:
-        cut_off_swap(place / "dataset")
+        interrupt_swap(place / "dataset")
 
-    places = every_call(lambda place: Dataset.load(place / "dataset"), prepare, tmp_path)
+    places = kill_at_every_call(lambda place: Dataset.load(place / "dataset"), prepare, tmp_path)
     for place in places:
         assert Dataset.load(place / "dataset").text_path.read_text() == "new"
         run_step(place / "dataset", "later")
@@ -272,39 +290,39 @@ def test_a_repair_that_is_killed_anywhere_can_be_repaired(tmp_path: Path):
     assert len(places) > 3
 
 
-def cut_off_swap(final: Path) -> None:
-    """The state between the two renames of a swap."""
+def interrupt_swap(final: Path) -> None:
+    """Create the state between the two renames of a swap."""
     run_step(final, "old")
     os.rename(final, replaced_name(final))
     write(working_name(final), "new")
 
 
-def test_a_reader_repairs_a_swap_that_was_cut_off(tmp_path: Path):
-    cut_off_swap(tmp_path / "dataset")
+def test_a_reader_repairs_an_interrupted_swap(tmp_path: Path):
+    interrupt_swap(tmp_path / "dataset")
     assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "new"
     assert names(tmp_path) == ["dataset"]
 
 
-def test_a_writer_repairs_a_swap_that_was_cut_off(tmp_path: Path):
-    cut_off_swap(tmp_path / "dataset")
+def test_a_writer_repairs_an_interrupted_swap(tmp_path: Path):
+    interrupt_swap(tmp_path / "dataset")
     with pytest.raises(KeyboardInterrupt), working_directory(tmp_path / "dataset", Dataset):
         raise KeyboardInterrupt
     assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "new"
 
 
-def test_a_reference_is_found_in_a_swap_that_was_cut_off(tmp_path: Path):
+def test_a_reference_is_found_after_an_interrupted_swap(tmp_path: Path):
     class Results(Artifact):
         dataset_path: Path
 
     run_step(tmp_path / "dataset", "new")
     Results(path=tmp_path / "results", dataset_path=tmp_path / "dataset").save()
     shutil.rmtree(tmp_path / "dataset")
-    cut_off_swap(tmp_path / "dataset")
+    interrupt_swap(tmp_path / "dataset")
     assert Dataset.load(Results.load(tmp_path / "results").dataset_path).text_path.read_text() == "new"
 
 
-def test_without_a_finished_new_artifact_the_old_one_is_put_back(tmp_path: Path):
-    cut_off_swap(tmp_path / "dataset")
+def test_an_interrupted_swap_without_a_new_artifact_restores_the_old_one(tmp_path: Path):
+    interrupt_swap(tmp_path / "dataset")
     (working_name(tmp_path / "dataset") / "metadata.json").unlink()
     assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "old"
 
@@ -327,7 +345,7 @@ for number in itertools.count():
 """
 
 
-def test_a_process_that_is_really_killed_leaves_a_whole_artifact(tmp_path: Path):
+def test_a_process_killed_by_a_signal_leaves_a_complete_artifact(tmp_path: Path):
     for moment_seconds in (0.0, 0.013, 0.029):
         command = [sys.executable, "-c", PROGRAM, str(tmp_path / "dataset")]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -339,7 +357,7 @@ def test_a_process_that_is_really_killed_leaves_a_whole_artifact(tmp_path: Path)
         assert text == text[: len(text) // 100_000] * 100_000
 
 
-def test_a_full_disk_leaves_no_artifact_and_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_leaves_only_the_old_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run_step(tmp_path / "dataset", "old")
 
     def full(descriptor: int) -> None:
@@ -356,9 +374,7 @@ def test_a_full_disk_leaves_no_artifact_and_the_old_one(tmp_path: Path, monkeypa
     assert names(tmp_path) == ["dataset", "direct"]
 
 
-def test_every_byte_and_every_name_is_synced_before_the_metadata_appear(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_files_and_directories_are_synced_before_the_metadata_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[int] = []  # inodes that were synced, and 0 for the rename
     rename = os.rename
     monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append(os.fstat(descriptor).st_ino))
@@ -373,7 +389,7 @@ def test_every_byte_and_every_name_is_synced_before_the_metadata_appear(
 # --- two processes
 
 
-def test_a_swap_waits_for_another_one_in_the_same_parent(tmp_path: Path):
+def test_a_swap_waits_for_another_swap_in_the_same_parent(tmp_path: Path):
     run_step(tmp_path / "dataset", "old")
     with locked(tmp_path, wait=True):
         writer = threading.Thread(target=run_step, args=(tmp_path / "dataset", "new"))
@@ -393,7 +409,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path):
 
 
 @pytest.mark.parametrize("recreated", [False, True])
-def test_a_lock_on_a_directory_that_was_renamed_in_between_is_refused(
+def test_a_directory_renamed_before_the_lock_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recreated: bool
 ):
     import fcntl
@@ -408,11 +424,11 @@ def test_a_lock_on_a_directory_that_was_renamed_in_between_is_refused(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(ValueError, match="work is being written by another process"), locked(tmp_path / "work"):
+    with pytest.raises(ValueError, match=r"another process is writing .*work;"), locked(tmp_path / "work"):
         pytest.fail("locked the wrong directory")
 
 
-def test_a_file_system_without_locks_is_used_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import fcntl
 
     def unknown(descriptor: int, operation: int) -> None:

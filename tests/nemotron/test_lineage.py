@@ -1,4 +1,4 @@
-"""Lineage: the tree out of the artifacts, the calls to a tracker, and the record of what made an artifact."""
+"""Lineage: the calls to a tracker, the tree of an artifact, and the record of how it was made."""
 
 import importlib.metadata
 import subprocess
@@ -25,31 +25,31 @@ class Checkpoint(Artifact):
 
 
 class Recorder:
-    """A tracker that writes down what it is told."""
+    """A tracker that records the calls it receives."""
 
     def __init__(self, places: Mapping[str, Path] | None = None, broken: bool = False) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.places = places or {}
         self.broken = broken
 
-    def tell(self, *call: Any) -> None:
+    def record(self, *call: Any) -> None:
         self.calls.append(call)
         if self.broken:
             raise ConnectionError("the server is down")
 
     def log_artifact(self, artifact: Artifact) -> None:
-        self.tell("log", artifact.type_name(), artifact.path, [r.digest for r in artifact.inputs.values()])
+        self.record("log", artifact.type_name(), artifact.path, [r.digest for r in artifact.inputs.values()])
 
     def use_artifact(self, artifact: Artifact | str, artifact_type: str) -> Path:
-        self.tell("use", artifact if isinstance(artifact, str) else artifact.path, artifact_type)
+        self.record("use", artifact if isinstance(artifact, str) else artifact.path, artifact_type)
         return self.places[artifact] if isinstance(artifact, str) else artifact.path
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.tell("metrics", dict(metrics), step)
+        self.record("metrics", dict(metrics), step)
 
 
 @pytest.fixture(autouse=True)
-def no_tracker_afterwards() -> Iterator[None]:
+def remove_tracker() -> Iterator[None]:
     yield
     set_lineage_tracker(None)
 
@@ -63,7 +63,7 @@ def tracked(**options: Any) -> Recorder:
 # --- the tracker
 
 
-def test_a_tracker_is_told_of_a_finished_artifact_in_its_final_place(tmp_path: Path):
+def test_a_finished_artifact_is_logged_in_its_final_place(tmp_path: Path):
     recorder = tracked()
     dataset = Dataset(path=tmp_path / "dataset", metrics={"documents": 3}).save()
     with working_directory(tmp_path / "checkpoint", Checkpoint) as work:
@@ -76,7 +76,7 @@ def test_a_tracker_is_told_of_a_finished_artifact_in_its_final_place(tmp_path: P
     ]
 
 
-def test_a_tracker_is_told_once_of_an_artifact_behind_a_link(tmp_path: Path):
+def test_an_artifact_below_a_link_is_logged_once(tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "outputs").symlink_to(tmp_path / "disk")
     recorder = tracked()
@@ -85,14 +85,14 @@ def test_a_tracker_is_told_once_of_an_artifact_behind_a_link(tmp_path: Path):
     assert recorder.calls == [("log", "dataset", tmp_path / "disk" / "dataset", [])]
 
 
-def test_a_tracker_is_not_told_of_what_was_not_finished(tmp_path: Path):
+def test_an_unfinished_artifact_is_not_logged(tmp_path: Path):
     recorder = tracked()
     with pytest.raises(KeyboardInterrupt), working_directory(tmp_path / "dataset", Dataset):
         raise KeyboardInterrupt
     assert recorder.calls == []
 
 
-def test_a_tracker_is_told_of_inputs_but_not_of_what_the_process_made_itself(tmp_path: Path):
+def test_inputs_are_logged_except_those_that_the_process_wrote(tmp_path: Path):
     Dataset(path=tmp_path / "dataset").save()
     recorder = tracked()
     Dataset.load(tmp_path / "dataset")
@@ -101,7 +101,7 @@ def test_a_tracker_is_told_of_inputs_but_not_of_what_the_process_made_itself(tmp
     assert [call for call in recorder.calls if call[0] == "use"] == [("use", tmp_path / "dataset", "dataset")]
 
 
-def test_an_artifact_is_loaded_by_the_name_that_the_tracker_knows(tmp_path: Path):
+def test_an_artifact_is_loaded_by_its_name_in_the_tracker(tmp_path: Path):
     dataset = Dataset(path=tmp_path / "dataset").save()
     recorder = tracked(places={"corpus:v3": tmp_path / "dataset"})
     assert Dataset.load(name="corpus:v3").digest == dataset.digest
@@ -115,26 +115,26 @@ def test_a_name_without_a_tracker_is_refused():
         Dataset.load(name="corpus:v3")
 
 
-def test_a_tracker_that_fails_costs_a_warning_and_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_failing_tracker_causes_a_warning_and_loses_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     Dataset(path=tmp_path / "old").save()
     tracked(broken=True)
     Dataset(path=tmp_path / "new", metrics={"a": 1}).save()
     Dataset.load(tmp_path / "old")
-    warning = "warning: the lineage tracker does not know of {}: ConnectionError('the server is down')\n"
+    warning = "warning: the lineage tracker did not log {}: ConnectionError('the server is down')\n"
     assert capsys.readouterr().err == warning.format(tmp_path / "new") + warning.format(tmp_path / "old")
     set_lineage_tracker(None)
     assert Dataset.load(tmp_path / "new")
 
 
-def test_what_is_no_tracker_is_refused():
+def test_an_object_without_the_tracker_methods_is_refused():
     assert isinstance(Recorder(), LineageTracker)
     with pytest.raises(
-        ValueError, match="int is no lineage tracker; give it log_artifact, use_artifact and log_metrics"
+        ValueError, match="int is not a lineage tracker; add log_artifact, use_artifact and log_metrics"
     ):
         set_lineage_tracker(5)  # type: ignore[arg-type]
 
 
-def test_a_tracker_can_be_taken_away(tmp_path: Path):
+def test_a_removed_tracker_is_not_called(tmp_path: Path):
     recorder = tracked()
     set_lineage_tracker(None)
     Dataset(path=tmp_path / "dataset").save()
@@ -144,7 +144,7 @@ def test_a_tracker_can_be_taken_away(tmp_path: Path):
 # --- the tree
 
 
-def test_the_tree_shows_everything_that_an_artifact_was_made_from(tmp_path: Path):
+def test_the_tree_shows_all_inputs_of_an_artifact(tmp_path: Path):
     dataset = Dataset(path=tmp_path / "dataset").save()
     base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
     tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
@@ -162,18 +162,18 @@ def test_the_tree_shows_everything_that_an_artifact_was_made_from(tmp_path: Path
     assert lineage_tree(str(tuned.path)) == lineage_tree(tuned.path) == lineage_tree(tuned)
 
 
-def test_the_tree_shows_what_is_gone_and_what_has_changed(tmp_path: Path):
+def test_the_tree_marks_missing_and_changed_inputs(tmp_path: Path):
     dataset = Dataset(path=tmp_path / "dataset").save()
     base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
     tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
     (tmp_path / "dataset").rename(tmp_path / "moved")
     Checkpoint(path=base.path, dataset_path=tmp_path / "moved", metrics={"again": 1}).save()
-    _, gone, changed, _ = lineage_tree(tuned).splitlines()
-    assert gone == f"├─ dataset_path: dataset {dataset.digest[:12]}  {tmp_path / 'dataset'}  (not there)"
-    assert changed.endswith(f"  (changed, was {base.digest[:12]})")
+    _, missing, changed, _ = lineage_tree(tuned).splitlines()
+    assert missing == f"├─ dataset_path: dataset {dataset.digest[:12]}  {tmp_path / 'dataset'}  (missing)"
+    assert changed.endswith(f"  (changed; was {base.digest[:12]})")
 
 
-def test_the_tree_of_something_else_is_refused(tmp_path: Path):
+def test_the_tree_of_a_plain_directory_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"has no metadata.json"):
         lineage_tree(tmp_path)
 
@@ -196,30 +196,50 @@ def test_the_producer_record_holds_the_config_as_it_was_given():
     assert producer_record(__name__, {"seed": 4})["seed"] == 4
 
 
-def test_library_versions_are_those_of_the_declared_dependencies():
+def test_the_step_is_the_module_of_the_config_class_before_that_of_the_artifact_class():
+    assert producer_record("nemotron.artifact", Config())["step"] == __name__
+    for config in ({"seed": 4}, None):
+        assert producer_record("nemotron.artifact", config)["step"] == "nemotron.artifact"
+
+
+def test_library_versions_cover_the_declared_dependencies():
     versions = library_versions()
     assert versions["python"].split(".")[:2] == [str(number) for number in sys.version_info[:2]]
     assert versions["sympy"] == importlib.metadata.version("sympy")
     assert "pytest" not in versions
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from nemotron.lineage import producer_record\nprint(producer_record(__name__, None)['step'])\n",
+        """
+from dataclasses import dataclass
+from nemotron.lineage import producer_record
+
+@dataclass
+class Config:
+    seed: int = 1
+
+print(producer_record("nemotron.artifact", Config())["step"])
+""",
+    ],
+)
 @pytest.mark.parametrize("launch", ["-m package.step", "package/step.py"])
-def test_a_step_that_runs_as_main_is_recorded_by_its_own_name(tmp_path: Path, launch: str):
+def test_a_step_that_runs_as_main_is_recorded_under_its_own_name(tmp_path: Path, launch: str, program: str):
     (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "step.py").write_text(
-        "from nemotron.lineage import producer_record\nprint(producer_record(__name__, None)['step'])\n"
-    )
+    (tmp_path / "package" / "step.py").write_text(program)
     command = [sys.executable, *launch.split()]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout == ("package.step\n" if launch.startswith("-m") else "step\n")
 
 
-def test_a_recipe_step_that_runs_as_a_file_is_recorded_by_its_importable_name(monkeypatch: pytest.MonkeyPatch):
-    file = str(Path(__file__).parents[2] / "recipes" / "nano2" / "sizes.py")
+def test_a_recipe_step_that_runs_as_a_file_is_recorded_under_its_importable_name(monkeypatch: pytest.MonkeyPatch):
+    file = str(Path(__file__).parents[2] / "recipes" / "nano2" / "models.py")
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    assert step_name("__main__", file) == "nemotron.recipes.nano2.sizes"
+    assert step_name("__main__", file) == "nemotron.recipes.nano2.models"
     assert step_name("__main__", None) == "__main__"
-    assert step_name("nemotron.recipes.nano2.sizes", file) == "nemotron.recipes.nano2.sizes"
+    assert step_name("nemotron.recipes.nano2.models", file) == "nemotron.recipes.nano2.models"
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -228,7 +248,7 @@ def git(directory: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_the_code_version_names_the_commit_and_what_is_not_in_it(tmp_path: Path):
+def test_the_code_version_names_the_commit_and_marks_uncommitted_changes(tmp_path: Path):
     step = tmp_path / "step.py"
     step.write_text("one")
     (tmp_path / "other.py").write_text("other")
@@ -236,7 +256,7 @@ def test_the_code_version_names_the_commit_and_what_is_not_in_it(tmp_path: Path)
     git(tmp_path, "add", "other.py")
     git(tmp_path, "commit", "-q", "-m", "zero")
     plain = lineage.installed_version("nemotron")
-    assert code_version.__wrapped__(str(step)) == plain  # a file that is not tracked belongs to no commit
+    assert code_version.__wrapped__(str(step)) == plain  # an untracked file is in no commit
     git(tmp_path, "add", "step.py")
     git(tmp_path, "commit", "-q", "-m", "one")
     commit = git(tmp_path, "rev-parse", "HEAD")

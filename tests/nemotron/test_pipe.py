@@ -1,4 +1,4 @@
-"""The line between two steps, and how a step ends: one line on stdout, one sentence on stderr, an exit code."""
+"""The interface between steps: one line on stdout, one sentence on stderr, an exit code."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from nemotron import Artifact, print_complete
-from nemotron.pipe import MAX_LINE_BYTES, step_process
+from nemotron.pipe import MAX_LINE_BYTES, print_page, step_process
 
 
 class Dataset(Artifact):
@@ -38,24 +38,24 @@ def entry(artifact: Artifact) -> dict[str, str]:
 
 
 def load_from(content: bytes, kind: type[Artifact] = Dataset) -> Any:
-    """What a step loads when stdin holds these bytes."""
+    """The artifact that a step loads from these bytes on stdin."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         return kind.load()
 
 
-def end_of(step: Callable[[], object]) -> tuple[int, str]:
-    """Exit code and stderr of a step that runs in this process."""
+def run_failing(step: Callable[[], object]) -> tuple[int, str]:
+    """Run a step in this process; return its exit code and stderr."""
     stderr = io.StringIO()
     with redirect_stderr(stderr), pytest.raises(SystemExit) as end, step_process():
         step()
     return end.value.code, stderr.getvalue()  # type: ignore[return-value]
 
 
-# --- the line
+# --- the JSON line
 
 
-def test_what_one_step_prints_the_next_one_loads(dataset: Dataset, capsys: pytest.CaptureFixture[str]):
+def test_the_next_step_loads_what_a_step_prints(dataset: Dataset, capsys: pytest.CaptureFixture[str]):
     print_complete({"dataset": dataset})
     line = capsys.readouterr().out
     assert json.loads(line) == {"dataset": entry(dataset)}
@@ -64,31 +64,33 @@ def test_what_one_step_prints_the_next_one_loads(dataset: Dataset, capsys: pytes
     assert (loaded.path, loaded.digest) == (dataset.path, dataset.digest)
 
 
-def test_a_step_takes_the_entry_of_the_type_that_it_needs(dataset: Dataset, tmp_path: Path):
+def test_a_step_loads_the_entry_of_the_type_that_it_needs(dataset: Dataset, tmp_path: Path):
     checkpoint = Checkpoint(path=tmp_path / "checkpoint", dataset_path=dataset.path).save()
     line = json.dumps({"a": entry(dataset), "b": entry(checkpoint)}).encode()
     assert load_from(line, Checkpoint).digest == checkpoint.digest
     assert load_from(line + b"\n", Dataset).digest == dataset.digest
 
 
-def test_a_step_may_take_two_artifacts_from_one_line(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_may_load_two_artifacts_from_one_line(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     checkpoint = Checkpoint(path=tmp_path / "checkpoint", dataset_path=dataset.path).save()
     line = json.dumps({"a": entry(dataset), "b": entry(checkpoint)}).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line)))
     assert (Checkpoint.load().digest, Dataset.load().digest) == (checkpoint.digest, dataset.digest)
 
 
-def test_the_table_for_people_holds_fields_and_metrics(dataset: Dataset, capsys: pytest.CaptureFixture[str]):
+def test_the_table_shows_fields_and_metrics(dataset: Dataset, capsys: pytest.CaptureFixture[str]):
     print_complete({"dataset": dataset})
     table = capsys.readouterr().err
     for shown in ("dataset", "num_examples", "loss", "0.5", dataset.digest[:12]):
         assert shown in table
 
 
-def test_a_dataset_that_was_replaced_after_it_was_printed_is_refused(dataset: Dataset):
+def test_a_dataset_replaced_after_it_was_printed_is_refused(dataset: Dataset):
     line = json.dumps({"dataset": entry(dataset)}).encode()
     Dataset(path=dataset.path, num_examples=4).save()
-    with pytest.raises(ValueError, match=r"digest='\w{12}', and the step before printed '\w{12}'; it was replaced"):
+    with pytest.raises(
+        ValueError, match=r"digest='\w{12}', but the previous step printed '\w{12}'; it was replaced since"
+    ):
         load_from(line)
 
 
@@ -99,35 +101,35 @@ DIGEST = "0" * 64
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "the pipe is empty: the step before it failed, or stdin leads nowhere; give --dataset-path"),
-        (b" \n", "the pipe is empty: the step before it failed"),
+        (b"", "stdin is empty, because the previous step failed or nothing is piped in; give --dataset-path"),
+        (b" \n", "stdin is empty, because the previous step failed"),
         (b'{"a": 1}\n{"b": 2}\n', "stdin holds more than the one line that a step prints"),
         (b"x" * (MAX_LINE_BYTES + 1), "stdin holds more than the one line that a step prints"),
-        (b"{}", r"stdin names 0 artifacts of type dataset, not one: \{\}"),
-        (b'{"dataset": 5}', r"stdin names 0 artifacts of type dataset, not one: \{'dataset': 5\}"),
-        (json.dumps({"c": {"type": "checkpoint"}}).encode(), r"names 0 artifacts.*: \{'c': 'checkpoint'\}"),
+        (b"{}", r"stdin names 0 artifacts of type dataset instead of one, in \{\}"),
+        (b'{"dataset": 5}', r"stdin names 0 artifacts of type dataset instead of one, in \{'dataset': 5\}"),
+        (json.dumps({"c": {"type": "checkpoint"}}).encode(), r"names 0 artifacts.*, in \{'c': 'checkpoint'\}"),
         (
             json.dumps({"a": {"type": "dataset"}, "b": {"type": "dataset"}}).encode(),
             "names 2 artifacts of type dataset",
         ),
-        (json.dumps({"a": {"type": "dataset"}}).encode(), "'a' needs an absolute path and a digest, and has"),
+        (json.dumps({"a": {"type": "dataset"}}).encode(), "'a' must have an absolute path and a digest, but is"),
         (
             json.dumps({"a": {"type": "dataset", "path": "relative", "digest": DIGEST}}).encode(),
-            "needs an absolute path and a digest",
+            "must have an absolute path and a digest",
         ),
         (json.dumps({"a": {"type": "dataset", "path": PATH, "digest": DIGEST}}).encode(), f"{PATH} does not exist"),
-        (b"Loading...", "stdin is not the JSON that a step writes: Expecting value"),
-        (b"\xff\xfe", "stdin is not the JSON that a step writes: 'utf-8' codec can't decode"),
-        (b"[]", r"stdin is not the JSON that a step writes: \[\] is no object"),
-        (b'{"a": 1, "a": 2}', "stdin is not the JSON that a step writes: the key 'a' stands there twice"),
-        (b'{"a": NaN}', "stdin is not the JSON that a step writes: NaN is no finite number"),
-        (b'{"a": ' + b"[" * 100_000, "stdin is not the JSON that a step writes: "),
+        (b"Loading...", r"stdin is not valid JSON \(Expecting value.*\); give --dataset-path"),
+        (b"\xff\xfe", r"stdin is not valid JSON \('utf-8' codec can't decode"),
+        (b"[]", r"stdin must hold a JSON object, not \[\]; give --dataset-path"),
+        (b'{"a": 1, "a": 2}', 'stdin holds the key "a" twice; give --dataset-path'),
+        (b'{"a": NaN}', "stdin holds NaN, which is not a number in JSON"),
+        (b'{"a": ' + b"[" * 100_000, r"stdin is not valid JSON \("),
     ],
 )
-def test_a_line_that_no_step_printed_is_one_sentence_and_exit_code_2(content: bytes, sentence: str):
+def test_an_invalid_line_is_one_sentence_and_exit_code_2(content: bytes, sentence: str):
     with pytest.raises(ValueError, match=sentence):
         load_from(content)
-    code, stderr = end_of(lambda: load_from(content))
+    code, stderr = run_failing(lambda: load_from(content))
     assert code == 2
     assert stderr.startswith("error: ")
     assert stderr.count("\n") == 1
@@ -151,8 +153,8 @@ lines = st.dictionaries(st.text(), entries | json_values, max_size=3).map(lambda
 @example(json.dumps({"a": {"type": "dataset", "path": "/" + "x" * 5000, "digest": ""}}).encode())
 @example(json.dumps({"a": {"type": "dataset", "path": "/", "digest": ""}}).encode())
 @example(json.dumps({"a\nb\x1b[31m": {"type": "dataset", "path": "/a\nb", "digest": 1}}).encode())
-def test_any_bytes_on_stdin_are_one_sentence_and_exit_code_2(content: bytes):
-    code, stderr = end_of(lambda: load_from(content))
+def test_arbitrary_bytes_on_stdin_are_one_sentence_and_exit_code_2(content: bytes):
+    code, stderr = run_failing(lambda: load_from(content))
     assert code == 2
     assert stderr.startswith("error: ")
     assert stderr.count("\n") == 1
@@ -164,38 +166,53 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("stdin", [Terminal(), None])
-def test_a_terminal_is_asked_for_the_flag_or_the_pipe(stdin: io.StringIO | None, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_pipe_the_error_names_the_flag(stdin: io.StringIO | None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(
-        ValueError, match=r"no checkpoint to read: give --checkpoint-path, or pipe in the step that writes"
+        ValueError, match=r"there is no checkpoint to read; give --checkpoint-path, or pipe in the step that writes"
     ):
         Checkpoint.load()
 
 
-class NobodyReads(io.StringIO):
+class WithoutReader(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_the_line_is_printed_even_if_nobody_reads_the_table(
+def test_the_line_is_printed_even_if_stderr_has_no_reader(
     dataset: Dataset, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sys, "stderr", NobodyReads())
+    monkeypatch.setattr(sys, "stderr", WithoutReader())
     with step_process():
         print_complete({"dataset": dataset})
     assert json.loads(capfd.readouterr().out) == {"dataset": entry(dataset)}
 
 
-def test_nothing_to_print_is_refused():
-    with pytest.raises(ValueError, match="at least one artifact"):
+def test_print_complete_needs_an_artifact():
+    with pytest.raises(ValueError, match=r"artifacts=.* is empty; give print_complete at least one artifact"):
         print_complete({})
 
 
-def test_an_artifact_that_is_not_where_it_says_is_not_printed(dataset: Dataset, capsys: pytest.CaptureFixture[str]):
+def test_a_moved_artifact_is_not_printed(dataset: Dataset, capsys: pytest.CaptureFixture[str]):
     dataset.path.rename(dataset.path.with_name("moved"))
-    with pytest.raises(ValueError, match=r"holds no saved artifact; print what load\(output_dir\) returns"):
+    with pytest.raises(
+        ValueError, match=r"holds no saved artifact; print the artifact that load\(output_dir\) returns"
+    ):
         print_complete({"dataset": dataset})
     assert capsys.readouterr().out == ""
+
+
+def test_a_page_reaches_stdout_and_other_output_does_not(capfd: pytest.CaptureFixture[str]):
+    with step_process():
+        os.write(1, b"from a library\n")
+        print_page("12 B parameters\n×")
+        print_page("ends with a newline\n")
+    assert capfd.readouterr() == ("12 B parameters\n×\nends with a newline\n", "from a library\n")
+
+
+def test_a_page_is_printed_outside_step_process(capsys: pytest.CaptureFixture[str]):
+    print_page("page")
+    assert capsys.readouterr().out == "page\n"
 
 
 # --- the end of a step
@@ -214,15 +231,15 @@ def test_an_artifact_that_is_not_where_it_says_is_not_printed(dataset: Dataset, 
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_a_mistake_ends_in_one_sentence_and_its_exit_code(error: BaseException, code: int, sentence: str):
+def test_a_user_error_is_one_sentence_and_an_exit_code(error: BaseException, code: int, sentence: str):
     def step() -> None:
         raise error
 
-    assert end_of(step) == (code, sentence)
+    assert run_failing(step) == (code, sentence)
 
 
-def test_a_field_that_breaks_its_rule_is_one_sentence():
-    code, stderr = end_of(lambda: Dataset(path=Path("x"), num_examples=0, metrics={"loss": float("nan")}))
+def test_invalid_fields_are_one_sentence():
+    code, stderr = run_failing(lambda: Dataset(path=Path("x"), num_examples=0, metrics={"loss": float("nan")}))
     assert (code, stderr) == (
         2,
         "error: Dataset: metrics.loss=nan: Input should be a finite number; "
@@ -235,7 +252,7 @@ def test_a_bug_keeps_its_traceback():
         _ = 1 / 0
 
 
-def test_a_step_leaves_stdout_and_signals_as_they_were(capfd: pytest.CaptureFixture[str]):
+def test_step_process_restores_stdout_and_signals(capfd: pytest.CaptureFixture[str]):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with step_process():
         os.write(1, b"inside\n")
@@ -244,7 +261,7 @@ def test_a_step_leaves_stdout_and_signals_as_they_were(capfd: pytest.CaptureFixt
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-# --- as a program
+# --- steps as programs
 
 STEPS = {
     "data.py": """
@@ -269,7 +286,7 @@ def main() -> Dataset:
             raise KeyError("a bug")
         if "--wait" in sys.argv:
             import signal, time
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have disabled it
             print("waiting", file=sys.stderr, flush=True)
             time.sleep(60)
         Dataset(path=work, text_path=work / "text").save()
@@ -299,12 +316,18 @@ if __name__ == "__main__":
     with step_process():
         print_complete({"checkpoint": main()})
 """,
+    "plan.py": """
+from nemotron.pipe import print_page, step_process
+
+with step_process():
+    print_page("a line of the plan\\n" * 100_000)  # 2 MB, more than a pipe holds
+""",
 }
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Runs a line of bash in a directory with two steps, data.py and train.py; `python` is this one."""
+    """Run a line of bash in a directory with the programs of STEPS; `python` is this interpreter."""
     for name, text in STEPS.items():
         (tmp_path / name).write_text(text)
 
@@ -320,7 +343,7 @@ def shell(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
 Shell = Callable[[str], subprocess.CompletedProcess[str]]
 
 
-def test_a_pipe_carries_one_line_whatever_libraries_print(shell: Shell, tmp_path: Path):
+def test_a_pipe_carries_one_line_even_if_libraries_print(shell: Shell, tmp_path: Path):
     result = shell("python data.py > dataset.json && python train.py < dataset.json")
     assert result.returncode == 0
     assert list(json.loads((tmp_path / "dataset.json").read_text())) == ["dataset"]
@@ -339,8 +362,8 @@ def test_a_failing_first_step_fails_the_pipe_with_one_sentence_each(shell: Shell
     assert (result.returncode, result.stdout) == (2, "")
     assert (tmp_path / "data.log").read_text().splitlines()[-1] == "error: --fail was given"
     assert result.stderr == (
-        "error: the pipe is empty: the step before it failed, or stdin leads nowhere; give --dataset-path, or pipe in "
-        "the step that writes the dataset\n"
+        "error: stdin is empty, because the previous step failed or nothing is piped in; give --dataset-path, or pipe "
+        "in the step that writes the dataset\n"
     )
     assert not list(tmp_path.glob("dataset*/")) + list(tmp_path.glob("checkpoint*/"))
 
@@ -352,39 +375,47 @@ def test_a_bug_in_a_program_has_a_traceback_and_exit_code_1(shell: Shell):
     assert "KeyError: 'a bug'" in result.stderr
 
 
-def test_the_development_mode_of_python_shows_where_a_mistake_was_found(shell: Shell):
+def test_development_mode_keeps_the_traceback_of_a_user_error(shell: Shell):
     result = shell("python -X dev data.py --fail")
     assert "Traceback" in result.stderr
     assert result.returncode != 0
 
 
-def test_a_closed_pipe_is_one_sentence_and_the_artifact_stays(shell: Shell, tmp_path: Path):
+def test_a_closed_pipe_is_one_sentence_and_keeps_the_artifact(shell: Shell, tmp_path: Path):
     result = shell("python data.py | true")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1] == (
-        f"error: the next step ended before this one, which is complete: {tmp_path / 'dataset'}"
+        f"error: the next step ended without reading its input; this step is complete: {tmp_path / 'dataset'}"
     )
     assert (tmp_path / "dataset" / "metadata.json").exists()
 
 
-def test_output_that_nobody_reads_at_all_gives_no_traceback(shell: Shell, tmp_path: Path):
+def test_a_page_whose_reader_ends_early_is_one_sentence(shell: Shell):
+    result = shell("python plan.py | head -1")
+    assert (result.returncode, result.stdout) == (2, "a line of the plan\n")
+    assert result.stderr == (
+        "error: the reader of stdout ended before the whole page was written; write the page to a file instead\n"
+    )
+
+
+def test_output_without_any_reader_gives_no_traceback(shell: Shell, tmp_path: Path):
     result = shell("{ python data.py; echo $? > code; } 2>&1 | true")
     assert result.stderr == ""
     assert (tmp_path / "code").read_text() == "2\n"
 
 
-def test_a_full_disk_for_the_line_is_one_sentence(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_under_stdout_is_one_sentence(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
     def full(descriptor: int, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    code, stderr = end_of(lambda: print_complete({"dataset": dataset}))
+    code, stderr = run_failing(lambda: print_complete({"dataset": dataset}))
     assert code == 2
     assert stderr.splitlines()[-1] == "error: No space left on device; free some space and run the step again"
 
 
-def test_a_line_that_is_taken_in_pieces_arrives_whole(dataset: Dataset, capfd: pytest.CaptureFixture[str]):
+def test_a_partially_written_line_is_completed(dataset: Dataset, capfd: pytest.CaptureFixture[str]):
     write = os.write
     with pytest.MonkeyPatch.context() as patch, step_process():
         patch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
@@ -403,7 +434,7 @@ def test_a_closed_stdout_or_stderr_gives_no_traceback_and_no_line(shell: Shell, 
 @pytest.mark.parametrize(
     "content", [b"", b"\xff", b"{", b"{}\n{}\n", b'{"a": {"type": "dataset", "path": "/\\u0000"}}']
 )
-def test_wrong_bytes_on_the_stdin_of_a_program_are_one_sentence(shell: Shell, tmp_path: Path, content: bytes):
+def test_invalid_bytes_on_the_stdin_of_a_program_are_one_sentence(shell: Shell, tmp_path: Path, content: bytes):
     (tmp_path / "line").write_bytes(content)
     result = shell("python train.py < line")
     assert (result.returncode, result.stdout) == (2, "")
@@ -431,7 +462,7 @@ def test_an_interrupted_step_cleans_up(shell: Shell, tmp_path: Path, number: int
     assert not list(tmp_path.glob("dataset*/"))
 
 
-def test_the_table_for_people_stays_short_with_many_metrics(tmp_path, capfd):
+def test_the_table_shows_at_most_eight_metrics(tmp_path, capfd):
     class Results(Artifact):
         pass
 

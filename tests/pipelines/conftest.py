@@ -2,28 +2,35 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 STEPS = Path(__file__).parents[2] / "recipes" / "nano2" / "stage0_pretrain"
 
-SHORT_TRAINING = "--num-steps 20 --warmup-steps 2 --long-context-steps 2 --validate-every-steps 10"
-"""Flags for 22 steps on the tiny dataset."""
+SHORT_PHASES = {"phase1": 96, "phase2": 48, "phase3": 16, "long_context": 4}
+"""Sequences of `short_dataset`, which tiny trains on in 12, 6, 2 and 2 steps."""
+SHORT_TRAINING = "--warmup-steps 2 --validate-every-steps 10"
+"""Flags for training on `short_dataset`."""
 
 
 class Shell:
-    """Runs lines of bash in the directory of the steps, as the README shows them; $OUT is an empty directory."""
+    """Runs lines of bash in the directory of the steps, as the README shows them.
+
+    $OUT is an empty directory and $SHORT holds the flags of SHORT_TRAINING.
+    """
 
     def __init__(self, output: Path) -> None:
         self.output = output
 
     def environment(self, more: dict[str, str]) -> dict[str, str]:
-        """`python` is this Python."""
+        """The variables of a line; `python` is the Python that runs the tests."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, "PATH": path, "OUT": str(self.output), "SHORT": SHORT_TRAINING, **more}
 
@@ -40,7 +47,7 @@ class Shell:
         )
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        """One command as a process to send signals to; it writes to $OUT/stdout and $OUT/stderr."""
+        """Start one command as a process that can be sent signals; it writes to $OUT/stdout and $OUT/stderr."""
         with (self.output / "stdout").open("w") as stdout, (self.output / "stderr").open("w") as stderr:
             return subprocess.Popen(
                 ["bash", "-c", f"exec {command}"],
@@ -67,19 +74,31 @@ class Shell:
 
     @staticmethod
     def refusal(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-        """The one sentence of a program that refused: nothing on stdout, no traceback."""
+        """The sentence of a program that refused its input, after checking that stdout is empty."""
         assert done.returncode == code, done.stderr
         assert not done.stdout
         return Shell.last_words(done.stderr)
 
     @staticmethod
     def last_words(stderr: str) -> str:
-        """The last line on stderr, after making sure that there is no traceback."""
+        """The last line on stderr, after checking that there is no traceback."""
         assert "Traceback" not in stderr, stderr
         return stderr.rstrip().splitlines()[-1]
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    """A shell with an output directory of its own."""
+    """A shell with an empty output directory."""
     return Shell(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def short_dataset(stage0, tmp_path_factory: pytest.TempPathFactory):
+    """The Dataset of stage 0 with only the first sequences of each phase, as an artifact: 22 steps at tiny scale."""
+    path = shutil.copytree(stage0.dataset.path, tmp_path_factory.mktemp("short") / "data_curation")
+    dataset = type(stage0.dataset).load(path=path)
+    phases = [phase.model_copy(update={"num_sequences": SHORT_PHASES[phase.name]}) for phase in dataset.phases]
+    for phase in phases:
+        pq.write_table(pq.read_table(path / phase.file).slice(0, phase.num_sequences), path / phase.file)
+    shortened = {"phases": phases, "num_examples": sum(SHORT_PHASES.values())}
+    return dataset.model_copy(update=shortened).save()

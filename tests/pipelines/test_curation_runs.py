@@ -9,22 +9,21 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from nemotron.recipes.curation import tokenized
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA
-from nemotron.recipes.nano2.stage0_pretrain import data_curation
-from nemotron.recipes.nano2.stage0_pretrain.data_curation import SEQUENCE_FILES, Config, Dataset
+from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
+from nemotron.recipes.nano2.stage0_pretrain.data_curation import Config, Dataset
 
 PHASES = ("phase1", "phase2", "phase3", "long_context")
-
+SEQUENCE_FILES = (*PHASES, "validation", "long_validation", "recall")
 
 SMALL = {
     "vocab_size": 400,
     "sequence_length": 64,
     "long_context_length": 256,
-    "num_steps": 20,
-    "batch_sequences": 4,
-    "long_context_steps": 3,
-    "long_context_batch_sequences": 2,
+    "num_sequences": 80,
+    "long_context_sequences": 6,
 }
 
 
@@ -71,7 +70,7 @@ def write_jsonl(path, texts):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Three categories of the user's own; prose holds one of each thing that a filter must find."""
+    """Files of three categories; prose has one document for each filter to find."""
     directory = tmp_path_factory.mktemp("sources")
     texts = [prose(seed) for seed in range(80)]
     texts[11] = texts[10]
@@ -88,29 +87,35 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def curated(sources, tmp_path_factory):
-    """A Dataset of the user's own files."""
+    """A Dataset of these files."""
     output_dir = tmp_path_factory.mktemp("curated") / "dataset"
     return data_curation.main(Config(sources=sources, output_dir=output_dir, **SMALL))
 
 
 def rows_of(dataset, name):
-    return pq.read_table(getattr(dataset, f"{name}_path")).to_pylist()
+    return pq.read_table(dataset.path / f"{name}.parquet").to_pylist()
 
 
-def test_every_sequence_has_the_length_of_its_phase_plus_one(curated):
-    for phase in PHASES:
-        length = curated.long_context_length if phase == "long_context" else curated.sequence_length
-        assert {len(row["tokens"]) for row in rows_of(curated, phase)} == {length + 1}
+def test_the_dataset_lists_its_phases_in_training_order(curated):
+    assert [phase.name for phase in curated.phases] == list(PHASES)
+    assert [(phase.num_sequences, phase.sequence_length) for phase in curated.phases] == [
+        (48, 64),
+        (24, 64),
+        (8, 64),
+        (6, 256),
+    ]
+    assert curated.num_examples == 86
+
+
+def test_every_phase_has_the_sequences_and_the_length_that_it_states(curated):
+    for phase in curated.phases:
+        rows = pq.read_table(curated.path / phase.file)["tokens"].to_pylist()
+        assert len(rows) == phase.num_sequences
+        assert {len(tokens) for tokens in rows} == {phase.sequence_length + 1}
     assert all(len(row["tokens"]) <= curated.sequence_length + 1 for row in rows_of(curated, "validation"))
 
 
-def test_there_are_as_many_sequences_as_the_steps_need(curated):
-    counts = [pq.read_metadata(getattr(curated, f"{phase}_path")).num_rows for phase in PHASES]
-    assert counts == [12 * 4, 6 * 4, 2 * 4, 3 * 2]
-    assert curated.num_examples == sum(counts)
-
-
-def test_each_category_reads_its_training_documents_on_and_on_through_all_phases(curated):
+def test_each_category_is_read_on_from_phase_to_phase(curated):
     tokenizer = Tokenizer.from_file(str(curated.tokenizer_path / "tokenizer.json"))
     in_training = {row["id"]: row for row in rows_of(curated, "documents") if row["split"] == "train"}
     for category in ("code", "math", "wiki"):
@@ -120,7 +125,7 @@ def test_each_category_reads_its_training_documents_on_and_on_through_all_phases
         total = sum(row["num_tokens"] + 1 for row in in_training.values() if row["category"] == category)
         repeated = len(stream) - total
         assert repeated < 0 or stream[total:] == stream[:repeated]
-        # Whole documents of the beginning, as text: each is one of the training documents, and none comes twice.
+        # Until the stream starts over, no document comes twice.
         text = tokenizer.decode(stream[:total], skip_special_tokens=False).split("</s>")[:-1]
         assert len(text) == len(set(text)) > 0
 
@@ -136,19 +141,19 @@ def test_training_and_validation_share_no_module_and_no_document(curated):
     assert len({row["id"] for row in documents}) == len(documents) == curated.num_documents
 
 
-def test_the_tokenizer_is_trained_on_the_training_split_alone(sources, tmp_path, monkeypatch):
+def test_the_tokenizer_is_trained_on_the_training_split_only(sources, tmp_path, monkeypatch):
     seen = []
 
     def train(texts, vocab_size):
         seen.extend(texts)
         return train_tokenizer(seen, vocab_size)
 
-    monkeypatch.setattr(data_curation, "train_tokenizer", train)
+    monkeypatch.setattr(tokenized, "train_tokenizer", train)
     dataset = data_curation.main(Config(sources=sources, output_dir=tmp_path / "dataset", **SMALL))
     assert len(seen) == sum(row["split"] == "train" for row in rows_of(dataset, "documents")) < dataset.num_documents
 
 
-def test_the_validation_rows_are_the_held_out_documents_one_after_the_other(curated):
+def test_the_validation_rows_are_the_held_out_documents_in_order(curated):
     for category in ("code", "math", "wiki"):
         rows = [row["tokens"] for row in rows_of(curated, "validation") if row["category"] == category]
         stream = [rows[0][0], *(token for row in rows for token in row[1:])]
@@ -159,7 +164,7 @@ def test_the_validation_rows_are_the_held_out_documents_one_after_the_other(cura
         assert stream.count(END_OF_DOCUMENT) == len(held_out)
 
 
-def test_the_filters_see_what_the_one_before_kept_and_add_up(curated, sources):
+def test_each_filter_sees_what_the_one_before_it_kept(curated, sources):
     reports = list(curated.filters.values())
     assert reports[0].num_seen == 80 + 40 + 300
     for before, after in pairwise(reports):
@@ -174,12 +179,12 @@ def test_each_planted_document_is_dropped_by_its_filter(curated, name, row):
     assert [example.id.rpartition("#")[2] for example in curated.filters[name].examples] == [str(row)]
 
 
-def test_a_row_without_text_is_counted_and_named(curated):
+def test_a_row_without_text_is_counted_and_listed(curated):
     assert curated.num_unreadable == 1
     assert "wiki.jsonl#80" in curated.unreadable[0].id
 
 
-def test_the_blend_is_the_published_one_over_the_categories_that_are_there(curated):
+def test_the_blend_is_the_published_one_over_the_present_categories(curated):
     assert curated.absent_categories == sorted(set(BLEND["phase1"]) - {"code", "math", "wiki"})
     for phase in PHASES:
         rows = rows_of(curated, phase)
@@ -193,7 +198,7 @@ def test_the_blend_is_the_published_one_over_the_categories_that_are_there(curat
     assert curated.blend["long_context"][LONG_DOCUMENT_QA].weight == pytest.approx(0.2)
 
 
-def test_a_category_with_few_tokens_is_read_more_than_once_and_the_epochs_say_so(curated):
+def test_the_epochs_of_a_category_are_its_tokens_read_by_its_tokens(curated):
     documents = [row for row in rows_of(curated, "documents") if row["split"] == "train" and row["category"] == "math"]
     num_tokens = sum(row["num_tokens"] + 1 for row in documents)
     read = sum(
@@ -202,7 +207,7 @@ def test_a_category_with_few_tokens_is_read_more_than_once_and_the_epochs_say_so
     assert sum(curated.blend[phase]["math"].epochs for phase in PHASES) == pytest.approx(read / num_tokens)
 
 
-def test_the_same_config_gives_the_same_digest_and_another_seed_other_sequences(curated, sources, tmp_path):
+def test_the_same_config_gives_the_same_digest_and_another_seed_gives_other_sequences(curated, sources, tmp_path):
     again = data_curation.main(Config(sources=sources, output_dir=tmp_path / "again", **SMALL))
     assert again.digest == curated.digest
     other = data_curation.main(Config(sources=sources, output_dir=tmp_path / "other", seed=1, **SMALL))
@@ -210,7 +215,7 @@ def test_the_same_config_gives_the_same_digest_and_another_seed_other_sequences(
     assert other.filters == curated.filters
 
 
-def test_the_ladder_names_config_inputs_counts_ids_and_tokens_in_this_order(curated):
+def test_rungs_follow_the_order_of_events(curated):
     ladder = json.loads((curated.path / "ladder.json").read_text())
     rungs = list(dict.fromkeys(entry["rung"] for entry in ladder))
     assert rungs == [
@@ -236,7 +241,7 @@ def refusal(tmp_path, **fields):
     return str(refused.value)
 
 
-def test_a_category_that_the_blend_does_not_have_is_refused_with_those_that_it_has(sources, tmp_path):
+def test_an_unknown_category_is_refused_with_those_of_the_blend(sources, tmp_path):
     message = refusal(tmp_path, sources=(sources[0].replace("wiki=", "poems="),))
     assert "'poems'" in message
     assert "academic" in message
@@ -250,14 +255,14 @@ def test_a_corpus_too_small_for_a_sequence_is_refused(tmp_path, texts, reason):
     assert reason in message
 
 
-def test_a_corpus_that_a_filter_drops_whole_is_refused_with_the_filter_and_an_example(tmp_path):
+def test_a_corpus_that_a_filter_drops_entirely_is_refused_with_an_example(tmp_path):
     path = write_jsonl(tmp_path / "short.jsonl", ["one", "two"])
     message = refusal(tmp_path, sources=(str(path),))
     assert "leaves none" in message
     assert "short.jsonl#" in message
 
 
-def test_the_dataset_loads_from_where_it_was_moved(curated, tmp_path):
+def test_a_dataset_can_be_moved(curated, tmp_path):
     moved = tmp_path / "moved"
     curated.path.rename(moved)
     try:
@@ -269,4 +274,17 @@ def test_the_dataset_loads_from_where_it_was_moved(curated, tmp_path):
 
 def test_tokens_are_stored_as_32_bit_integers(curated):
     for name in SEQUENCE_FILES:
-        assert pq.read_schema(getattr(curated, f"{name}_path")).field("tokens").type == pa.list_(pa.int32())
+        assert pq.read_schema(curated.path / f"{name}.parquet").field("tokens").type == pa.list_(pa.int32())
+
+
+def test_a_dataset_without_a_long_context_phase_can_be_trained_on(sources, tmp_path):
+    sizes = SMALL | {"long_context_sequences": 0}
+    dataset = data_curation.main(Config(sources=sources, output_dir=tmp_path / "dataset", **sizes))
+    assert [phase.num_sequences for phase in dataset.phases] == [48, 24, 8, 0]
+    assert rows_of(dataset, "long_context") == []
+    config = training.Config(
+        dataset_path=dataset.path, output_dir=tmp_path / "training", batch_sequences=20, warmup_steps=0
+    )
+    trained = training.main(config)
+    assert trained.num_steps == 3 + 2 + 1
+    assert set(trained.metrics) == {f"validation_loss/{name}" for name in ("code", "math", "wiki")}

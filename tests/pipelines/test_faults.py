@@ -1,4 +1,4 @@
-"""Interrupted, out of disk, the wrong place: one sentence, nothing half-written accepted, nothing that existed lost."""
+"""Interrupts, full disks and wrong places: one sentence, no half-written artifact, and nothing that existed is lost."""
 
 import importlib
 import signal
@@ -10,19 +10,20 @@ PACKAGE = "nemotron.recipes.nano2.stage0_pretrain"
 STEPS = ("data_curation", "training", "evaluation")
 
 
-def inputs(step: str, stage0) -> str:
-    """The input flag of a step that reads from the finished stage."""
+@pytest.fixture
+def inputs(stage0, short_dataset) -> dict[str, str]:
+    """The input flags of each step."""
     return {
         "data_curation": "",
-        "training": f"$SHORT --dataset-path {stage0.dataset.path}",
+        "training": f"$SHORT --dataset-path {short_dataset.path}",
         "evaluation": f"--checkpoint-path {stage0.checkpoint.path}",
-    }[step]
+    }
 
 
-def test_ctrl_c_in_training_keeps_the_artifact_that_was_there(stage0, shell):
-    from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
+def test_ctrl_c_in_training_keeps_the_earlier_artifact(inputs, shell):
+    from nemotron.recipes.training.run import Checkpoint
 
-    command = f"python training.py {inputs('training', stage0)} --checkpoint-every-steps 1 --output-dir $OUT/training"
+    command = f"python training.py {inputs['training']} --checkpoint-every-steps 1 --output-dir $OUT/training"
     assert shell.run(command).returncode == 0
     before = Checkpoint.load(path=shell.output / "training")
 
@@ -52,35 +53,36 @@ def test_ctrl_c_in_curation_leaves_nothing_behind(shell):
     ("step", "kilobytes"),
     [("data_curation", 8), ("data_curation", 100), ("training", 8), ("training", 2500), ("evaluation", 1)],
 )
-def test_a_full_disk_is_one_sentence_and_leaves_no_artifact(stage0, shell, step, kilobytes):
-    """A file larger than the limit fails with the same kind of error as one on a full disk."""
-    done = shell.run(f"ulimit -f {kilobytes}; python {step}.py {inputs(step, stage0)} --output-dir $OUT/step")
+def test_a_full_disk_is_one_sentence_and_leaves_no_artifact(inputs, shell, step, kilobytes):
+    """A file above the limit fails with the same kind of error as a file on a full disk."""
+    done = shell.run(f"ulimit -f {kilobytes}; python {step}.py {inputs[step]} --output-dir $OUT/step")
     assert "Traceback" not in done.stderr
     shell.refusal(done)
     assert not (shell.output / "step").exists()
-    artifact = {"data_curation": "Dataset", "training": "Checkpoint", "evaluation": "Results"}[step]
+    module = importlib.import_module(f"{PACKAGE}.{step}")
+    artifact = getattr(module, {"data_curation": "Dataset", "training": "Checkpoint", "evaluation": "Results"}[step])
     with pytest.raises((ValueError, OSError)):
-        getattr(importlib.import_module(f"{PACKAGE}.{step}"), artifact).load(path=shell.output / "step.incomplete")
+        artifact.load(path=shell.output / "step.incomplete")
 
 
-def other_artifact(path: Path, stage0) -> None:
+def other_artifact(path: Path) -> None:
     """A directory with an artifact of another type."""
     path.mkdir()
     (path / "metadata.json").write_text('{"type": "something_else"}')
 
 
-def foreign_file(path: Path, stage0) -> None:
+def foreign_file(path: Path) -> None:
     path.mkdir()
-    (path / "thesis.txt").write_text("five years of work")
+    (path / "thesis.txt").write_text("five years")
 
 
-def a_file(path: Path, stage0) -> None:
-    path.write_text("five years of work")
+def a_file(path: Path) -> None:
+    path.write_text("five years")
 
 
-def below_a_file(path: Path, stage0) -> None:
+def below_a_file(path: Path) -> None:
     path.parent.rmdir()
-    path.parent.write_text("five years of work")
+    path.parent.write_text("five years")
 
 
 @pytest.mark.parametrize("place", [other_artifact, foreign_file, a_file, below_a_file])
@@ -88,7 +90,7 @@ def below_a_file(path: Path, stage0) -> None:
 def test_an_output_directory_that_is_taken_is_refused_and_untouched(stage0, tmp_path, step, place):
     output = tmp_path / "parent" / "output"
     output.parent.mkdir()
-    place(output, stage0)
+    place(output)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     module = importlib.import_module(f"{PACKAGE}.{step}")
     paths = {
@@ -102,12 +104,12 @@ def test_an_output_directory_that_is_taken_is_refused_and_untouched(stage0, tmp_
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_an_output_directory_that_cannot_be_written_is_one_sentence(stage0, shell):
-    done = shell.run(f"python training.py {inputs('training', stage0)} --output-dir /proc/nemotron/training")
+def test_an_output_directory_that_cannot_be_written_is_one_sentence(inputs, shell):
+    done = shell.run(f"python training.py {inputs['training']} --output-dir /proc/nemotron/training")
     assert "/proc/nemotron" in shell.refusal(done)
 
 
-@pytest.mark.parametrize("flags", ["--num-steps -5", "--batch-sequences 0", "--scale huge", "--nonsense 1"])
+@pytest.mark.parametrize("flags", ["--warmup-steps -5", "--batch-sequences 0", "--scale huge", "--nonsense 1"])
 def test_a_bad_flag_is_refused_before_any_work(stage0, shell, flags):
     done = shell.run(f"python training.py {flags} --dataset-path {stage0.dataset.path} --output-dir $OUT/training")
     assert done.returncode == 2

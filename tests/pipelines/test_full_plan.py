@@ -1,4 +1,4 @@
-"""`--plan --scale full`: what is published of the 12B, counted step by step over its three million steps."""
+"""`--plan --scale full`: the published numbers of the 12B model, counted over its three million steps."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
 from nemotron.recipes.nano2.stage0_pretrain.plan import plan_text, pretraining_plan
 
 
-def test_the_full_plan_is_the_published_run():
+def test_full_plan_is_the_published_run():
     plan = pretraining_plan(data_curation.Config(scale="full"), training.Config(scale="full"))
     assert plan.num_parameters == 12_310_001_152
     assert plan.num_tokens == pytest.approx(20e12 + 18.9e9, rel=1e-6)

@@ -14,14 +14,14 @@ from nemotron.testing.compare import Policy, compare, encode_golden
 from nemotron.testing.stage import stage_document
 
 
-def test_the_three_steps_in_a_pipe_give_the_numbers_of_plain_calls(stage0, shell):
-    """In another directory too, with scalar kernels, one thread, another hash seed, another time zone."""
+def test_three_steps_in_a_pipe_give_the_numbers_of_plain_calls(stage0, shell):
+    """The directory, the kernels, the threads, the hash seed and the time zone are different, too."""
     cell = Cell("default", "1", "1", 1)
     done = shell.run(
         "python data_curation.py --output-dir $OUT/run/data_curation"
         " | python training.py --output-dir $OUT/run/training"
         " | python evaluation.py --output-dir $OUT/run/evaluation",
-        **cell.chosen,
+        **cell.environment,
     )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
@@ -29,12 +29,12 @@ def test_the_three_steps_in_a_pipe_give_the_numbers_of_plain_calls(stage0, shell
     assert (name, entry["type"], Path(entry["path"])) == ("results", "results", shell.output / "run" / "evaluation")
 
     golden = encode_golden(stage0.document, Policy())
-    comparison = compare(golden, stage_document(stage0.name, shell.output / "run"))
+    comparison = compare(golden, stage_document(stage0.name, shell.output / "run", list(stage0.document["ladder"])))
     assert comparison.equal, "\n".join(comparison.lines())
 
 
-def test_a_step_reads_from_a_file_and_writes_into_one(stage0, shell):
-    dataset = shell.line_for("dataset", stage0.dataset)
+def test_step_reads_from_a_file_and_writes_to_one(short_dataset, shell):
+    dataset = shell.line_for("dataset", short_dataset)
     done = shell.run(f"python training.py $SHORT --output-dir $OUT/training < {dataset} > $OUT/checkpoint.json")
     assert done.returncode == 0, done.stderr
     assert not done.stdout
@@ -42,8 +42,8 @@ def test_a_step_reads_from_a_file_and_writes_into_one(stage0, shell):
     assert Path(entry["path"]) == shell.output / "training"
 
 
-def test_a_closed_pipe_ends_without_a_traceback(stage0, shell):
-    dataset = shell.line_for("dataset", stage0.dataset)
+def test_a_closed_pipe_ends_without_a_traceback(short_dataset, shell):
+    dataset = shell.line_for("dataset", short_dataset)
     done = shell.run(f"python training.py $SHORT --output-dir $OUT/training < {dataset} | head -c 0")
     assert not done.stdout
     assert "Traceback" not in done.stderr
@@ -51,7 +51,7 @@ def test_a_closed_pipe_ends_without_a_traceback(stage0, shell):
     assert (shell.output / "training" / "metadata.json").exists()
 
 
-def test_a_failing_first_step_fails_the_pipe_with_one_sentence_a_step(shell):
+def test_a_failing_first_step_fails_the_pipe_with_one_sentence_for_each_step(shell):
     done = shell.run(
         "python data_curation.py --sources $OUT/nothing --output-dir $OUT/run/data_curation"
         " | python training.py --output-dir $OUT/run/training"
@@ -85,7 +85,7 @@ def test_a_wrong_input_is_one_sentence_and_exit_code_2(stage0, shell, step, inpu
     assert not (shell.output / "step").exists()
 
 
-def test_a_terminal_as_stdin_is_refused_instead_of_waited_for(shell):
+def test_a_terminal_as_stdin_is_refused(shell):
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A sample of the catalogue, each from its own install: one of them a beta that is off by a millionth."""
+"""Two mutants of the catalogue, each installed separately; one changes a beta by one part in a million."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ MUTANTS, TESTS = read_catalogue(ROOT / CATALOGUES / f"{STAGE}.toml")
 
 
 @pytest.mark.parametrize("name", ["sensitivity-beta2", "weight-decay-on-norms"])
-def test_a_mutant_turns_its_stage_red(name):
+def test_mutant_is_killed_at_its_stage(name):
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
     found = try_mutant(ROOT, STAGE, mutant, TESTS)
     assert found.killed_without_config

@@ -1,4 +1,4 @@
-"""A killed run that goes on where it was ends with the very bits of a run that was left alone."""
+"""A killed run that resumes ends with the same bits as a run without a break."""
 
 import os
 import random
@@ -10,13 +10,14 @@ FILES = ["model/model.safetensors", "curve.parquet", "validation_curve.parquet",
 
 
 def steps_done(output: Path) -> int:
-    """Steps in the last whole state of an unfinished run; 0 if there is none."""
+    """Steps in the last complete state of an unfinished run; 0 if there is none."""
     names = (re.fullmatch(r"step-(\d+)", path.name) for path in output.glob("training_state/*"))
     return max((int(name[1]) for name in names if name), default=0)
 
 
-def test_a_run_killed_before_its_first_state_and_at_three_random_steps_resumes_to_the_same_bits(stage0, shell):
-    from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
+def test_a_run_that_is_killed_again_and_again_resumes_to_the_same_bits(short_dataset, shell):
+    """Killed before its first state and at three random steps."""
+    from nemotron.recipes.training.run import Checkpoint
 
     seed = int.from_bytes(os.urandom(4), "big")
     draw = random.Random(seed)
@@ -24,7 +25,7 @@ def test_a_run_killed_before_its_first_state_and_at_three_random_steps_resumes_t
     told = f"seed {seed}, killed after {kill_after}"
 
     command = (
-        f"python training.py $SHORT --checkpoint-every-steps 1 --dataset-path {stage0.dataset.path} --output-dir $OUT/"
+        f"python training.py $SHORT --checkpoint-every-steps 1 --dataset-path {short_dataset.path} --output-dir $OUT/"
     )
     undisturbed = shell.run(f"{command}undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -49,8 +50,8 @@ def test_a_run_killed_before_its_first_state_and_at_three_random_steps_resumes_t
     assert not unfinished.exists()
 
 
-def test_a_run_does_not_resume_with_another_seed(stage0, shell):
-    dataset = f"--dataset-path {stage0.dataset.path}"
+def test_a_run_does_not_resume_with_another_seed(short_dataset, shell):
+    dataset = f"--dataset-path {short_dataset.path}"
     command = f"python training.py $SHORT --checkpoint-every-steps 1 {dataset} --output-dir $OUT/run"
     process = shell.start(command)
     shell.wait_until(lambda: steps_done(shell.output / "run.incomplete") >= 1, process)

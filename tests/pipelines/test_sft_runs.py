@@ -12,13 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from nemotron.recipes.chat.program import Config as ChatConfig
+from nemotron.recipes.chat.program import load_chat
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
-from nemotron.recipes.nano2 import chat_cli
-from nemotron.recipes.nano2.sizes import SIZES
-from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint as BaseCheckpoint
+from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
 from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_checkpoint
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.training.run import Checkpoint, Run
 
 FEW = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
 SMALL = {"checkpoint_every_steps": 4, "validate_every_steps": 6, "validation_sequences": 1}
@@ -26,18 +29,21 @@ SMALL = {"checkpoint_every_steps": 4, "validate_every_steps": 6, "validation_seq
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A base model of random weights, with a tokenizer of its own."""
+    """A base model of random weights, with its own tokenizer."""
     path = tmp_path_factory.mktemp("base")
-    families = data_curation.FAMILIES.values()
-    exercises = [exercise for family in families for exercise in family.generate_exercises(20, 0, split="train")]
-    texts = [message["content"] for exercise in exercises for message in exercise.messages]
+    texts = [
+        message["content"]
+        for family in FAMILIES.values()
+        for exercise in family.generate_exercises(20, 0, split="train")
+        for message in exercise.messages
+    ]
     save_tokenizer(train_tokenizer(texts, 400), path / "tokenizer")
-    model = NemotronH(replace(SIZES["tiny"].model, vocab_size=400), dtype=torch.float64)
+    model = NemotronH(replace(MODELS["tiny"], vocab_size=400), dtype=torch.float64)
     initialize(model, 0)
     save_checkpoint(model, path / "tokenizer", path / "model")
     empty = path / "empty"
     empty.write_text("")
-    return BaseCheckpoint(
+    return Checkpoint(
         path=path,
         num_steps=1,
         num_parameters=1,
@@ -47,7 +53,6 @@ def base(tmp_path_factory):
         curve_path=empty,
         validation_curve_path=empty,
         plot_path=empty,
-        sample="",
         dataset_path=path / "tokenizer",
     ).save()
 
@@ -71,16 +76,19 @@ def curve_of(checkpoint):
     return pq.read_table(checkpoint.curve_path).to_pylist()
 
 
+PARTS = ("everything", "tools", "long_context")
+
+
 def test_the_parts_are_trained_in_their_published_order_and_every_row_once(dataset, trained):
     curve = curve_of(trained)
-    assert list(dict.fromkeys(row["phase"] for row in curve)) == list(data_curation.PARTS)
-    for part in data_curation.PARTS:
+    assert tuple(dict.fromkeys(row["phase"] for row in curve)) == PARTS
+    for part in PARTS:
         rows = pq.read_table(dataset.path / f"{part}.parquet").to_pylist()
         in_loss = sum(sum(row["in_loss"][1:]) for row in rows)
         assert sum(row["tokens"] for row in curve if row["phase"] == part) == in_loss
 
 
-def test_micro_batches_change_memory_and_not_the_result(dataset, trained, tmp_path):
+def test_micro_batches_do_not_change_the_result(dataset, trained, tmp_path):
     other = training.main(configured(dataset, tmp_path, micro_batch_sequences=1))
     for ours, theirs in zip(curve_of(other), curve_of(trained), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
@@ -97,13 +105,13 @@ def test_bfloat16_rounds_the_matrix_products_and_keeps_float32_weights(dataset, 
 
 
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("nemotron.recipes.training.device.device_memory_bytes", lambda device: 1000)
+    monkeypatch.setattr("nemotron.recipes.nemotron_h.device.device_memory_bytes", lambda device: 1000)
     monkeypatch.setattr(training, "load_checkpoint", None)
-    with pytest.raises(ValueError, match=r"scale=tiny needs 0 GiB for weights.*take a smaller scale"):
+    with pytest.raises(ValueError, match=r"training needs 0 GiB for weights.*use a smaller --scale"):
         training.main(configured(dataset, tmp_path))
 
 
-def test_a_run_that_has_ended_is_not_run_again(dataset, trained, capsys):
+def test_a_finished_run_is_not_run_again(dataset, trained, capsys):
     again = training.main(configured(dataset, trained.path.parent, resume=True))
     assert again.digest == trained.digest
     assert "is finished; nothing to resume" in capsys.readouterr().err
@@ -114,14 +122,14 @@ class Stopped(Exception):
 
 
 def stop_training_at(monkeypatch, step):
-    real = training.refuse_non_finite
+    real = Run.check_finite
 
-    def stop(current, loss, grad_norm):
-        if current == step:
+    def stop(run, **numbers):
+        if run.step == step:
             raise Stopped
-        real(current, loss, grad_norm)
+        real(run, **numbers)
 
-    monkeypatch.setattr(training, "refuse_non_finite", stop)
+    monkeypatch.setattr(Run, "check_finite", stop)
 
 
 @pytest.mark.parametrize("step", [5, -1])
@@ -152,7 +160,7 @@ def test_the_same_run_gives_the_same_bytes(base, dataset, trained, tmp_path):
     assert results[0].checkpoint_path == trained.path
 
 
-def test_the_results_do_not_depend_on_how_many_replies_are_written_side_by_side(trained, tmp_path):
+def test_the_replies_do_not_depend_on_their_batch_size(trained, tmp_path):
     replies = []
     for batch in (1, 64):
         config = evaluation.Config(
@@ -162,13 +170,46 @@ def test_the_results_do_not_depend_on_how_many_replies_are_written_side_by_side(
     assert replies[0] == replies[1]
 
 
+def test_a_thought_beyond_its_budget_is_counted(trained, tmp_path, monkeypatch):
+    """Asked without a budget, the model of random weights thinks until its reply is cut off."""
+    unlimited = evaluation.Mode("budget", evaluation.Sampling(max_new_tokens=12))
+    asked = [evaluation.Mode("base", unlimited.sampling, knows_format=False), unlimited]
+    asked += [replace(unlimited, name="think"), replace(unlimited, name="no_think", thinking=False)]
+    monkeypatch.setattr(evaluation, "modes_of", lambda config, tokenizer: asked)
+    config = evaluation.Config(
+        thinking_budget=2, grace_tokens=1, checkpoint_path=trained.path, output_dir=tmp_path / "evaluation"
+    )
+    metrics = evaluation.main(config).metrics
+    assert metrics["within_budget"] < 0.5
+    assert metrics["num_closed_by_budget"] == 0
+    assert metrics["num_exercises"] == len(FAMILIES)  # one of each
+
+
+def test_evaluation_computes_in_the_precision_of_the_weights(trained, tmp_path, monkeypatch):
+    """Of the base model and of the fine-tuned one."""
+    loaded, real = [], evaluation.load_checkpoint
+
+    def load(path, **given):
+        model = real(path, **given)
+        loaded.append((path.parent, model.lm_head.weight.dtype))
+        return model
+
+    monkeypatch.setattr(evaluation, "load_checkpoint", load)
+    results = evaluation.main(
+        evaluation.Config(max_new_tokens=1, checkpoint_path=trained.path, output_dir=tmp_path / "evaluation")
+    )
+    base = data_curation.Dataset.load(path=trained.dataset_path).base_checkpoint_path
+    assert loaded == [(base, torch.float64), *[(trained.path, torch.float64)] * 3]
+    assert results.checkpoint_path == trained.path
+
+
 def test_a_checkpoint_of_another_scale_is_refused(trained, tmp_path):
     config = evaluation.Config(scale="small", checkpoint_path=trained.path, output_dir=tmp_path / "evaluation")
     with pytest.raises(ValueError, match=r"scale=small, but .* was trained at tiny; use --scale tiny"):
         evaluation.main(config)
 
 
-def test_conversations_of_ones_own_in_the_released_columns_are_trained_on(base, tmp_path):
+def test_own_conversations_in_the_released_columns_are_curated(base, tmp_path):
     rows = [
         {"uuid": str(number), "license": "CC-BY-4.0", "generator": "g", "version": "v2", "category": "math",
          "reasoning": "on" if number % 2 else "off",
@@ -205,7 +246,7 @@ def test_the_chat_answers_through_a_pipe(trained):
     done = chat(trained.path, "--max-new-tokens", "8", text="What is 3 + 4? /no_think")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
-    assert done.stderr in ("", "(the reply was cut off after 8 tokens; give it more --max-new-tokens)\n")
+    assert done.stderr in ("", "(the reply was cut off after 8 tokens; raise --max-new-tokens)\n")
 
 
 def test_the_chat_thinks_on_stderr_within_its_budget(trained):
@@ -220,7 +261,7 @@ def test_the_chat_thinks_on_stderr_within_its_budget(trained):
     ("arguments", "text", "sentence"),
     [
         ((), " /no_think ", "user message without text"),
-        (("--max-new-tokens", "0"), "Hello", "max_new_tokens=0 must be greater than 0"),
+        (("--max-new-tokens", "0"), "Hello", "max_new_tokens=0 must be at least 1"),
     ],
 )
 def test_the_chat_refuses_in_one_sentence(trained, arguments, text, sentence):
@@ -232,22 +273,22 @@ def test_the_chat_refuses_in_one_sentence(trained, arguments, text, sentence):
 
 
 @pytest.mark.parametrize("inner", ["", "model"])
-def test_the_chat_with_a_base_model_names_the_command_that_makes_it_chat(base, inner):
+def test_the_chat_with_a_base_model_names_the_command_that_fine_tunes_it(base, inner):
     with pytest.raises(
         ValueError, match=r"has no chat template, so it is a base model.*nemotron\.recipes\.nano2\.stage1"
     ):
-        chat_cli.loaded(chat_cli.Config(base.path / inner))
+        load_chat(CHAT, ChatConfig(base.path / inner))
 
 
 @pytest.mark.parametrize("name", ["", "nothing"])
-def test_the_chat_without_a_checkpoint_says_what_to_name(tmp_path, name):
-    sentence = r"holds no checkpoint; make one with python -m nemotron\.recipes\.nano2\.stage1_sft"
+def test_the_chat_without_a_checkpoint_names_the_command_that_makes_one(tmp_path, name):
+    sentence = r"has no checkpoint; make one with python -m nemotron\.recipes\.nano2\.stage1_sft"
     with pytest.raises(ValueError, match=sentence):
-        chat_cli.loaded(chat_cli.Config(tmp_path / name))
+        load_chat(CHAT, ChatConfig(tmp_path / name))
 
 
 def test_the_chat_begins_with_the_system_message(trained):
-    talk = chat_cli.loaded(chat_cli.Config(trained.path, system="Be brief."))
+    talk = load_chat(CHAT, ChatConfig(trained.path, system="Be brief."))
     assert talk.messages == [{"role": "system", "content": "Be brief."}]
 
 
@@ -255,16 +296,16 @@ def test_a_tokenizer_of_another_model_is_refused(trained, tmp_path):
     shutil.copytree(trained.checkpoint_path, tmp_path / "model")
     save_tokenizer(train_tokenizer([Path(__file__).read_text()], 500), tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", tmp_path / "model")
-    with pytest.raises(ValueError, match=r"holds a tokenizer of 500 tokens and a model of 400; they do not belong"):
-        chat_cli.loaded(chat_cli.Config(tmp_path))
+    with pytest.raises(ValueError, match=r"has a tokenizer of 500 tokens, but its model has 400; copy the"):
+        load_chat(CHAT, ChatConfig(tmp_path))
 
 
-def test_the_chat_on_a_device_that_is_not_there_says_so(trained):
+def test_the_chat_on_a_missing_device_is_refused(trained):
     with pytest.raises(ValueError, match="device=toaster is not supported"):
-        chat_cli.loaded(chat_cli.Config(trained.path, device="toaster"))
+        load_chat(CHAT, ChatConfig(trained.path, device="toaster"))
 
 
-def test_a_thought_that_is_cut_off_does_not_stay_in_the_history_as_an_answer(trained):
-    talk = chat_cli.loaded(chat_cli.Config(trained.path, max_new_tokens=2))
+def test_a_thought_that_is_cut_off_is_closed_in_the_history(trained):
+    talk = load_chat(CHAT, ChatConfig(trained.path, max_new_tokens=2))
     list(talk.reply("What is 3 + 4?"))
     assert talk.messages[-1]["content"].endswith("\n</think>")

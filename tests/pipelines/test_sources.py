@@ -1,4 +1,4 @@
-"""A source that cannot be curated: one sentence that names it, and no dataset."""
+"""An unusable source gives one sentence that names it, and no dataset."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ def rows(num_rows: int) -> list[dict[str, str]]:
 
 
 def missing(path):
-    """Nothing is there."""
+    """Write no file."""
 
 
 def empty_directory(path):
@@ -75,13 +75,13 @@ def unknown_suffix(path):
     ],
     ids=lambda source: source.__name__,
 )
-def test_a_bad_source_is_one_sentence_and_no_dataset(tmp_path, source):
+def test_unusable_source_gives_one_sentence_and_no_dataset(tmp_path, source):
     source(tmp_path / "corpus")
     path = next(tmp_path.glob("corpus*"), tmp_path / "corpus")
     config = data_curation.Config(sources=(str(path),), output_dir=tmp_path / "output")
     with pytest.raises((ValueError, OSError)) as refused:
         data_curation.main(config)
     assert "\n" not in str(refused.value).strip()
-    assert any(name in str(refused.value) for name in ("corpus", "crawl-high"))  # the file, or the category that it is
+    assert any(name in str(refused.value) for name in ("corpus", "crawl-high"))  # the file or its category
     assert not (tmp_path / "output").exists()
     assert not (tmp_path / "output.incomplete").exists()

@@ -1,4 +1,4 @@
-"""The pretraining step on a small made-up dataset; the stage as a whole is run in test_stage.py."""
+"""The pretraining step on a small made-up dataset; test_stage.py runs the whole stage."""
 
 import json
 from dataclasses import replace
@@ -8,21 +8,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from nemotron.recipes.curation.rows import TOKENS, Phase
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.stage0_pretrain import training
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.training import Config
-from nemotron.recipes.training import device
+from nemotron.recipes.nemotron_h import device
+from nemotron.recipes.training.run import Run
 
 LENGTH, LONG_LENGTH = 16, 64
-
+SEQUENCES = {"phase1": 24, "phase2": 12, "phase3": 4, "long_context": 4}
 
 SMALL = {
-    "num_steps": 10,
     "warmup_steps": 2,
     "batch_sequences": 4,
     "micro_batch_sequences": 2,
-    "long_context_steps": 2,
     "long_context_batch_sequences": 2,
     "long_context_micro_batch_sequences": 1,
     "checkpoint_every_steps": 5,
@@ -33,7 +33,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """A Dataset of random tokens, with enough sequences for SMALL."""
+    """A Dataset of random tokens; with SMALL it takes 6, 3, 1 and 2 steps."""
     path = tmp_path_factory.mktemp("dataset")
     tokenizer = train_tokenizer(["some text to learn merges from, some more text"] * 5, vocab_size=300)
     save_tokenizer(tokenizer, path / "tokenizer")
@@ -41,25 +41,24 @@ def dataset(tmp_path_factory):
 
     def write(name, rows, length):
         tokens = torch.randint(13, 200, (rows, length + 1), generator=generator).tolist()
-        table = {"category": ["code"] * rows, "tokens": pa.array(tokens, pa.list_(pa.int32()))}
+        table = {"category": ["code"] * rows, "tokens": pa.array(tokens, TOKENS)}
         pq.write_table(pa.table(table), path / f"{name}.parquet")
-        return path / f"{name}.parquet"
+        return Phase(name=name, file=f"{name}.parquet", num_sequences=rows, sequence_length=length)
 
+    phases = [write(name, rows, LONG_LENGTH if name == "long_context" else LENGTH) for name, rows in SEQUENCES.items()]
+    write("validation", 4, LENGTH)
     empty = path / "empty.parquet"
-    pq.write_table(pa.table({"tokens": pa.array([], pa.list_(pa.int32()))}), empty)
+    pq.write_table(pa.table({"tokens": pa.array([], TOKENS)}), empty)
     return Dataset(
         path=path,
-        num_examples=44,
+        num_examples=sum(SEQUENCES.values()),
         num_documents=9,
         vocab_size=300,
         sequence_length=LENGTH,
         long_context_length=LONG_LENGTH,
         tokenizer_path=path / "tokenizer",
-        phase1_path=write("phase1", 24, LENGTH),
-        phase2_path=write("phase2", 12, LENGTH),
-        phase3_path=write("phase3", 4, LENGTH),
-        long_context_path=write("long_context", 4, LONG_LENGTH),
-        validation_path=write("validation", 4, LENGTH),
+        phases=phases,
+        validation_path=path / "validation.parquet",
         long_validation_path=empty,
         problems_path=empty,
         recall_path=empty,
@@ -86,35 +85,77 @@ def curve_of(checkpoint):
     return pq.read_table(checkpoint.curve_path).to_pylist()
 
 
-def test_every_phase_takes_its_steps_in_order(trained):
+def test_every_phase_reads_its_sequences_in_order(trained):
     phases = [row["phase"] for row in curve_of(trained)]
     assert phases == ["phase1"] * 6 + ["phase2"] * 3 + ["phase3"] + ["long_context"] * 2
     assert trained.num_steps == 12
 
 
-def test_one_batch_of_four_equals_four_micro_batches_of_one(dataset, trained, tmp_path):
-    config = Config(
-        **(SMALL | {"micro_batch_sequences": 1}), dataset_path=dataset.path, output_dir=tmp_path / "training"
+def test_the_curve_has_the_numbers_of_every_step(trained):
+    rows = curve_of(trained)
+    assert list(rows[0]) == ["step", "phase", "batch", "tokens", "learning_rate", "loss", "grad_norm"]
+    assert [row["step"] for row in rows] == list(range(12))
+    assert [row["tokens"] for row in rows] == [4 * LENGTH] * 10 + [2 * LONG_LENGTH] * 2
+
+
+def assert_same_numbers(ours, theirs):
+    for one, other in zip(curve_of(ours), curve_of(theirs), strict=True):
+        assert one["batch"] == other["batch"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-12)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-12)
+
+
+@pytest.mark.parametrize("micro_batch_sequences", [1, 3])
+def test_micro_batches_do_not_change_the_numbers(dataset, trained, tmp_path, micro_batch_sequences):
+    """Four sequences at once, in four pieces, and in pieces of three and one."""
+    sizes = SMALL | {"micro_batch_sequences": micro_batch_sequences, "long_context_micro_batch_sequences": 2}
+    config = Config(**sizes, dataset_path=dataset.path, output_dir=tmp_path / "training")
+    assert_same_numbers(training.main(config), trained)
+
+
+def test_the_last_step_of_a_phase_takes_the_sequences_that_are_left(dataset, tmp_path):
+    sizes = SMALL | {"batch_sequences": 5, "micro_batch_sequences": 5, "long_context_batch_sequences": 3}
+    whole = training.main(Config(**sizes, dataset_path=dataset.path, output_dir=tmp_path / "whole"))
+    tokens = {name: [row["tokens"] for row in curve_of(whole) if row["phase"] == name] for name in SEQUENCES}
+    assert tokens == {
+        "phase1": [5 * LENGTH] * 4 + [4 * LENGTH],
+        "phase2": [5 * LENGTH] * 2 + [2 * LENGTH],
+        "phase3": [4 * LENGTH],
+        "long_context": [3 * LONG_LENGTH, LONG_LENGTH],
+    }
+    losses = [row["loss"] for row in curve_of(whole)]
+    assert losses[4] == pytest.approx(losses[3], rel=0.05)  # a mean over the four sequences
+    pieces = sizes | {"micro_batch_sequences": 3}
+    assert_same_numbers(
+        training.main(Config(**pieces, dataset_path=dataset.path, output_dir=tmp_path / "pieces")), whole
     )
-    accumulated = curve_of(training.main(config))
-    for ours, theirs in zip(curve_of(trained), accumulated, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-12)
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-12)
+
+
+def test_a_cut_long_context_trains_on_the_same_tokens_with_less_context(dataset, trained, tmp_path):
+    config = Config(**SMALL, cut_long_context=True, dataset_path=dataset.path, output_dir=tmp_path / "training")
+    cut = curve_of(training.main(config))
+    assert cut[:10] == curve_of(trained)[:10]
+    for ours, theirs in zip(cut[10:], curve_of(trained)[10:], strict=True):
+        assert ours["tokens"] == theirs["tokens"]
+        assert ours["loss"] != theirs["loss"]
 
 
 def test_bfloat16_follows_the_float32_loss(dataset, tmp_path):
-    sizes = SMALL | {"num_steps": 10, "learning_rate": 0.02, "dataset_path": dataset.path}
+    sizes = SMALL | {"learning_rate": 0.02, "dataset_path": dataset.path}
     full = curve_of(training.main(Config(**sizes, dtype="float32", output_dir=tmp_path / "float32")))
     half = curve_of(training.main(Config(**sizes, dtype="bfloat16", output_dir=tmp_path / "bfloat16")))
     for ours, theirs in zip(full, half, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=0.03)
 
 
-def test_training_writes_nothing_to_stdout(dataset, tmp_path, capfd):
-    training.main(Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training"))
+def test_progress_and_sample_go_to_stderr_and_nothing_to_stdout(dataset, tmp_path, capfd):
+    trained = training.main(Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training"))
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "12/12" in captured.err
+    sample = (trained.path / "sample.txt").read_text(encoding="utf-8")
+    assert f"sample: {sample!r}" in captured.err
+    assert sample
 
 
 def test_plot_bytes_do_not_change_from_run_to_run(dataset, trained, tmp_path):
@@ -123,7 +164,7 @@ def test_plot_bytes_do_not_change_from_run_to_run(dataset, trained, tmp_path):
     assert again.digest == trained.digest
 
 
-def test_ladder_follows_the_order_of_events(trained):
+def test_rungs_follow_the_order_of_events(trained):
     rungs = [entry["rung"] for entry in json.loads((trained.path / "ladder.json").read_text())]
     assert list(dict.fromkeys(rungs)) == [
         "config", "inputs", "batch order", "parameters", "initial weights", "learning_rate", "loss", "grad_norm",
@@ -136,14 +177,14 @@ class Stopped(Exception):
 
 
 def stop_training_at(monkeypatch, step):
-    real = training.refuse_non_finite
+    real = Run.check_finite
 
-    def stop(current, loss, grad_norm):
-        if current == step:
+    def stop(run, **numbers):
+        if run.step == step:
             raise Stopped
-        real(current, loss, grad_norm)
+        real(run, **numbers)
 
-    monkeypatch.setattr(training, "refuse_non_finite", stop)
+    monkeypatch.setattr(Run, "check_finite", stop)
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(dataset, trained, tmp_path, monkeypatch):
@@ -156,13 +197,13 @@ def test_a_stopped_run_resumes_to_the_same_bits(dataset, trained, tmp_path, monk
     assert resumed.digest == trained.digest
 
 
-def test_resuming_before_the_first_state_begins_at_step_0(dataset, trained, tmp_path, capfd):
+def test_resuming_without_a_state_starts_at_step_0(dataset, trained, tmp_path, capfd):
     config = Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training", resume=True)
     assert training.main(config).digest == trained.digest
     assert "nothing to resume" in capfd.readouterr().err
 
 
-def test_an_unfinished_run_is_not_started_over_by_accident(dataset, tmp_path, monkeypatch):
+def test_an_unfinished_run_is_neither_overwritten_nor_resumed_with_another_config(dataset, tmp_path, monkeypatch):
     config = Config(**SMALL, dataset_path=dataset.path, output_dir=tmp_path / "training")
     with monkeypatch.context() as patch:
         stop_training_at(patch, 8)
@@ -175,23 +216,20 @@ def test_an_unfinished_run_is_not_started_over_by_accident(dataset, tmp_path, mo
     assert training.main(replace(config, resume=True)).num_steps == 12
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(dataset, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run(dataset, tmp_path):
     config = Config(**(SMALL | {"learning_rate": 1e300}), dataset_path=dataset.path, output_dir=tmp_path / "training")
-    with pytest.raises(ValueError, match=r"step \d+: the loss is .* begin anew with a lower --learning-rate"):
+    with pytest.raises(
+        ValueError, match=r"step \d+: loss=\S+ and grad_norm=\S+; delete .* start over with a lower learning_rate"
+    ):
         training.main(config)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {"micro_batch_sequences": 3},
-            r"micro_batch_sequences=3 does not divide batch_sequences=4; pick a divisor of 4",
-        ),
-        ({"num_steps": 11}, r"phase3: 2 steps of 4 sequences need 8 sequences, and .* holds 4; curate"),
+        ({"warmup_steps": 9}, r"warmup_steps=9 and the decay over the last 2 of 10 steps overlap; give at most 8"),
         ({"device": "toaster"}, r"device=toaster is not supported; use cpu, cuda or cuda:<number>"),
-        ({"cut_long_context_to": 48}, r"cut_long_context_to=48 does not divide long_context_length=64; pick a divisor"),
-        ({"scale": "full"}, r"scale=full needs 163 GiB for weights, gradients and moments, and cpu has 8 GiB"),
+        ({"scale": "full"}, r"training needs 163 GiB for weights, gradients and moments, and cpu has 8 GiB"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(dataset, tmp_path, monkeypatch, changes, sentence):

@@ -4,7 +4,7 @@ In: the text of four installed packages and generated problems (tiny, small), NV
 full), or your own files (--sources). Out: a Dataset: a tokenizer, a file of sequences for each phase, held-out data to
 evaluate on, and for every filter what it dropped and why.
 Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6; its English web text is made as in Nemotron-CC (arXiv 2412.02595).
-What the papers leave open is marked where it stands.
+What the papers leave open is marked where it is decided.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
 Left out: text from HTML, exact-substring deduplication, and everything that language models write or rewrite, which is
@@ -12,126 +12,116 @@ a third of the published corpus. Filters run as dataframes wherever Daft runs; r
 the packing that follow, hold all documents in the memory of one process.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tyro
-from pydantic import BaseModel, Field
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 from tokenizers import Tokenizer
 
-from nemotron import Artifact, Scale, apply_scale, print_complete
+from nemotron import Artifact, apply_scale, print_complete
 from nemotron.artifact import working_directory
+from nemotron.config import Fraction, ScaledConfig, by_scale, output_below, parse_command_line, published
+from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.curation.blending import blend_order
-from nemotron.recipes.curation.decontaminate import decontamination_filter, without_imports
-from nemotron.recipes.curation.dedup import exact_duplicate_filter, near_duplicate_filter
-from nemotron.recipes.curation.filters import MAX_EXAMPLES, DroppedDocument, FilterReport, apply_filter, progress
-from nemotron.recipes.curation.language import language_filter
-from nemotron.recipes.curation.licence import licence_filter
-from nemotron.recipes.curation.long_context import long_document_qa, long_documents, recall_rows
+from nemotron.recipes.curation.blending import BlendShare, blend_order
+from nemotron.recipes.curation.decontaminate import decontamination_rule, without_imports
+from nemotron.recipes.curation.dedup import exact_duplicates_rule, near_duplicates_rule
+from nemotron.recipes.curation.digests import sha256_of, sha256_of_ids
+from nemotron.recipes.curation.held_out import write_held_out_data
+from nemotron.recipes.curation.language import language_rule
+from nemotron.recipes.curation.licence import Attribution, attribution_of, licence_rule
+from nemotron.recipes.curation.long_context import long_document_qa
 from nemotron.recipes.curation.normalise import normalised
-from nemotron.recipes.curation.packing import TokenStream, concatenate_documents, cut_once
-from nemotron.recipes.curation.quality import quality_filters
-from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_filter, group_of
-from nemotron.recipes.curation.split import digest_of, held_out_modules
-from nemotron.recipes.curation.tokenizer import (
-    END_OF_DOCUMENT,
-    MIN_VOCAB_SIZE,
-    encode_documents,
-    save_tokenizer,
-    train_tokenizer,
+from nemotron.recipes.curation.quality import quality_rules
+from nemotron.recipes.curation.rows import TOKENS, Phase, write_rows
+from nemotron.recipes.curation.rules import (
+    MAX_EXAMPLES,
+    DroppedItem,
+    FilterReport,
+    apply_to_dataframe,
+    progress,
+    to_dataframe,
 )
-from nemotron.recipes.nano2.blend import (
-    BLEND,
-    LONG_DOCUMENT_QA,
-    LONG_DOCUMENT_QA_SHARE,
-    RELEASED,
-    TEMPLATED,
-    renormalised,
-)
-from nemotron.recipes.nano2.sizes import SIZES, phase_steps, resolved
+from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_rule, group_of
+from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of
+from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, MIN_VOCAB_SIZE, save_tokenizer
+from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
+from nemotron.recipes.nano2.models import VOCAB_SIZES
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.files import read_sources
 from nemotron.recipes.sources.packages import PACKAGES, package_documents, package_test_texts
-from nemotron.recipes.sources.problems import Problem, Split, arithmetic, lookup, problem_documents
+from nemotron.recipes.sources.problems.families import generate_problems
+from nemotron.recipes.sources.problems.problem import Problem, problem_documents
 
 
 @dataclass
-class Config:
-    """Curate the pretraining data. A number left out is the one in sizes.py for the scale."""
+class Config(ScaledConfig):
+    """Curate the pretraining data."""
 
-    scale: Scale = "tiny"
-    """Share of the raw documents and size of everything made from them: tiny, small, medium or full."""
     seed: int = 1234
     """Picks the validation modules, the order of the documents and the generated problems."""
-    output_dir: Path | None = None
-    """Where the Dataset goes; outputs/nano2/<scale>/stage0_pretrain/data_curation if left out."""
+    output_dir: Path = output_below("nano2", "stage0_pretrain", "data_curation")
+    """Where the Dataset goes."""
+
+    # The raw text.
     sources: tuple[str, ...] = ()
     """Files, directories, globs or URIs (.txt, .jsonl, .jsonl.gz, .parquet), each as <path> or <category>=<path>. Left
     out: installed packages and generated problems at tiny and small, NVIDIA's released datasets at medium and full."""
     text_column: str = "text"
     """Column of the sources that holds the text."""
-    raw_documents: int | None = None
-    """Size of the raw corpus, of which the scale takes its share."""
-    vocab_size: int | None = None
-    """Tokens of the tokenizer."""
-    sequence_length: int | None = None
-    """Predicted tokens in a training sequence of phases 1 to 3."""
-    long_context_length: int | None = None
-    """Predicted tokens in a sequence of the long-context phase."""
-    num_steps: int | None = None
-    """Optimizer steps of phases 1 to 3 that the dataset has sequences for."""
-    batch_sequences: int | None = None
-    """Sequences per optimizer step in phases 1 to 3."""
-    long_context_steps: int | None = None
-    """Optimizer steps of the long-context phase that the dataset has sequences for."""
-    long_context_batch_sequences: int | None = None
-    """Sequences per optimizer step in the long-context phase."""
+    raw_documents: PositiveInt | Literal["all"] = by_scale(tiny=150_000, small=150_000, medium=20_000_000, full="all")
+    """Size of the raw corpus, of which the scale takes its share; "all" reads every row of the sources."""
+    package_share: Fraction = by_scale(tiny=0.6, small=0.35, medium=0.6, full=0.6)
+    """Share of an offline corpus that is text of packages; the rest is generated problems."""
 
-    def __post_init__(self) -> None:
-        for name in SIZES_ABOVE_ZERO:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value} must be greater than 0")
-        if self.vocab_size is not None and self.vocab_size < MIN_VOCAB_SIZE:
+    # What becomes training data.
+    vocab_size: PositiveInt = by_scale(**VOCAB_SIZES)
+    """Tokens of the tokenizer."""
+    num_sequences: PositiveInt = by_scale(
+        tiny=100 * 8,
+        small=1300 * 8,  # docstrings are read about four times; at more epochs of less text the model memorizes them
+        medium=11_440 * 256,  # 20 tokens per parameter
+        full=published(3_178_910 * 768, "20T tokens in whole batches, section 2.5"),
+    )
+    """Training sequences of phases 1 to 3 together."""
+    sequence_length: PositiveInt = by_scale(tiny=128, small=256, medium=2048, full=published(8192, "section 2.5"))
+    """Predicted tokens in a training sequence of phases 1 to 3."""
+    long_context_sequences: NonNegativeInt = by_scale(
+        tiny=10, small=60, medium=1600, full=published(18_900_000_000 // 524_288, "18.9B tokens, section 2.6")
+    )
+    """Training sequences of the long-context phase."""
+    long_context_length: PositiveInt = by_scale(
+        tiny=512, small=1024, medium=16_384, full=published(524_288, "section 2.6")
+    )
+    """Predicted tokens in a sequence of the long-context phase."""
+
+    # What is held out for evaluation; our choice throughout.
+    held_out_share: Fraction = by_scale(tiny=0.1, small=0.1, medium=0.01, full=0.001)
+    """Share of the modules that no training sequence comes from."""
+    validation_sequences: PositiveInt = by_scale(tiny=128, small=256, medium=1024, full=4096)
+    """Validation sequences of each category, at most."""
+    long_validation_sequences: PositiveInt = by_scale(tiny=8, small=16, medium=64, full=64)
+    """Long validation sequences, at most."""
+    num_problems: PositiveInt = by_scale(tiny=100, small=300, medium=1000, full=1000)
+    """Multiple-choice problems for evaluation."""
+    recall_rows: PositiveInt = by_scale(tiny=8, small=25, medium=100, full=100)
+    """Recall rows for evaluation, of each distance."""
+
+    def check(self) -> None:
+        if self.vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(f"vocab_size={self.vocab_size} must be {MIN_VOCAB_SIZE} or more, for all bytes")
-        if self.long_context_steps is not None and self.long_context_steps < 0:
-            raise ValueError(f"long_context_steps={self.long_context_steps} must not be negative")
         if self.text_column != "text" and not self.sources:
             raise ValueError(f"text_column={self.text_column!r} has no effect without --sources; add them")
-
-
-SIZES_ABOVE_ZERO = (
-    *("raw_documents", "sequence_length", "long_context_length"),
-    *("num_steps", "batch_sequences", "long_context_batch_sequences"),
-)
-
-
-class BlendShare(BaseModel):
-    """What one category contributes to one phase."""
-
-    weight: float
-    num_sequences: int
-    epochs: float | None
-    """How often the category's tokens are read in this phase; None for sequences that are made for it."""
-
-
-class Attribution(BaseModel):
-    """How many kept documents come from one origin under one licence."""
-
-    origin: str
-    licence: str
-    num_documents: int
+        if self.scale in ("tiny", "small") and self.raw_documents == "all" and not self.sources:
+            raise ValueError("raw_documents=all needs --sources: the offline corpus has no end; give a number")
 
 
 class Dataset(Artifact):
@@ -146,14 +136,11 @@ class Dataset(Artifact):
     long_context_length: int
     tokenizer_path: Path
     """Directory that `AutoTokenizer.from_pretrained` reads."""
-    phase1_path: Path
-    """A row a sequence, in training order: category, tokens (sequence_length + 1 ids; the next row of a category starts
-    with the last token of this one). The other phases likewise."""
-    phase2_path: Path
-    phase3_path: Path
-    long_context_path: Path
+    phases: list[Phase]
+    """In training order. The columns of their files: category, tokens (sequence_length + 1 ids; the next row of a
+    category starts with the last token of this one)."""
     validation_path: Path
-    """As phase1_path, from held-out modules; the last row of a category may be shorter."""
+    """Rows as in the phases, from held-out modules; the last row of a category may be shorter."""
     long_validation_path: Path
     """tokens (long_context_length + 1 ids): of one held-out document each, of several joined where none is so long."""
     problems_path: Path
@@ -166,7 +153,7 @@ class Dataset(Artifact):
     """Nemotron-CC's quality groups -> kept documents."""
     filters: dict[str, FilterReport]
     """In the order in which they were applied."""
-    unreadable: list[DroppedDocument]
+    unreadable: list[DroppedItem]
     """The first of the things that a source could not read."""
     num_unreadable: int
     scorers: list[ScorerReport]
@@ -176,46 +163,57 @@ class Dataset(Artifact):
     absent_categories: list[str]
     """Categories of the published blend that have no document; the others of their kind share their weight."""
 
+    def counts(self) -> dict[str, int]:
+        """What the ladder of a step that reads this Dataset names as its inputs."""
+        names = ("num_examples", "num_documents", "vocab_size", "sequence_length", "long_context_length")
+        return {name: getattr(self, name) for name in names}
 
-Row = dict[str, Any]
-TOKENS = pa.list_(pa.int32())
-SEQUENCE_FILES = ("phase1", "phase2", "phase3", "long_context", "validation", "long_validation", "recall")
+
+LONG_CONTEXT = "long_context"
+"""Name of the last phase."""
+
+
+def planned_phases(config: Config) -> list[Phase]:
+    """The four phases; they switch at 60 % and 90 % of the sequences (published, section 2.3), rounded down."""
+    first, second = config.num_sequences * 60 // 100, config.num_sequences * 90 // 100
+    sequences = {"phase1": first, "phase2": second - first, "phase3": config.num_sequences - second}
+    phases = [(name, number, config.sequence_length) for name, number in sequences.items()]
+    phases.append((LONG_CONTEXT, config.long_context_sequences, config.long_context_length))
+    return [
+        Phase(name=name, file=f"{name}.parquet", num_sequences=number, sequence_length=length)
+        for name, number, length in phases
+    ]
 
 
 def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
     """The raw corpus: the scale's share of `raw_documents`, a few more where packages come by whole modules."""
-    num_documents = None if config.raw_documents is None else apply_scale(config.raw_documents, config.scale)
+    # The scale is applied here, once: everything below works on whatever documents there are.
+    wanted = config.raw_documents
+    num_documents = None if wanted == "all" else apply_scale(wanted, config.scale)
     released = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
     sources = config.sources or (released if config.scale in ("medium", "full") else ())
-    if sources:
+    if sources or num_documents is None:
         documents, unreadable = read_sources(sources, text_column=config.text_column, num_documents=num_documents)
     else:
-        assert num_documents is not None
-        num_problems = round(num_documents * (1 - SIZES[config.scale].pretrain.package_share))
+        num_problems = round(num_documents * (1 - config.package_share))
         documents, unreadable = package_documents(max(1, num_documents - num_problems))
-        documents += problem_documents(generated_problems(num_problems, config.seed, "train"))
+        documents += problem_documents(generate_problems(num_problems, config.seed, "train"))
     progress.print(f"{len(documents):,} raw documents, {len(unreadable):,} unreadable")
     for item in unreadable[:MAX_EXAMPLES]:
         progress.print(f"unreadable: {item.id}: {item.reason}")
     if not documents:
         raise ValueError(f"all {len(unreadable)} documents are unreadable, {unreadable[0].id}: {unreadable[0].reason}")
-    for category in sorted({document.category for document in documents} - set(BLEND["phase1"])):
-        raise ValueError(f"{category!r} is no category of the blend; use one of {', '.join(BLEND['phase1'])}")
+    unknown = sorted({document.category for document in documents} - set(BLEND["phase1"]))
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not a category of the blend; use one of {', '.join(BLEND['phase1'])}")
     return documents, unreadable
 
 
-def generated_problems(num_problems: int, seed: int, split: Split) -> list[Problem]:
-    """Problems of every family; a task of one split is never in the other."""
-    half = num_problems // 2
-    problems = arithmetic.generate_problems(num_problems - half, seed, split=split)
-    return problems + lookup.generate_problems(half, seed, split=split)
-
-
-def evaluation_texts(raw: list[Document], problems: list[Problem]) -> dict[str, Iterable[str]]:
+def evaluation_texts(raw: Sequence[Document], problems: Sequence[Problem]) -> dict[str, Iterable[str]]:
     """The evaluation sets of which no training document may repeat 13 words.
 
-    Two more are kept apart otherwise: recall questions ask for keys that no training text has, and the validation split
-    takes whole modules, because modules share 13 words of boilerplate.
+    Two more are kept apart in other ways: recall questions ask for keys that no training text has, and the validation
+    split takes whole modules, because modules share 13 words of boilerplate.
     """
     texts: dict[str, Iterable[str]] = {"evaluation problems": [problem.question for problem in problems]}
     modules = {document.module for document in raw if document.origin.split(" ")[0] in PACKAGES}
@@ -228,110 +226,64 @@ def evaluation_texts(raw: list[Document], problems: list[Problem]) -> dict[str, 
 
 
 def curate(
-    raw: list[Document], evaluation_sets: dict[str, Iterable[str]], seed: int
-) -> tuple[daft.DataFrame, dict[str, FilterReport], list[ScorerReport]]:
-    """The normalised documents that every filter keeps, with the column `bucket`, and all reports.
+    raw: Sequence[Document], evaluation_sets: dict[str, Iterable[str]], seed: int
+) -> tuple[list[Document], dict[str, FilterReport], list[ScorerReport]]:
+    """The normalized documents that every filter keeps, with their buckets, and all reports.
 
     The scorers come last: while there are duplicates, the modules that test a scorer repeat those that trained it.
     """
-    columns = {field.name: [getattr(document, field.name) for document in raw] for field in fields(Document)}
-    types = [(name, pa.bool_() if name in ("has_example", "exported") else pa.string()) for name in columns]
-    documents = daft.from_arrow(pa.table(columns, schema=pa.schema(types)))
-    documents = documents.with_column("text", normalised(daft.col("text")))
-
     filters: dict[str, FilterReport] = {}
-    for rule in (licence_filter(), language_filter(), *quality_filters(), exact_duplicate_filter()):
-        documents = apply_filter(documents, rule, filters)
-    documents = apply_filter(documents, near_duplicate_filter(documents), filters)
-    documents = apply_filter(documents, decontamination_filter(evaluation_sets), filters)
+    documents = to_dataframe(raw)
+    # One spelling for one text, or equal texts would not be found equal below.
+    documents = documents.with_column("text", normalised(daft.col("text")))
+    # What each document shows by itself: whether it may be used, is English, and looks like prose or code.
+    documents = apply_to_dataframe(documents, [licence_rule(), language_rule(), *quality_rules()], filters)
+    # What it repeats. A model memorizes what it reads often; exact copies go first, since comparing pairs is slow.
+    documents = apply_to_dataframe(documents, [exact_duplicates_rule(documents)], filters)
+    documents = apply_to_dataframe(documents, [near_duplicates_rule(documents)], filters)
+    # What would give an answer of the evaluation away.
+    documents = apply_to_dataframe(documents, [decontamination_rule(evaluation_sets)], filters)
+    # How good it is, among its kind: 20 buckets of equal mass, of which the lowest are dropped (Nemotron-CC).
     documents, scorers = add_buckets(documents, seed)
-    for scorer in scorers:
-        progress.print(
-            f"scorer of the stand-in label {scorer.label}: {scorer.held_out_accuracy:.1%} right on "
-            f"{scorer.num_held_out:,} held-out documents, always the same label {scorer.majority_accuracy:.1%}"
-        )
-    if not scorers:
-        progress.print("too few documents carry a label: no quality scorer, no buckets")
-    documents = apply_filter(documents, bucket_filter(), filters)
-    return documents, filters, scorers
-
-
-def split_and_tokenize(documents: daft.DataFrame, config: Config) -> tuple[list[Row], Tokenizer]:
-    """One row a document, with split and tokens, in training order; and the tokenizer of the training split."""
-    assert config.vocab_size
-    rows = sorted(documents.to_pylist(), key=lambda row: training_order(row, config.seed))
-    modules = ((row["module"], row["category"]) for row in rows)
-    held_out = held_out_modules(modules, SIZES[config.scale].held_out.module_share, config.seed)
-    for row in rows:
-        row["split"] = "validation" if row["module"] in held_out else "train"
-    tokenizer = train_tokenizer((row["text"] for row in rows if row["split"] == "train"), config.vocab_size)
-    for row, tokens in zip(rows, encode_documents(tokenizer, [row["text"] for row in rows]), strict=True):
-        row["tokens"], row["num_tokens"] = tokens, len(tokens)
-    return rows, tokenizer
-
-
-def training_order(row: Row, seed: int) -> tuple[str, str]:
-    """Sort key: documents by a digest of (seed, id); generated problems, which grow harder, by their number."""
-    key = row["id"].rpartition("/")[2] if row["origin"] == "procedural" else digest_of(seed, row["id"])
-    return key, row["id"]
-
-
-def streams_of(rows: list[Row], split: str, min_tokens: int) -> dict[str, TokenStream]:
-    """Category -> its documents of one split, one after the other.
-
-    Raises:
-        ValueError: if a category has fewer tokens than `min_tokens`.
-    """
-    streams = {}
-    for category in sorted({row["category"] for row in rows}):
-        members = (row["tokens"] for row in rows if row["category"] == category and row["split"] == split)
-        tokens = concatenate_documents(members, None if category in TEMPLATED else END_OF_DOCUMENT)
-        if len(tokens) < min_tokens:
-            raise ValueError(
-                f"the corpus is too small: the {split} split of category {category!r} has {len(tokens)} tokens and "
-                f"needs {min_tokens}; bring more documents or lower --sequence-length"
-            )
-        streams[category] = TokenStream(tokens)
-    return streams
+    documents = apply_to_dataframe(documents, [bucket_rule()], filters)
+    return [Document(**row) for row in documents.to_pylist()], filters, scorers
 
 
 def write_training_sequences(
-    work: Path, rows: list[Row], tokenizer: Tokenizer, config: Config
+    work: Path, documents: Sequence[TokenizedDocument], tokenizer: Tokenizer, config: Config
 ) -> dict[str, dict[str, BlendShare]]:
-    """One file a phase. Every category is read on from phase to phase, and from its beginning again when it ends."""
-    assert config.sequence_length is not None
-    assert config.long_context_length is not None
-    assert config.num_steps is not None
-    assert config.batch_sequences is not None
-    assert config.long_context_steps is not None
-    assert config.long_context_batch_sequences is not None
-    streams = streams_of(rows, "train", config.sequence_length + 1)
-    num_sequences = {phase: steps * config.batch_sequences for phase, steps in phase_steps(config.num_steps).items()}
-    num_sequences["long_context"] = config.long_context_steps * config.long_context_batch_sequences
-    academic = [row for row in rows if row["category"] == "academic"] or rows  # published: academic documents
+    """Write one file per phase. Each category is read on from phase to phase, and starts over when it ends."""
+    # The documents of a category lie end to end as one stream of tokens, which all phases read on.
+    streams = streams_of(documents, "train", config.sequence_length + 1)
     blend: dict[str, dict[str, BlendShare]] = {}
-    for phase, count in num_sequences.items():
-        length = config.long_context_length if phase == "long_context" else config.sequence_length
-        weights = renormalised(BLEND[phase], list(streams))
-        if phase == "long_context":
+    for phase in planned_phases(config):
+        weights = renormalised(BLEND[phase.name], list(streams))
+        questions: Iterable[Sequence[int]] = ()
+        if phase.name == LONG_CONTEXT:
             weights = {name: weight * (1 - LONG_DOCUMENT_QA_SHARE) for name, weight in weights.items()}
             weights[LONG_DOCUMENT_QA] = LONG_DOCUMENT_QA_SHARE
-        order = blend_order(weights, count)
-        questions = iter(
-            long_document_qa(
-                [(row["module"], row["tokens"].tolist()) for row in academic if row["split"] == "train"],
+        # Which category each sequence comes from: at every point of the file, close to the shares of the blend.
+        order = blend_order(weights, phase.num_sequences)
+        if phase.name == LONG_CONTEXT:  # published: questions about academic documents
+            academic = [one for one in documents if one.document.category == "academic"] or documents
+            questions = long_document_qa(
+                [(one.document.module, one.tokens.tolist()) for one in academic if one.split == "train"],
                 lambda text: tokenizer.encode(text).ids,
                 end_of_document=END_OF_DOCUMENT,
                 seed=config.seed,
-                length=length,
+                length=phase.sequence_length,
                 num_sequences=order.count(LONG_DOCUMENT_QA),
             )
-        )
         epochs_before = {category: stream.epochs for category, stream in streams.items()}
-        tokens = (next(questions) if name == LONG_DOCUMENT_QA else streams[name].next_row(length) for name in order)
-        sequences = ({"category": name, "tokens": row} for name, row in zip(order, tokens, strict=True))
-        write_rows(work / f"{phase}.parquet", sequences, category=pa.string(), tokens=TOKENS)
-        blend[phase] = {
+        made = iter(questions)
+        rows = (
+            {"category": name,
+             "tokens": next(made) if name == LONG_DOCUMENT_QA else streams[name].next_row(phase.sequence_length)}
+            for name in order
+        )  # fmt: skip
+        # A row has one token more than it predicts: the last one is only a label, and begins the next row.
+        write_rows(work / phase.file, rows, category=pa.string(), tokens=TOKENS)
+        blend[phase.name] = {
             name: BlendShare(
                 weight=weight,
                 num_sequences=order.count(name),
@@ -339,145 +291,83 @@ def write_training_sequences(
             )
             for name, weight in weights.items()
         }
-        shares = ", ".join(f"{name} {share.num_sequences:,}" for name, share in blend[phase].items())
-        progress.print(f"{phase}: {count:,} sequences of {length:,} tokens: {shares}")
+        shares = ", ".join(f"{name} {share.num_sequences:,}" for name, share in blend[phase.name].items())
+        progress.print(f"{phase.name}: {phase.num_sequences:,} sequences of {phase.sequence_length:,} tokens: {shares}")
     return blend
 
 
-def write_held_out_data(
-    work: Path, rows: list[Row], tokenizer: Tokenizer, problems: list[Problem], config: Config
-) -> None:
-    """Validation sequences by category, long ones, multiple-choice problems and recall rows."""
-    assert config.sequence_length is not None
-    assert config.long_context_length is not None
-    size = SIZES[config.scale].held_out
-    sequences: list[Row] = []
-    for category, stream in streams_of(rows, "validation", min_tokens=2).items():
-        cut = cut_once(stream.tokens, config.sequence_length)[: size.sequences]
-        sequences += [{"category": category, "tokens": tokens} for tokens in cut]
-    write_rows(work / "validation.parquet", sequences, category=pa.string(), tokens=TOKENS)
-
-    # Each document is a module of its own here: a long sequence is from one document where there is one so long.
-    documents = [(row["id"], row["tokens"].tolist()) for row in rows if row["split"] == "validation"]
-    blank_line = tokenizer.encode("\n\n").ids
-    long = long_documents(documents, separator=blank_line, seed=config.seed, length=config.long_context_length + 1)
-    write_rows(
-        work / "long_validation.parquet", [{"tokens": tokens} for tokens in long[: size.long_sequences]], tokens=TOKENS
-    )
-    write_rows(
-        work / "problems.parquet",
-        [asdict(problem) for problem in problems],
-        id=pa.string(),
-        question=pa.string(),
-        choices=pa.list_(pa.string()),
-        correct=pa.int32(),
-    )
-    recall = recall_rows(
-        documents,
-        lambda text: tokenizer.encode(text).ids,
-        seed=config.seed,
-        sequence_length=config.sequence_length,
-        long_context_length=config.long_context_length,
-        rows_per_distance=size.recall_rows,
-    )
-    write_rows(
-        work / "recall.parquet",
-        [asdict(row) for row in recall],
-        tokens=TOKENS,
-        answer_start=pa.int32(),
-        distance=pa.int32(),
-        num_facts=pa.int32(),
-    )
-
-
-def write_rows(path: Path, rows: Iterable[Row], **columns: pa.DataType) -> None:
-    """One Parquet file with these columns of the rows, a row group for every 10,000 of them."""
-    schema = pa.schema(list(columns.items()))
-    remaining = iter(rows)
-    with pq.ParquetWriter(path, schema) as writer:
-        while group := list(islice(remaining, 10_000)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-
-
-def sha256_of(values: Iterable[str]) -> str:
-    """One digest over many strings in their order."""
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(f"{len(value)}:{value}".encode())
-    return digest.hexdigest()
-
-
-def curation_ladder(config: Config, raw: list[Document], rows: list[Row], dataset: Dataset) -> list[Row]:
+def curation_ladder(
+    config: Config, raw: Sequence[Document], documents: Sequence[TokenizedDocument], dataset: Dataset
+) -> Ladder:
     """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
-    ladder: list[Row] = []
-
-    def add(rung: str, name: str, value: Any) -> None:
-        ladder.append({"rung": rung, "name": name, "step": 0, "value": value})
-
-    for name in sorted(PACKAGES):
-        add("package versions", name, version(name))
-    for name, value in asdict(config).items():
-        if name != "output_dir":
-            add("config", name, list(value) if isinstance(value, tuple) else value)
-    add("inputs", "num_documents", len(raw))
-    add("inputs", "sha256", sha256_of(part for document in raw for part in (document.id, document.text)))
+    ladder = Ladder()
+    ladder.add("package versions", {name: version(name) for name in sorted(PACKAGES)})
+    ladder.add_config(config)
+    texts = (part for document in raw for part in (document.id, document.text))
+    ladder.add("inputs", num_documents=len(raw), sha256=sha256_of(texts))
     for name, report in dataset.filters.items():
-        add("filters", name, {"num_seen": report.num_seen, "num_dropped": report.num_dropped})
-    for scorer in dataset.scorers:
-        add("scorers", scorer.label, scorer.model_dump())
-    add("documents", "num_documents", len(rows))
-    add("documents", "sha256", sha256_of(row["id"] for row in rows))
-    add("documents", "quality groups", dataset.quality_groups)
-    add("tokenizer", "vocab_size", dataset.vocab_size)
+        ladder.add("filters", {name: {"num_seen": report.num_seen, "num_dropped": report.num_dropped}})
+    ladder.add("scorers", {scorer.label: scorer.model_dump() for scorer in dataset.scorers})
+    ladder.add("documents", num_documents=len(documents), sha256=sha256_of(one.document.id for one in documents))
+    ladder.add("documents", {"quality groups": dataset.quality_groups})
+    ladder.add("tokenizer", vocab_size=dataset.vocab_size)
     for split in ("train", "validation"):
-        for category in sorted({row["category"] for row in rows}):
-            members = [row for row in rows if (row["split"], row["category"]) == (split, category)]
-            counts = {"num_documents": len(members), "num_tokens": sum(row["num_tokens"] for row in members)}
-            add("tokens", f"{split}/{category}", counts)
-    for name in SEQUENCE_FILES:
+        for category in sorted({one.document.category for one in documents}):
+            members = [len(one.tokens) for one in documents if (one.split, one.document.category) == (split, category)]
+            ladder.add("tokens", {f"{split}/{category}": {"num_documents": len(members), "num_tokens": sum(members)}})
+    for name in (*(phase.name for phase in dataset.phases), "validation", "long_validation", "recall"):
         tokens = pq.read_table(dataset.path / f"{name}.parquet")["tokens"]
-        digest = hashlib.sha256(tokens.combine_chunks().flatten().to_numpy().astype("<i4").tobytes()).hexdigest()
-        add("token ids", name, {"num_sequences": len(tokens), "sha256": digest})
+        ladder.add("token ids", {name: {"num_sequences": len(tokens), "sha256": sha256_of_ids(tokens)}})
     for phase, shares in dataset.blend.items():
-        add("blend", phase, {name: share.model_dump() for name, share in shares.items()})
+        ladder.add("blend", {phase: {name: share.model_dump() for name, share in shares.items()}})
     return ladder
 
 
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
-    config = resolved(config, "stage0_pretrain", "data_curation")
-    assert config.output_dir is not None
-    assert config.sequence_length is not None
-    assert config.long_context_length is not None
     with working_directory(config.output_dir, Dataset) as work:
+        # From raw text to documents that every filter keeps.
         raw, unreadable = raw_documents(config)
-        problems = generated_problems(SIZES[config.scale].held_out.problems, config.seed, "evaluation")
-        documents, filters, scorers = curate(raw, evaluation_texts(raw, problems), config.seed)
-        rows, tokenizer = split_and_tokenize(documents, config)
-        save_tokenizer(tokenizer, work / "tokenizer")
-        blend = write_training_sequences(work, rows, tokenizer, config)
-        write_held_out_data(work, rows, tokenizer, problems, config)
-        text = dict.fromkeys(("id", "module", "category", "split", "licence", "origin"), pa.string())
-        write_rows(work / "documents.parquet", rows, **text, num_tokens=pa.int32(), bucket=pa.int32())
+        problems = generate_problems(config.num_problems, config.seed, "evaluation")
+        kept, filters, scorers = curate(raw, evaluation_texts(raw, problems), config.seed)
 
-        absent = sorted(set(BLEND["phase1"]) - {row["category"] for row in rows})
+        # From documents to rows of tokens: in training order for each phase, and held out for evaluation.
+        documents, tokenizer = split_and_tokenize(
+            kept, held_out_share=config.held_out_share, vocab_size=config.vocab_size, seed=config.seed
+        )
+        save_tokenizer(tokenizer, work / "tokenizer")
+        blend = write_training_sequences(work, documents, tokenizer, config)
+        write_held_out_data(
+            work,
+            documents,
+            tokenizer,
+            problems,
+            seed=config.seed,
+            sequence_length=config.sequence_length,
+            long_context_length=config.long_context_length,
+            validation_sequences=config.validation_sequences,
+            long_validation_sequences=config.long_validation_sequences,
+            rows_per_distance=config.recall_rows,
+        )
+
+        # The record: which document went where, what is missing, who is to be credited.
+        text = dict.fromkeys(("id", "module", "category", "split", "licence", "origin"), pa.string())
+        rows = ({**asdict(one.document), "split": one.split, "num_tokens": len(one.tokens)} for one in documents)
+        write_rows(work / "documents.parquet", rows, **text, num_tokens=pa.int32(), bucket=pa.int32())
+        absent = sorted(set(BLEND["phase1"]) - {document.category for document in kept})
         if absent:
             progress.print(f"absent categories, whose weight the others of their kind share: {', '.join(absent)}")
-        attribution = Counter((row["origin"], row["licence"]) for row in rows)
-        groups = Counter(group_of(row["bucket"]) for row in rows if row["bucket"] is not None)
+        groups = Counter(group_of(document.bucket) for document in kept if document.bucket is not None)
         dataset = Dataset(
             path=work,
             metrics={f"scorer_accuracy/{scorer.label}": scorer.held_out_accuracy for scorer in scorers},
             num_examples=sum(share.num_sequences for shares in blend.values() for share in shares.values()),
-            num_documents=len(rows),
+            num_documents=len(documents),
             vocab_size=tokenizer.get_vocab_size(),
             sequence_length=config.sequence_length,
             long_context_length=config.long_context_length,
             tokenizer_path=work / "tokenizer",
-            phase1_path=work / "phase1.parquet",
-            phase2_path=work / "phase2.parquet",
-            phase3_path=work / "phase3.parquet",
-            long_context_path=work / "long_context.parquet",
+            phases=planned_phases(config),
             validation_path=work / "validation.parquet",
             long_validation_path=work / "long_validation.parquet",
             problems_path=work / "problems.parquet",
@@ -485,22 +375,18 @@ def main(config: Config) -> Dataset:
             documents_path=work / "documents.parquet",
             quality_groups={name: groups[name] for name in GROUPS},
             filters=filters,
-            unreadable=[DroppedDocument(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]],
+            unreadable=[DroppedItem(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]],
             num_unreadable=len(unreadable),
             scorers=scorers,
-            attribution=[
-                Attribution(origin=origin, licence=licence, num_documents=count)
-                for (origin, licence), count in sorted(attribution.items())
-            ],
+            attribution=attribution_of(kept),
             blend=blend,
             absent_categories=absent,
         )
-        (work / "ladder.json").write_text(json.dumps(curation_ladder(config, raw, rows, dataset), indent=1))
-        dataset.save(config)
+        dataset.save(config, curation_ladder(config, raw, documents, dataset))
     return Dataset.load(config.output_dir)
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config)
+    config = parse_command_line(Config)
     with step_process():
         print_complete({"dataset": main(config)})

@@ -1,17 +1,19 @@
 """What pretraining at a scale would take: parameters, tokens, steps, learning rates, memory, operations, hours.
 
 In: the configs of data_curation.py and training.py. Out: a Plan, and its text for `--plan`.
-Every number comes from the function that the run itself calls, so the plan cannot say something else than the run does.
+Every number comes from the function that the run itself calls, so the plan cannot differ from the run.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain --scale full --plan
 
 Left out: time and memory of curation and evaluation, and communication between devices.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nemotron import apply_scale
-from nemotron.recipes.nano2.sizes import SIZES, resolved
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
+from nemotron.recipes.nemotron_h.device import check_devices
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
     count_parameters,
@@ -19,6 +21,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_hours,
     training_memory_bytes,
 )
+from nemotron.recipes.training.batches import TrainingPhase
 
 # Published, arXiv 2508.14444, sections 2.4 and 2.6.
 PUBLISHED_BUT_NOT_BUILT = (
@@ -36,9 +39,9 @@ class Plan:
     scale: str
     layers: str
     num_parameters: int
-    raw_documents: int | None
-    """Documents that are read; None means every row of the sources."""
-    phases: list[training.Phase]
+    raw_documents: int | str
+    """Documents that are read, or "all" rows of the sources."""
+    phases: list[TrainingPhase]
     learning_rates: list[float]
     """Of every optimizer step, over all phases."""
     schedule: dict[str, int]
@@ -54,7 +57,23 @@ class Plan:
 
     @property
     def num_tokens(self) -> int:
-        return sum(phase.num_steps * phase.batch_tokens for phase in self.phases)
+        return sum(phase.data.num_sequences * phase.data.sequence_length for phase in self.phases)
+
+
+def check(config: Any) -> None:
+    """Raise ValueError for what training or evaluation would refuse, before any work is done.
+
+    Args:
+        config: of the stage.
+    """
+    replace(config)  # checks it again, with what was assigned to its nested Configs since
+    check_devices(MODELS[config.scale], config.train, config.eval)
+    training.training_phases(config.train, data_curation.planned_phases(config.data))
+
+
+def page(data: data_curation.Config, train: training.Config) -> str:
+    """The plan of a run with these configs, as a page for the terminal."""
+    return plan_text(pretraining_plan(data, train))
 
 
 def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan:
@@ -63,19 +82,16 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
     Raises:
         ValueError: if the sizes do not fit each other, as the run would.
     """
-    data = resolved(data, "stage0_pretrain", "data_curation")
-    train = resolved(train, "stage0_pretrain", "training")
-    size = SIZES[train.scale]
-    assert data.vocab_size and data.sequence_length and data.long_context_length and train.dtype and train.num_steps
-    model = replace(size.model, vocab_size=data.vocab_size)
-    phases = training.training_phases(train, data.sequence_length, data.long_context_length)
+    model = replace(MODELS[train.scale], vocab_size=data.vocab_size)
+    phases = training.training_phases(train, data_curation.planned_phases(data))
+    base_steps = training.base_steps(phases)
     num_steps = sum(phase.num_steps for phase in phases)
-    learning_rates = [training.learning_rate_at(step, train) for step in range(num_steps)]
+    learning_rates = [training.learning_rate_at(step, base_steps, train) for step in range(num_steps)]
     memory = [
         training_memory_bytes(
             model,
             micro_batch_sequences=phase.micro_batch_sequences,
-            sequence_length=phase.cut_to,
+            sequence_length=phase.length,
             dtype=train.dtype,
         )
         for phase in phases
@@ -84,19 +100,21 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
         scale=train.scale,
         layers=model.hybrid_override_pattern,
         num_parameters=count_parameters(model),
-        raw_documents=None if data.raw_documents is None else apply_scale(data.raw_documents, data.scale),
+        raw_documents="all" if data.raw_documents == "all" else apply_scale(data.raw_documents, data.scale),
         phases=phases,
         learning_rates=learning_rates,
         schedule={
             "start of the warmup": 0,
             "end of the warmup": learning_rates.index(max(learning_rates)),
             "last step at the peak": num_steps - 1 - learning_rates[::-1].index(max(learning_rates)),
-            "end of the decay": train.num_steps - 1,
+            "end of the decay": base_steps - 1,
             "end of the long context": num_steps - 1,
         },
         memory_bytes=max(memory, key=lambda parts: sum(parts.values())),
         floating_point_operations=sum(
-            phase.num_steps * phase.batch_tokens * floating_point_operations_per_token(model, phase.cut_to)
+            phase.data.num_sequences
+            * phase.data.sequence_length
+            * floating_point_operations_per_token(model, phase.length)
             for phase in phases
         ),
         dtype=train.dtype,
@@ -105,7 +123,7 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
 
 def plan_text(plan: Plan) -> str:
     """The plan as a page for the terminal."""
-    raw_documents = "every row of the sources" if plan.raw_documents is None else f"{plan.raw_documents:,}"
+    raw_documents = "every row of the sources" if plan.raw_documents == "all" else f"{plan.raw_documents:,}"
     lines = [
         f"Pretraining at scale {plan.scale}",
         "",
@@ -120,9 +138,9 @@ def plan_text(plan: Plan) -> str:
         f"  {'phase':<14}{'steps':>12}{'sequences/step':>16}{'length':>10}{'tokens':>22}",
     ]
     for phase in plan.phases:
-        tokens = phase.num_steps * phase.batch_tokens
+        tokens = phase.data.num_sequences * phase.data.sequence_length
         lines.append(
-            f"  {phase.name:<14}{phase.num_steps:>12,}{phase.batch_sequences:>16,}{phase.cut_to:>10,}{tokens:>22,}"
+            f"  {phase.name:<14}{phase.num_steps:>12,}{phase.batch_sequences:>16,}{phase.length:>10,}{tokens:>22,}"
         )
     lines += ["", f"  learning rate  {sparkline(plan.learning_rates)}"]
     for name, step in plan.schedule.items():
@@ -139,7 +157,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def sparkline(values: list[float], width: int = 60) -> str:
-    """Values as a row of blocks, each standing for the last value of its share."""
+    """Values as a row of blocks; each shows the last value of its share."""
     blocks = "▁▂▃▄▅▆▇█"
     width, highest = min(width, len(values)), max(values)
     shown = [values[(i + 1) * len(values) // width - 1] for i in range(width)]

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
 from nemotron.recipes.scoring.accuracy import Accuracy
 from nemotron.recipes.scoring.recall import Recall
+from nemotron.recipes.training.run import Checkpoint
 
 
 def results_table(
@@ -68,7 +68,7 @@ def results_table(
             "|---|---:|",
             f"| within the base length | {metrics['long_loss/within_base_length']:.3f} |",
             f"| beyond it | {metrics['long_loss/beyond_base_length']:.3f} |\n",
-            "## Recall: three digits that were stated so many tokens before\n",
+            "## Recall: three digits, by the number of tokens between fact and question\n",
             "| distance | rows | right | digits right | nats per answer |",
             "|---:|---:|---:|---:|---:|",
             *recall_rows,

@@ -1,300 +1,208 @@
-"""Pretrain the base model: four phases of text, one loop, AdamW under a warmup-stable-decay schedule.
+"""Pretrain the base model: four phases of text, one loop, AdamW with a warmup-stable-decay schedule.
 
-In: the Dataset of data_curation.py (packed token sequences, one file a phase, already in training order).
-Out: a Checkpoint: a Hugging Face directory, the state to go on from, the whole loss curve and a plot of it.
-Source: arXiv 2508.14444, sections 2.4 to 2.6; what the paper leaves open is marked where it stands.
+In: the Dataset of data_curation.py (packed token sequences, one file per phase, in training order).
+Out: a Checkpoint: a Hugging Face directory, the state to resume from, the loss curve and its plot.
+Source: arXiv 2508.14444, sections 2.4 to 2.6. A number that the paper does not give is marked where it is defined.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale tiny --dataset-path <directory>
 
-Left out: FP8 matrix products and sharding over devices, which the published run needs and one laptop does not.
+Left out: FP8 matrix products and sharding over devices. The published run needs them, a laptop does not.
+
+b batch   t position
 """
 
-import hashlib
-import json
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-import tyro
-from pydantic import Field
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 from tokenizers import Tokenizer
 
-from nemotron import Artifact, Scale, print_complete
-from nemotron.artifact import working_directory
+from nemotron import print_complete
+from nemotron.config import (
+    BelowOne,
+    Dtype,
+    ScaledConfig,
+    at_every_scale,
+    by_scale,
+    input_path,
+    output_below,
+    parse_command_line,
+    proxy,
+    published,
+    switch,
+)
 from nemotron.pipe import step_process
-from nemotron.progress import TrainingProgress
-from nemotron.recipes.nano2.sizes import SIZES, phase_steps, resolved
-from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
-from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
-from nemotron.recipes.nemotron_h.fingerprint import weight_fingerprint
+from nemotron.recipes.curation.rows import Phase
+from nemotron.recipes.nano2.models import DEVICES, DTYPES, MODELS
+from nemotron.recipes.nano2.stage0_pretrain.data_curation import LONG_CONTEXT, Dataset
+from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
-from nemotron.recipes.training.curve import plot_curve
-from nemotron.recipes.training.device import refuse_what_does_not_fit
-from nemotron.recipes.training.ladder import training_ladder
-from nemotron.recipes.training.state import (
-    Identity,
-    Record,
-    already_finished,
-    read_training_state,
-    refuse_non_finite,
-    refuse_unfinished_run,
-    write_training_state,
-)
+from nemotron.recipes.training.batches import TrainingPhase, batches
+from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+
+TOKENS_PER_STEP = 768 * 8192  # derived: published batch times published length; the paper prints 736 * 8192 tokens
 
 
 @dataclass
-class Config:
-    """Pretrain the base model on a curated dataset. A number left out is the one in sizes.py for the scale."""
+class Config(ScaledConfig):
+    """Pretrain the base model on a curated dataset."""
 
-    scale: Scale = "tiny"
-    """Model and batch sizes: tiny, small, medium or full."""
     seed: int = 1234
     """Seed of the initial weights and of the sample at the end."""
-    output_dir: Path | None = None
-    """Where the Checkpoint goes; outputs/nano2/<scale>/stage0_pretrain/training if left out."""
-    dataset_path: Path | None = None
+    output_dir: Path = output_below("nano2", "stage0_pretrain", "training")
+    """Where the Checkpoint goes."""
+    dataset_path: Path | None = input_path()
     """Directory of the Dataset; read from the pipe if left out."""
-    num_steps: int | None = None
-    """Optimizer steps of phases 1 to 3; the dataset must hold the sequences for them."""
-    batch_sequences: int | None = None
+
+    # Batches. A large batch gives a gradient with little noise; the micro batch is what fits into memory at once.
+    batch_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=256, full=published(768, "section 2.5"))
     """Sequences per optimizer step."""
-    micro_batch_sequences: int | None = None
-    """Sequences per forward pass; divides batch_sequences and changes memory, not the result."""
-    learning_rate: float | None = None
+    micro_batch_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=8, full=1)
+    """Sequences per forward pass; changes memory, not the result."""
+
+    # Schedule: warmup, plateau, decay. Smaller models tolerate a higher learning rate.
+    learning_rate: PositiveFloat = by_scale(tiny=4e-3, small=2e-3, medium=1e-3, full=published(4.5e-4, "section 2.5"))
     """Peak learning rate, held from the end of the warmup to the start of the decay."""
-    min_learning_rate: float | None = None
+    min_learning_rate: NonNegativeFloat = by_scale(
+        tiny=4e-5, small=2e-5, medium=1e-5, full=published(4.5e-6, "section 2.5")
+    )
     """Learning rate at the end of the decay."""
-    warmup_steps: int | None = None
+    warmup_steps: NonNegativeInt = by_scale(
+        tiny=5, small=30, medium=200, full=proxy(8_400_000_000 // TOKENS_PER_STEP, "Nemotron 3 Nano, 8.4B tokens")
+    )
     """Steps over which the learning rate rises linearly from 0."""
-    decay_frac: float = 0.18  # published: the last 3.6T of 20T tokens
-    """Share of num_steps, at their end, over which the learning rate falls."""
-    long_context_steps: int | None = None
-    """Optimizer steps of the long-context phase."""
-    long_context_batch_sequences: int | None = None
+    decay_frac: BelowOne = at_every_scale(published(0.18, "the last 3.6T of 20T tokens"))
+    """Share of the steps of phases 1 to 3, at their end, over which the learning rate falls."""
+
+    # The long-context phase: longer sequences (64 times at full, 4 at tiny) and fewer of them, for as many tokens per
+    # step. At tiny and small its rate is above the end of the decay, or so few steps would change nothing.
+    long_context_batch_sequences: PositiveInt = by_scale(tiny=2, small=2, medium=32, full=published(12, "section 2.6"))
     """Sequences per optimizer step in the long-context phase."""
-    long_context_micro_batch_sequences: int | None = None
+    long_context_micro_batch_sequences: PositiveInt = by_scale(tiny=1, small=2, medium=1, full=1)  # tiny: two pieces
     """Sequences per forward pass in the long-context phase."""
-    long_context_learning_rate: float | None = None
+    long_context_learning_rate: PositiveFloat = by_scale(
+        tiny=4e-4, small=2e-4, medium=1e-5, full=published(4.5e-6, "section 2.6")
+    )
     """Constant learning rate of the long-context phase."""
-    cut_long_context_to: int | None = None
-    """Cut each long sequence into pieces of so many tokens: the same tokens without the long context, as a control."""
-    beta1: float = 0.9  # published
+    cut_long_context: bool = False
+    """Cut the long sequences to the length of the others: the same tokens without the long context, as a control."""
+
+    # AdamW scales the step of each weight by running averages of its gradient and of the squared gradient.
+    beta1: BelowOne = at_every_scale(published(0.9, "section 2.5"))
     """AdamW: decay of the first moment."""
-    beta2: float = 0.95  # published
+    beta2: BelowOne = at_every_scale(published(0.95, "section 2.5"))
     """AdamW: decay of the second moment."""
-    adam_eps: float = 1e-8  # proxy: NVIDIA's Megatron configurations; the paper's value is unknown to us
+    adam_eps: PositiveFloat = at_every_scale(proxy(1e-8, "NVIDIA's Megatron configurations"))
     """AdamW: term added to the denominator."""
-    weight_decay: float = 0.1  # published
+    weight_decay: NonNegativeFloat = at_every_scale(published(0.1, "section 2.5"))
     """AdamW: decay of matrices; norms, biases and the state-space vectors have none."""
-    max_grad_norm: float = 1.0  # proxy: NVIDIA's Megatron configurations
-    """Gradients longer than this are shortened to it."""
-    dtype: Literal["float64", "float32", "bfloat16"] | None = None
-    """Arithmetic of the model; bfloat16 keeps float32 weights and computes matrix products in bfloat16."""
-    device: str | None = None
+    max_grad_norm: PositiveFloat = at_every_scale(proxy(1.0, "NVIDIA's Megatron configurations"))
+    """If the norm of all gradients together is above this, they are scaled down to it."""
+
+    # Arithmetic and place.
+    dtype: Dtype = by_scale(**DTYPES)
+    """Arithmetic; bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
+    device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
     compile: bool = False
     """Compile the model with torch.compile; the numbers change in their last digits."""
-    checkpoint_every_steps: int | None = None
-    """Steps between two states that --resume can go on from."""
-    validate_every_steps: int | None = None
+
+    # What is recorded on the way.
+    checkpoint_every_steps: PositiveInt = by_scale(tiny=35, small=400, medium=500, full=1000, recorded=False)
+    """Steps between two states that --resume can continue from."""
+    validate_every_steps: PositiveInt = by_scale(tiny=50, small=250, medium=500, full=1000)
     """Steps between two measurements of the validation loss."""
-    validation_sequences: int | None = None
+    validation_sequences: PositiveInt = by_scale(tiny=8, small=32, medium=256, full=1024)
     """Validation sequences per category in each measurement."""
-    resume: bool = False
-    """Go on from the last state of an unfinished run in the same output directory."""
+    resume: bool = switch()
+    """Continue an unfinished run in the same output directory from its last state."""
 
-    def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value} must be greater than 0 and finite")
-        for name in ("warmup_steps", "long_context_steps", "weight_decay", "min_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value} must be a finite number that is not negative")
-        for name in ("beta1", "beta2", "decay_frac"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+    def check(self) -> None:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}, from which "
+                f"the learning rate falls; give a lower one"
+            )
 
 
-_POSITIVE = (
-    *("num_steps", "batch_sequences", "micro_batch_sequences", "learning_rate", "adam_eps", "max_grad_norm"),
-    *("long_context_batch_sequences", "long_context_micro_batch_sequences", "long_context_learning_rate"),
-    *("cut_long_context_to", "checkpoint_every_steps", "validate_every_steps", "validation_sequences"),
-)
+def training_phases(config: Config, phases: Sequence[Phase]) -> list[TrainingPhase]:
+    """The phases of a Dataset with the batches that they are read in.
 
-
-class Checkpoint(Artifact):
-    """A trained base model, and where its training went."""
-
-    num_steps: int = Field(gt=0)
-    """Optimizer steps over all four phases."""
-    num_parameters: int = Field(gt=0)
-    training_loss: float
-    """Loss of the last step, nats per token."""
-    checkpoint_path: Path
-    """Hugging Face directory: AutoModelForCausalLM.from_pretrained(checkpoint_path)."""
-    training_state_path: Path
-    """Optimizer moments, curve and position in the data after the last step."""
-    curve_path: Path
-    """Parquet, a row a step: step, phase, batch (digest of its tokens), tokens (predicted in this step), loss (nats per
-    token), grad_norm (before clipping), learning_rate."""
-    validation_curve_path: Path
-    """Parquet: step, category, loss (nats per token)."""
-    plot_path: Path
-    sample: str
-    """Text that the final model wrote after the first tokens of a held-out document."""
-    dataset_path: Path
-    """The Dataset that it was trained on."""
-
-
-def decay_length(config: Config) -> int:
-    """Optimizer steps over which the learning rate falls, the last ones before the long-context phase."""
-    assert config.num_steps
-    return round(config.decay_frac * config.num_steps)
-
-
-def learning_rate_at(step: int, config: Config) -> float:
-    """Learning rate of optimizer step `step`, counted from 0 over all four phases; `config` is resolved.
-
-    Warmup-stable-decay (published) with the shape 1 - sqrt(elapsed share of the decay) (proxy: Nemotron 3 Super; the
-    shape that Nano 2 used is unknown to us), then the constant rate of the long-context phase (published).
+    Raises:
+        ValueError: if warmup and decay overlap, or long sequences cannot be cut to the length of the others.
     """
-    assert config.num_steps and config.learning_rate and config.long_context_learning_rate
-    assert config.warmup_steps is not None and config.min_learning_rate is not None
-    if step >= config.num_steps:
+    batch, micro_batch = config.batch_sequences, config.micro_batch_sequences
+    long_batch, long_micro_batch = config.long_context_batch_sequences, config.long_context_micro_batch_sequences
+    base_length = phases[0].sequence_length
+    chosen = []
+    for phase in phases:
+        if phase.name != LONG_CONTEXT:
+            chosen.append(TrainingPhase(phase, batch, micro_batch))
+            continue
+        if config.cut_long_context and phase.sequence_length % base_length:
+            raise ValueError(
+                f"cut_long_context: {base_length} does not divide {phase.sequence_length} tokens; curate with a "
+                f"long_context_length that is a multiple of sequence_length"
+            )
+        cut_to = base_length if config.cut_long_context else None
+        rows_per_sequence = phase.sequence_length // (cut_to or phase.sequence_length)
+        chosen.append(TrainingPhase(phase, long_batch, long_micro_batch * rows_per_sequence, cut_to))
+    num_steps = base_steps(chosen)
+    decay_steps = round(config.decay_frac * num_steps)
+    if config.warmup_steps + decay_steps > num_steps:
+        raise ValueError(
+            f"warmup_steps={config.warmup_steps} and the decay over the last {decay_steps} of {num_steps} steps "
+            f"overlap; give at most {num_steps - decay_steps} warmup steps"
+        )
+    return chosen
+
+
+def base_steps(phases: Sequence[TrainingPhase]) -> int:
+    """Optimizer steps of phases 1 to 3 together: those before the long-context phase."""
+    return sum(phase.num_steps for phase in phases if phase.name != LONG_CONTEXT)
+
+
+def learning_rate_at(step: int, num_steps: int, config: Config) -> float:
+    """Learning rate of optimizer step `step`, counted from 0 over all phases; phases 1 to 3 have `num_steps`.
+
+    Warmup-stable-decay (published), then the constant rate of the long-context phase (published). The decay has the
+    shape 1 - sqrt(share of the decay that is over) (proxy: Nemotron 3 Super; Nano 2's shape is unknown to us).
+    """
+    # The long-context phase: constant.
+    if step >= num_steps:
         return config.long_context_learning_rate
+    # Warmup: Adam's averages over few batches are unreliable, so the first steps are small.
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    decay_steps = decay_length(config)
-    decayed_steps = step + 1 - (config.num_steps - decay_steps)
+    # Plateau: the loss falls steadily, and the schedule need not know the end of the run yet.
+    decay_steps = round(config.decay_frac * num_steps)
+    decayed_steps = step + 1 - (num_steps - decay_steps)
     if decayed_steps <= 0:
         return config.learning_rate
+    # Decay: with smaller and smaller steps the noise of single batches averages out.
     remaining = 1 - math.sqrt(decayed_steps / decay_steps)
     return config.min_learning_rate + remaining * (config.learning_rate - config.min_learning_rate)
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training: the steps, sequences and tokens that are taken from its file."""
-
-    name: str
-    num_steps: int
-    batch_sequences: int
-    micro_batch_sequences: int
-    sequence_length: int
-    """Tokens of a sequence in the file, less the one that is only a label."""
-    cut_to: int
-    """Tokens of a sequence in a batch: sequence_length, or a divisor of it."""
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens that one optimizer step learns to predict."""
-        return self.batch_sequences * self.sequence_length
-
-
-def training_phases(config: Config, sequence_length: int, long_context_length: int) -> list[Phase]:
-    """The four phases in their order; `config` is resolved, lengths are in tokens.
-
-    Raises:
-        ValueError: if micro batches do not divide the batch, cut_long_context_to does not divide its length, or the
-            warmup and the decay of the learning rate overlap or the decay would rise.
-    """
-    assert config.num_steps and config.batch_sequences and config.micro_batch_sequences
-    assert config.long_context_batch_sequences and config.long_context_micro_batch_sequences
-    assert config.long_context_steps is not None
-    assert config.warmup_steps is not None and config.learning_rate and config.min_learning_rate is not None
-    batch, micro = config.batch_sequences, config.micro_batch_sequences
-    long_batch, long_micro = config.long_context_batch_sequences, config.long_context_micro_batch_sequences
-    cut_to = config.cut_long_context_to or long_context_length
-    phases = [
-        Phase(name, steps, batch, micro, sequence_length, sequence_length)
-        for name, steps in phase_steps(config.num_steps).items()
-    ]
-    phases.append(Phase("long_context", config.long_context_steps, long_batch, long_micro, long_context_length, cut_to))
-    for phase in phases:
-        if phase.batch_sequences % phase.micro_batch_sequences:
-            raise ValueError(
-                f"{phase.name}: micro_batch_sequences={phase.micro_batch_sequences} does not divide "
-                f"batch_sequences={phase.batch_sequences}; pick a divisor of {phase.batch_sequences}"
-            )
-    if long_context_length % cut_to:
-        raise ValueError(
-            f"cut_long_context_to={cut_to} does not divide long_context_length={long_context_length}; pick a divisor"
-        )
-    decay_steps = decay_length(config)
-    if config.warmup_steps + decay_steps > config.num_steps:
-        raise ValueError(
-            f"warmup_steps={config.warmup_steps} and the decay over the last {decay_steps} of "
-            f"num_steps={config.num_steps} overlap; give at most {config.num_steps - decay_steps} warmup steps"
-        )
-    if config.min_learning_rate > config.learning_rate:
-        raise ValueError(
-            f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}, which it "
-            f"is to fall from; give a lower one"
-        )
-    return phases
-
-
-def phase_files(dataset: Dataset, phases: list[Phase]) -> dict[str, Path]:
-    """Name of every phase -> its Parquet file of sequences.
-
-    Raises:
-        ValueError: if a file holds fewer sequences than the phase takes.
-    """
-    files = {
-        "phase1": dataset.phase1_path,
-        "phase2": dataset.phase2_path,
-        "phase3": dataset.phase3_path,
-        "long_context": dataset.long_context_path,
-    }
-    for phase in phases:
-        held, needed = pq.read_metadata(files[phase.name]).num_rows, phase.num_steps * phase.batch_sequences
-        if held < needed:
-            raise ValueError(
-                f"{phase.name}: {phase.num_steps} steps of {phase.batch_sequences} sequences need {needed} sequences, "
-                f"and {files[phase.name]} holds {held}; curate with the same steps and batch, or lower them here"
-            )
-    return files
-
-
-def read_batches(path: Path, phase: Phase, first_step: int) -> Iterator[torch.Tensor]:
-    """Batches of one phase in the order of its file, from the phase's step `first_step` on.
-
-    Yields:
-        (b, t + 1) int64 token ids; consecutive sequences of a document share one token, so that each is a label once.
-        t is cut_to and b as many sequences as make batch_tokens.
-    """
-    held = np.empty((0, phase.sequence_length + 1), dtype=np.int64)
-    step = 0
-    for group in pq.ParquetFile(path).iter_batches(batch_size=phase.batch_sequences, columns=["tokens"]):
-        rows = group.column("tokens").flatten().to_numpy().reshape(-1, phase.sequence_length + 1)
-        held = np.concatenate([held, rows])
-        while len(held) >= phase.batch_sequences and step < phase.num_steps:
-            batch, held = held[: phase.batch_sequences], held[phase.batch_sequences :]
-            if step >= first_step:
-                yield torch.from_numpy(batch).unfold(1, phase.cut_to + 1, phase.cut_to).flatten(0, 1)
-            step += 1
-
-
 def loss_sum(model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats, summed over a (b, t + 1) batch: the token at position i predicts the one at i + 1."""
+    """Cross-entropy in nats, summed over a (b, t + 1) batch: the model at position i predicts token i + 1."""
     logits = model(tokens[:, :-1])
     labels = tokens[:, 1:]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also when matrix products are bfloat16
+    # At least float32, also when matrix products are bfloat16: a softmax over 131,072 tokens needs the precision.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
 
 
 def validation_sequences(dataset: Dataset, sequences: int) -> dict[str, torch.Tensor]:
-    """Category -> (n, t + 1) token ids of its first `sequences` whole validation sequences."""
+    """Category -> (n, t + 1) token ids of its first `sequences` complete validation sequences."""
+    # Complete ones only: a token with less context is harder to predict, so shorter rows would raise the loss.
     table = pq.read_table(dataset.validation_path, columns=["category", "tokens"])
     by_category: dict[str, list[list[int]]] = {}
     for category, tokens in zip(table["category"].to_pylist(), table["tokens"].to_pylist(), strict=True):
@@ -305,145 +213,85 @@ def validation_sequences(dataset: Dataset, sequences: int) -> dict[str, torch.Te
 
 @torch.no_grad()
 def validation_losses(
-    model: Callable[[torch.Tensor], torch.Tensor],
-    validation: dict[str, torch.Tensor],
-    micro_batch_sequences: int,
-    device: str,
+    model: Callable[[torch.Tensor], torch.Tensor], validation: dict[str, torch.Tensor], config: Config
 ) -> dict[str, float]:
     """Category -> mean loss in nats per token over its sequences."""
     losses = {}
     for category, sequences in validation.items():
-        micro_batches = sequences.split(micro_batch_sequences)
-        losses[category] = sum(loss_sum(model, batch.to(device)).item() for batch in micro_batches)
-        losses[category] /= sequences[:, 1:].numel()
+        pieces = sequences.split(config.micro_batch_sequences)
+        total = sum(loss_sum(model, piece.to(config.device)).item() for piece in pieces)
+        losses[category] = total / sequences[:, 1:].numel()
     return losses
 
 
-def compared_config(config: Config) -> dict[str, Any]:
-    """The fields of the config that the result depends on: all but places, and how often states are written."""
-    places = ("output_dir", "dataset_path", "resume", "checkpoint_every_steps", "device")
-    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in places}
-
-
-def write_sample(model: NemotronH, dataset: Dataset, seed: int) -> str:
-    """Sixteen tokens of a held-out sequence and what the model writes after them."""
+def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> None:
+    """Write and show what the model says after the first sixteen tokens of a held-out sequence."""
     tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path / "tokenizer.json"))
     prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
     (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])
-    return tokenizer.decode(continuation.tokens)
+    sample = tokenizer.decode(continuation.tokens)
+    path.write_text(sample, encoding="utf-8")
+    print(f"sample: {sample!r}", file=sys.stderr)
 
 
 def main(config: Config) -> Checkpoint:
     """Train through the four phases and return the Checkpoint."""
-    config = resolved(config, "stage0_pretrain", "training")
-    assert config.output_dir and config.device and config.dtype and config.validation_sequences
-    assert config.checkpoint_every_steps and config.validate_every_steps
     dataset = Dataset.load(path=config.dataset_path)
-    phases = training_phases(config, dataset.sequence_length, dataset.long_context_length)
-    files = phase_files(dataset, phases)
-    validation = validation_sequences(dataset, config.validation_sequences)
-    total_steps = sum(phase.num_steps for phase in phases)
+    phases = training_phases(config, dataset.phases)
+    num_base_steps = base_steps(phases)
+    shape = replace(MODELS[config.scale], vocab_size=dataset.vocab_size)
+    check_fits(shape, dtype=config.dtype, device=config.device)
+    if is_done(config, dataset):
+        return Checkpoint.load(config.output_dir)
 
-    # With bfloat16 the weights stay in float32 and autocast computes the matrix products in bfloat16.
-    shape = replace(SIZES[config.scale].model, vocab_size=dataset.vocab_size)
-    refuse_what_does_not_fit(shape, scale=config.scale, dtype=config.dtype, device=config.device)
-    weight_dtype = torch.float64 if config.dtype == "float64" else torch.float32
-    autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-    model = NemotronH(shape, device=config.device, dtype=weight_dtype)
+    # Model and optimizer (section 2.5). The weights are float32 or wider: bfloat16 cannot hold the small updates.
+    model = NemotronH(shape, device=config.device, dtype=weight_dtype(config.dtype))
     initialize(model, config.seed)
     forward = torch.compile(model) if config.compile else model
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=0.0,  # set before every step
-        betas=(config.beta1, config.beta2),
-        eps=config.adam_eps,
-    )
+    precision = autocast(config.dtype, config.device)
+    betas = (config.beta1, config.beta2)
+    parameters = parameter_groups(model, config.weight_decay)  # decay for matrices only
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below
 
-    identity: Identity = {"dataset": dataset.digest, "config": compared_config(config)}
-    if config.resume and already_finished(config.output_dir, identity):
-        return Checkpoint.load(config.output_dir)
-    with working_directory(config.output_dir, Checkpoint, keep_on_failure=True) as work:
-        if config.resume:
-            record = read_training_state(work, identity, model, optimizer)
-        else:
-            refuse_unfinished_run(work)
-            record = Record(weights={"initial": weight_fingerprint(model)})
+    # Phase 1 reads diverse text, phases 2 and 3 better text (section 2.3). The long-context phase then reads longer
+    # sequences, so that the model learns to use what is far back (section 2.6). Curation has put all in training order.
+    validation = validation_sequences(dataset, config.validation_sequences)
+    total_steps = sum(phase.num_steps for phase in phases)
+    with training_run(config, model, optimizer, dataset, total_steps) as run:
+        for phase, batch in batches(dataset.path, phases, first_step=run.step):
+            # The loss is the mean of -log(probability of the right next token), in nats. backward() adds its slope for
+            # each weight to the weight's gradient. What does not fit into memory goes through the model in pieces. Each
+            # is divided by the tokens of the whole step: a mean of means would give tokens of small pieces more weight.
+            optimizer.zero_grad()
+            loss = 0.0
+            for micro_batch in batch.to(config.device).split(phase.micro_batch_sequences):
+                with precision:
+                    micro_loss = loss_sum(forward, micro_batch.tokens) / batch.num_in_loss
+                micro_loss.backward()
+                loss += micro_loss.item()
 
-        step = first_step = len(record.curve)
-        phase_start = 0
-        with TrainingProgress("pretraining", total_steps, first_step) as progress:
-            for phase in phases:
-                for batch in read_batches(files[phase.name], phase, first_step=max(0, first_step - phase_start)):
-                    # Every token weighs the same: sums over micro batches, divided by the tokens of the whole step.
-                    optimizer.zero_grad()
-                    loss = 0.0
-                    for micro_batch in batch.to(config.device).chunk(
-                        phase.batch_sequences // phase.micro_batch_sequences
-                    ):
-                        with autocast:  # left after each use: inside, it keeps copies of the weights as they were
-                            micro_loss = loss_sum(forward, micro_batch) / phase.batch_tokens
-                        micro_loss.backward()
-                        loss += micro_loss.item()
-                    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
-                    refuse_non_finite(step, loss, grad_norm)
-                    learning_rate = learning_rate_at(step, config)
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate
-                    optimizer.step()
+            # Clipping. A rare bad batch gives a long gradient; scaled down, it cannot throw the weights far off.
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+            run.check_finite(loss=loss, grad_norm=grad_norm)
 
-                    digest = hashlib.sha256(batch.numpy().tobytes()).hexdigest()[:16]
-                    record.curve.append(
-                        {"step": step, "phase": phase.name, "batch": digest, "tokens": phase.batch_tokens,
-                         "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
-                    )  # fmt: skip
-                    step += 1
-                    progress.update(step, loss=loss, learning_rate=learning_rate, tokens=phase.batch_tokens)
-                    if step == 1:
-                        record.weights["after step 1"] = weight_fingerprint(model)
-                    if step % config.validate_every_steps == 0 or step == total_steps:
-                        with autocast:
-                            losses = validation_losses(
-                                forward, validation, phases[0].micro_batch_sequences, config.device
-                            )
-                        record.validation += [{"step": step, "category": name, "loss": losses[name]} for name in losses]
-                    if step % config.checkpoint_every_steps == 0 or step == total_steps:
-                        write_training_state(work, identity, model, optimizer, record)
-                phase_start += phase.num_steps
+            # Schedule: warmup, plateau, decay; learning_rate_at says why. Then move every weight against its gradient.
+            learning_rate = learning_rate_at(run.step, num_base_steps, config)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
 
-        record.weights["final"] = weight_fingerprint(model)
-        save_checkpoint(model, dataset.tokenizer_path, work / "model")
-        pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
-        pq.write_table(pa.Table.from_pylist(record.validation), work / "validation_curve.parquet")
-        plot_curve(record, work / "loss.svg")
-        names = ("num_examples", "num_documents", "vocab_size", "sequence_length", "long_context_length")
-        inputs = {name: getattr(dataset, name) for name in names}
-        (work / "ladder.json").write_text(
-            json.dumps(training_ladder(compared_config(config), inputs, model, record), indent=1)
-        )
-        checkpoint = Checkpoint(
-            path=work,
-            num_steps=step,
-            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-            training_loss=record.curve[-1]["loss"],
-            checkpoint_path=work / "model",
-            training_state_path=work / "training_state",
-            curve_path=work / "curve.parquet",
-            validation_curve_path=work / "validation_curve.parquet",
-            plot_path=work / "loss.svg",
-            sample=write_sample(model, dataset, config.seed),
-            dataset_path=dataset.path,
-            metrics={
-                f"validation_loss/{row['category']}": row["loss"]
-                for row in record.validation
-                if row["step"] == total_steps
-            },
-        )
-        checkpoint.save(config)
-    print(f"sample: {checkpoint.sample!r}", file=sys.stderr)
+            # Record, validation and state. note() counts the step: run.step is one higher from here.
+            run.note(phase.name, batch, learning_rate=learning_rate, loss=loss, grad_norm=grad_norm)
+            if run.is_due(config.validate_every_steps):
+                with precision:
+                    run.note_validation(validation_losses(forward, validation, config))
+            run.keep_state()
+        write_sample(model, dataset, config.seed, run.work / "sample.txt")
+        run.save(dataset.tokenizer_path, dataset.counts())
     return Checkpoint.load(config.output_dir)
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config)
+    config = parse_command_line(Config)
     with step_process():
         print_complete({"checkpoint": main(config)})

@@ -1,1 +1,1 @@
-"""Stage 1: supervised fine-tuning, from the base model to one that thinks, answers and calls tools (2508.14444, 3)."""
+"""Stage 1: supervised fine-tuning, from base model to one that thinks and uses tools (arXiv 2508.14444, section 3)."""

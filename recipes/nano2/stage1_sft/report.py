@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from nemotron.recipes.nano2.stage1_sft.training import Checkpoint
-from nemotron.recipes.sources.exercises import Exercise
+from nemotron.recipes.sources.exercises.exercise import Exercise
+from nemotron.recipes.training.run import Checkpoint
 
 MODES = {"base": "base model", "think": "thinking", "no_think": "not thinking", "budget": "thinking within a budget"}
 
@@ -48,7 +48,7 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: S
     lines += [
         "",
         f"{metrics['within_budget']:.0%} of the thoughts stay within the budget; it closed {closed:,} of them.",
-        "The base model is asked for no format: it is right if any line of what it wrote is.",
+        "The base model was never taught the format, so it scores if any line of its output is correct.",
         "",
     ]
     return "\n".join(lines)

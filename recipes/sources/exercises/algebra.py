@@ -1,26 +1,26 @@
-"""Math: sums and differences to work out, linear equations to solve, with their steps.
+"""Math: sums and differences to compute, linear equations to solve, with worked steps.
 
-What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: "What is 7 + 2 - 5?" and "Solve
-x + 3 = 8 for x.", answered by a whole number, at difficulty 4 by a fraction. sympy reads every question again and
-confirms its answer before the exercise leaves.
+In: a number of exercises, a seed, a split, a difficulty. Out: "What is 7 + 2 - 5?" and "Solve x + 3 = 8 for x.",
+answered by a whole number, or by a fraction at difficulty 4. Every question is parsed again and its answer confirmed
+with sympy.
 
     python -c "import nemotron.recipes.sources.exercises.algebra as e;print(e.generate_exercises(1, 0, split='train'))"
 
-Left out: stories (`recipes/sources/problems/arithmetic.py` has them), more than one unknown, powers.
+Left out: word problems (see `recipes/sources/problems/arithmetic.py`), several unknowns, powers.
 """
 
 import random
 import re
 from fractions import Fraction
 
-from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, user_exercise
-from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+from nemotron.recipes.sources.exercises.exercise import Exercise, draw_exercises, user_exercise
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
 
 FAMILY = "math"
-LARGEST = 9  # of any term or result of difficulty 1: one digit, one token, a table that is seen many times
+LARGEST = 9  # any term or result at difficulty 1: one digit, one token, few enough sums to see each many times
 
 Side = list[tuple[int, str]]
-"""The terms of one side: a number and "x" or ""."""
+"""The terms of one side: each a number with "x" or ""."""
 
 
 def numbers(*values: int) -> Side:
@@ -28,8 +28,8 @@ def numbers(*values: int) -> Side:
     return [(value, "") for value in values]
 
 
-def written(side: Side) -> str:
-    """The side as one writes it: "2x - 5", "-x + 3"."""
+def format_side(side: Side) -> str:
+    """The side as people write it: "2x - 5", "-x + 3"."""
     text = ""
     for number, unknown in side:
         sign = (" - " if number < 0 else " + ") if text else ("-" if number < 0 else "")
@@ -38,21 +38,21 @@ def written(side: Side) -> str:
 
 
 def canonical_form(sides: list[Side]) -> str:
-    """The same for all orders of the terms, and for both orders of the sides."""
+    """The same string for every order of the terms and of the sides."""
     return " = ".join(sorted(" + ".join(sorted(f"{number}{unknown}" for number, unknown in side)) for side in sides))
 
 
 def chain_steps(values: list[int]) -> tuple[int, list[str]]:
-    """The sum of the values, and a step for each that is added: "7 + 12 = 19", "19 - 5 = 14"."""
+    """The sum of the values, and one step for each addition: "7 + 12 = 19", "19 - 5 = 14"."""
     total, steps = values[0], []
     for value in values[1:]:
-        steps.append(f"{written(numbers(total, value))} = {total + value}")
+        steps.append(f"{format_side(numbers(total, value))} = {total + value}")
         total += value
     return total, steps
 
 
 def digit_steps(left: int, right: int) -> list[str]:
-    """Steps of a sum of two-digit numbers, or of a difference where `right` is negative: ones, tens, result."""
+    """Steps of a sum of two-digit numbers, or of a difference if `right` is negative: ones, tens, result."""
     sign, total = ("-" if right < 0 else "+"), left + right
     (tens, ones), (other_tens, other_ones) = divmod(left, 10), divmod(abs(right), 10)
     if right < 0:
@@ -62,78 +62,78 @@ def digit_steps(left: int, right: int) -> list[str]:
         carry = ones + other_ones > 9
         ones_step = f"ones: {ones} + {other_ones} = {ones + other_ones}{', carry 1' if carry else ''}"
     tens_step = f"tens: {tens} {sign} {other_tens}{f' {sign} 1' if carry else ''} = {total // 10}"
-    return [ones_step, tens_step, f"{written(numbers(left, right))} = {total}"]
+    return [ones_step, tens_step, f"{format_side(numbers(left, right))} = {total}"]
 
 
-def exercise(sides: list[Side], steps: list[str], answer: int | Fraction) -> Exercise:
+def make_exercise(sides: list[Side], steps: list[str], answer: int | Fraction) -> Exercise:
     """Asks for the value of one side, or for the x that makes two sides equal."""
-    text = " = ".join(map(written, sides))
+    text = " = ".join(map(format_side, sides))
     question = f"What is {text}?" if len(sides) == 1 else f"Solve {text} for x."
     return user_exercise(FAMILY, question, "\n".join(steps), str(answer), canonical_form(sides))
 
 
-def drawn_chain(generator: random.Random) -> Exercise:
-    """Two to four numbers added and subtracted: a + b + c, or x - c = a + b with the same steps."""
-    values, length = [drawn_integer(generator, 1, LARGEST)], drawn_item(generator, (2, 3, 4, 4))
+def draw_chain(generator: random.Random) -> Exercise:
+    """Two to four numbers added and subtracted, as a + b + c or as x - c = a + b; the steps are the same."""
+    values, length = [draw_integer(generator, 1, LARGEST)], draw_item(generator, (2, 3, 4, 4))
     while len(values) < length:
-        value = drawn_integer(generator, 1, LARGEST) * (1 if generator.random() < 0.5 else -1)
+        value = draw_integer(generator, 1, LARGEST) * (1 if generator.random() < 0.5 else -1)
         if 0 <= sum(values) + value <= LARGEST:
             values.append(value)
     total, steps = chain_steps(values)
     if generator.random() < 0.5:
-        return exercise([numbers(*values)], steps, total)
-    return exercise([[(1, "x"), (-values[-1], "")], numbers(*values[:-1])], steps, total)
+        return make_exercise([numbers(*values)], steps, total)
+    return make_exercise([[(1, "x"), (-values[-1], "")], numbers(*values[:-1])], steps, total)
 
 
-def drawn_carry_or_quotient(generator: random.Random) -> Exercise:
-    """Two-digit sums and differences with their carries, and ax = b."""
+def draw_carry_or_quotient(generator: random.Random) -> Exercise:
+    """Two-digit sums and differences with carries, and ax = b."""
     if generator.random() < 0.5:
-        left, right = drawn_integer(generator, 10, 99), drawn_integer(generator, 10, 99)
+        left, right = draw_integer(generator, 10, 99), draw_integer(generator, 10, 99)
         values = [left, right] if generator.random() < 0.5 else [max(left, right), -min(left, right)]
-        return exercise([numbers(*values)], digit_steps(*values), sum(values))
-    factor, solution = drawn_integer(generator, 2, 12), drawn_integer(generator, 2, 30)
+        return make_exercise([numbers(*values)], digit_steps(*values), sum(values))
+    factor, solution = draw_integer(generator, 2, 12), draw_integer(generator, 2, 30)
     product = factor * solution
     steps = [f"x = {product} / {factor}", f"{factor} * {solution} = {product}, so x = {solution}"]
-    return exercise([[(factor, "x")], numbers(product)], steps, solution)
+    return make_exercise([[(factor, "x")], numbers(product)], steps, solution)
 
 
-def drawn_one_sided(generator: random.Random) -> Exercise:
-    """ax + b = c, solved by a whole number."""
-    factor, solution = drawn_integer(generator, 2, 12), drawn_integer(generator, 1, 20)
-    term = drawn_integer(generator, 1, 50) * (1 if generator.random() < 0.5 else -1)
+def draw_one_sided(generator: random.Random) -> Exercise:
+    """ax + b = c with a whole number as the solution."""
+    factor, solution = draw_integer(generator, 2, 12), draw_integer(generator, 1, 20)
+    term = draw_integer(generator, 1, 50) * (1 if generator.random() < 0.5 else -1)
     product = factor * solution
     steps = [
-        f"{factor}x = {written(numbers(product + term, -term))} = {product}",
+        f"{factor}x = {format_side(numbers(product + term, -term))} = {product}",
         f"x = {product} / {factor} = {solution}",
     ]
-    return exercise([[(factor, "x"), (term, "")], numbers(product + term)], steps, solution)
+    return make_exercise([[(factor, "x"), (term, "")], numbers(product + term)], steps, solution)
 
 
-def drawn_two_sided(generator: random.Random) -> Exercise:
-    """ax + b = cx + d, solved by a fraction of either sign."""
+def draw_two_sided(generator: random.Random) -> Exercise:
+    """ax + b = cx + d with a positive or negative fraction as the solution."""
     factor = other_factor = 0
     while factor * other_factor == 0 or factor == other_factor:
-        factor, other_factor = drawn_integer(generator, -9, 9), drawn_integer(generator, -9, 9)
-    term, other_term = drawn_integer(generator, -20, 20) or 21, drawn_integer(generator, -20, 20) or 21
+        factor, other_factor = draw_integer(generator, -9, 9), draw_integer(generator, -9, 9)
+    term, other_term = draw_integer(generator, -20, 20) or 21, draw_integer(generator, -20, 20) or 21
     collected, moved = factor - other_factor, other_term - term
     reduced = str(Fraction(moved, collected))
     steps = [
-        f"{written([(factor, 'x'), (-other_factor, 'x')])} = {written(numbers(other_term, -term))}",
-        f"{written([(collected, 'x')])} = {moved}",
+        f"{format_side([(factor, 'x'), (-other_factor, 'x')])} = {format_side(numbers(other_term, -term))}",
+        f"{format_side([(collected, 'x')])} = {moved}",
         f"x = {moved}/{collected}" + ("" if reduced == f"{moved}/{collected}" else f" = {reduced}"),
     ]
     sides = [[(factor, "x"), (term, "")], [(other_factor, "x"), (other_term, "")]]
-    return exercise(sides, steps, Fraction(moved, collected))
+    return make_exercise(sides, steps, Fraction(moved, collected))
 
 
-def drawn(generator: random.Random, difficulty: int) -> Exercise:
+def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
     """One exercise of the difficulty."""
-    kinds = {1: drawn_chain, 2: drawn_carry_or_quotient, 3: drawn_one_sided, 4: drawn_two_sided}
+    kinds = {1: draw_chain, 2: draw_carry_or_quotient, 3: draw_one_sided, 4: draw_two_sided}
     return kinds[difficulty](generator)
 
 
-def holds(exercise: Exercise) -> bool:
-    """Whether sympy finds the answer right, reading nothing but the question."""
+def is_correct(exercise: Exercise) -> bool:
+    """Whether sympy confirms the answer, given only the text of the question."""
     import sympy
 
     x, answer = sympy.Symbol("x"), sympy.Rational(exercise.answer)
@@ -155,25 +155,25 @@ def holds(exercise: Exercise) -> bool:
 
 
 def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
-    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+    """Exercises of one split; fewer exercises are a prefix of more.
 
     Args:
-        num_exercises: how many; 0 gives none. Difficulty 1 has 8,057 tasks to train on and 905 to evaluate with; they
-            repeat by chance.
-        seed: picks which.
-        split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds and difficulties.
-        difficulty: 1 sums and differences below 10 and x + a = b; 2 two-digit ones and ax = b; 3 ax + b = c; 4
+        num_exercises: how many; 0 gives none. Difficulty 1 has 8,057 training tasks and 905 evaluation tasks, which
+            may repeat.
+        seed: selects the exercises.
+        split: "train" or "evaluation"; they share no task, for any seeds and difficulties.
+        difficulty: 1: sums and differences below 10, and x + a = b; 2: with two digits, and ax = b; 3: ax + b = c; 4:
             ax + b = cx + d.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
     """
-    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+    return draw_exercises(FAMILY, draw_exercise, is_correct, num_exercises, seed, split, difficulty)
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is the number, written as a decimal or a reduced fraction; for an equation also after "x =".
+    """Whether the reply is the number, as a decimal or a reduced fraction; for an equation also after "x =".
 
-    A fraction that can be reduced is refused (our choice): 36/12 for 12x = 36 says the equation again.
+    A fraction that can be reduced is wrong (our choice): 36/12 for 12x = 36 only repeats the equation.
     """
     unknown = r"(?:x\s*=\s*)?" if exercise.messages[-1]["content"].startswith("Solve") else ""
     match = re.fullmatch(rf"{unknown}(-?[0-9]{{1,9}})(\.[0-9]{{1,9}}|\s*/\s*[1-9][0-9]{{0,8}})?\.?", reply.strip())

@@ -1,14 +1,14 @@
-"""Instruction following: constraints that a rule can check, on a reply made of given words.
+"""Instruction following: a reply made of given words, under constraints that a rule can check.
 
-What goes in: a number of exercises, a seed, a split, a difficulty, which is the number of constraints. What comes out:
-"Reply with different words from this list, separated by commas: river, lamp, stone. Use exactly 2 words." Any reply
-that keeps to all constraints is right, not only the one that is shown.
+In: a number of exercises, a seed, a split, a difficulty, which is the number of constraints. Out: "Reply with different
+words from this list, separated by commas: river, lamp, stone. Use exactly 2 words." Any reply that satisfies all
+constraints is correct, not only `Exercise.answer`.
 
     python -c "import nemotron.recipes.sources.exercises.instructions as e; \
         print(e.generate_exercises(1, 0, split='train'))"
 
-In the manner of IFEval (arXiv 2311.07911), which the published instruction stage follows. Left out: constraints on free
-text, whose sense no rule can check.
+Modeled on IFEval (arXiv 2311.07911), as is the published instruction stage. Left out: constraints on free text, whose
+meaning no rule can check.
 """
 
 import json
@@ -18,16 +18,16 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
-from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, user_exercise
-from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+from nemotron.recipes.sources.exercises.exercise import Exercise, draw_exercises, user_exercise
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
 
 FAMILY = "instruction_following"
-# No two begin with the same letter.
+# Each begins with a different letter.
 WORDS = ("apple", "bread", "cloud", "dance", "eagle", "field", "glass", "house", "ink", "juice", "kite", "lamp", "moon",
          "night", "ocean", "paper", "queen", "river", "stone", "train", "uncle", "voice", "water", "yard")  # fmt: skip
 
 Constraint = tuple[str, Any]
-"""A kind, of the keys of `SENTENCES`, and its value: a number, a word, a letter or None."""
+"""A key of `SENTENCES` and its value: a number, a word, a letter or None."""
 
 SENTENCES = {
     "repeat": "Repeat them exactly {value} times, with a comma after each time but the last.",
@@ -40,10 +40,10 @@ SENTENCES = {
 }
 
 
-def is_right(listed: list[str], constraints: list[Constraint], reply: str) -> bool:
-    """Whether a reply keeps to all constraints with words of the list, once each, and commas between them.
+def satisfies_constraints(listed: list[str], constraints: list[Constraint], reply: str) -> bool:
+    """Whether a reply satisfies all constraints and is made of words of the list, each once, separated by commas.
 
-    Space around a comma is free, and so is upper and lower case where no constraint is about it.
+    White space around a comma does not matter, nor does upper and lower case unless a constraint is about it.
     """
     words = [" ".join(word.split()) for word in reply.strip().removesuffix(".").split(",")]
     kinds = [kind for kind, _value in constraints]
@@ -63,21 +63,21 @@ def is_right(listed: list[str], constraints: list[Constraint], reply: str) -> bo
     )  # fmt: skip
 
 
-def first_right_reply(listed: list[str], constraints: list[Constraint]) -> str | None:
-    """The longest reply that is right, and of those the closest to the order of the list; None if there is none."""
+def longest_correct_reply(listed: list[str], constraints: list[Constraint]) -> str | None:
+    """The longest correct reply, and of those the first in the order of the list; None if there is none."""
     kinds = dict(constraints)
     replies = [listed * kinds["repeat"]] if "repeat" in kinds else [
         list(words) for length in range(len(listed), 0, -1) for words in permutations(listed, length)
     ]  # fmt: skip
     for words in replies:
         reply = ", ".join(word.upper() if "upper" in kinds else word for word in words)
-        if is_right(listed, constraints, reply):
+        if satisfies_constraints(listed, constraints, reply):
             return reply
     return None
 
 
-def steps_of(listed: list[str], constraints: list[Constraint], answer: str) -> str:
-    """What each constraint comes to, and the reply."""
+def worked_steps(listed: list[str], constraints: list[Constraint], answer: str) -> str:
+    """One line about each constraint, then the reply."""
     words = answer.lower().split(", ")
     notes = {
         "repeat": ", ".join(f"{word} {place}" for place, word in enumerate(words, 1)),
@@ -91,42 +91,42 @@ def steps_of(listed: list[str], constraints: list[Constraint], answer: str) -> s
     return "\n".join([*(notes[kind] for kind, _value in constraints), answer])
 
 
-def drawn(generator: random.Random, difficulty: int) -> Exercise:
-    """A list of words with as many constraints as the difficulty says, drawn again until a reply can keep to all."""
+def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
+    """A list of words with `difficulty` constraints, drawn again until a reply can satisfy all of them."""
     while True:
         listed: list[str] = []
         repeated = difficulty < 3 and generator.random() < 0.2
         num_words = 2 if repeated else 3 if difficulty == 1 else 5
         while len(listed) < num_words:
-            listed += [word for word in [drawn_item(generator, WORDS)] if word not in listed]
-        word = drawn_item(generator, listed)
+            listed += [word for word in [draw_item(generator, WORDS)] if word not in listed]
+        word = draw_item(generator, listed)
         values = {
-            "count": drawn_integer(generator, 2, max(2, len(listed) - 1)),
+            "count": draw_integer(generator, 2, max(2, len(listed) - 1)),
             "end": word,
-            "start": drawn_item(generator, listed)[0],
-            "without": drawn_item(generator, listed),
+            "start": draw_item(generator, listed)[0],
+            "without": draw_item(generator, listed),
             "alphabet": None,
             "upper": None,
         }
         if repeated:
             listed = [" ".join(listed)]
-            values = {"repeat": drawn_integer(generator, 2, 3 if difficulty == 1 else 5), "upper": None}
+            values = {"repeat": draw_integer(generator, 2, 3 if difficulty == 1 else 5), "upper": None}
         kinds = list(values) if difficulty > 1 else [kind for kind in values if kind != "alphabet"]
         kinds = kinds[:difficulty] if repeated else sorted(kinds, key=lambda _kind: generator.random())[:difficulty]
         constraints = [(kind, values[kind]) for kind in kinds]
-        answer = first_right_reply(listed, constraints)
+        answer = longest_correct_reply(listed, constraints)
         if answer is None:
             continue
         base = "Write the words" if repeated else "Reply with different words from this list, separated by commas:"
         sentences = [SENTENCES[kind].format(value=value) for kind, value in constraints]
         question = " ".join([f"{base} {', '.join(listed)}.", *sentences])
         canonical = f"{sorted(listed)} {' '.join(sorted(sentences))}"
-        exercise = user_exercise(FAMILY, question, steps_of(listed, constraints, answer), answer, canonical)
+        exercise = user_exercise(FAMILY, question, worked_steps(listed, constraints, answer), answer, canonical)
         return replace(exercise, details=json.dumps({"words": listed, "constraints": constraints}))
 
 
-def holds(exercise: Exercise) -> bool:
-    """Whether the answer keeps to what the words of the question say, and the verifier's details say the same."""
+def is_correct(exercise: Exercise) -> bool:
+    """Whether the answer satisfies the constraints parsed from the question, and the details state the same ones."""
     listed, *sentences = re.findall(r"[^.:]+\.", exercise.messages[-1]["content"])
     constraints: list[Constraint] = []
     for sentence in sentences:
@@ -137,24 +137,24 @@ def holds(exercise: Exercise) -> bool:
     words = listed.removeprefix("Write the words").strip(" .").split(", ")
     stated = json.loads(exercise.details)
     found = {"words": words, "constraints": [list(constraint) for constraint in constraints]}
-    return stated == found and is_right(words, constraints, exercise.answer)
+    return stated == found and satisfies_constraints(words, constraints, exercise.answer)
 
 
 def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
-    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+    """Exercises of one split; fewer exercises are a prefix of more.
 
     Args:
         num_exercises: how many; 0 gives none.
-        seed: picks which.
-        split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds and difficulties.
+        seed: selects the exercises.
+        split: "train" or "evaluation"; they share no task, for any seeds and difficulties.
         difficulty: 1 to 4, the number of constraints.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
     """
-    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+    return draw_exercises(FAMILY, draw_exercise, is_correct, num_exercises, seed, split, difficulty)
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply keeps to every constraint; more than one reply can."""
+    """Whether the reply satisfies every constraint; more than one reply can be correct."""
     details = json.loads(exercise.details)
-    return is_right(details["words"], [(kind, value) for kind, value in details["constraints"]], reply)
+    return satisfies_constraints(details["words"], [(kind, value) for kind, value in details["constraints"]], reply)

@@ -1,23 +1,30 @@
-"""Long context: find a fact among others in a made-up text, and at higher difficulties combine two.
+"""Long context: find a fact among others in a made-up text, or combine two at higher difficulties.
 
-What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: a text of facts ("Ada lives in
-Oslo.") between sentences that say nothing to the point, and a question about it. Every answer is read again from it.
+In: a number of exercises, a seed, a split, a difficulty. Out: a text of facts ("Ada lives in Oslo.") among irrelevant
+sentences, and a question about it. Every answer is confirmed by parsing the text.
 
     python -c "import nemotron.recipes.sources.exercises.long_context as e; \
         print(e.generate_exercises(1, 0, split='train'))"
 
-Stands in for the long-context data of the third SFT stage (arXiv 2508.14444, section 3). The lengths of a difficulty
-are our choice; the published ones reach 128k tokens. Left out: several turns, facts that change on the way.
+A stand-in for the long-context data of the third SFT stage (arXiv 2508.14444, section 3). The lengths are our choice;
+the published ones reach 128k tokens. Left out: several turns, facts that change within the text.
 """
 
 import random
 import re
 
-from nemotron.recipes.sources.exercises import NAMES, Exercise, drawn_exercises, same_number, same_words, user_exercise
-from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+from nemotron.recipes.sources.exercises.exercise import (
+    NAMES,
+    Exercise,
+    draw_exercises,
+    same_number,
+    same_words,
+    user_exercise,
+)
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
 
 FAMILY = "long_context"
-TEXT_WORDS = {1: 47, 2: 250, 3: 1_000, 4: 4_000}  # at least; the sentence that reaches it is the last
+TEXT_WORDS = {1: 47, 2: 250, 3: 1_000, 4: 4_000}  # a minimum; the sentence that reaches it is the last one added
 NUM_PEOPLE = {1: (4, 6), 2: (12, 16), 3: (20, 24), 4: (70, 80)}
 TOWNS = ("Accra", "Basel", "Berne", "Cairo", "Delhi", "Ghent", "Hanoi", "Kyoto", "Lima", "Lyon", "Milan",
          "Minsk", "Nice", "Oslo", "Paris", "Porto", "Quito", "Riga", "Rome", "Sofia", "Tokyo",
@@ -29,37 +36,37 @@ VERBS = ("was quiet", "could be heard", "was seen", "looked empty", "seemed slow
 TIMES = ("that day", "at noon", "all night", "in spring", "after the rain", "on Sunday", "for a while", "as always")
 
 
-def drawn_names(generator: random.Random, num_names: int, num_syllables: int) -> list[str]:
-    """Different made-up names."""
+def draw_names(generator: random.Random, num_names: int, num_syllables: int) -> list[str]:
+    """Unique made-up names."""
     names: dict[str, None] = {}
     while len(names) < num_names:
-        names["".join(drawn_item(generator, SYLLABLES) for _ in range(num_syllables)).capitalize()] = None
+        names["".join(draw_item(generator, SYLLABLES) for _ in range(num_syllables)).capitalize()] = None
     return list(names)
 
 
 def shuffled(generator: random.Random, items: list[str]) -> list[str]:
-    """The items in any order."""
+    """The items in random order."""
     return sorted(items, key=lambda _item: generator.random())
 
 
-def drawn(generator: random.Random, difficulty: int) -> Exercise:
-    """A text and a question about one fact, from difficulty 3 on about two that belong together."""
-    num_people = drawn_integer(generator, *NUM_PEOPLE[difficulty])
+def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
+    """A text and a question about one fact; from difficulty 3 on, about two related facts."""
+    num_people = draw_integer(generator, *NUM_PEOPLE[difficulty])
     if difficulty == 1:
         people, towns = (shuffled(generator, list(names))[:num_people] for names in (NAMES, TOWNS))
     else:
-        people, towns = (drawn_names(generator, num_people, num_syllables) for num_syllables in (2, 3))
-    thing, first, second = drawn_item(generator, THINGS), people[0], people[1]
-    owned = [drawn_integer(generator, 2, 99) for _ in people]
+        people, towns = (draw_names(generator, num_people, num_syllables) for num_syllables in (2, 3))
+    thing, first, second = draw_item(generator, THINGS), people[0], people[1]
+    owned = [draw_integer(generator, 2, 99) for _ in people]
     lives = [f"{person} lives in {town}." for person, town in zip(people, towns, strict=True)]
     owns = [f"{person} owns {number} {thing}." for person, number in zip(people, owned, strict=True)]
     mayors = [
         f"The mayor of {town} is {name}."
-        for town, name in zip(towns, drawn_names(generator, num_people, 4), strict=True)
+        for town, name in zip(towns, draw_names(generator, num_people, 4), strict=True)
     ]
     about_place = generator.random() < 0.5
     if difficulty < 3:
-        facts = [drawn_item(generator, pair) for pair in zip(lives, owns, strict=True)]
+        facts = [draw_item(generator, pair) for pair in zip(lives, owns, strict=True)]
         facts[0] = steps = lives[0] if about_place else owns[0]
         question = f"Where does {first} live?" if about_place else f"How many {thing} does {first} own?"
         answer = towns[0] if about_place else str(owned[0])
@@ -75,14 +82,14 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
     sentences = list(facts)
     num_words = sum(len(fact.split()) for fact in facts)
     while num_words < TEXT_WORDS[difficulty]:
-        sentences.append(" ".join(drawn_item(generator, part) for part in (SUBJECTS, VERBS, TIMES)) + ".")
+        sentences.append(" ".join(draw_item(generator, part) for part in (SUBJECTS, VERBS, TIMES)) + ".")
         num_words += len(sentences[-1].split())
     text = f"{' '.join(shuffled(generator, sentences))}\n{question}"
     return user_exercise(FAMILY, text, steps, answer, " ".join([question, *sorted(facts)]))
 
 
-def holds(exercise: Exercise) -> bool:
-    """Whether the answer can be read from the text, where every fact that it needs stands once."""
+def is_correct(exercise: Exercise) -> bool:
+    """Whether the text contains the answer, and each fact only once."""
     text, question = exercise.messages[-1]["content"].split("\n")
     lives, owns, mayors = (
         re.findall(form, text)
@@ -102,20 +109,21 @@ def holds(exercise: Exercise) -> bool:
 
 
 def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
-    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+    """Exercises of one split; fewer exercises are a prefix of more.
 
     Args:
         num_exercises: how many; 0 gives none.
-        seed: picks which.
-        split: "train" or "evaluation"; no two have the same facts with the same question, whatever the seeds.
-        difficulty: 1 one fact of four to six in 50 words; 2 of about 14 in 250; 3 two facts in 1,000; 4 in 4,000.
+        seed: selects the exercises.
+        split: "train" or "evaluation"; they share no question about the same facts, for any seeds.
+        difficulty: 1: one of four to six facts in 50 words; 2: one of about 14 in 250; 3: two facts in 1,000; 4: two in
+            4,000.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
     """
-    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+    return draw_exercises(FAMILY, draw_exercise, is_correct, num_exercises, seed, split, difficulty)
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is the name or the number that was asked for, the number with or without what it counts."""
+    """Whether the reply is the name or number that the question asks for; a number may be followed by its noun."""
     counted = re.search(r"\nHow many (\w+) do", exercise.messages[-1]["content"])
     return same_number(reply, exercise.answer, counted[1]) if counted else same_words(reply, exercise.answer)

@@ -1,35 +1,34 @@
 """Multilingual: simple tasks asked and answered in English, German, French or Spanish, with English reasoning.
 
-What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: "Welche Zahl ist am größten, 12 oder
-31?", thought about in English as in the published data, answered by "Es ist 31." A task is in the same split in all
-languages.
+In: a number of exercises, a seed, a split, a difficulty. Out: "Welche Zahl ist am größten, 12 oder 31?", with reasoning
+in English as in the published data and the answer "Es ist 31." A task is in the same split in all languages.
 
     python -c "import nemotron.recipes.sources.exercises.multilingual as e; \
         print(e.generate_exercises(1, 0, split='train'))"
 
-The published data are translated English exercises (arXiv 2508.14444, section 3). Left out: translation, the other
-languages, replies longer than a few words.
+The published data is translated from English (arXiv 2508.14444, section 3). Left out: translation, the other languages,
+replies of more than a few words.
 """
 
 import random
 import re
 from collections.abc import Sequence
 
-from nemotron.recipes.sources.exercises import (
+from nemotron.recipes.sources.exercises.exercise import (
     Exercise,
-    drawn_exercises,
+    draw_exercises,
     last_word,
     same_text,
     same_words,
     user_exercise,
 )
-from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
 
 FAMILY = "multilingual"
 LETTERS = "abcdefgh"
 LANGUAGES = ("English", "German", "French", "Spanish")
 
-# Every table has one column a language.
+# Every table has one column for each language.
 REPLY = ("It is {}.", "Es ist {}.", "C'est {}.", "Es {}.")
 OR = (" or ", " oder ", " ou ", " o ")
 QUESTIONS = {
@@ -62,42 +61,42 @@ COLOURS = (
 )
 
 
-def several(generator: random.Random, items: Sequence, number: int) -> list:
-    """Different items in any order."""
+def draw_several(generator: random.Random, items: Sequence, number: int) -> list:
+    """Distinct items in random order."""
     return sorted(items, key=lambda _item: generator.random())[:number]
 
 
-def drawn(generator: random.Random, difficulty: int) -> Exercise:
-    """One task in one language; numbers and lists grow with the difficulty."""
-    kind = drawn_item(generator, list(QUESTIONS))
-    language = drawn_integer(generator, 0, len(LANGUAGES) - 1)
+def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
+    """One task in one language; numbers and lists get longer with the difficulty."""
+    kind = draw_item(generator, list(QUESTIONS))
+    language = draw_integer(generator, 0, len(LANGUAGES) - 1)
     before, asked, canonical = "", "", ""
     if kind in ("larger", "smaller"):
         numbers: list[int] = []
         while len(numbers) <= difficulty:
-            numbers += [n for n in [drawn_integer(generator, 10, 10 ** (1 + difficulty) - 1)] if n not in numbers]
+            numbers += [n for n in [draw_integer(generator, 10, 10 ** (1 + difficulty) - 1)] if n not in numbers]
         value = str(max(numbers) if kind == "larger" else min(numbers))
         asked = f"{', '.join(map(str, numbers[:-1]))}{OR[language]}{numbers[-1]}"
         steps = f"the {kind.removesuffix('r')}st of {', '.join(map(str, numbers))} is {value}"
         canonical = f"{kind} {sorted(numbers)}"
     elif kind == "sum":
-        numbers = [drawn_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
+        numbers = [draw_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
         while sum(numbers) >= 10**difficulty:
-            numbers = [drawn_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
+            numbers = [draw_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
         totals = [sum(numbers[: place + 1]) for place in range(len(numbers))]
         lines = zip(totals, numbers[1:], totals[1:], strict=False)
         steps = "\n".join(f"{total} + {number} = {new}" for total, number, new in lines)
         asked, value, canonical = " + ".join(map(str, numbers)), str(totals[-1]), f"sum {sorted(numbers)}"
     elif kind == "backwards":
-        # Digits at first: which letters stand in a token is more than a small model can learn by the way.
+        # Digits at difficulty 1: which letters a token contains is too hard for a small model to learn.
         characters = "0123456789" if difficulty == 1 else LETTERS
-        asked = "".join(drawn_item(generator, characters) for _ in range(difficulty + 2))
+        asked = "".join(draw_item(generator, characters) for _ in range(difficulty + 2))
         value = "".join(asked[-place] for place in range(1, len(asked) + 1))
         steps, canonical = f"characters: {', '.join(asked)}\nbackwards: {', '.join(value)}", f"backwards {asked}"
     else:
-        things, colours = (several(generator, names, difficulty + 1) for names in (OBJECTS, COLOURS))
+        things, colours = (draw_several(generator, names, difficulty + 1) for names in (OBJECTS, COLOURS))
         pairs = list(zip(things, colours, strict=True))
-        thing, colour = drawn_item(generator, pairs)
+        thing, colour = draw_item(generator, pairs)
         sentences = (f"{one[language]} {IS[language]} {other[language]}. " for one, other in pairs)
         before = "".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
         asked, value, steps = thing[language], colour[language], f"{thing[0]} is {colour[0]}"
@@ -106,8 +105,8 @@ def drawn(generator: random.Random, difficulty: int) -> Exercise:
     return user_exercise(FAMILY, question, steps, REPLY[language].format(value), canonical)
 
 
-def holds(exercise: Exercise) -> bool:
-    """Whether the question, read in its own language, leads to the answer in the same language."""
+def is_correct(exercise: Exercise) -> bool:
+    """Whether parsing the question gives the answer, in the same language."""
     question, answers = exercise.messages[-1]["content"], []
     for kind, forms in QUESTIONS.items():
         for language, form in enumerate(forms):
@@ -127,24 +126,25 @@ def holds(exercise: Exercise) -> bool:
 
 
 def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
-    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+    """Exercises of one split; fewer exercises are a prefix of more.
 
     Args:
-        num_exercises: how many; 0 gives none. Difficulty 1 has about 9,300 tasks to train on and 1,070 to evaluate
-            with, each in four languages; they repeat by chance.
-        seed: picks which.
-        split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds, difficulties and languages.
-        difficulty: 1 two numbers or things, three digits; each one more adds a thing and a digit, and letters.
+        num_exercises: how many; 0 gives none. Difficulty 1 has about 9,300 training tasks and 1,070 evaluation tasks,
+            each in four languages, which may repeat.
+        seed: selects the exercises.
+        split: "train" or "evaluation"; they share no task, for any seeds, difficulties and languages.
+        difficulty: 1: two numbers or things, three digits; each higher difficulty adds a thing and a digit; letters
+            from 2 on.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
     """
-    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+    return draw_exercises(FAMILY, draw_exercise, is_correct, num_exercises, seed, split, difficulty)
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply is the answer in the language of the question, as a sentence or as the value alone.
 
-    What is to be written backwards keeps its upper and lower case.
+    A word to write backwards must keep its upper and lower case.
     """
     same = same_text if exercise.canonical.startswith("backwards") else same_words
     return same(reply, exercise.answer) or same(reply, last_word(exercise.answer))

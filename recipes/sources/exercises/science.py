@@ -1,12 +1,12 @@
 """Science: units, number bases and small tables, with exact fractions.
 
-What goes in: a number of exercises, a seed, a split, a difficulty. What comes out: "How many cm are 12 m?", "Write each
-digit of the octal number 52 with three bits.", "Masses in g: wax 7, ice 12, salt 5. Which is the heaviest?" Every
-answer is found again from the words of its question, by other arithmetic.
+In: a number of exercises, a seed, a split, a difficulty. Out: "How many cm are 12 m?", "Write each digit of the octal
+number 52 with three bits.", "Masses in g: wax 7, ice 12, salt 5. Which is the heaviest?" Every answer is confirmed by
+parsing its question and computing the answer in another way.
 
     python -c "import nemotron.recipes.sources.exercises.science as e;print(e.generate_exercises(1, 0, split='train'))"
 
-Left out: facts of the world beyond the prefixes of units, the clock and twenty chemical symbols; prose to explain.
+Left out: world knowledge other than unit prefixes, units of time and twenty chemical symbols; explanations in prose.
 """
 
 import random
@@ -14,8 +14,14 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from nemotron.recipes.sources.exercises import Exercise, drawn_exercises, same_number, same_words, user_exercise
-from nemotron.recipes.sources.problems import Split, drawn_integer, drawn_item
+from nemotron.recipes.sources.exercises.exercise import (
+    Exercise,
+    draw_exercises,
+    same_number,
+    same_words,
+    user_exercise,
+)
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
 
 FAMILY = "science"
 STEPS_OF_TEN = (("cm", "m", 100), ("mm", "m", 1000), ("m", "km", 1000), ("mm", "cm", 10), ("g", "kg", 1000),
@@ -36,39 +42,39 @@ ATOMIC_MASSES = {"H": 1, "C": 12, "N": 14, "O": 16, "S": 32}  # rounded to whole
 
 
 def quotient_step(numerator: int, denominator: int) -> str:
-    """ "16/8 = 2"; "9/4" where there is nothing to reduce."""
+    """ "16/8 = 2"; "9/4" if there is nothing to reduce."""
     step, reduced = f"{numerator}/{denominator}", str(Fraction(numerator, denominator))
     return step if step == reduced else f"{step} = {reduced}"
 
 
 def in_base(number: int, base: int) -> str:
-    """The digits of a number, from the highest place down."""
+    """The digits of a number in a base, the highest place first."""
     places = [place for place in range(12) if base**place <= number]
     return "".join(str(number // base**place % base) for place in places[::-1])
 
 
-def drawn_larger_unit(generator: random.Random, difficulty: int) -> Exercise:
-    """Metres in centimetres: digits and zeros."""
-    small, large, factor = drawn_item(generator, STEPS_OF_TEN)
-    number = drawn_integer(generator, 1, 999)
+def draw_larger_unit(generator: random.Random, difficulty: int) -> Exercise:
+    """Meters to centimeters: appends zeros."""
+    small, large, factor = draw_item(generator, STEPS_OF_TEN)
+    number = draw_integer(generator, 1, 999)
     answer = f"{number}{str(factor)[1:]}"
     steps = f"1 {large} = {factor} {small}\n{number} * {factor} = {answer}"
     return user_exercise(FAMILY, f"How many {small} are {number} {large}?", steps, answer, f"{number} {large} {small}")
 
 
-def drawn_smaller_unit(generator: random.Random, difficulty: int) -> Exercise:
-    """Minutes in hours or centimetres in metres, as an exact fraction."""
-    small, large, factor = drawn_item(generator, STEPS_OF_THE_CLOCK + STEPS_OF_TEN)
-    number = drawn_integer(generator, 1, 200)
+def draw_smaller_unit(generator: random.Random, difficulty: int) -> Exercise:
+    """Minutes to hours or centimeters to meters, as an exact fraction."""
+    small, large, factor = draw_item(generator, STEPS_OF_THE_CLOCK + STEPS_OF_TEN)
+    number = draw_integer(generator, 1, 200)
     steps = f"{factor} {small} = 1 {large}\n{quotient_step(number, factor)}"
     question = f"How many {large} are {number} {small}? Answer with a whole number or a reduced fraction."
     return user_exercise(FAMILY, question, steps, str(Fraction(number, factor)), f"{number} {small} {large}")
 
 
-def drawn_octal(generator: random.Random, difficulty: int) -> Exercise:
-    """Octal digits in bits, one by one."""
-    digits = [drawn_integer(generator, 1, 7)]
-    digits += [drawn_integer(generator, 0, 7) for _ in range(2)]
+def draw_octal(generator: random.Random, difficulty: int) -> Exercise:
+    """Octal digits as bits, one digit after the other."""
+    digits = [draw_integer(generator, 1, 7)]
+    digits += [draw_integer(generator, 0, 7) for _ in range(2)]
     bits = ["".join("1" if digit & bit else "0" for bit in (4, 2, 1)) for digit in digits]
     number = "".join(map(str, digits))
     steps = ", ".join(f"{digit} = {three}" for digit, three in zip(digits, bits, strict=True))
@@ -76,9 +82,9 @@ def drawn_octal(generator: random.Random, difficulty: int) -> Exercise:
     return user_exercise(FAMILY, question, steps, " ".join(bits), f"octal {number}")
 
 
-def drawn_base(generator: random.Random, difficulty: int) -> Exercise:
-    """A number of one base written in another: from ten to two, to ten from another, between any two by way of ten."""
-    number, base, other = (drawn_integer(generator, low, high) for low, high in ((4, 1023), (2, 9), (2, 9)))
+def draw_base(generator: random.Random, difficulty: int) -> Exercise:
+    """A number in another base; difficulty 2: from ten to two, 3: to ten, 4: between any two bases, through ten."""
+    number, base, other = (draw_integer(generator, low, high) for low, high in ((4, 1023), (2, 9), (2, 9)))
     base, other = {2: (10, 2), 3: (base, 10), 4: (base, other if other != base else 10)}[difficulty]
     digits, total, rest, answer, steps = in_base(number, base), 0, number, "", []
     for digit in digits if base != 10 else ():
@@ -91,15 +97,15 @@ def drawn_base(generator: random.Random, difficulty: int) -> Exercise:
     return user_exercise(FAMILY, question, "\n".join(steps), answer or str(total), f"{number} base {base} to {other}")
 
 
-def drawn_table(generator: random.Random, difficulty: int) -> Exercise:
-    """A table of masses: a row, the heaviest, the lightest, or the difference. The order of its rows is wording."""
+def draw_table(generator: random.Random, difficulty: int) -> Exercise:
+    """A table of masses: a row, the heaviest, the lightest, or their difference. Row order is wording."""
     num_rows, largest = (3, 20) if difficulty == 1 else (5, 99)
     masses: dict[str, int] = {}
     while len(masses) < num_rows:
-        material, mass = drawn_item(generator, MATERIALS), drawn_integer(generator, 1, largest)
+        material, mass = draw_item(generator, MATERIALS), draw_integer(generator, 1, largest)
         if material not in masses and mass not in masses.values():
             masses[material] = mass
-    name, kind = drawn_item(generator, list(masses)), drawn_integer(generator, 0, 2)
+    name, kind = draw_item(generator, list(masses)), draw_integer(generator, 0, 2)
     high, low, listed = max(masses.values()), min(masses.values()), ", ".join(map(str, masses.values()))
     materials = {mass: material for material, mass in masses.items()}
     if difficulty > 1:
@@ -118,17 +124,17 @@ def drawn_table(generator: random.Random, difficulty: int) -> Exercise:
     return user_exercise(FAMILY, question, steps, answer, f"{asked} {' '.join(sorted(rows))}")
 
 
-def drawn_symbols(generator: random.Random, difficulty: int) -> Exercise:
-    """The symbols of three elements. There are twenty elements, so only their combinations are new in evaluation."""
+def draw_symbols(generator: random.Random, difficulty: int) -> Exercise:
+    """The symbols of three of twenty elements, so in evaluation only the combinations are new."""
     names = sorted(SYMBOLS, key=lambda _name: generator.random())[:3]
     question = f"What are the chemical symbols of {names[0]}, {names[1]} and {names[2]}? Separate them by spaces."
     steps = "\n".join(f"{name}: {SYMBOLS[name]}" for name in names)
     return user_exercise(FAMILY, question, steps, " ".join(SYMBOLS[name] for name in names), f"symbols {sorted(names)}")
 
 
-def drawn_speed(generator: random.Random, difficulty: int) -> Exercise:
-    """Distance over time as an exact fraction; at difficulty 4 in units that must be converted first."""
-    distance, time = drawn_integer(generator, 1, 200), drawn_integer(generator, 2, 60)
+def draw_speed(generator: random.Random, difficulty: int) -> Exercise:
+    """Distance over time as an exact fraction; at difficulty 4 the units must be converted first."""
+    distance, time = draw_integer(generator, 1, 200), draw_integer(generator, 2, 60)
     metres, seconds = (distance, time) if difficulty == 3 else (distance * 1000, time * 60)
     said = f"{distance} m in {time} s" if difficulty == 3 else f"{distance} km in {time} min"
     steps = f"{metres} m in {seconds} s\n{quotient_step(metres, seconds)}"
@@ -136,10 +142,10 @@ def drawn_speed(generator: random.Random, difficulty: int) -> Exercise:
     return user_exercise(FAMILY, question, steps, str(Fraction(metres, seconds)), f"{said} as m/s")
 
 
-def drawn_formula_mass(generator: random.Random, difficulty: int) -> Exercise:
+def draw_formula_mass(generator: random.Random, difficulty: int) -> Exercise:
     """The mass of a molecule from the atomic masses that the question states."""
     symbols = sorted(ATOMIC_MASSES, key=lambda _symbol: generator.random())[:3]
-    formula = [(symbol, drawn_integer(generator, 2, 12)) for symbol in symbols]
+    formula = [(symbol, draw_integer(generator, 2, 12)) for symbol in symbols]
     parts = [count * ATOMIC_MASSES[symbol] for symbol, count in formula]
     table = ", ".join(f"{symbol} {mass}" for symbol, mass in ATOMIC_MASSES.items())
     steps = [f"{count} * {ATOMIC_MASSES[symbol]} = {count * ATOMIC_MASSES[symbol]}" for symbol, count in formula]
@@ -149,20 +155,20 @@ def drawn_formula_mass(generator: random.Random, difficulty: int) -> Exercise:
     return user_exercise(FAMILY, question, "\n".join(steps), str(sum(parts)), f"mass {sorted(formula)}")
 
 
-DRAWN: dict[int, tuple[Callable[[random.Random, int], Exercise], ...]] = {
-    1: (drawn_larger_unit, drawn_octal, drawn_table),
-    2: (drawn_smaller_unit, drawn_base, drawn_table),
-    3: (drawn_symbols, drawn_base, drawn_speed),
-    4: (drawn_formula_mass, drawn_base, drawn_speed),
+KINDS: dict[int, tuple[Callable[[random.Random, int], Exercise], ...]] = {
+    1: (draw_larger_unit, draw_octal, draw_table),
+    2: (draw_smaller_unit, draw_base, draw_table),
+    3: (draw_symbols, draw_base, draw_speed),
+    4: (draw_formula_mass, draw_base, draw_speed),
 }
 
 
-def drawn(generator: random.Random, difficulty: int) -> Exercise:
+def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
     """One question of the difficulty."""
-    return drawn_item(generator, DRAWN[difficulty])(generator, difficulty)
+    return draw_item(generator, KINDS[difficulty])(generator, difficulty)
 
 
-# Another way to every answer ------------------------------------------------------------------------------------------
+# A second way to each answer ------------------------------------------------------------------------------------------
 
 
 def table_of(text: str) -> dict[str, int]:
@@ -170,19 +176,19 @@ def table_of(text: str) -> dict[str, int]:
     return {name: int(mass) for name, mass in re.findall(r"(\w+) (\d+)", text)}
 
 
-def converted(number: str, unit: str, other: str) -> Fraction:
-    """So many of one unit as so many of another, through the base unit."""
+def convert(number: str, unit: str, other: str) -> Fraction:
+    """A quantity converted to another unit, through the base unit."""
     return int(number) * IN_BASE_UNITS[unit] / IN_BASE_UNITS[other]
 
 
 def mass_of_atoms(table: str, formula: str) -> int:
-    """The masses of all atoms, one atom at a time."""
+    """The total mass of a molecule, added up atom by atom."""
     atoms = [symbol for symbol, count in re.findall(r"([A-Z])(\d+)", formula) for _ in range(int(count))]
     return sum(table_of(table)[atom] for atom in atoms)
 
 
 SOLUTIONS: dict[str, Callable[..., object]] = {
-    r"How many (\w+) are (\d+) (\w+)\?.*": lambda other, number, unit: converted(number, unit, other),
+    r"How many (\w+) are (\d+) (\w+)\?.*": lambda other, number, unit: convert(number, unit, other),
     r"Write each digit of the octal number (\d+) with .+": lambda number: re.sub(
         "(...)(?=.)", r"\1 ", format(int(number, 8), f"0{3 * len(number)}b")
     ),
@@ -196,7 +202,7 @@ SOLUTIONS: dict[str, Callable[..., object]] = {
         SYMBOLS[name] for name in re.split(", | and ", names)
     ),
     r"A train goes (\d+) (\w+) in (\d+) (\w+)\. .+": lambda distance, unit, time, time_unit: (
-        converted(distance, unit, "m") / converted(time, time_unit, "s")
+        convert(distance, unit, "m") / convert(time, time_unit, "s")
     ),
     r"Atomic masses: (.+)\. What is the mass of one molecule (\w+)\?": mass_of_atoms,
     r"Write the number (\d+) of base (\d+) in base (\d+)\.": lambda number, base, other: in_base(
@@ -205,35 +211,35 @@ SOLUTIONS: dict[str, Callable[..., object]] = {
 }
 
 
-def holds(exercise: Exercise) -> bool:
-    """Whether the words of the question lead to the answer."""
+def is_correct(exercise: Exercise) -> bool:
+    """Whether parsing the question gives the answer."""
     matches = [(re.fullmatch(form, exercise.messages[-1]["content"]), solve) for form, solve in SOLUTIONS.items()]
     return [str(solve(*match.groups())) for match, solve in matches if match] == [exercise.answer]
 
 
 def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
-    """Exercises of one split; a smaller number of them is the beginning of a larger one.
+    """Exercises of one split; fewer exercises are a prefix of more.
 
     Args:
         num_exercises: how many; 0 gives none.
-        seed: picks which.
-        split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds and difficulties.
-        difficulty: 1 powers of ten, octal digits, a table of three; 2 fractions of units, base 2, differences; 3
-            chemical symbols, to base 10, speeds; 4 molecules, between any bases, speeds in other units.
+        seed: selects the exercises.
+        split: "train" or "evaluation"; they share no task, for any seeds and difficulties.
+        difficulty: 1: powers of ten, octal digits, a table of three; 2: fractions of units, base 2, differences; 3:
+            chemical symbols, to base 10, speeds; 4: molecules, between any bases, speeds in other units.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
     """
-    return drawn_exercises(FAMILY, drawn, holds, num_exercises, seed, split, difficulty)
+    return draw_exercises(FAMILY, draw_exercise, is_correct, num_exercises, seed, split, difficulty)
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is the answer; a fraction must be reduced, a number may have the unit that is asked for."""
+    """Whether the reply is the answer. A fraction must be reduced; a number may be followed by the unit asked for."""
     question, answer = exercise.messages[-1]["content"], exercise.answer
     text = " ".join(reply.strip().removesuffix(".").split())
-    if question.startswith("Write each digit of the octal"):  # nothing is said of what stands between the digits
+    if question.startswith("Write each digit of the octal"):  # the question does not say how to separate the groups
         groups = re.fullmatch("([01]{3})" + "[ ,]*([01]{3})" * (len(answer.split()) - 1), text)
         return groups is not None and list(groups.groups()) == answer.split()
-    if question.startswith("What are the chemical symbols"):  # which depend on upper and lower case
+    if question.startswith("What are the chemical symbols"):  # case matters
         return text == answer
     if answer[0].isdigit():
         unit = re.search(r"[Hh]ow many (\S+)|Masses in (\w+)", question)

@@ -1,12 +1,12 @@
-"""Arithmetic with worked steps: expressions of one or two operations, and word problems that come down to them.
+"""Arithmetic with worked steps: expressions of one or two operations, and word problems about them.
 
-What goes in: a number of problems, a seed, a split, a difficulty. What comes out: problems about whole numbers that are
-not negative, each different, with the steps by which to work them out and four choices. Every answer is computed twice,
-step by step and as a fraction, before its problem leaves.
+In: a number of problems, a seed, a split, a difficulty. Out: unique problems about non-negative whole numbers, with
+worked steps and four choices. Every answer is computed twice, step by step and as a fraction, before its problem is
+returned.
 
     python -c "import nemotron.recipes.sources.problems.arithmetic as p;print(p.generate_problems(1, 0, split='train'))"
 
-Left out: negative results, fractions, units to convert.
+Left out: negative results, fractions, unit conversion.
 """
 
 import random
@@ -15,33 +15,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from nemotron.recipes.sources.problems import (
+from nemotron.recipes.sources.problems.problem import (
     Problem,
     Split,
-    checked_num_problems,
-    drawn_integer,
-    drawn_item,
+    check_num_problems,
+    draw_integer,
+    draw_item,
     problem_id,
-    problem_text,
     seeded_random,
     split_of,
 )
 
-__all__ = ["check_answer", "generate_problems", "problem_text"]
-
 FAMILY = "arithmetic"
 WORD_PROBLEM_SHARE = 0.5  # our choice
-NUM_CHOICES = 4  # as in MMLU and most multiple-choice benchmarks
+NUM_CHOICES = 4  # as in MMLU and most other multiple-choice benchmarks
 
-# Difficulty -> largest term of a sum, largest factor. Our choice: from tables learned by heart to three-digit products.
+# Difficulty -> largest term of a sum, largest factor. Our choice: from memorized tables to three-digit products.
 LARGEST_TERM = {1: 20, 2: 100, 3: 1_000, 4: 10_000}
 LARGEST_FACTOR = {1: 10, 2: 12, 3: 30, 4: 100}
-MAX_FAILED_DRAWS = 2_000  # draws in a row that find nothing new, after which a difficulty counts as exhausted
+MAX_FAILED_DRAWS = 2_000  # consecutive draws without a new question, after which a difficulty counts as exhausted
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Two whole numbers or operations and the sign between them; the result is a whole number, not negative."""
+    """Two whole numbers or operations with a sign between them; the result is a non-negative whole number."""
 
     sign: str
     left: "Operation | int"
@@ -50,7 +47,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Wording:
-    """A question about an operation, and the sentence that each step begins with."""
+    """A question about an operation, and the words that each step begins with."""
 
     question: str
     step_beginnings: tuple[str, ...]
@@ -60,7 +57,7 @@ class Wording:
 # The arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def applied(sign: str, left: int, right: int) -> int:
+def apply(sign: str, left: int, right: int) -> int:
     """The result of one operation on whole numbers; a division must leave no remainder."""
     if sign == "+":
         return left + right
@@ -74,23 +71,26 @@ def applied(sign: str, left: int, right: int) -> int:
 
 
 def as_fraction(tree: Operation | int) -> Fraction:
-    """The value again, by another way than the steps: exact fractions."""
+    """The value, computed independently of the steps with exact fractions."""
     if isinstance(tree, int):
         return Fraction(tree)
     left, right = as_fraction(tree.left), as_fraction(tree.right)
     return {"+": left.__add__, "-": left.__sub__, "*": left.__mul__, "/": left.__truediv__}[tree.sign](right)
 
 
-def written(tree: Operation | int) -> str:
-    """The operation on one line; every inner operation stands in parentheses."""
+def format_operation(tree: Operation | int) -> str:
+    """The operation on one line, with every inner operation in parentheses."""
     if isinstance(tree, int):
         return str(tree)
-    left, right = (written(side) if isinstance(side, int) else f"({written(side)})" for side in (tree.left, tree.right))
+    left, right = (
+        format_operation(side) if isinstance(side, int) else f"({format_operation(side)})"
+        for side in (tree.left, tree.right)
+    )
     return f"{left} {tree.sign} {right}"
 
 
 def canonical_form(tree: Operation | int) -> str:
-    """The same string for expressions that differ only in the order of terms or factors: 3 + 4 and 4 + 3."""
+    """The same string for expressions that differ only in the order of terms or factors, such as 3 + 4 and 4 + 3."""
     if isinstance(tree, int):
         return str(tree)
     if tree.sign not in "+*":
@@ -106,8 +106,8 @@ def members(tree: Operation | int, sign: str) -> list[str]:
 
 
 def worked_step(sign: str, left: int, right: int) -> str:
-    """One operation worked out by the places of the second number: "47 + 38 = 47 + 30 + 8 = 77 + 8 = 85"."""
-    result = applied(sign, left, right)
+    """One operation worked out by the decimal places of its right side: "47 + 38 = 47 + 30 + 8 = 77 + 8 = 85"."""
+    result = apply(sign, left, right)
     written_out = f"{left} {sign} {right}"
     if sign == "/":
         return f"{written_out} = {result}, because {right} * {result} = {left}"
@@ -121,55 +121,55 @@ def worked_step(sign: str, left: int, right: int) -> str:
     chain, value = [written_out], left
     for done in range(len(places)):
         chain.append(f"{value} {sign} {f' {sign} '.join(map(str, places[done:]))}")
-        value = applied(sign, value, places[done])
+        value = apply(sign, value, places[done])
     return " = ".join([*chain, str(result)])
 
 
 def worked_steps(tree: Operation | int) -> tuple[int, list[str]]:
-    """The value and one worked step for each operation, inner ones first."""
+    """The value, and one worked step for each operation, inner operations first."""
     if isinstance(tree, int):
         return tree, []
     left, left_steps = worked_steps(tree.left)
     right, right_steps = worked_steps(tree.right)
-    return applied(tree.sign, left, right), [*left_steps, *right_steps, worked_step(tree.sign, left, right)]
+    return apply(tree.sign, left, right), [*left_steps, *right_steps, worked_step(tree.sign, left, right)]
 
 
 # Drawing an operation -------------------------------------------------------------------------------------------------
 
 
-def drawn_operation(generator: random.Random, sign: str, difficulty: int) -> Operation:
-    """One operation within the difficulty's sizes."""
+def draw_operation(generator: random.Random, sign: str, difficulty: int) -> Operation:
+    """One operation with numbers of the difficulty's size."""
     term, factor = LARGEST_TERM[difficulty], LARGEST_FACTOR[difficulty]
     if sign in "+-":
-        left, right = drawn_integer(generator, 1, term), drawn_integer(generator, 1, term)
+        left, right = draw_integer(generator, 1, term), draw_integer(generator, 1, term)
         return Operation(sign, left, right) if sign == "+" else Operation(sign, max(left, right), min(left, right))
-    left, right = drawn_integer(generator, 2, factor), drawn_integer(generator, 2, factor)
+    left, right = draw_integer(generator, 2, factor), draw_integer(generator, 2, factor)
     return Operation(sign, left, right) if sign == "*" else Operation(sign, left * right, right)
 
 
-def drawn_expression(generator: random.Random, difficulty: int) -> Wording:
-    """An expression of one operation, or of two with the inner one on either side."""
-    outer = drawn_item(generator, "+-*/")
+def draw_expression(generator: random.Random, difficulty: int) -> Wording:
+    """An expression of one operation, or of two with the inner one on the left or right."""
+    outer = draw_item(generator, "+-*/")
     if generator.random() < 0.5:
-        operation = drawn_operation(generator, outer, difficulty)
-        return Wording(f"What is {written(operation)}?", ("",), operation)
-    inner = drawn_operation(generator, drawn_item(generator, "+-*/"), difficulty)
+        operation = draw_operation(generator, outer, difficulty)
+        return Wording(f"What is {format_operation(operation)}?", ("",), operation)
+    inner = draw_operation(generator, draw_item(generator, "+-*/"), difficulty)
     value, _steps = worked_steps(inner)
     if outer == "+":
-        other = drawn_integer(generator, 1, LARGEST_TERM[difficulty])
+        other = draw_integer(generator, 1, LARGEST_TERM[difficulty])
         operation = Operation("+", other, inner) if generator.random() < 0.5 else Operation("+", inner, other)
     elif outer == "-":
-        other = drawn_integer(generator, 1, 2 * value + 1)
+        other = draw_integer(generator, 1, 2 * value + 1)
         operation = Operation("-", other, inner) if other >= value else Operation("-", inner, other)
     elif outer == "*":
-        other = drawn_integer(generator, 2, LARGEST_FACTOR[difficulty])
+        other = draw_integer(generator, 2, LARGEST_FACTOR[difficulty])
         operation = Operation("*", other, inner) if generator.random() < 0.5 else Operation("*", inner, other)
-    else:  # the inner operation is made a multiple of the divisor by adding what is missing
-        divisor = drawn_integer(generator, 2, LARGEST_FACTOR[difficulty])
-        first = drawn_integer(generator, 1, LARGEST_TERM[difficulty])
-        second = drawn_integer(generator, 1, LARGEST_TERM[difficulty])
+    else:  # the inner operation is a sum, rounded up to a multiple of the divisor
+        divisor = draw_integer(generator, 2, LARGEST_FACTOR[difficulty])
+        first = draw_integer(generator, 1, LARGEST_TERM[difficulty])
+        second = draw_integer(generator, 1, LARGEST_TERM[difficulty])
         operation = Operation("/", Operation("+", first, second + -(first + second) % divisor), divisor)
-    return Wording(f"What is {written(operation)}?", ("", ""), operation)
+    return Wording(f"What is {format_operation(operation)}?", ("", ""), operation)
 
 
 # Word problems --------------------------------------------------------------------------------------------------------
@@ -313,18 +313,18 @@ WORDINGS = (
 )  # fmt: skip
 
 
-def drawn_word_problem(generator: random.Random, difficulty: int) -> Wording:
-    """One of the stories, with names, things and numbers drawn."""
-    wording = drawn_item(generator, WORDINGS)
-    position = drawn_integer(generator, 0, len(NAMES) - 1)
-    other = (position + drawn_integer(generator, 1, len(NAMES) - 1)) % len(NAMES)
+def draw_word_problem(generator: random.Random, difficulty: int) -> Wording:
+    """A word problem with random names, things and numbers."""
+    wording = draw_item(generator, WORDINGS)
+    position = draw_integer(generator, 0, len(NAMES) - 1)
+    other = (position + draw_integer(generator, 1, len(NAMES) - 1)) % len(NAMES)
     return wording(
-        lambda low, high: drawn_integer(generator, low, high),
+        lambda low, high: draw_integer(generator, low, high),
         LARGEST_TERM[difficulty],
         LARGEST_FACTOR[difficulty],
         NAMES[position],
         NAMES[other],
-        drawn_item(generator, THINGS),
+        draw_item(generator, THINGS),
     )
 
 
@@ -332,19 +332,19 @@ def drawn_word_problem(generator: random.Random, difficulty: int) -> Wording:
 
 
 def generate_problems(num_problems: int, seed: int, *, split: Split, difficulty: int = 2) -> list[Problem]:
-    """Different problems of one split; a smaller number of them is the beginning of a larger one.
+    """Unique problems of one split; fewer problems are a prefix of more.
 
     Args:
         num_problems: how many; 0 gives none.
-        seed: picks which.
-        split: "train" or "evaluation"; their tasks are disjoint, whatever the seeds and difficulties.
+        seed: selects the problems.
+        split: "train" or "evaluation"; they share no task, for any seeds and difficulties.
         difficulty: 1 to 4, the size of the numbers.
     Returns:
-        Problems about half of which are word problems; no two have the same question.
+        Problems with different questions; about half are word problems.
     Raises:
-        ValueError: if a number is out of range, the split is unknown, or the difficulty holds fewer problems.
+        ValueError: if a number is out of range, the split is unknown, or the difficulty has fewer problems.
     """
-    checked_num_problems(num_problems)
+    check_num_problems(num_problems)
     if difficulty not in LARGEST_TERM:
         raise ValueError(f"difficulty={difficulty} must be one of {', '.join(map(str, LARGEST_TERM))}")
     if split not in ("train", "evaluation"):
@@ -354,7 +354,7 @@ def generate_problems(num_problems: int, seed: int, *, split: Split, difficulty:
     problems: list[Problem] = []
     failed_draws = 0
     while len(problems) < num_problems:
-        draw = drawn_word_problem if generator.random() < WORD_PROBLEM_SHARE else drawn_expression
+        draw = draw_word_problem if generator.random() < WORD_PROBLEM_SHARE else draw_expression
         wording = draw(generator, difficulty)
         canonical = canonical_form(wording.operation)
         if split_of(canonical) != split or wording.question in questions:
@@ -369,7 +369,7 @@ def generate_problems(num_problems: int, seed: int, *, split: Split, difficulty:
         questions.add(wording.question)
         value, steps = worked_steps(wording.operation)
         assert value == as_fraction(wording.operation) >= 0
-        choices, correct = drawn_choices(generator, wording.operation, value)
+        choices, correct = draw_choices(generator, wording.operation, value)
         problems.append(
             Problem(
                 id=problem_id(FAMILY, split, len(problems)),
@@ -385,11 +385,11 @@ def generate_problems(num_problems: int, seed: int, *, split: Split, difficulty:
     return problems
 
 
-def drawn_choices(generator: random.Random, operation: Operation, value: int) -> tuple[tuple[str, ...], int]:
-    """Four different answers, the right one at a uniform position, and that position.
+def draw_choices(generator: random.Random, operation: Operation, value: int) -> tuple[tuple[str, ...], int]:
+    """Four unique answers with the correct one at a uniform position, and that position.
 
-    The wrong ones are what typical mistakes give: a forgotten step, the wrong sign, a slip by one, two or ten, the
-    digits in reverse order.
+    The wrong ones are results of typical mistakes: a forgotten step, the wrong sign, off by one, two or ten, the digits
+    reversed.
     """
     sides = [worked_steps(side)[0] for side in (operation.left, operation.right)]
     mistakes = [
@@ -405,10 +405,10 @@ def drawn_choices(generator: random.Random, operation: Operation, value: int) ->
     ]
     wrong: list[int] = []
     while len(wrong) < NUM_CHOICES - 1:
-        mistake = drawn_item(generator, mistakes)
+        mistake = draw_item(generator, mistakes)
         if mistake >= 0 and mistake != value and mistake not in wrong:
             wrong.append(mistake)
-    correct = drawn_integer(generator, 0, NUM_CHOICES - 1)
+    correct = draw_integer(generator, 0, NUM_CHOICES - 1)
     return tuple(map(str, [*wrong[:correct], value, *wrong[correct:]])), correct
 
 
@@ -416,6 +416,6 @@ NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?")
 
 
 def check_answer(problem: Problem, answer: str) -> bool:
-    """Whether `answer` is the number that the problem asks for: "1,250", "1250.0" and "1250." all are 1250."""
+    """Whether `answer` is the number that the problem asks for: "1,250", "1250.0" and "1250." all mean 1250."""
     plain = answer.strip().removesuffix(".").replace(",", "")
     return NUMBER.fullmatch(plain) is not None and Fraction(plain) == Fraction(problem.answer)

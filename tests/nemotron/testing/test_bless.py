@@ -1,4 +1,4 @@
-"""Bless, on a copy of the example recipe in a repository of its own: what it refuses, and red, blessed, green."""
+"""Bless on a copy of the example recipe in its own repository: a changed number fails, is blessed, passes; refusals."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nemotron.testing import bless as blessing
-from nemotron.testing.bless import Refused, change_line, changes_table, headline
+from nemotron.testing.bless import BlessError, change_line, changes_table, headline
 from nemotron.testing.compare import parse_golden
 from nemotron.testing.session import SUMMARY
 
@@ -19,7 +19,7 @@ GOLDEN = Path("golden", "letters", "stage0_bigram.json")
 
 
 class Repository:
-    """The example under version control, in a directory of its own."""
+    """A copy of the example recipe in its own git repository."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,7 +37,7 @@ class Repository:
         self.git("commit", "--quiet", "--message", "a change")
 
     def bless(self, stage: str = "stage0", reason: str = "a larger step") -> list[str]:
-        """What is said meanwhile."""
+        """Bless a stage; return the lines shown."""
         lines: list[str] = []
         blessing.bless(self.root, stage, reason, lines.append)
         return lines
@@ -49,9 +49,11 @@ class Repository:
         path.write_text(text.replace(old, new))
 
     def change_learning_rate(self) -> None:
-        """By 0.01 %."""
+        """Raise it by 0.01 %."""
         self.change(
-            "letters/stage0_bigram/training.py", "learning_rate: float = 8.0\n", "learning_rate: float = 8.0008\n"
+            "letters/stage0_bigram/training.py",
+            "learning_rate: PositiveFloat = 8.0\n",
+            "learning_rate: PositiveFloat = 8.0008\n",
         )
 
     def pytest(self) -> tuple[int, str]:
@@ -72,12 +74,12 @@ def repository(tmp_path, monkeypatch):
     return Repository(tmp_path / "letters")
 
 
-def test_one_part_in_ten_thousand_is_red_with_its_cause_and_green_after_a_bless(repository):
+def test_small_change_fails_with_its_cause_and_passes_after_a_bless(repository):
     repository.change_learning_rate()
     code, output = repository.pytest()
     assert code == 1
-    assert "first broken rung: training, config, learning_rate, step 0 (off by 1e-04, relative)" in output
-    assert "first number that moves: training, curve, loss, step 1" in output
+    assert "first broken rung: training, config, learning_rate, step 0 (relative difference 1e-04)" in output
+    assert "first result that differs: training, curve, loss, step 1" in output
 
     repository.commit()
     before = repository.golden
@@ -95,7 +97,7 @@ def test_one_part_in_ten_thousand_is_red_with_its_cause_and_green_after_a_bless(
     assert "reproduces its golden: to the last bit" in output
 
 
-def test_the_table_shows_headline_numbers_of_both_commits(repository):
+def test_table_shows_headline_numbers_before_and_after(repository):
     repository.change_learning_rate()
     repository.commit()
     repository.bless()
@@ -109,11 +111,11 @@ def test_the_table_shows_headline_numbers_of_both_commits(repository):
     )
     repository.commit()
     assert changes_table(repository.root, "HEAD") == (["No golden differs."], [])
-    with pytest.raises(Refused, match="'nowhere' is no commit"):
+    with pytest.raises(BlessError, match="'nowhere' is not a commit"):
         changes_table(repository.root, "nowhere")
 
 
-def test_the_table_shows_goldens_that_went_and_came(repository):
+def test_table_shows_deleted_and_new_goldens(repository):
     (repository.root / GOLDEN).rename(repository.root / GOLDEN.with_name("stage0_trigram.json"))
     lines, unexplained = changes_table(repository.root, "HEAD")
     assert lines[2].startswith("| golden/letters/stage0_bigram.json | deleted | 5")
@@ -121,7 +123,7 @@ def test_the_table_shows_goldens_that_went_and_came(repository):
     assert not unexplained
 
 
-def test_a_golden_that_changed_without_a_reason_is_named(repository, monkeypatch, capsys):
+def test_table_names_a_golden_that_changed_without_a_reason(repository, monkeypatch, capsys):
     monkeypatch.chdir(repository.root)
     monkeypatch.setattr(sys, "argv", ["bless", "--table", "HEAD"])
     (repository.root / "golden" / "CHANGES.md").write_text("- `letters/stage0_bigram` at `abc`: an earlier reason\n")
@@ -136,27 +138,30 @@ def test_a_golden_that_changed_without_a_reason_is_named(repository, monkeypatch
     assert blessing.main() == 0
 
 
-def test_what_differs_is_shown_before_it_is_recorded(repository, monkeypatch):
+def test_differences_are_shown_before_the_golden_is_written(repository, monkeypatch):
     repository.change_learning_rate()
     repository.commit()
-    before, said = repository.golden, []
+    before, shown = repository.golden, []
 
     def full_disk(*arguments):
-        assert any("learning_rate" in line for line in said)
+        assert any("learning_rate" in line for line in shown)
         raise OSError("no space")
 
     monkeypatch.setattr(blessing, "write_golden", full_disk)
     with pytest.raises(OSError, match="no space"):
-        blessing.bless(repository.root, "stage0", "a larger step", said.append)
+        blessing.bless(repository.root, "stage0", "a larger step", shown.append)
     assert repository.golden == before
 
 
 @pytest.mark.parametrize(
     ("reason", "code", "sentence"),
-    [("a larger step", 0, "- `letters/stage0_bigram` at `"), ("", 2, "not blessed: a bless needs its reason")],
-    ids=["did", "why not"],
+    [
+        ("a larger step", 0, "- `letters/stage0_bigram` at `"),
+        ("", 2, "not blessed: reason='' must be one line of text"),
+    ],
+    ids=["blessed", "refused"],
 )
-def test_the_command_says_what_it_did_or_why_not(repository, monkeypatch, capsys, reason, code, sentence):
+def test_command_prints_the_change_or_the_refusal(repository, monkeypatch, capsys, reason, code, sentence):
     repository.change_learning_rate()
     repository.commit()
     monkeypatch.chdir(repository.root)
@@ -167,14 +172,14 @@ def test_the_command_says_what_it_did_or_why_not(repository, monkeypatch, capsys
     assert err.splitlines()[-1].startswith(sentence)
 
 
-def test_a_run_within_the_policy_changes_no_byte(repository):
+def test_run_within_the_policy_changes_no_byte(repository):
     before = repository.golden
     assert repository.bless() == ["letters/stage0_bigram reproduces its golden: to the last bit"]
     assert repository.golden == before
     assert not (repository.root / "golden" / "CHANGES.md").exists()
 
 
-def test_a_bless_keeps_a_stricter_policy(repository):
+def test_bless_keeps_a_tighter_policy(repository):
     repository.change(str(GOLDEN), '"rtol": 1e-09', '"rtol": 1e-11')
     repository.change_learning_rate()
     repository.commit()
@@ -182,58 +187,62 @@ def test_a_bless_keeps_a_stricter_policy(repository):
     assert parse_golden(repository.golden)[1].rtol == 1e-11
 
 
-def test_ci_does_not_bless(repository, monkeypatch):
+def test_bless_is_refused_in_ci(repository, monkeypatch):
     for variable in ("CI", "GITHUB_ACTIONS"):
         with monkeypatch.context() as context:
             context.setenv(variable, "true")
-            with pytest.raises(Refused, match=f"{variable} is set, and CI must not bless"):
+            with pytest.raises(BlessError, match=f"{variable} is set, and CI must not replace a golden"):
                 repository.bless()
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "two\nlines"])
-def test_a_bless_needs_a_reason_in_one_line(repository, reason):
-    with pytest.raises(Refused, match="a bless needs its reason"):
+def test_bless_needs_a_reason_of_one_line(repository, reason):
+    with pytest.raises(BlessError, match="must be one line of text"):
         repository.bless(reason=reason)
 
 
-def test_what_is_not_committed_is_not_blessed(repository):
+def test_uncommitted_changes_are_refused(repository):
     repository.change_learning_rate()
     before = repository.golden
-    with pytest.raises(Refused, match=r"not committed \(letters/stage0_bigram/training.py\)"):
+    with pytest.raises(BlessError, match=r"not committed \(letters/stage0_bigram/training.py\)"):
         repository.bless()
     (repository.root / "new").mkdir()
     (repository.root / "new" / "module.py").write_text("")
     repository.git("config", "status.showUntrackedFiles", "no")
-    with pytest.raises(Refused, match=r"not committed \(letters/stage0_bigram/training.py, new/module.py\)"):
+    with pytest.raises(BlessError, match=r"not committed \(letters/stage0_bigram/training.py, new/module.py\)"):
         repository.bless()
     assert repository.golden == before
 
 
-def test_a_directory_without_version_control_is_refused(repository):
+def test_directory_without_a_repository_is_refused(repository):
     shutil.rmtree(repository.root / ".git")
-    with pytest.raises(Refused, match="not under version control"):
+    with pytest.raises(BlessError, match="is not a git repository"):
         repository.bless()
 
 
-def test_without_git_nothing_is_blessed(repository, monkeypatch):
+def test_bless_without_git_is_refused(repository, monkeypatch):
     monkeypatch.setenv("PATH", str(repository.root))
-    with pytest.raises(Refused, match="git is not installed"):
+    with pytest.raises(BlessError, match="git is not installed"):
         repository.bless()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("default_rng(config.seed)", "default_rng()", "two different runs"),
-        ("num_steps: int = 40", "num_steps: int = 1", "mend them first: test_stage0_is_better_than_guessing"),
+        ("default_rng(config.seed)", "default_rng()", "two runs of letters/stage0_bigram differ"),
+        (
+            "num_steps: PositiveInt = 40",
+            "num_steps: PositiveInt = 1",
+            "fix them first: test_stage0_is_better_than_guessing",
+        ),
     ],
-    ids=lambda value: value.split(":")[0],  # without a stage's name, by which -k selects
+    ids=["random", "failing"],  # without the name of a stage, by which -k selects
 )
-def test_a_run_that_nobody_could_repeat_or_that_fails_is_not_blessed(repository, old, new, sentence):
+def test_random_or_failing_run_is_not_blessed(repository, old, new, sentence):
     repository.change(TRAINING, old, new)
     repository.commit()
     before = repository.golden
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(BlessError, match=sentence):
         repository.bless()
     assert repository.golden == before
 
@@ -249,44 +258,44 @@ def test_a_run_that_nobody_could_repeat_or_that_fails_is_not_blessed(repository,
         ),
         (
             "letters/stage0_bigram/evaluation.py",
-            "json.dumps(ladder)",
-            "json.dumps(ladder).replace('4.', 'NaN, 4.', 1)",
-            "holds NaN, which is no JSON",
+            'ladder.add("headline", metrics)',
+            'ladder.add("headline", {**metrics, "bits_per_letter": float("nan")})',
+            "nan cannot be recorded",
         ),
-        (str(GOLDEN), '"schema_version": 1', '"schema_version": ', "the golden is damaged"),
+        (str(GOLDEN), '"schema_version": 1', '"schema_version": ', "the golden is not valid JSON"),
     ],
     ids=["crash", "NaN", "damaged golden"],
 )
-def test_a_run_that_cannot_be_compared_is_not_blessed_and_the_sentence_says_why(repository, file, old, new, sentence):
+def test_run_that_cannot_be_compared_is_refused_with_the_cause(repository, file, old, new, sentence):
     repository.change(file, old, new)
     repository.commit()
     code, output = repository.pytest()
     assert code == 1
     assert sentence in output
-    with pytest.raises(Refused, match=f"letters/stage0_bigram cannot be recorded: .*{sentence}"):
+    with pytest.raises(BlessError, match=f"letters/stage0_bigram cannot be recorded: .*{sentence}"):
         repository.bless()
 
 
-def test_a_test_that_fails_although_its_golden_is_equal_counts_as_failed(repository):
+def test_golden_test_that_fails_although_the_run_is_equal_counts_as_failed(repository):
     repository.change("test_stage0.py", "== stage0.document\n", "== stage0.document\n    assert not stage0\n")
     repository.commit()
-    with pytest.raises(Refused, match="mend them first: test_stage0_reproduces_its_golden"):
+    with pytest.raises(BlessError, match="fix them first: test_stage0_reproduces_its_golden"):
         repository.bless()
 
 
 @pytest.mark.parametrize("stage", ["stage7", "numbers/stage0_bigram"], ids=["number", "recipe"])
-def test_a_name_that_selects_no_stage_is_refused(repository, stage):
-    with pytest.raises(Refused, match="did not run"):
+def test_name_that_selects_no_stage_is_refused(repository, stage):
+    with pytest.raises(BlessError, match="did not run"):
         repository.bless(stage)
 
 
-def test_a_job_that_runs_pytest_inside_writes_its_summary_itself(repository, monkeypatch, tmp_path):
+def test_inner_pytest_does_not_write_the_summary_of_the_job(repository, monkeypatch, tmp_path):
     monkeypatch.setenv(SUMMARY, str(tmp_path / "summary.md"))
     repository.bless()
     assert not (tmp_path / "summary.md").exists()
 
 
-def test_the_line_of_changes_holds_headline_numbers_before_and_after():
+def test_line_of_changes_shows_headline_numbers_before_and_after():
     entries = [("headline", "loss", 2.5), ("curve", "loss", 9.0), ("headline", "num_right", 7)]
     ladder = [{"rung": rung, "name": name, "step": 0, "value": value} for rung, name, value in entries]
     numbers = headline({"stage": "mine/first", "ladder": {"evaluation": ladder}})

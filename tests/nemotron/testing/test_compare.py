@@ -1,4 +1,4 @@
-"""The comparison refuses every poisoned run and every poisoned golden, and accepts what the policy allows."""
+"""The comparison rejects every corrupted run and golden, and accepts differences within the policy."""
 
 import copy
 import json
@@ -25,6 +25,7 @@ from nemotron.testing.compare import (
     read_ladder,
     relative_difference,
     run_document,
+    shorten_values,
     write_golden,
 )
 
@@ -33,7 +34,7 @@ LOSSES = [6.2538171, 5.7512345, -0.125, 3.51234e-3, 2.2514141]
 
 
 def document():
-    """A small run: exact values of every kind, a curve, nested values."""
+    """A small run with exact values of every type, a curve, and nested values."""
     curation = [
         {"rung": "versions", "name": "sympy", "step": None, "value": "1.14.0"},
         {"rung": "config", "name": "compile", "step": 0, "value": False},
@@ -54,7 +55,7 @@ GOLDEN = encode_golden(document(), Policy())
 
 
 def changed(*path, to):
-    """The document with the value at `path` replaced."""
+    """The document with another value at `path`."""
     poisoned = document()
     place = poisoned
     for key in path[:-1]:
@@ -120,11 +121,11 @@ POISONED_RUNS = {
     "other version": changed("ladder", "data_curation", 0, "value", to="1.14.1"),
     "one character of a digest": changed("ladder", "data_curation", 5, "value", to="9f86d081884c7d66"),
     "string in another case": changed("ladder", "data_curation", 5, "value", to="9F86D081884C7D65"),
-    "string with a space behind": changed("ladder", "data_curation", 5, "value", to="9f86d081884c7d65 "),
+    "string with a trailing space": changed("ladder", "data_curation", 5, "value", to="9f86d081884c7d65 "),
     "look-alike letter in a value": changed("ladder", "data_curation", 0, "value", to="1.14.О"),
     "look-alike letter in a name": changed("ladder", "training", 1, "name", to="lоss"),
     "look-alike letter in a key": changed("ladder", "data_curation", 4, "value", to={"licеnce": 1, "language": 12}),
-    "other normal form": changed("ladder", "training", 1, "name", to="lo\u0301ss"),
+    "other Unicode normal form": changed("ladder", "training", 1, "name", to="lo\u0301ss"),
     "shorter list": changed(*NORMS, to=[1.5, -0.25]),
     "longer list": changed(*NORMS, to=[1.5, -0.25, 0.0, 0.0]),
     "empty list": changed(*NORMS, to=[]),
@@ -145,7 +146,9 @@ POISONED_RUNS = {
     "empty name": changed("ladder", "training", 1, "name", to=""),
     "empty rung": changed("ladder", "training", 1, "rung", to=""),
     "entry without a value": changed("ladder", "training", 1, to={"rung": "curve", "name": "loss", "step": 0}),
-    "entry with more": changed("ladder", "training", 1, to={**document()["ladder"]["training"][1], "seconds": 1.0}),
+    "entry with another key": changed(
+        "ladder", "training", 1, to={**document()["ladder"]["training"][1], "seconds": 1.0}
+    ),
     "entry that is a list": changed("ladder", "training", 1, to=["curve", "loss", 0, 6.25]),
     "no entries": changed("ladder", "training", to=[]),
     "no steps": changed("ladder", to={}),
@@ -158,12 +161,12 @@ POISONED_RUNS = {
     "steps of the stage reordered": changed("ladder", to=dict(reversed(document()["ladder"].items()))),
     "other stage": changed("stage", to="nano2/stage1_sft"),
     "no stage": changed("stage", to=""),
-    "nested beyond reason": changed(*LOSS, to=json.loads("[" * 40 + "]" * 40)),
+    "nested too deep": changed(*LOSS, to=json.loads("[" * 40 + "]" * 40)),
 }
 
 
 @pytest.mark.parametrize("name", POISONED_RUNS)
-def test_no_poisoned_run_is_accepted(name):
+def test_poisoned_run_is_not_accepted(name):
     try:
         accepted = compare(GOLDEN, POISONED_RUNS[name]).equal
     except GoldenError:
@@ -172,7 +175,7 @@ def test_no_poisoned_run_is_accepted(name):
 
 
 def policy(rtol, atol):
-    """The golden with another policy."""
+    """The golden's text with another policy."""
     old = f'"policy": {{"rtol": {MAX_RTOL}, "atol": {MAX_ATOL}}}'
     assert old in GOLDEN
     return GOLDEN.replace(old, f'"policy": {{"rtol": {rtol}, "atol": {atol}}}')
@@ -202,7 +205,7 @@ POISONED_GOLDENS = {
     "policy that is a list": GOLDEN.replace('{"rtol": 1e-09, "atol": 1e-12}', '["rtol", "atol"]'),
     "empty policy": GOLDEN.replace('{"rtol": 1e-09, "atol": 1e-12}', "{}"),
     "policy without atol": GOLDEN.replace(', "atol": 1e-12', ""),
-    "policy that allows more by a name": GOLDEN.replace('"rtol": 1e-09', '"rtol": 1e-09, "rtol_loss": 1e-2'),
+    "policy with another field": GOLDEN.replace('"rtol": 1e-09', '"rtol": 1e-09, "rtol_loss": 1e-2'),
     "looser rtol": policy(1.0001e-9, MAX_ATOL),
     "looser atol": policy(MAX_RTOL, 1e-6),
     "negative rtol": policy(-1e-12, MAX_ATOL),
@@ -212,7 +215,7 @@ POISONED_GOLDENS = {
     "rtol true": policy("true", MAX_ATOL),
     "atol null": policy(MAX_RTOL, "null"),
     "other schema version": GOLDEN.replace('"schema_version": 1', '"schema_version": 2'),
-    "schema version of the past": GOLDEN.replace('"schema_version": 1', '"schema_version": 0'),
+    "earlier schema version": GOLDEN.replace('"schema_version": 1', '"schema_version": 0'),
     "schema version true": GOLDEN.replace('"schema_version": 1', '"schema_version": true'),
     "schema version as a float": GOLDEN.replace('"schema_version": 1', '"schema_version": 1.0'),
     "unknown field": GOLDEN.replace(' "stage"', ' "seconds": 14.0,\n "stage"'),
@@ -223,20 +226,20 @@ POISONED_GOLDENS = {
     "step without entries": GOLDEN[: GOLDEN.index(' "ladder"')] + ' "ladder": {"training": []}\n}',
     "entry twice": GOLDEN.replace('"step": 1, "value": 5.7512345', '"step": 0, "value": 5.7512345'),
     "other stage": GOLDEN.replace(STAGE, "nano2/stage1_sft"),
-    "stage that is no name": GOLDEN.replace(f'"{STAGE}"', "0"),
-    "nested beyond reason": GOLDEN.replace("-0.125", "[" * 40 + "]" * 40),
+    "stage that is a number": GOLDEN.replace(f'"{STAGE}"', "0"),
+    "nested too deep": GOLDEN.replace("-0.125", "[" * 40 + "]" * 40),
     "nested beyond the stack": "[" * 100_000,
 }
 
 
 @pytest.mark.parametrize("name", POISONED_GOLDENS)
-def test_no_poisoned_golden_is_compared(name):
+def test_poisoned_golden_is_refused(name):
     with pytest.raises(GoldenError) as error:
         compare(POISONED_GOLDENS[name], document())
     assert "\n" not in str(error.value)
 
 
-def test_a_run_equals_the_golden_written_from_it():
+def test_run_equals_the_golden_written_from_it():
     comparison = compare(GOLDEN, document())
     assert comparison.equal
     assert comparison.largest == 0
@@ -244,20 +247,20 @@ def test_a_run_equals_the_golden_written_from_it():
     assert comparison.lines() == [f"{STAGE} reproduces its golden: to the last bit"]
 
 
-def test_a_golden_that_is_parsed_and_written_again_keeps_every_byte():
+def test_parsed_golden_encodes_to_the_same_bytes():
     assert encode_golden(*parse_golden(GOLDEN)) == GOLDEN
 
 
-def test_a_golden_has_one_line_per_entry():
+def test_golden_has_one_line_per_entry():
     lines = [line for line in GOLDEN.splitlines() if '"rung"' in line]
     assert len(lines) == sum(map(len, document()["ladder"].values()))
 
 
-def test_a_golden_is_ascii():
+def test_golden_is_ascii():
     assert encode_golden(changed("ladder", "training", 1, "name", to="lоss"), Policy()).isascii()
 
 
-def test_the_first_difference_is_the_first_broken_rung():
+def test_first_difference_is_in_the_first_broken_rung():
     run = changed("ladder", "data_curation", 3, "value", to=1376)
     run["ladder"]["training"][3]["value"] = -0.126
     run["ladder"]["evaluation"][0]["value"] = 3
@@ -267,30 +270,30 @@ def test_the_first_difference_is_the_first_broken_rung():
         "training, curve, loss, step 2",
         "evaluation, counts, correct, step 0",
     ]
-    assert comparison.lines()[0].startswith(f"{STAGE} departs from its golden at data_curation, counts, num_documents,")
+    assert comparison.lines()[0].startswith(f"{STAGE} differs from its golden at data_curation, counts, num_documents,")
 
 
-def test_a_difference_shows_both_values_and_the_size():
+def test_difference_shows_both_values_and_the_relative_difference():
     assert compare(GOLDEN, changed(*LOSS, to=-0.25)).lines() == [
-        f"{STAGE} departs from its golden at training, curve, loss, step 2: golden -0.125, run -0.25 "
-        "(off by 1e+00, relative)"
+        f"{STAGE} differs from its golden at training, curve, loss, step 2: golden -0.125, run -0.25 "
+        "(relative difference 1e+00)"
     ]
 
 
-def test_a_vanished_entry_does_not_blame_the_entries_after_it():
+def test_missing_entry_is_the_only_difference():
     comparison = compare(GOLDEN, POISONED_RUNS["vanished step in the middle"])
     assert [(d.place, d.reason) for d in comparison.differences] == [
         ("training, curve, loss, step 2", "missing from the run")
     ]
 
 
-def test_look_alike_letters_are_told_apart_in_the_message():
+def test_message_escapes_look_alike_letters():
     comparison = compare(GOLDEN, POISONED_RUNS["look-alike letter in a value"])
     assert '"1.14.\\u041e"' in comparison.lines()[0]
 
 
 @pytest.mark.parametrize(("small", "large"), [(0, 4), (4, 0)])
-def test_the_closest_look_names_the_place_of_the_largest_difference(small, large):
+def test_equal_run_names_the_place_of_its_largest_difference(small, large):
     run = document()
     run["ladder"]["training"][1 + small]["value"] *= 1 + 4e-15
     run["ladder"]["training"][1 + large]["value"] *= 1 + 2e-13
@@ -303,19 +306,19 @@ def test_the_closest_look_names_the_place_of_the_largest_difference(small, large
     ]
 
 
-def test_a_difference_beyond_the_policy_does_not_count_as_closeness():
+def test_largest_difference_counts_only_floats_within_the_policy():
     comparison = compare(GOLDEN, changed(*LOSS, to=-0.126))
     assert comparison.largest == 0
 
 
-def test_a_tighter_policy_is_obeyed():
+def test_tighter_policy_is_applied():
     run = changed(*LOSS, to=-0.125 * (1 + 5e-10))
     assert compare(GOLDEN, run).equal
     assert not compare(policy(1e-10, MAX_ATOL), run).equal
     assert not compare(policy(0.0, 0.0), changed(*LOSS, to=math.nextafter(-0.125, 0))).equal
 
 
-def test_a_small_number_is_judged_by_its_absolute_difference():
+def test_small_number_is_compared_by_its_absolute_difference():
     golden = encode_golden(changed(*LOSS, to=1e-10), Policy())
     assert compare(golden, changed(*LOSS, to=1e-10 + 0.9e-12)).equal
     assert not compare(golden, changed(*LOSS, to=1e-10 + 1.1e-12)).equal
@@ -325,17 +328,17 @@ def test_minus_zero_equals_zero():
     assert compare(GOLDEN, changed(*NORMS, to=[1.5, -0.25, -0.0])).equal
 
 
-def test_numbers_at_the_end_of_the_range_are_compared():
+def test_largest_floats_are_compared():
     golden = encode_golden(changed(*LOSS, to=1.7e308), Policy())
     assert compare(golden, changed(*LOSS, to=1.7e308 * (1 - 1e-10))).equal
     assert not compare(golden, changed(*LOSS, to=-1.7e308)).equal
 
 
-def test_the_values_of_a_dict_may_come_in_any_order():
+def test_order_of_dict_keys_does_not_matter():
     assert compare(GOLDEN, changed("ladder", "data_curation", 4, "value", to={"language": 12, "licence": 1})).equal
 
 
-def test_comparing_changes_neither_side():
+def test_comparison_does_not_change_the_run():
     run = document()
     compare(GOLDEN, run)
     assert run == document()
@@ -359,7 +362,7 @@ LADDERS = st.dictionaries(
 
 
 @given(LADDERS)
-def test_any_run_equals_its_own_golden(ladders):
+def test_every_run_equals_its_own_golden(ladders):
     run = run_document(
         STAGE,
         {k: [dict(zip(("rung", "name", "step", "value"), e, strict=True)) for e in v] for k, v in ladders.items()},
@@ -378,7 +381,7 @@ GOLDEN_FLOATS = st.floats(-1e6, 1e6).filter(lambda number: number == 0 or abs(nu
     st.integers(0, NUM_LOSSES - 1),
     st.floats(-0.999, 0.999),
 )
-def test_any_change_inside_the_policy_is_accepted(values, index, share):
+def test_every_change_within_the_policy_is_accepted(values, index, share):
     golden = encode_golden(losses(*values), Policy())
     bound = max(MAX_ATOL, MAX_RTOL * abs(values[index]))
     moved = list(values)
@@ -392,7 +395,7 @@ def test_any_change_inside_the_policy_is_accepted(values, index, share):
     st.floats(1.001, 1e12),
     st.sampled_from([-1, 1]),
 )
-def test_any_single_change_beyond_the_policy_is_refused_at_its_place(values, index, share, sign):
+def test_every_change_beyond_the_policy_is_found_at_its_place(values, index, share, sign):
     golden = encode_golden(losses(*values), Policy())
     moved = list(values)
     moved[index] += sign * share * max(MAX_ATOL, MAX_RTOL * abs(values[index]))
@@ -401,15 +404,15 @@ def test_any_single_change_beyond_the_policy_is_refused_at_its_place(values, ind
 
 
 @given(st.sampled_from(range(len(document()["ladder"]["data_curation"]))), SCALARS)
-def test_any_other_exact_value_is_refused(index, value):
+def test_every_other_exact_value_differs(index, value):
     entry = document()["ladder"]["data_curation"][index]
     same = type(value) is type(entry["value"]) and value == entry["value"]
     assert compare(GOLDEN, changed("ladder", "data_curation", index, "value", to=value)).equal == same
 
 
 @given(st.integers(0, len(GOLDEN) - 1), st.characters(codec="ascii"))
-def test_no_single_changed_character_turns_into_another_golden_unnoticed(index, character):
-    """A damaged file is refused or differs, unless the change is white space or in digits beyond the policy."""
+def test_every_changed_character_of_a_golden_is_noticed(index, character):
+    """The golden is refused or differs, unless the change is white space or within the policy."""
     damaged = GOLDEN[:index] + character + GOLDEN[index + 1 :]
     try:
         document_read, policy_read = parse_golden(damaged)
@@ -430,18 +433,18 @@ def test_arbitrary_bytes_are_refused_with_one_sentence(text):
 
 
 @given(FINITE, FINITE)
-def test_the_relative_difference_says_the_same_as_the_policy(golden, run):
+def test_relative_difference_agrees_with_the_policy(golden, run):
     relative = relative_difference(golden, run)
     if not math.isclose(relative, MAX_RTOL, rel_tol=1e-6):
         assert Policy().accepts(golden, run) == (relative <= MAX_RTOL)
 
 
-def test_a_key_that_stands_twice_at_any_depth_is_refused():
+def test_repeated_key_is_refused_at_any_depth():
     with pytest.raises(GoldenError, match='the run holds the key "a" twice'):
         parse_json('{"x": [{"a": 1, "b": 2, "a": 1}]}', "the run")
 
 
-def test_the_ladder_of_a_step_is_read_from_its_directory(tmp_path):
+def test_ladder_of_a_step_is_read_from_its_directory(tmp_path):
     ladder = document()["ladder"]["training"]
     (tmp_path / "ladder.json").write_text(json.dumps(ladder))
     assert read_ladder(tmp_path) == ladder
@@ -450,13 +453,13 @@ def test_the_ladder_of_a_step_is_read_from_its_directory(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "does not exist; the step of that artifact must write it"),
+        (None, "does not exist; the step that writes this artifact must write it"),
         ("{}", "holds a dict, not a list of entries"),
         ("[NaN]", "holds NaN"),
-        ("[", "is damaged"),
+        ("[", "is not valid JSON"),
     ],
 )
-def test_a_ladder_that_cannot_be_read_is_named(tmp_path, text, sentence):
+def test_unreadable_ladder_is_named(tmp_path, text, sentence):
     if text is not None:
         (tmp_path / "ladder.json").write_text(text)
     with pytest.raises(GoldenError, match=sentence) as error:
@@ -464,7 +467,7 @@ def test_a_ladder_that_cannot_be_read_is_named(tmp_path, text, sentence):
     assert str(tmp_path) in str(error.value)
 
 
-def test_the_document_of_a_run_is_a_copy():
+def test_run_document_copies_the_ladders():
     ladders = document()["ladder"]
     run = run_document(STAGE, ladders)
     before = copy.deepcopy(run)
@@ -472,7 +475,7 @@ def test_the_document_of_a_run_is_a_copy():
     assert run == before
 
 
-def test_the_comparison_needs_neither_pytest_nor_syrupy_nor_torch():
+def test_comparison_imports_neither_pytest_nor_syrupy_nor_torch():
     program = (
         "import sys, runpy; runpy.run_path(sys.argv[1]); "
         "print(sorted({'pytest', '_pytest', 'syrupy', 'torch', 'numpy'} & set(sys.modules)))"
@@ -482,30 +485,30 @@ def test_the_comparison_needs_neither_pytest_nor_syrupy_nor_torch():
     assert done.stdout == "[]\n"
 
 
-def test_a_number_too_large_for_a_float_is_refused_where_it_stands():
+def test_number_too_large_for_a_float_is_refused():
     with pytest.raises(GoldenError, match="the run holds 1e999, which is too large for a float"):
         parse_json("[1e999]", "the run")
 
 
 @pytest.mark.parametrize("stage", ["", 0, 1, None])
-def test_a_run_without_a_name_is_refused(stage):
-    with pytest.raises(GoldenError, match="names its stage"):
+def test_run_without_a_stage_name_is_refused(stage):
+    with pytest.raises(GoldenError, match=rf"the run has stage={stage!r}; it must be a name"):
         run_document(stage, document()["ladder"])
 
 
 @pytest.mark.parametrize("value", [math.nan, {1: 2.25}, (2.25,)])
-def test_no_golden_is_written_of_what_json_would_change(value):
+def test_golden_is_not_encoded_from_values_that_json_would_change(value):
     with pytest.raises(GoldenError):
         encode_golden(changed(*LOSS, to=value), Policy())
 
 
-def test_lists_may_stand_inside_each_other_to_a_depth_that_every_reader_can_take():
-    # The value of an entry is itself four levels down: ladder, step, entry, value.
+def test_nested_lists_are_limited_in_depth():
+    # The value of an entry is at the fourth level: ladder, step, entry, value.
     def nested(depth):
         return json.loads("[" * depth + "]" * depth)
 
     assert encode_golden(changed(*LOSS, to=nested(MAX_DEPTH - 3)), Policy())
-    with pytest.raises(GoldenError, match="more than 20 lists and dicts inside each other"):
+    with pytest.raises(GoldenError, match="has more than 20 nested lists and dicts"):
         encode_golden(changed(*LOSS, to=nested(MAX_DEPTH - 2)), Policy())
 
 
@@ -525,41 +528,64 @@ def test_lists_may_stand_inside_each_other_to_a_depth_that_every_reader_can_take
         ["curve", "loss", 0, 1.0],
     ],
 )
-def test_a_malformed_entry_is_named_by_its_place(entry):
+def test_malformed_entry_is_named_by_its_place(entry):
     good = {"rung": "curve", "name": "loss", "step": None, "value": 0.5}
-    with pytest.raises(GoldenError, match=r"the run, training, entry 1 is not \{rung, name, step, value"):
+    with pytest.raises(GoldenError, match=r"the run, training, entry 1 must be \{rung, name, step, value"):
         run_document(STAGE, {"training": [good, entry]})
 
 
 @pytest.mark.parametrize("key", [1, None, True, ("a",)])
-def test_a_key_that_is_no_string_is_named(key):
-    with pytest.raises(GoldenError, match="is no string; JSON would change it"):
+def test_key_that_is_not_a_string_is_named(key):
+    with pytest.raises(GoldenError, match="which is not a string; convert it to one"):
         run_document(STAGE, {"training": [{"rung": "a", "name": "b", "step": 0, "value": {key: 1.0}}]})
 
 
-def test_a_tolerance_of_zero_accepts_the_same_bits():
+def test_zero_tolerance_accepts_identical_bits():
     assert compare(policy(0.0, 0.0), document()).equal
 
 
 @pytest.mark.parametrize("swapped", ["run", "golden"])
-def test_entries_in_another_order_are_told_apart_from_other_entries(swapped):
+def test_reordered_entries_differ_only_in_their_order(swapped):
     sides = {"golden": document(), "run": document()} | {swapped: POISONED_RUNS["two steps swapped"]}
     comparison = compare(encode_golden(sides["golden"], Policy()), sides["run"])
     first = {"golden": 0, "run": 0} | {swapped: 1}
     assert [(d.place, d.reason) for d in comparison.differences] == [
-        (f"training, curve, loss, step {first['golden']}", "entries in another order")
+        (f"training, curve, loss, step {first['golden']}", "entries in a different order")
     ]
     assert comparison.differences[0].golden == f'["curve", "loss", {first["golden"]}]'
     assert comparison.differences[0].run == f'["curve", "loss", {first["run"]}]'
 
 
 @pytest.mark.parametrize(("length", "shown"), [(58, f'"{"x" * 58}"'), (59, f'"{"x" * 56}...')])
-def test_a_value_of_more_than_sixty_characters_is_cut(length, shown):
+def test_value_of_more_than_sixty_characters_is_cut(length, shown):
     lines = compare(GOLDEN, changed("ladder", "data_curation", 0, "value", to="x" * length)).lines()
     assert f"run {shown} (not equal)" in lines[0]
 
 
-def test_a_golden_that_is_written_keeps_the_policy_of_the_one_before(tmp_path):
+@pytest.mark.parametrize(
+    ("golden", "run", "shown"),
+    [
+        ("123456789", "12345678", ("123456789", "12345678")),
+        ("1234567890", "1234567", ("1234567890", "1234567")),
+        ("a" * 10, "a" * 11, ("a" * 10, "...aaa")),
+        ("a" * 6 + "b" * 6, "a" * 6 + "c" * 6, ("aaaaaab...", "aaaaaac...")),
+        ("a" * 7 + "b" * 6, "a" * 7 + "c" * 6, ("...aabb...", "...aacc...")),
+        ("a" * 20 + "b", "a" * 20 + "c" * 5, ("...aab", "...aaccccc")),
+        ("a" * 20 + "b", "a" * 20 + "c" * 6, ("...aab", "...aacc...")),
+    ],
+)
+def test_shortened_values(golden, run, shown):
+    assert shorten_values(golden, run, 10) == shown
+
+
+@given(st.text("ab", max_size=60), st.text("ab", max_size=60), st.integers(12, 40))
+def test_shortened_values_fit_and_still_differ(golden, run, limit):
+    shown = shorten_values(golden, run, limit)
+    assert max(map(len, shown)) <= limit
+    assert (shown[0] == shown[1]) == (golden == run)
+
+
+def test_written_golden_keeps_the_policy_of_the_existing_one(tmp_path):
     path = tmp_path / "mine" / "first.json"
     write_golden(path, document())
     assert path.read_text() == GOLDEN
@@ -569,7 +595,7 @@ def test_a_golden_that_is_written_keeps_the_policy_of_the_one_before(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["first.json"]
 
 
-def test_a_run_that_cannot_be_compared_leaves_the_golden_as_it_was(tmp_path):
+def test_invalid_run_leaves_the_golden_unchanged(tmp_path):
     path = tmp_path / "first.json"
     write_golden(path, document())
     with pytest.raises(GoldenError):
@@ -577,7 +603,7 @@ def test_a_run_that_cannot_be_compared_leaves_the_golden_as_it_was(tmp_path):
     assert path.read_text() == GOLDEN
 
 
-def test_a_difference_knows_its_entry():
+def test_difference_names_its_step_and_entry():
     (difference,) = compare(GOLDEN, changed(*LOSS, to=0.5)).differences
     assert (difference.step, difference.label) == ("training", ("curve", "loss", 2))
     moved = training_ladder(lambda ladder: ladder.insert(1, ladder.pop(2)))

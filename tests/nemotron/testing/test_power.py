@@ -1,4 +1,4 @@
-"""The catalogues of recipe mutants, and how a verdict is read; tests/pipelines/test_power.py tries two of them."""
+"""The catalogues of recipe mutants and their verdicts; tests/pipelines/test_power.py tries two mutants."""
 
 import json
 import time
@@ -14,12 +14,12 @@ from nemotron.testing.power import (
     Mutant,
     Verdict,
     catalogue_of,
-    moved,
+    judge_session,
     read_catalogue,
+    relative_change,
     stages_with_catalogue,
     totals,
     try_mutant,
-    verdict,
 )
 from nemotron.testing.session import Session
 
@@ -37,26 +37,26 @@ new = "tokens[:, :-1]"
 """
 
 
-@pytest.fixture(params=range(len(STAGES)))  # not by name: -k stage0 is for the stage
+@pytest.fixture(params=range(len(STAGES)))  # by index: -k stage0 must not select these tests
 def catalogue(request):
     return read_catalogue(catalogue_of(ROOT, STAGES[request.param]))[0]
 
 
-def test_every_mutant_fits_the_source_and_still_compiles(catalogue):
+def test_every_mutant_fits_the_source_and_compiles(catalogue):
     for mutant in catalogue:
-        compile(mutant.applied(ROOT), mutant.file, "exec")
+        compile(mutant.mutated_source(ROOT), mutant.file, "exec")
 
 
-def test_a_stage_has_forty_mutants_in_eight_families_half_of_them_from_incidents(catalogue):
+def test_stage_has_forty_mutants_in_eight_families_half_of_them_from_incidents(catalogue):
     assert len(catalogue) >= 40
     assert set(Counter(mutant.family for mutant in catalogue)) == set(FAMILIES)
     assert sum(mutant.incident for mutant in catalogue) >= len(catalogue) / 2
     assert all(mutant.source for mutant in catalogue if mutant.incident)
 
 
-def test_a_name_that_stands_twice_is_refused(tmp_path):
+def test_repeated_mutant_name_is_refused(tmp_path):
     (tmp_path / "catalogue.toml").write_text(TESTS + TABLE + TABLE)
-    with pytest.raises(ValueError, match="label-shift stands there 2 times"):
+    with pytest.raises(ValueError, match="the name label-shift occurs 2 times"):
         read_catalogue(tmp_path / "catalogue.toml")
 
 
@@ -67,24 +67,24 @@ def test_a_name_that_stands_twice_is_refused(tmp_path):
         ('old = "tokens[:, 1:]"', "mutant label-shift: .*old"),
     ],
 )
-def test_a_mutant_that_lacks_a_field_is_refused(tmp_path, line, sentence):
+def test_mutant_without_a_required_field_is_refused(tmp_path, line, sentence):
     (tmp_path / "catalogue.toml").write_text(TESTS + TABLE.replace(line, ""))
     with pytest.raises(ValueError, match=sentence):
         read_catalogue(tmp_path / "catalogue.toml")
 
 
-def test_an_unknown_family_is_refused():
-    with pytest.raises(ValueError, match="family 'luck' is none of data, batching"):
+def test_unknown_family_is_refused():
+    with pytest.raises(ValueError, match="family='luck' must be one of data, batching"):
         Mutant("a", "luck", "", "training.py", "old", "new")
 
 
 @pytest.mark.parametrize("text", ["nothing of it", "twice: 1 + 1"])
-def test_a_mutant_that_does_not_fit_its_source_is_refused(tmp_path, text):
+def test_mutant_that_does_not_fit_its_source_is_refused(tmp_path, text):
     (tmp_path / "training.py").write_text(text)
-    with pytest.raises(ValueError, match="the source moved on"):
-        Mutant("a", "data", "", "training.py", "1", "2").applied(tmp_path)
-    with pytest.raises(ValueError, match=r"stands 0 times in gone\.py"):
-        Mutant("a", "data", "", "gone.py", "1", "2").applied(tmp_path)
+    with pytest.raises(ValueError, match="update the mutant to the present source"):
+        Mutant("a", "data", "", "training.py", "1", "2").mutated_source(tmp_path)
+    with pytest.raises(ValueError, match=r"must occur once in gone\.py .* occurs 0 times"):
+        Mutant("a", "data", "", "gone.py", "1", "2").mutated_source(tmp_path)
 
 
 MUTANT = Mutant("a", "data", "", "training.py", "old", "new")
@@ -99,63 +99,64 @@ def difference(rung, golden="1.0", run="1.5"):
     return {"step": "training", "rung": rung, "golden": golden, "run": run}
 
 
-def test_config_alone_does_not_count_as_killed_without_it():
-    found = verdict(MUTANT, session(difference("config")))
+def test_config_rung_does_not_count_as_killed_without_config():
+    found = judge_session(MUTANT, session(difference("config")))
     assert (found.killed, found.killed_without_config, found.rung) == (True, False, "")
 
 
-def test_the_first_rung_beyond_config_killed_it():
-    found = verdict(MUTANT, session(difference("config"), difference("curve", "2.0", "2.5"), difference("weights")))
+def test_verdict_names_the_first_broken_rung_after_config():
+    changes = [difference("config"), difference("curve", "2.0", "2.5"), difference("weights")]
+    found = judge_session(MUTANT, session(*changes))
     assert (found.mutant, found.killed_without_config, found.rung) == ("a", True, "training: curve")
     assert found.first_red_stage == "mine/stage0_first"
-    assert found.largest_moved == 0.5
+    assert found.largest_change == 0.5
 
 
-def test_the_first_red_stage_is_the_one_that_runs_first():
+def test_first_red_stage_is_the_first_in_running_order():
     later = {"mine/stage1_second": {"equal": False, "differences": [difference("inputs")], "error": ""}}
     found = session(difference("curve"))
-    found = verdict(MUTANT, Session(1, (), {**later, **found.reports}, {}, ""))
+    found = judge_session(MUTANT, Session(1, (), {**later, **found.reports}, {}, ""))
     assert (found.first_red_stage, found.rung) == ("mine/stage0_first", "training: curve")
 
 
-def test_a_test_that_fails_killed_it():
-    found = verdict(MUTANT, session(failed=("test_of_resume",)))
+def test_failed_test_kills_the_mutant():
+    found = judge_session(MUTANT, session(failed=("test_of_resume",)))
     assert (found.killed_without_config, found.rung, found.first_red_stage) == (True, "test: test_of_resume", "")
 
 
-def test_a_stage_that_crashes_is_red():
-    found = verdict(MUTANT, session(error="it crashed", failed=("test_of_golden",)))
+def test_crash_of_a_stage_kills_the_mutant():
+    found = judge_session(MUTANT, session(error="it crashed", failed=("test_of_golden",)))
     assert (found.killed_without_config, found.rung, found.first_red_stage) == (True, "crash", "mine/stage0_first")
 
 
-def test_a_mutant_that_cannot_be_imported_is_killed_at_no_stage():
-    found = verdict(MUTANT, session(exit_code=2, output="E   ImportError: cannot import name"))
+def test_mutant_that_cannot_be_imported_is_killed_without_a_red_stage():
+    found = judge_session(MUTANT, session(exit_code=2, output="E   ImportError: cannot import name"))
     assert (found.killed_without_config, found.rung, found.first_red_stage) == (True, "crash", "")
 
 
 @pytest.mark.parametrize(
     ("mutant", "output"), [(MUTANT, "OSError: No space left on device"), (None, "ImportError: no module torch")]
 )
-def test_tests_that_cannot_run_end_the_campaign(mutant, output):
+def test_pytest_that_cannot_run_stops_the_campaign(mutant, output):
     with pytest.raises(CampaignError, match=output):
-        verdict(mutant, session(exit_code=3, output=output))
+        judge_session(mutant, session(exit_code=3, output=output))
 
 
 @pytest.mark.parametrize("exit_code", [0, 5])
-def test_a_green_session_let_it_live(exit_code):
-    found = verdict(MUTANT, session(exit_code=exit_code))
+def test_mutant_survives_a_session_without_failures(exit_code):
+    found = judge_session(MUTANT, session(exit_code=exit_code))
     assert not found.killed
     assert not found.killed_without_config
 
 
 @pytest.mark.parametrize(
-    ("golden", "run", "far"), [("2.0", "2.5", 0.25), ("1", "2", 0.0), ("nothing", "2.0", 0.0), ("0.0", "1.0", 0.0)]
+    ("golden", "run", "change"), [("2.0", "2.5", 0.25), ("1", "2", 0.0), ("nothing", "2.0", 0.0), ("0.0", "1.0", 0.0)]
 )
-def test_how_far_a_float_moved(golden, run, far):
-    assert moved(difference("curve", golden, run)) == far
+def test_relative_change_of_a_pair_of_floats(golden, run, change):
+    assert relative_change(difference("curve", golden, run)) == change
 
 
-def test_the_totals_count_incidents_and_leave_config_out():
+def test_totals_count_incidents_and_leave_config_out():
     mutants = [Mutant(name, "data", "", "f", "o", "n", incident=name != "c") for name in "abc"]
     verdicts = [
         Verdict("a", True, True, "mine/stage0_first", "training: curve", 1e-6),
@@ -167,7 +168,7 @@ def test_the_totals_count_incidents_and_leave_config_out():
         "killed without the config rung: 1 of 3 (33%)",
         "killed of real incidents: 1 of 2 (50%)",
         "first red stage is mine/stage0_first: 2 of 2 (100%)",
-        "weakest killed: a, moved by 1e-06",
+        "weakest killed: a, relative difference 1e-06",
     ]
 
 
@@ -193,7 +194,7 @@ survives = "nobody counts"
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A repository with two stages that have a catalogue; returns what was tried, as (stage, name)."""
+    """A repository with catalogues for two stages; the list of the mutants tried, as (stage, name)."""
     (tmp_path / "recipes" / "mine").mkdir(parents=True)
     (tmp_path / power.CATALOGUES / "mine").mkdir(parents=True)
     (tmp_path / power.CATALOGUES / "compare.toml").write_text("[cosmic-ray]\n")
@@ -219,7 +220,7 @@ def run_main(monkeypatch, *arguments):
     return power.main()
 
 
-def test_without_arguments_every_catalogue_of_a_stage_is_tried(project, monkeypatch, capsys, tmp_path):
+def test_command_without_arguments_tries_every_catalogue(project, monkeypatch, capsys, tmp_path):
     assert run_main(monkeypatch, "--json", "verdicts.json") == 0
     assert sorted(project, key=str) == sorted(
         [(f"mine/{n}", m) for n in ("stage0_first", "stage1_second") for m in (None, f"{n}-a", f"{n}-b")], key=str
@@ -231,7 +232,7 @@ def test_without_arguments_every_catalogue_of_a_stage_is_tried(project, monkeypa
     assert len(json.loads((tmp_path / "verdicts.json").read_text())) == 4
 
 
-def test_only_the_named_mutants_are_tried(project, monkeypatch):
+def test_only_tries_the_named_mutants(project, monkeypatch):
     assert run_main(monkeypatch, "--only", "stage1_second-a") == 0
     assert project == [("mine/stage1_second", None), ("mine/stage1_second", "stage1_second-a")]
 
@@ -239,11 +240,11 @@ def test_only_the_named_mutants_are_tried(project, monkeypatch):
 @pytest.mark.parametrize(
     ("killed", "says"),
     [
-        (True, "stage0_first-b: killed by curve, though it should survive: nobody counts"),
+        (True, "stage0_first-b: killed by curve, but it should survive: nobody counts; remove that line"),
         (False, "-a: SURVIVED"),
     ],
 )
-def test_a_fate_that_the_catalogue_does_not_explain_is_red(project, monkeypatch, capsys, killed, says):
+def test_unexpected_result_fails_the_command(project, monkeypatch, capsys, killed, says):
     def all_alike(root, stage, mutant, tests):
         return Verdict("", killed and mutant is not None, killed and mutant is not None, "", "curve", 0.0)
 
@@ -255,24 +256,24 @@ def test_a_fate_that_the_catalogue_does_not_explain_is_red(project, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["stage0"], "stage0 has no catalogue in tests/mutants; there is mine/stage0_first, mine/stage1_second"),
-        (["mine/stage0_first", "--only", "label-shift"], "no mutant label-shift; there is stage0_first-a, stage0_fir"),
+        (["stage0"], "stage0 has no catalogue in tests/mutants; catalogues: mine/stage0_first, mine/stage1_second"),
+        (["mine/stage0_first", "--only", "label-shift"], "there is no mutant label-shift; mutants: stage0_first-a, st"),
     ],
 )
-def test_a_name_that_is_unknown_is_refused_with_those_that_are_known(project, monkeypatch, capsys, arguments, sentence):
+def test_unknown_name_is_refused_with_the_known_ones(project, monkeypatch, capsys, arguments, sentence):
     assert run_main(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err.startswith(sentence)
     assert not project
 
 
-def test_a_mutant_that_does_not_fit_is_found_before_anything_is_tried(project, monkeypatch, capsys, tmp_path):
+def test_mutant_that_does_not_fit_is_refused_before_any_is_tried(project, monkeypatch, capsys, tmp_path):
     (tmp_path / "recipes" / "mine" / "stage1_second.py").write_text("0")
     assert run_main(monkeypatch) == 2
-    assert "the source moved on" in capsys.readouterr().err
+    assert "update the mutant to the present source" in capsys.readouterr().err
     assert not project
 
 
-def test_an_error_ends_the_campaign_with_its_sentence(project, monkeypatch, capsys, tmp_path):
+def test_error_stops_the_campaign_with_its_message(project, monkeypatch, capsys, tmp_path):
     unmutated = power.try_mutant
 
     def full_disk(root, stage, mutant, tests):
@@ -291,14 +292,14 @@ def test_an_error_ends_the_campaign_with_its_sentence(project, monkeypatch, caps
     assert len(project) < 10
 
 
-def test_a_stage_that_is_red_by_itself_is_refused(project, monkeypatch, capsys):
+def test_stage_that_fails_without_a_mutant_is_refused(project, monkeypatch, capsys):
     monkeypatch.setattr(power, "try_mutant", lambda *arguments: Verdict("", True, True, "", "curve", 0.0))
     assert run_main(monkeypatch) == 2
-    assert "mine/stage0_first is red without a mutant (curve)" in capsys.readouterr().err
+    assert "mine/stage0_first fails without a mutant (curve)" in capsys.readouterr().err
 
 
 class Installation:
-    """A repository that pip can install, in which pytest is replaced: what it was called with, and what it says."""
+    """A repository that pip can install, with a fake pytest: records its arguments, returns the given sessions."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, sessions: list[Session]) -> None:
         self.root, self.calls, self.sessions = root, [], sessions
@@ -321,14 +322,14 @@ def first_mutant(root, stage="mine/stage1_second"):
     return stage, mutants[0], tests
 
 
-def test_the_goldens_of_the_stages_before_are_compared_as_well(project, monkeypatch, tmp_path):
+def test_goldens_of_earlier_stages_are_compared_too(project, monkeypatch, tmp_path):
     installation = Installation(tmp_path, monkeypatch, [session(difference("curve"))])
     found = try_mutant(tmp_path, *first_mutant(tmp_path))
     assert installation.calls == [["tests/stage1_second", "tests/stage0_first", "--only-golden"]]
     assert found.first_red_stage == "mine/stage0_first"
 
 
-def test_a_mutant_that_the_golden_does_not_see_runs_the_other_tests_of_its_own_stage(project, monkeypatch, tmp_path):
+def test_other_tests_of_the_stage_run_if_the_golden_is_equal(project, monkeypatch, tmp_path):
     sessions = [session(difference("config")), session(failed=("test_of_resume",))]
     installation = Installation(tmp_path, monkeypatch, sessions)
     found = try_mutant(tmp_path, *first_mutant(tmp_path, "mine/stage0_first"))
@@ -341,7 +342,7 @@ def test_a_mutant_that_the_golden_does_not_see_runs_the_other_tests_of_its_own_s
     )
 
 
-def test_tests_that_compare_no_golden_of_the_stage_prove_nothing(project, monkeypatch, tmp_path):
+def test_catalogue_without_a_golden_test_is_refused(project, monkeypatch, tmp_path):
     Installation(tmp_path, monkeypatch, [session(exit_code=0), session(exit_code=0)])
     with pytest.raises(CampaignError, match="no test in tests/stage1_second compares the golden of mine/stage1_second"):
         try_mutant(tmp_path, "mine/stage1_second", None, ["tests/stage1_second"])
@@ -349,13 +350,13 @@ def test_tests_that_compare_no_golden_of_the_stage_prove_nothing(project, monkey
     assert not try_mutant(tmp_path, "mine/stage0_first", None, ["tests/stage0_first"]).killed
 
 
-def test_a_mutant_that_only_the_config_shows_is_killed_by_it(project, monkeypatch, tmp_path):
+def test_mutant_that_changes_only_config_is_killed_by_config(project, monkeypatch, tmp_path):
     Installation(tmp_path, monkeypatch, [session(difference("config")), session(exit_code=5)])
     found = try_mutant(tmp_path, *first_mutant(tmp_path))
     assert (found.killed, found.killed_without_config) == (True, False)
 
 
-def test_an_installation_that_fails_shows_what_pip_says(project, monkeypatch, tmp_path):
+def test_failed_installation_shows_the_output_of_pip(project, monkeypatch, tmp_path):
     Installation(tmp_path, monkeypatch, [])
     project_file = tmp_path / "pyproject.toml"
     project_file.write_text(project_file.read_text().replace("packages = []", "packages = ['gone']"))

@@ -12,7 +12,7 @@ WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 100), min_si
 
 
 @given(WEIGHTS, st.integers(0, 300))
-def test_every_beginning_of_the_order_has_the_blend_up_to_one_sequence_a_category(weights, num_sequences):
+def test_every_prefix_of_the_order_has_the_blend_up_to_one_sequence_per_category(weights, num_sequences):
     order = blend_order(weights, num_sequences)
     assert len(order) == num_sequences
     for name, weight in weights.items():
@@ -20,23 +20,23 @@ def test_every_beginning_of_the_order_has_the_blend_up_to_one_sequence_a_categor
         for index, chosen in enumerate(order, start=1):
             count += chosen == name
             assert count - weight * index <= 1
-            # What is behind is what the others are ahead, at most one each.
+            # A category is behind by what the others are ahead, which is at most 1 each.
             assert weight * index - count < len(weights)
 
 
 @given(WEIGHTS)
-def test_over_a_long_order_the_shares_converge_to_the_weights(weights):
+def test_the_shares_of_a_long_order_converge_to_the_weights(weights):
     order = blend_order(weights, 1000)
     for name, weight in weights.items():
         assert math.isclose(order.count(name) / 1000, weight, abs_tol=0.003)
 
 
-def test_a_small_case():
-    # Before the sixth, a lags by 0.75 * 5 - 4 and b by 0.25 * 5 - 1: b is next.
+def test_an_order_computed_by_hand():
+    # Before the sixth sequence, a is behind by 0.75 * 5 - 4 and b by 0.25 * 5 - 1, so b is next.
     assert "".join(blend_order({"b": 0.25, "a": 0.75}, 9)) == "abaaabaaa"
 
 
-def test_a_tie_goes_to_the_first_name_whatever_the_order_of_the_dictionary():
+def test_a_tie_goes_to_the_first_name_in_any_dictionary_order():
     assert blend_order({"b": 0.5, "a": 0.5}, 4) == blend_order({"a": 0.5, "b": 0.5}, 4) == ["a", "b", "a", "b"]
 
 

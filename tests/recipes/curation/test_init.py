@@ -1,4 +1,4 @@
-"""The filters as a whole: what they keep must not depend on the process that they run in."""
+"""Curation as a whole: its result must not depend on the process that it runs in."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import json, random
 from nemotron.recipes.sources.dataframes import daft
-from nemotron.recipes.curation import dedup, filters, scorers, split, tokenizer
+from nemotron.recipes.curation import dedup, rules, scorers, split, tokenizer
 words = "alpha beta gamma delta epsilon zeta eta theta".split()
 def text_of(number):
     draw = random.Random(number)
@@ -17,12 +17,14 @@ texts = [text_of(n // 2) for n in range(120)]
 texts += [text + " and so on" for text in texts[:20]]
 frame = daft.from_pydict({
     "id": [f"{n:03d}" for n in range(len(texts))], "text": texts, "module": [f"m{n % 30}" for n in range(len(texts))],
-    "category": ["academic"] * len(texts), "has_example": [n % 3 == 0 for n in range(len(texts))],
+    "category": ["academic"] * len(texts),
+    "licence": ["MIT"] * len(texts), "origin": ["here"] * len(texts),
+    "has_example": [n % 3 == 0 for n in range(len(texts))],
     "exported": [n // 2 % 2 == 0 if n % 5 else None for n in range(len(texts))],
 })
 reports = {}
-frame = filters.apply_filter(frame, dedup.exact_duplicate_filter(), reports)
-frame = filters.apply_filter(frame, dedup.near_duplicate_filter(frame), reports)
+frame = rules.apply_to_dataframe(frame, [dedup.exact_duplicates_rule(frame)], reports)
+frame = rules.apply_to_dataframe(frame, [dedup.near_duplicates_rule(frame)], reports)
 frame, fitted = scorers.add_buckets(frame, 0)
 rows = frame.sort("id").to_pylist()
 held_out = split.held_out_modules([(row["module"], row["category"]) for row in rows], 0.1, 0)
@@ -36,7 +38,7 @@ print(json.dumps([
 """
 
 
-def test_ids_buckets_and_tokens_are_the_same_for_every_hash_seed_thread_count_and_locale(tmp_path):
+def test_hash_seed_thread_count_and_locale_do_not_change_ids_buckets_or_tokens(tmp_path):
     environments = [
         {"PYTHONHASHSEED": "0", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C"},
         {"PYTHONHASHSEED": "4321", "RAYON_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "LC_ALL": "C.UTF-8"},

@@ -1,8 +1,8 @@
 import pytest
 
-from nemotron.recipes.curation.filters import apply_filter
-from nemotron.recipes.curation.licence import ALLOWED_LICENCES, is_allowed, licence_filter
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.curation.licence import ALLOWED_LICENCES, is_allowed, licence_rule
+from nemotron.recipes.curation.rules import apply_to_list
+from nemotron.recipes.sources import Document
 
 
 @pytest.mark.parametrize("licence", [*ALLOWED_LICENCES, "unknown", "BSD-3-Clause AND MIT", "GPL-3.0-only OR MIT"])
@@ -22,12 +22,13 @@ def test_permissive_and_unstated_licences_are_allowed(licence):
         "mit",
     ],
 )
-def test_copyleft_other_and_misspelt_licences_are_not_allowed(licence):
+def test_copyleft_unlisted_and_misspelled_licences_are_not_allowed(licence):
     assert not is_allowed(licence)
 
 
-def test_the_filter_names_the_licence_that_failed():
-    frame = daft.from_pydict({"id": ["a", "b"], "licence": ["MIT", "GPL-3.0-only"]})
+def test_the_report_names_the_licence_that_failed():
+    licences = {"a": "MIT", "b": "GPL-3.0-only"}
+    documents = [Document(id, id, "wiki", "text", licence, "here") for id, licence in licences.items()]
     reports = {}
-    assert apply_filter(frame, licence_filter(), reports).to_pydict()["id"] == ["a"]
+    assert apply_to_list(documents, [licence_rule()], reports) == documents[:1]
     assert [(example.id, example.value) for example in reports["licence"].examples] == [("b", "GPL-3.0-only")]

@@ -13,8 +13,9 @@ from nemotron.recipes.curation.long_context import (
     recall_distances,
     recall_rows,
 )
-from nemotron.recipes.sources.problems import lookup, split_of
+from nemotron.recipes.sources.problems import lookup
 from nemotron.recipes.sources.problems.lookup import NUM_VALUES
+from nemotron.recipes.sources.problems.problem import problem_text, split_of
 
 END = 0
 FACT = re.compile(r"The code of (\w+) is (\d{3})\.\n")
@@ -44,7 +45,7 @@ def all_recall_rows(documents, **changes):
     return recall_rows(documents, encode, **arguments)
 
 
-def test_a_long_module_gives_documents_of_its_own_text_alone():
+def test_a_long_module_gives_documents_from_its_own_text_only():
     documents = [("long", [1] * 25), ("short", [2] * 4), ("other", [3] * 4)]
     assert long_documents(documents, separator=[0], seed=1, length=10)[:2] == [[1] * 10, [1] * 10]
 
@@ -56,7 +57,7 @@ def test_long_modules_take_turns():
     assert sorted(tokens[0] for tokens in long[:3]) == [1, 2, 3]
 
 
-def test_short_modules_are_joined_in_one_order_whatever_order_they_arrive_in():
+def test_the_seed_alone_decides_the_order_of_joined_modules():
     documents = [(f"module{i}", [i, i]) for i in range(9)]
     joined = long_documents(documents, separator=[99], seed=1, length=8)
     assert joined == long_documents(documents[::-1], separator=[99], seed=1, length=8)
@@ -66,7 +67,7 @@ def test_short_modules_are_joined_in_one_order_whatever_order_they_arrive_in():
 
 @settings(max_examples=50, deadline=None)
 @given(sizes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=20), length=st.integers(1, 40))
-def test_long_documents_use_every_token_once_but_for_an_unfilled_end(sizes, length):
+def test_long_documents_use_every_token_once_except_the_last_few(sizes, length):
     documents = [(f"module{module}", [index] * size) for index, (module, size) in enumerate(sizes, start=1)]
     long = long_documents(documents, separator=[0], seed=3, length=length)
     assert {len(tokens) for tokens in long} <= {length}
@@ -76,7 +77,7 @@ def test_long_documents_use_every_token_once_but_for_an_unfilled_end(sizes, leng
         assert sum(tokens.count(index) for tokens in long) <= size
 
 
-def test_every_question_is_about_a_fact_of_its_row_and_the_answer_is_right(documents):
+def test_questions_and_answers_of_a_row_match_its_facts(documents):
     for row in qa_rows(documents):
         assert len(row) == 2049
         assert row[-1] == END
@@ -85,7 +86,7 @@ def test_every_question_is_about_a_fact_of_its_row_and_the_answer_is_right(docum
         assert sorted(facts) == sorted(questions)
 
 
-def test_all_questions_stand_behind_the_document(documents):
+def test_all_questions_come_after_the_document(documents):
     for row in qa_rows(documents):
         text = decode(row[:-1])
         end = text[QUESTION.search(text).start() :]
@@ -93,13 +94,13 @@ def test_all_questions_stand_behind_the_document(documents):
         assert "The code of" not in end
 
 
-def test_facts_and_their_distance_grow_to_a_tenth_of_all_chunks(documents):
+def test_facts_and_their_distance_increase_up_to_a_tenth_of_all_chunks(documents):
     rows = [decode(row) for row in qa_rows(documents, num_sequences=20)]
     num_facts = [len(FACT.findall(row)) for row in rows]
     assert num_facts == sorted(num_facts)
     assert num_facts[0] == 1
     assert num_facts[-1] == round(2048 // MIN_CHUNK_TOKENS * CHUNK_SHARE) * MAX_FACTS_PER_CHUNK
-    # The first row's fact stands right before the questions; with facts in the whole row the farthest is far away.
+    # The fact of the first row is right before the questions; later rows have facts everywhere.
     distances = [QUESTION.search(row).start() - FACT.search(row).start() for row in rows]
     assert distances[0] < 4 * MIN_CHUNK_TOKENS
     assert max(distances[10:]) > 1024
@@ -107,7 +108,7 @@ def test_facts_and_their_distance_grow_to_a_tenth_of_all_chunks(documents):
     assert first_half < second_half
 
 
-def test_the_document_between_the_facts_is_the_text_it_came_from(documents):
+def test_the_document_between_the_facts_is_the_source_text(documents):
     source = decode(long_documents(documents, separator=encode("\n\n"), seed=1, length=2049)[0])
     text = decode(qa_rows(documents, num_sequences=1)[0])
     body = re.sub(r"\n(The code of \w+ is \d{3}\.\n)+", "", text[: QUESTION.search(text).start() - 1])
@@ -115,18 +116,18 @@ def test_the_document_between_the_facts_is_the_text_it_came_from(documents):
     assert source.startswith(body)
 
 
-def test_rows_depend_on_the_seed_alone(documents):
+def test_the_seed_alone_decides_the_rows(documents):
     assert qa_rows(documents) == qa_rows(documents)
     assert qa_rows(documents) != qa_rows(documents, seed=2)
     assert all_recall_rows(documents) == all_recall_rows(documents)
     assert all_recall_rows(documents) != all_recall_rows(documents, seed=2)
 
 
-def test_no_row_is_made_where_none_is_asked_for():
+def test_zero_sequences_give_no_row():
     assert qa_rows([], num_sequences=0) == []
 
 
-def test_no_key_of_a_test_row_is_ever_trained_on(documents):
+def test_training_and_test_rows_share_no_key(documents):
     trained = {key for row in qa_rows(documents) for key, _ in FACT.findall(decode(row))}
     tested = {key for row in all_recall_rows(documents) for key, _ in FACT.findall(decode(row.tokens))}
     assert len(trained) > 20
@@ -136,7 +137,7 @@ def test_no_key_of_a_test_row_is_ever_trained_on(documents):
 
 def test_facts_and_questions_read_as_in_the_problems_that_teach_them(documents):
     (problem,) = lookup.generate_problems(1, 0, split="train")
-    text = lookup.problem_text(problem) + "\n"
+    text = problem_text(problem) + "\n"
     assert FACT.sub("", text, count=1) == QUESTION.search(text).group() + "\n"
     assert len(FACT.findall(text)) == 1
 
@@ -169,7 +170,7 @@ def test_a_recall_row_holds_one_question_with_its_answer(documents):
         assert text.endswith(f"? {value}")
 
 
-def test_rows_begin_at_different_places_of_the_text(documents):
+def test_rows_start_at_different_places_in_the_text(documents):
     texts = [FACT.sub("", decode(row.tokens)).replace("\n", "") for row in all_recall_rows(documents[:10])]
     assert len({text.index("This") for text in texts}) > 5  # the ten documents fill one or two long texts
 
@@ -180,31 +181,31 @@ def test_neither_the_first_nor_the_last_fact_is_always_the_answer(documents):
     assert places == {0, 1, 2, 3}
 
 
-def test_values_are_drawn_from_all_thousand(documents):
+def test_values_come_from_the_whole_range(documents):
     values = [int(decode(row.tokens)[-3:]) for row in all_recall_rows(documents, rows_per_distance=200)]
     assert len(set(values)) > 0.6 * NUM_VALUES
     assert min(values) < 20
     assert max(values) > 980
 
 
-def test_too_little_text_for_one_row_is_one_sentence(documents):
-    with pytest.raises(ValueError, match=r"80 documents hold \d+ tokens, fewer than one long row of 100001"):
+def test_less_text_than_one_row_is_an_error(documents):
+    with pytest.raises(ValueError, match=r"80 documents have \d+ tokens, fewer than one long row of 100001"):
         qa_rows(documents, length=100_000)
     with pytest.raises(ValueError, match="fewer than one long row of 1025"):
         all_recall_rows([("module", [1, 2])])
 
 
-def test_rows_without_room_for_their_facts_are_refused(documents):
+def test_rows_too_short_for_their_facts_are_an_error(documents):
     with pytest.raises(ValueError, match=r"long_context_length=64 leaves .* tokens of document"):
         qa_rows(documents, length=64, num_sequences=1)
 
 
-def test_distances_without_room_for_fact_and_question_are_refused(documents):
+def test_distances_too_short_for_fact_and_question_are_an_error(documents):
     with pytest.raises(ValueError, match="a question of 33 tokens at a distance of 37;"):
         all_recall_rows(documents, sequence_length=20, long_context_length=40)
 
 
-def test_a_tokenizer_that_joins_digits_is_refused(documents):
+def test_a_tokenizer_that_joins_digits_is_an_error(documents):
     def joining(text):
         return [1000 + int(piece) if piece.isdigit() else ord(piece[0]) for piece in re.findall(r"\d+|\D", text)]
 

@@ -7,25 +7,25 @@ from hypothesis import strategies as st
 from nemotron.recipes.curation.normalise import normalise_text, normalised
 from nemotron.recipes.sources.dataframes import daft
 
-# Letters with accents of their own and combining ones, line ends, spaces and characters that must go.
+# Precomposed letters and combining accents, line ends, spaces, and characters that are removed.
 MESSY = st.text(alphabet="ae \u0301\u0308é\n\r\t\x00\x0b\x0c\u200b\ufeff\u2028\xa0\u1100\u1161#")
 
 
 @given(st.one_of(st.text(), MESSY))
-def test_normalising_twice_changes_nothing(text):
+def test_normalizing_twice_changes_nothing(text):
     once = normalise_text(text)
     assert normalise_text(once) == once
 
 
 @given(st.one_of(st.text(), MESSY))
-def test_a_normalised_text_is_in_nfc_without_control_characters(text):
+def test_a_normalized_text_is_nfc_without_control_characters(text):
     result = normalise_text(text)
     assert unicodedata.is_normalized("NFC", result)
     assert not {"\x00", "\r", "\x0b", "\x0c", "\u200b", "\ufeff"} & set(result)
 
 
 @given(st.text())
-def test_letters_and_digits_survive_in_their_order(text):
+def test_letters_and_digits_stay_in_order(text):
     def letters(value):
         return [character for character in unicodedata.normalize("NFC", value) if character.isalnum()]
 
@@ -45,10 +45,10 @@ def test_letters_and_digits_survive_in_their_order(text):
         ("  \n\t\n", ""),
     ],
 )
-def test_small_cases(text, expected):
+def test_texts_normalized_by_hand(text, expected):
     assert normalise_text(text) == expected
 
 
-def test_a_column_is_normalised_row_by_row():
+def test_a_column_is_normalized_row_by_row():
     frame = daft.from_pydict({"text": ["a \n", "", "e\u0301"]})
     assert frame.select(normalised(daft.col("text"))).to_pydict() == {"text": ["a", "", "é"]}

@@ -25,18 +25,18 @@ def documents_in(tokens):
 
 
 @given(DOCUMENTS)
-def test_unpacking_gives_the_documents_back(documents):
+def test_documents_can_be_recovered_from_the_tokens(documents):
     assert documents_in(concatenate_documents(documents, END).tolist()) == documents
 
 
 @given(DOCUMENTS)
-def test_templated_documents_are_followed_by_nothing(documents):
+def test_no_token_follows_templated_documents(documents):
     tokens = concatenate_documents(documents, None).tolist()
     assert tokens == [token for document in documents for token in document]
 
 
 @given(DOCUMENTS, st.integers(1, 10))
-def test_cut_once_every_token_is_a_target_once(documents, length):
+def test_every_token_of_the_cut_rows_is_a_target_once(documents, length):
     tokens = concatenate_documents(documents, END)
     rows = cut_once(tokens, length)
     assert [token for row in rows for token in row[1:]] == tokens[1:].tolist()
@@ -46,7 +46,7 @@ def test_cut_once_every_token_is_a_target_once(documents, length):
 
 
 @given(DOCUMENTS, st.lists(st.integers(1, 10), min_size=1, max_size=20))
-def test_a_stream_gives_every_token_as_a_target_in_turn_and_then_begins_again(documents, lengths):
+def test_a_stream_gives_every_token_as_a_target_in_order_and_then_starts_over(documents, lengths):
     tokens = concatenate_documents(documents, END)
     stream = TokenStream(tokens)
     rows = [stream.next_row(length) for length in lengths]
@@ -58,7 +58,7 @@ def test_a_stream_gives_every_token_as_a_target_in_turn_and_then_begins_again(do
     assert stream.epochs == pytest.approx(sum(lengths) / len(tokens))
 
 
-def test_a_small_case():
+def test_rows_computed_by_hand():
     stream = TokenStream(concatenate_documents([[5, 6], [7]], END))
     assert stream.tokens.tolist() == [5, 6, 2, 7, 2]
     assert stream.next_row(3).tolist() == [5, 6, 2, 7]
@@ -67,24 +67,24 @@ def test_a_small_case():
     assert [row.tolist() for row in cut_once(stream.tokens, 3)] == [[5, 6, 2, 7], [7, 2]]
 
 
-def test_nothing_is_nothing():
+def test_no_documents_give_no_rows():
     assert concatenate_documents([], END).tolist() == []
     assert cut_once(concatenate_documents([], END), 4) == []
     assert cut_once(np.array([7]), 4) == []
 
 
-# --- whole conversations side by side ---
+# --- whole conversations in one row ---
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=60))
-def test_best_fit_puts_every_document_into_one_row_and_overfills_none(lengths):
+def test_best_fit_puts_every_document_into_exactly_one_row_with_room(lengths):
     rows = best_fit(lengths, 50)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     assert all(sum(lengths[index] for index in row) <= 50 for row in rows)
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60))
-def test_best_fit_takes_at_most_eleven_ninths_of_the_rows_that_are_needed(lengths):
+def test_best_fit_uses_at_most_eleven_ninths_of_the_optimal_rows(lengths):
     needed = -(-sum(lengths) // 50)
     assert len(best_fit(lengths, 50)) <= 11 / 9 * max(needed, sum(length > 25 for length in lengths)) + 4
 
@@ -94,19 +94,22 @@ def test_a_document_goes_into_the_fullest_row_that_has_room_for_it():
 
 
 @pytest.mark.parametrize("length", [0, 11])
-def test_a_document_that_fits_no_row_is_refused(length):
-    with pytest.raises(ValueError, match=f"document 1 has {length} tokens, and a row holds 1 to 10"):
+def test_a_document_that_fits_no_row_is_an_error(length):
+    with pytest.raises(ValueError, match=f"document 1 has {length} tokens, but a row holds 1 to 10"):
         best_fit([3, length], 10)
 
 
-def test_a_row_numbers_its_conversations():
+def test_segments_number_the_conversations_of_a_row():
     row = PackedRow()
     row.append([5, 6], [False, True])
     row.append([7], [False])
     assert (row.tokens, row.in_loss, row.segments) == ([5, 6, 7], [False, True, False], [0, 0, 1])
 
 
-@pytest.mark.parametrize("in_loss", [[False], [True, True]])
-def test_a_mask_that_does_not_fit_its_conversation_is_refused(in_loss):
-    with pytest.raises(ValueError, match="2 tokens with"):
+@pytest.mark.parametrize(
+    ("in_loss", "message"),
+    [([False], "in_loss has 1 entries for 2 tokens"), ([True, True], "in_loss is True for the first token")],
+)
+def test_a_mask_that_does_not_fit_its_conversation_is_an_error(in_loss, message):
+    with pytest.raises(ValueError, match=message):
         PackedRow().append([5, 6], in_loss)

@@ -2,13 +2,13 @@ import math
 
 import pytest
 
-from nemotron.recipes.curation.filters import CODE, PROSE, apply_filter
-from nemotron.recipes.curation.quality import RULES, bounds, quality_filters
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.curation.categories import CODE_RULES, PROSE_RULES
+from nemotron.recipes.curation.quality import HEURISTICS, quality_rules
+from nemotron.recipes.sources import Document
 
-RULE = {rule.name: rule for rule in RULES}
+HEURISTIC = {heuristic.name: heuristic for heuristic in HEURISTICS}
 
-# rule -> (a text just inside of each bound, a text just outside of it)
+# heuristic -> for each bound, a text just inside and a text just outside
 BORDERS = {
     "words": [("one two three four five", "one two three four"), ("w " * 100_000, "w " * 100_001)],
     "mean word length": [("aaa bbb", "aaa bb"), ("a" * 10, "a" * 11)],
@@ -22,47 +22,50 @@ BORDERS = {
 }
 
 
-@pytest.mark.parametrize("name", RULE)
-def test_each_rule_keeps_a_text_just_inside_its_bound_and_drops_one_just_outside(name):
-    for inside, outside in BORDERS[name]:
-        assert RULE[name].passes(inside), RULE[name].measure(inside)
-        assert not RULE[name].passes(outside), RULE[name].measure(outside)
+def document(text, category):
+    return Document("a", "a", category, text, "MIT", "here")
 
 
-@pytest.mark.parametrize("name", RULE)
-def test_each_rule_says_its_bound_and_where_it_comes_from(name):
-    words = bounds(RULE[name])
-    assert "at least" in words or "at most" in words
-    assert words.endswith(f"({RULE[name].origin})")
+@pytest.mark.parametrize("name", HEURISTIC)
+def test_a_text_just_inside_a_bound_passes_and_one_just_outside_does_not(name):
+    heuristic = HEURISTIC[name]
+    for category in heuristic.categories:
+        for inside, outside in BORDERS[name]:
+            assert heuristic.fault(document(inside, category)) is None, heuristic.measure(inside)
+            assert heuristic.fault(document(outside, category)) == f"{heuristic.measure(outside):.4g}"
 
 
-@pytest.mark.parametrize("name", RULE)
-def test_the_filter_of_a_rule_applies_to_its_kind_of_text_alone(name):
-    rule = RULE[name]
-    outside = BORDERS[name][0][1]
-    inside = BORDERS[name][0][0]
-    others = [category for category in ("academic", "code", "math") if category not in rule.categories]
-    categories = [rule.categories[0], rule.categories[0], *others]
-    frame = daft.from_pydict(
-        {
-            "id": [str(number) for number in range(len(categories))],
-            "text": [inside] + [outside] * (len(categories) - 1),
-            "category": categories,
-        }
-    )
-    reports = {}
-    filter_of_rule = quality_filters()[list(RULE).index(name)]
-    kept = apply_filter(frame, filter_of_rule, reports)
-    assert sorted(kept.to_pydict()["id"]) == ["0", *(str(number) for number in range(2, len(categories)))]
-    assert reports[f"quality: {name}"].examples[0].id == "1"
+@pytest.mark.parametrize("name", HEURISTIC)
+def test_texts_of_another_kind_pass(name):
+    heuristic = HEURISTIC[name]
+    others = [category for category in ("academic", "code", "math") if category not in heuristic.categories]
+    assert len(others) == 2
+    for category in others:
+        assert heuristic.fault(document(BORDERS[name][0][1], category)) is None
 
 
-def test_every_rule_is_for_prose_or_for_code():
-    assert {rule.categories for rule in RULES} == {PROSE, CODE}
-    assert not set(PROSE) & set(CODE)
+@pytest.mark.parametrize("name", HEURISTIC)
+def test_the_threshold_names_the_bounds_the_kind_of_text_and_the_origin(name):
+    heuristic = HEURISTIC[name]
+    assert "at least" in heuristic.threshold or "at most" in heuristic.threshold
+    kind = "code" if "code" in heuristic.categories else "prose"
+    assert heuristic.threshold.endswith(f"{kind} only ({heuristic.origin})")
 
 
-@pytest.mark.parametrize("name", RULE)
+def test_there_is_a_rule_for_each_heuristic_in_order():
+    rules = quality_rules()
+    assert [rule.name for rule in rules] == [f"quality: {name}" for name in HEURISTIC]
+    assert [rule.threshold for rule in rules] == [heuristic.threshold for heuristic in HEURISTICS]
+    assert rules[0].fault(document("one two", "wiki")) == "2"
+    assert rules[-1].fault(document("import a", "code")) == "1"
+
+
+def test_every_heuristic_is_for_prose_or_for_code():
+    assert {heuristic.categories for heuristic in HEURISTICS} == {PROSE_RULES, CODE_RULES}
+    assert not set(PROSE_RULES) & set(CODE_RULES)
+
+
+@pytest.mark.parametrize("name", HEURISTIC)
 @pytest.mark.parametrize("text", ["", "\n", " ", "\u00e9", "#"])
-def test_a_nearly_empty_text_is_measured_as_a_finite_number(name, text):
-    assert math.isfinite(RULE[name].measure(text))
+def test_a_nearly_empty_text_has_a_finite_measure(name, text):
+    assert math.isfinite(HEURISTIC[name].measure(text))

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.curation.split import digest_of, falls_into_share, held_out_modules
+from nemotron.recipes.curation.split import held_out_modules
 
 MANY = [(f"module{number}", "code") for number in range(1000)]
 
 
-def held_out_or_refused(modules, seed):
+def held_out_or_none(modules, seed):
     try:
         return held_out_modules(modules, 0.1, seed)
     except ValueError:
@@ -18,9 +18,9 @@ def held_out_or_refused(modules, seed):
     st.lists(st.tuples(st.integers(0, 30).map(str), st.sampled_from(["code", "academic"])), min_size=1, max_size=60),
     st.integers(0, 5),
 )
-def test_every_category_has_modules_on_both_sides_or_the_corpus_is_refused(modules, seed):
+def test_every_category_has_modules_on_both_sides_unless_the_corpus_is_too_small(modules, seed):
     by_category = {category: {m for m, c in modules if c == category} for _, category in modules}
-    held_out = held_out_or_refused(modules, seed)
+    held_out = held_out_or_none(modules, seed)
     if held_out is None:
         assert min(map(len, by_category.values())) < 4
         return
@@ -29,11 +29,11 @@ def test_every_category_has_modules_on_both_sides_or_the_corpus_is_refused(modul
         assert members - held_out
 
 
-def test_the_share_is_about_what_was_asked_for():
+def test_about_the_share_asked_for_is_held_out():
     assert 80 <= len(held_out_modules(MANY, 0.1, 0)) <= 120
 
 
-def test_the_order_of_the_documents_does_not_matter():
+def test_document_order_does_not_change_the_split():
     assert held_out_modules(MANY[::-1], 0.05, 3) == held_out_modules(MANY, 0.05, 3)
 
 
@@ -45,22 +45,12 @@ def test_a_module_stays_on_its_side_when_others_are_added():
     assert held_out_modules(MANY[:500], 0.1, 0) == held_out_modules(MANY, 0.1, 0) & {m for m, _ in MANY[:500]}
 
 
-def test_a_module_with_two_categories_is_held_out_with_both():
+def test_a_module_is_held_out_in_all_its_categories():
     modules = [*MANY, *((module, "academic") for module, _ in MANY)]
     assert held_out_modules(modules, 0.1, 0) == held_out_modules(MANY, 0.1, 0)
 
 
-def test_a_category_from_one_module_is_refused_in_one_sentence():
-    with pytest.raises(ValueError, match=r"^the corpus is too small: category 'math' comes from 1 module") as error:
+def test_a_category_with_a_single_module_is_an_error():
+    with pytest.raises(ValueError, match=r"^the corpus is too small: category 'math' has 1 module") as error:
         held_out_modules([*MANY, ("only", "math")], 0.1, 0)
     assert "\n" not in str(error.value)
-
-
-def test_the_digest_is_sha256_of_the_parts():
-    # printf '1/b' | sha256sum
-    assert digest_of(1, "b") == "daa2ba1a2c0a874a6e8e7bdf8d24144bb8194392df702ccbecb4ab927638e885"
-
-
-def test_a_share_of_none_and_of_all():
-    assert not falls_into_share(0.0, "a")
-    assert falls_into_share(1.0, "a")

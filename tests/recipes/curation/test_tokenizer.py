@@ -21,13 +21,13 @@ TOKENIZER = train_tokenizer(TEXTS, 320)
 
 
 @given(st.text())
-def test_any_text_comes_back_unchanged(text):
+def test_any_text_decodes_to_itself(text):
     [tokens] = encode_documents(TOKENIZER, [text])
     assert TOKENIZER.decode(tokens.tolist(), skip_special_tokens=False) == text
 
 
 @given(st.text(alphabet="0123456789 a٣", max_size=20))
-def test_every_digit_is_a_token_of_its_own(text):
+def test_every_digit_is_a_separate_token(text):
     pieces = [TOKENIZER.decode([token]) for token in encode_documents(TOKENIZER, [text])[0]]
     assert all(len(piece) == 1 for piece in pieces if set(piece) & set("0123456789"))
 
@@ -45,28 +45,28 @@ def test_a_text_that_spells_a_special_token_does_not_become_one(text):
     assert tokens.min() >= len(SPECIAL_TOKENS)
 
 
-def test_the_order_of_the_texts_does_not_matter():
+def test_text_order_does_not_change_the_tokenizer():
     assert train_tokenizer(reversed(TEXTS), 320).to_str() == TOKENIZER.to_str()
 
 
-def test_the_vocabulary_has_the_size_asked_for_or_what_the_texts_give():
+def test_the_vocabulary_has_the_requested_size_unless_the_texts_have_too_few_pairs():
     assert TOKENIZER.get_vocab_size() == 320
     assert train_tokenizer(["ab"], 400).get_vocab_size() == MIN_VOCAB_SIZE + 1
 
 
-def test_a_vocabulary_without_room_for_all_bytes_is_refused():
+def test_a_vocabulary_too_small_for_all_bytes_is_an_error():
     with pytest.raises(ValueError, match=rf"vocab_size={MIN_VOCAB_SIZE - 1}.* {MIN_VOCAB_SIZE}"):
         train_tokenizer(TEXTS, MIN_VOCAB_SIZE - 1)
 
 
-def test_many_texts_are_encoded_in_their_order():
+def test_many_texts_are_encoded_in_order():
     texts = [f"text {number}" for number in range(2500)]
     encoded = encode_documents(TOKENIZER, texts)
     assert [TOKENIZER.decode(tokens.tolist()) for tokens in encoded] == texts
 
 
 def test_transformers_reads_the_directory_and_agrees(tmp_path):
-    from transformers import AutoTokenizer  # takes seconds, which tests of other things need not spend
+    from transformers import AutoTokenizer  # imported here because it takes seconds
 
     save_tokenizer(TOKENIZER, tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)

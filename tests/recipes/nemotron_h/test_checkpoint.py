@@ -1,4 +1,4 @@
-"""Checkpoints read and written by transformers, and directories that are none."""
+"""Checkpoints that transformers reads and writes, and directories that are not valid checkpoints."""
 
 import json
 import resource
@@ -18,12 +18,18 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from nemotron.recipes.nano2.sizes import SIZES
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nemotron_h.checkpoint import (
+    load_checkpoint,
+    load_config,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 
-SHAPE = SIZES["tiny"].model
+SHAPE = MODELS["tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def perturbed_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> NemotronH:
-    """A model whose norms and skips are not all 1."""
+    """A model whose norms and skips are not all 1, so that a missing one shows."""
     model = NemotronH(config, dtype=dtype)
     initialize(model, 0)
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +65,7 @@ def perturbed_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> Path:
-    """A checkpoint of the tiny shape in float32. Not to be changed; `broken` is a copy."""
+    """A checkpoint of the tiny shape in float32. Tests must not change it; `broken` is a copy."""
     directory = tmp_path_factory.mktemp("checkpoint") / "model"
     save_checkpoint(perturbed_model(SHAPE), tokenizer_path, directory)
     return directory
@@ -73,8 +79,8 @@ def broken(saved: Path, tmp_path: Path) -> Path:
 # --- with transformers ---
 
 
-@pytest.mark.parametrize("config", [pytest.param(SIZES[scale].model, id=scale) for scale in ("tiny", "small")])
-def test_transformers_loads_our_checkpoint_and_computes_and_continues_alike(
+@pytest.mark.parametrize("config", [pytest.param(MODELS[scale], id=scale) for scale in ("tiny", "small")])
+def test_transformers_gives_our_checkpoint_the_same_logits_and_continuation(
     config: ModelConfig, tokenizer_path: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -103,7 +109,7 @@ def test_transformers_loads_a_float64_checkpoint(tokenizer_path: Path, tmp_path:
         assert (twin(tokens).logits - model(tokens)).abs().max() < 1e-4
 
 
-def test_transformers_finds_every_number_of_the_shape(saved: Path) -> None:
+def test_transformers_reads_every_field_of_the_config(saved: Path) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(saved)
@@ -115,7 +121,7 @@ def test_transformers_finds_every_number_of_the_shape(saved: Path) -> None:
     assert config.tie_word_embeddings is False
 
 
-def test_config_names_the_special_tokens(saved: Path) -> None:
+def test_config_has_the_special_tokens(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 1, 2)
 
@@ -139,7 +145,7 @@ def test_transformers_loads_the_tokenizer(saved: Path, tokenizer_path: Path) -> 
 
 
 @pytest.mark.parametrize("shard", ["1GB", "100KB"])
-def test_a_checkpoint_written_by_transformers_loads_in_ours(shard: str, saved: Path, tmp_path: Path) -> None:
+def test_we_load_a_checkpoint_written_by_transformers(shard: str, saved: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     twin = AutoModelForCausalLM.from_pretrained(saved)
@@ -151,11 +157,11 @@ def test_a_checkpoint_written_by_transformers_loads_in_ours(shard: str, saved: P
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
-# --- with itself ---
+# --- round trips ---
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_weights_come_back_bit_by_bit(dtype: torch.dtype, tokenizer_path: Path, tmp_path: Path) -> None:
+def test_weights_survive_a_round_trip_bit_for_bit(dtype: torch.dtype, tokenizer_path: Path, tmp_path: Path) -> None:
     model = perturbed_model(SHAPE, dtype)
     save_checkpoint(model, tokenizer_path, tmp_path)
     loaded = load_checkpoint(tmp_path)
@@ -192,14 +198,21 @@ def test_saving_twice_writes_the_same_bytes(saved: Path, tokenizer_path: Path, t
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_json_files_hold_nothing_that_strict_json_lacks(saved: Path) -> None:
-    constants: list[str] = []  # NaN, Infinity and -Infinity, which Python reads and strict JSON does not have
+def test_json_files_are_strict_json(saved: Path) -> None:
+    constants: list[str] = []  # NaN, Infinity and -Infinity: Python reads them, strict JSON forbids them
     for name in ("config.json", "generation_config.json"):
         json.loads((saved / name).read_text(), parse_constant=constants.append)
     assert constants == []
 
 
-# --- directories that are no checkpoint ---
+def test_a_config_with_the_infinity_of_published_checkpoints_loads(broken: Path) -> None:
+    before = load_config(broken)
+    text = (broken / "config.json").read_text()
+    (broken / "config.json").write_text(text.replace("{", '{"time_step_limit": [0.0, Infinity], ', 1))
+    assert load_config(broken) == before
+
+
+# --- invalid checkpoints ---
 
 
 def edit_config(**changes: Any) -> Callable[[Path], None]:
@@ -236,60 +249,66 @@ def point_outside(directory: Path) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def cut_in_half(name: str) -> Callable[[Path], None]:
+def truncate(name: str) -> Callable[[Path], None]:
     return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:3000])
 
 
 BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no directory": (shutil.rmtree, "is no checkpoint: it holds no config.json"),
-    "no config": (lambda d: (d / "config.json").unlink(), "is no checkpoint: it holds no config.json"),
+    "no directory": (shutil.rmtree, "config.json does not exist; give the directory of a complete checkpoint"),
+    "no config": (lambda d: (d / "config.json").unlink(), "config.json does not exist; give the directory"),
     "no weights": (
         lambda d: (d / "model.safetensors").unlink(),
-        r"holds neither model.safetensors nor model.safetensors.index.json",
+        r"has neither model.safetensors nor model.safetensors.index.json; give the directory of a complete checkpoint",
     ),
-    "config is no json": (lambda d: (d / "config.json").write_text("{"), "config.json is no JSON"),
-    "config is no text": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "config.json is no JSON"),
-    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "must hold a JSON object, not a list"),
-    "another model": (edit_config(model_type="llama"), "model_type is 'llama', and only 'nemotron_h' can be loaded"),
+    "config is not json": (lambda d: (d / "config.json").write_text("{"), "config.json is not valid JSON"),
+    "config is not text": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "config.json is not valid JSON"),
+    "config is a list": (
+        lambda d: (d / "config.json").write_text("[]"),
+        r"config.json must hold a JSON object, not \[\]",
+    ),
+    "another model": (edit_config(model_type="llama"), "model_type is 'llama'; only 'nemotron_h' can be loaded"),
     "no model type": (edit_config(model_type="removed"), "model_type is None"),
-    "field missing": (edit_config(n_groups="removed"), "config.json misses the field n_groups"),
+    "field missing": (edit_config(n_groups="removed"), "config.json: field n_groups is missing"),
     "field of another type": (edit_config(hidden_size="wide"), "config.json: hidden_size='wide' must be of type int"),
     "impossible shape": (edit_config(n_groups=3), "config.json: n_groups=3 does not divide"),
     "unknown layer": (
         edit_config(layers_block_type=["linear_attention", "moe"]),
-        "layers of the kind 'moe' are not part of this architecture",
+        "layers_block_type has 'moe'; allowed are attention, full_attention, linear_attention, mamba, mlp",
     ),
     "other activation": (
         edit_config(mlp_hidden_act="silu"),
-        "mlp_hidden_act is 'silu', and this architecture has",
+        "mlp_hidden_act is 'silu'; this model supports only 'relu2'",
     ),
-    "tied embeddings": (edit_config(tie_word_embeddings=True), "tie_word_embeddings is True"),
+    "tied embeddings": (
+        edit_config(tie_word_embeddings=True),
+        "tie_word_embeddings is True; this model supports only False",
+    ),
     "tensor missing": (
         edit_weights(lambda tensors: tensors.pop("backbone.layers.0.mixer.D")),  # type: ignore[arg-type, return-value]
-        "misses the tensor backbone.layers.0.mixer.D",
+        "tensor backbone.layers.0.mixer.D is missing; take weights and config.json from the same",
     ),
-    "tensor too many": (
+    "extra tensor": (
         edit_weights(lambda tensors: tensors.update(extra=torch.zeros(1))),
-        "holds an unexpected tensor extra",
+        "tensor extra is unexpected; take weights and config.json from the same",
     ),
-    "layer too many": (edit_config(layers_block_type=["mlp"] * 4), "holds an unexpected|misses the"),
+    "fewer layers": (edit_config(layers_block_type=["mlp"] * 4), "is unexpected|is missing"),
     "other shape": (
         edit_weights(lambda tensors: tensors.update({"lm_head.weight": torch.zeros(3, 64)})),
-        r"tensor lm_head.weight has shape \(3, 64\) and config.json asks for \(512, 64\)",
+        r"tensor lm_head.weight has shape \(3, 64\) and config.json requires \(512, 64\)",
     ),
-    "weights cut": (cut_in_half("model.safetensors"), "model.safetensors is no complete safetensors file"),
-    "weights empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "is no complete safetensors file"),
-    "index without map": (replace_with_index({}), "misses the field weight_map"),
+    "weights cut": (truncate("model.safetensors"), "model.safetensors is not a complete safetensors file"),
+    "weights empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "is not a complete safetensors file"),
+    "index without map": (replace_with_index({}), "index.json: field weight_map is missing"),
     "shard missing": (
         replace_with_index({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}),
-        "it holds no model-00001-of-00002.safetensors, which model.safetensors.index.json names",
+        "index.json lists model-00001-of-00002.safetensors, which is not a file in",
     ),
-    "shard elsewhere": (point_outside, "it holds no ../outside.safetensors"),
+    "shard elsewhere": (point_outside, "index.json lists ../outside.safetensors, which is not a file in"),
 }
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_a_bad_checkpoint_is_refused_in_one_sentence(name: str, broken: Path) -> None:
+def test_an_invalid_checkpoint_is_refused_in_one_line(name: str, broken: Path) -> None:
     breakage, message = BREAKAGES[name]
     breakage(broken)
     with pytest.raises(ValueError, match=message) as error:
@@ -303,10 +322,10 @@ def test_saving_without_a_tokenizer_names_the_missing_file(tmp_path: Path) -> No
         save_checkpoint(perturbed_model(SHAPE), tmp_path / "nowhere", tmp_path / "model")
 
 
-# --- tensors of the training state ---
+# --- files of tensors ---
 
 
-def test_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
+def test_tensors_survive_a_round_trip_bit_for_bit(tmp_path: Path) -> None:
     tensors = {
         "moment": torch.randn(3, 4, dtype=torch.float64),
         "step": torch.tensor(7),
@@ -321,8 +340,8 @@ def test_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
         assert torch.equal(loaded[name], tensor)
 
 
-def test_a_file_that_cannot_grow_is_an_operating_system_error(tmp_path: Path) -> None:
-    # A limit on the size of files stands for a full disk: safetensors reports both in the same way.
+def test_a_full_disk_raises_os_error(tmp_path: Path) -> None:
+    # Simulated by a limit on file sizes, which safetensors reports in the same way.
     assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # Python's default
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
@@ -335,15 +354,15 @@ def test_a_file_that_cannot_grow_is_an_operating_system_error(tmp_path: Path) ->
     assert str(tmp_path / "state.safetensors") in str(error.value)
 
 
-def test_a_directory_that_is_not_there_is_an_operating_system_error(tmp_path: Path) -> None:
+def test_a_missing_directory_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="cannot write the tensors"):
         save_tensors({"moment": torch.zeros(1)}, tmp_path / "nowhere" / "state.safetensors")
 
 
 @pytest.mark.parametrize("kept", [0, 7, 40, 300])
-def test_a_cut_tensor_file_is_refused_in_one_sentence(kept: int, tmp_path: Path) -> None:
+def test_a_truncated_tensor_file_is_refused(kept: int, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     save_tensors({"moment": torch.zeros(100)}, path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="is no complete safetensors file"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
         load_tensors(path)

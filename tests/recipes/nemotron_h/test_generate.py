@@ -1,4 +1,4 @@
-"""Decoding against the full forward pass, sampling against its probabilities, budgets against the rule."""
+"""Decoding against the full forward pass, sampling against its probabilities, thinking budgets against their rule."""
 
 import math
 import textwrap
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron.recipes.curation.tokenizer import train_tokenizer
-from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h import generate as generate_module
-from nemotron.recipes.nemotron_h.generate import GREEDY_BELOW, Sampling, ThinkingBudget, draw_tokens, generate, stream
+from nemotron.recipes.nemotron_h.generate import GREEDY_BELOW, Sampling, ThinkingBudget, generate, sample_tokens, stream
 from nemotron.recipes.nemotron_h.model import (
     AttentionState,
     DecodingState,
@@ -32,7 +32,7 @@ def initialized(config: ModelConfig, dtype: torch.dtype = torch.float64) -> Nemo
 
 @pytest.fixture(scope="module")
 def model() -> NemotronH:
-    """Few tokens and few layers, with logits that differ enough to tell temperatures apart."""
+    """A small vocabulary and one layer, with logits that differ enough to tell temperatures apart."""
     return initialized(
         ModelConfig(
             vocab_size=5,
@@ -53,7 +53,7 @@ def model() -> NemotronH:
 @pytest.fixture(scope="module")
 def hybrid() -> NemotronH:
     """A model with every kind of layer."""
-    return initialized(SIZES["tiny"].model)
+    return initialized(MODELS["tiny"])
 
 
 # --- the states ---
@@ -61,8 +61,8 @@ def hybrid() -> NemotronH:
 
 @settings(max_examples=25)
 @given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=3), data=st.data())
-def test_reading_in_pieces_equals_reading_at_once_for_any_split(hybrid: NemotronH, lengths, data) -> None:
-    """Every row is cut into pieces of its own; the pieces of one call are padded to the longest."""
+def test_reading_in_pieces_equals_reading_at_once(hybrid: NemotronH, lengths, data) -> None:
+    """Each row is cut at different positions; the pieces of one call are padded to the longest."""
     ids = torch.randint(512, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(sum(lengths)))
     read = torch.zeros(len(lengths), dtype=torch.int64)
     state = DecodingState(hybrid, len(lengths))
@@ -85,19 +85,19 @@ def test_reading_in_pieces_equals_reading_at_once_for_any_split(hybrid: Nemotron
     ("dtype", "expected"),
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
-def test_the_state_of_the_scan_is_kept_in_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
-    model = initialized(SIZES["tiny"].model, dtype)
+def test_the_scan_state_is_kept_in_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
+    model = initialized(MODELS["tiny"], dtype)
     state = DecodingState(model, 1)
     states = [layer for layer in state.layers if isinstance(layer, MambaState)]
     with torch.no_grad():
-        for num_tokens in (0, 1, 5, 1):  # none; a step from the empty state; a scan; a step
+        for num_tokens in (0, 1, 5, 1):  # nothing; a step from the empty state; a scan; a step
             if num_tokens:
                 model(torch.ones(1, num_tokens, dtype=torch.int64), state=state)
             assert {layer.ssm.dtype for layer in states} == {expected}
 
 
-def test_decoding_in_bfloat16_rounds_no_state_of_the_scan_on_the_way() -> None:
-    model = initialized(SIZES["tiny"].model, torch.bfloat16)
+def test_decoding_in_bfloat16_does_not_round_the_scan_state() -> None:
+    model = initialized(MODELS["tiny"], torch.bfloat16)
     ids = torch.randint(512, (2, 200), generator=torch.Generator().manual_seed(0))
     at_once, one_by_one = DecodingState(model, 2), DecodingState(model, 2)
     with torch.no_grad():
@@ -107,10 +107,10 @@ def test_decoding_in_bfloat16_rounds_no_state_of_the_scan_on_the_way() -> None:
     for expected, found in zip(at_once.layers, one_by_one.layers, strict=True):
         if isinstance(expected, MambaState) and isinstance(found, MambaState):
             error = (found.ssm - expected.ssm).std() / expected.ssm.std()
-            assert error < 1e-3  # 2e-7; rounded to bfloat16 after every token, 5e-3
+            assert error < 1e-3  # measured 2e-7; 5e-3 if rounded to bfloat16 after every token
 
 
-def test_a_row_does_not_depend_on_its_neighbours(hybrid: NemotronH) -> None:
+def test_a_row_does_not_depend_on_other_rows(hybrid: NemotronH) -> None:
     prompts = [[5, 6, 7], list(range(20, 60)), [9]]
     sampling = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9)
     together = generate(hybrid, prompts, sampling, seeds=[1, 2, 3])
@@ -120,7 +120,7 @@ def test_a_row_does_not_depend_on_its_neighbours(hybrid: NemotronH) -> None:
         assert alone.logprobs == pytest.approx(together[row].logprobs, rel=1e-12)
 
 
-def test_rows_that_stopped_leave_the_others_as_they_are(hybrid: NemotronH) -> None:
+def test_a_finished_row_does_not_change_the_others(hybrid: NemotronH) -> None:
     prompts, seeds = [[5, 6, 7], list(range(20, 60)), [9]], [1, 2, 3]
     free = generate(hybrid, prompts, Sampling(max_new_tokens=12, temperature=1.0), seeds)
     stop = free[1].tokens[4]  # the second row ends after its fifth token, or earlier
@@ -132,7 +132,7 @@ def test_rows_that_stopped_leave_the_others_as_they_are(hybrid: NemotronH) -> No
     assert len(stopped[1].tokens) <= 5
 
 
-def test_the_state_of_mamba_layers_does_not_grow_and_that_of_attention_does(hybrid: NemotronH) -> None:
+def test_attention_states_grow_and_mamba_states_do_not(hybrid: NemotronH) -> None:
     state = DecodingState(hybrid, 2)
     with torch.no_grad():
         hybrid(torch.ones(2, 3, dtype=torch.int64), state=state)
@@ -143,7 +143,7 @@ def test_the_state_of_mamba_layers_does_not_grow_and_that_of_attention_does(hybr
     assert state.num_bytes(AttentionState) > 10 * before[AttentionState]
 
 
-def test_log_probabilities_are_those_of_the_full_forward_pass(hybrid: NemotronH) -> None:
+def test_logprobs_equal_those_of_the_full_forward_pass(hybrid: NemotronH) -> None:
     (continuation,) = generate(hybrid, [[3, 4]], Sampling(max_new_tokens=10, temperature=0.7, top_p=0.8), seeds=[0])
     with torch.no_grad():
         logprobs = torch.log_softmax(hybrid(torch.tensor([[3, 4, *continuation.tokens]]))[0, 1:-1], dim=-1)
@@ -151,7 +151,7 @@ def test_log_probabilities_are_those_of_the_full_forward_pass(hybrid: NemotronH)
     assert continuation.logprobs == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_example_of_the_module_keeps_no_graph(hybrid: NemotronH) -> None:
+def test_the_example_in_the_module_docstring_runs_without_autograd_graph(hybrid: NemotronH) -> None:
     example = textwrap.dedent(
         "\n".join(line for line in generate_module.__doc__.split("\n") if line.startswith("    "))
     )
@@ -164,12 +164,12 @@ def test_the_example_of_the_module_keeps_no_graph(hybrid: NemotronH) -> None:
         torch.testing.assert_close(names["logits"], hybrid(torch.tensor([[3, 4, 5, 6]]))[:, -1:], rtol=0, atol=1e-10)
 
 
-def test_tokens_come_one_at_a_time(hybrid: NemotronH) -> None:
+def test_stream_yields_one_token_per_row_and_step(hybrid: NemotronH) -> None:
     steps = stream(hybrid, [[1], [2, 3]], Sampling(max_new_tokens=3), seeds=[0, 0])
     assert [[token.row for token in step] for step in steps] == [[0, 1]] * 3
 
 
-# --- drawing ---
+# --- sampling ---
 
 
 def test_temperature_zero_takes_the_most_likely_token(model: NemotronH) -> None:
@@ -181,17 +181,17 @@ def test_temperature_zero_takes_the_most_likely_token(model: NemotronH) -> None:
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-308, GREEDY_BELOW / 2, GREEDY_BELOW, 1e-9])
-def test_the_lowest_temperatures_take_the_most_likely_token(temperature: float) -> None:
+def test_very_low_temperatures_take_the_most_likely_token(temperature: float) -> None:
     logprobs = torch.log_softmax(torch.tensor([[1.0, 9.0, 3.0], [-math.inf, 2.0, 2.5]], dtype=torch.float64), dim=-1)
     generators = [purpose_generator(seed, "test") for seed in range(2)]
     for top_p in (1.0, 0.5):
-        assert draw_tokens(logprobs, generators, Sampling(1, temperature=temperature, top_p=top_p)) == [1, 2]
+        assert sample_tokens(logprobs, generators, Sampling(1, temperature=temperature, top_p=top_p)) == [1, 2]
 
 
-def test_a_low_temperature_above_the_limit_is_safe_for_the_flattest_probabilities() -> None:
-    """The largest log-probability is then lowest, so that dividing it comes closest to an overflow."""
+def test_the_lowest_sampling_temperature_does_not_overflow() -> None:
+    """Uniform probabilities have the lowest maximum, so dividing its logarithm comes closest to an overflow."""
     logprobs = torch.full((1, 131_072), -math.log(131_072), dtype=torch.float64)
-    (drawn,) = draw_tokens(logprobs, [purpose_generator(0, "test")], Sampling(1, temperature=GREEDY_BELOW))
+    (drawn,) = sample_tokens(logprobs, [purpose_generator(0, "test")], Sampling(1, temperature=GREEDY_BELOW))
     uniform = torch.rand(1, dtype=torch.float64, generator=purpose_generator(0, "test")).item()
     assert drawn == int(uniform * 131_072)
 
@@ -209,28 +209,28 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_model(model: NemotronH, 
         assert abs(counts[token] / draws - probability) < 4 * standard_error
 
 
-def test_top_p_draws_from_the_smallest_set_that_has_the_probability() -> None:
+def test_top_p_draws_from_the_smallest_set_with_that_probability() -> None:
     logprobs = torch.tensor([[0.1, 0.4, 0.2, 0.3]], dtype=torch.float64).log().expand(300, 4)
     generators = [purpose_generator(seed, "test") for seed in range(300)]
-    drawn = Counter(draw_tokens(logprobs, generators, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.65)))
-    assert drawn.keys() == {1, 3}  # 0.4 is too little, 0.7 is enough
+    drawn = Counter(sample_tokens(logprobs, generators, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.65)))
+    assert drawn.keys() == {1, 3}  # 0.4 is below 0.65, 0.4 + 0.3 is not
     assert abs(drawn[1] / 300 - 4 / 7) < 4 * (4 / 7 * 3 / 7 / 300) ** 0.5
 
 
-def test_a_set_that_has_exactly_the_probability_is_enough_for_top_p() -> None:
+def test_top_p_stops_at_a_set_with_exactly_that_probability() -> None:
     logprobs = torch.full((300, 4), math.log(0.25), dtype=torch.float64)
     generators = [purpose_generator(seed, "test") for seed in range(300)]
-    drawn = draw_tokens(logprobs, generators, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.5))
+    drawn = sample_tokens(logprobs, generators, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.5))
     assert set(drawn) == {0, 1}
 
 
-def test_the_seed_decides_the_sample(model: NemotronH) -> None:
+def test_the_seed_determines_the_sample(model: NemotronH) -> None:
     samples = generate(model, [[1]] * 3, Sampling(max_new_tokens=20, temperature=1.0), seeds=[7, 7, 8])
     assert samples[0].tokens == samples[1].tokens != samples[2].tokens
     assert all(len(sample.tokens) == 20 for sample in samples)
 
 
-# --- the budget ---
+# --- the thinking budget ---
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def tokenizer():
 
 @pytest.fixture
 def parrot(hybrid: NemotronH, tokenizer):
-    """What the model writes is not its own: the next token of a text, so that a test decides where lines end."""
+    """Replaces sampling by the tokens of a given text, so that a test decides where lines end."""
 
     def install(monkeypatch, text: str) -> None:
         ids = tokenizer.encode(text).ids
@@ -250,7 +250,7 @@ def parrot(hybrid: NemotronH, tokenizer):
             written[0] += 1
             return [ids[(written[0] - 1) % len(ids)]] * len(logprobs)
 
-        monkeypatch.setattr("nemotron.recipes.nemotron_h.generate.draw_tokens", draw)
+        monkeypatch.setattr("nemotron.recipes.nemotron_h.generate.sample_tokens", draw)
 
     return install
 
@@ -262,13 +262,13 @@ def text_of(continuation, tokenizer) -> str:
 @pytest.mark.parametrize(
     ("writes", "expected"),
     [
-        ("abcdefgh\nijkl\n", "abcdefgh\n</think>"),  # at the first line end after five tokens
-        ("ab\ncd\nef", "ab\ncd\n</think>"),  # not at a line end before them; exactly at the budget
-        ("abcdefghijklmnop", "abcdefghi\n</think>"),  # no line ends: by force after five and four
-        ("a</think>cdefghijklm", "a</think>cdefghijklm"),  # closed by the model: what follows is no thought
+        ("abcdefgh\nijkl\n", "abcdefgh\n</think>"),  # closed at the first line end after five tokens
+        ("ab\ncd\nef", "ab\ncd\n</think>"),  # not at the line end before the budget; at one exactly at the budget
+        ("abcdefghijklmnop", "abcdefghi\n</think>"),  # no line end: forced after 5 + 4 tokens
+        ("a</think>cdefghijklm", "a</think>cdefghijklm"),  # closed by the model: the budget no longer applies
     ],
 )
-def test_thinking_ends_at_the_first_line_end_after_the_budget_or_by_force(
+def test_thinking_ends_at_the_first_line_end_after_the_budget_or_when_forced(
     hybrid, tokenizer, parrot, monkeypatch, writes, expected
 ) -> None:
     parrot(monkeypatch, writes)
@@ -282,7 +282,7 @@ def test_thinking_ends_at_the_first_line_end_after_the_budget_or_by_force(
 
 @settings(max_examples=25)
 @given(tokens=st.integers(1, 20), grace=st.integers(0, 10), seed=st.integers(0, 99))
-def test_no_thought_is_longer_than_budget_and_grace(hybrid, tokenizer, tokens: int, grace: int, seed: int) -> None:
+def test_thinking_never_exceeds_budget_plus_grace(hybrid, tokenizer, tokens: int, grace: int, seed: int) -> None:
     budget = ThinkingBudget(tokens, tokenizer, grace)
     sampling = Sampling(max_new_tokens=60, temperature=1.0, budget=budget)
     (continuation,) = generate(hybrid, [[1]], sampling, seeds=[seed])
@@ -295,19 +295,19 @@ def test_the_published_grace_is_500_tokens(tokenizer) -> None:
     assert ThinkingBudget(1000, tokenizer).grace_tokens == 500
 
 
-# --- impossible requests ---
+# --- invalid requests ---
 
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [([], "prompt 0 is empty"), ([1] * 512, "prompt 0 has 512 tokens and the model's context 512; shorten it")],
+    [([], "prompt 0 is empty"), ([1] * 512, "prompt 0 has 512 tokens and max_position_embeddings=512; shorten it")],
 )
-def test_an_impossible_prompt_is_refused(hybrid: NemotronH, prompt: list[int], message: str) -> None:
+def test_an_invalid_prompt_is_refused(hybrid: NemotronH, prompt: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(hybrid, [prompt], Sampling(max_new_tokens=1), seeds=[0])
 
 
-def test_a_row_ends_where_the_context_ends(hybrid: NemotronH) -> None:
+def test_a_row_ends_at_the_context_length(hybrid: NemotronH) -> None:
     (continuation,) = generate(hybrid, [[1] * 508], Sampling(max_new_tokens=100), seeds=[0])
     assert len(continuation.tokens) == 4
     assert continuation.finish == "length"
@@ -323,19 +323,24 @@ def test_a_row_ends_where_the_context_ends(hybrid: NemotronH) -> None:
         ({"max_new_tokens": 1, "top_p": 1.1}, "top_p=1.1 must be above 0 and at most 1"),
     ],
 )
-def test_an_impossible_way_to_sample_is_refused(options: dict[str, float], message: str) -> None:
+def test_invalid_sampling_is_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling(**options)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "grace", "message"), [(0, 500, "budget of 0 tokens"), (-3, 500, "budget of -3"), (1, -1, "grace_tokens")]
+    ("tokens", "grace", "message"),
+    [
+        (0, 500, "tokens=0 must be at least 1"),
+        (-3, 500, "tokens=-3 must be at least 1"),
+        (1, -1, "grace_tokens=-1 must not be negative"),
+    ],
 )
-def test_an_impossible_budget_is_refused(tokenizer, tokens: int, grace: int, message: str) -> None:
+def test_an_invalid_budget_is_refused(tokenizer, tokens: int, grace: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ThinkingBudget(tokens, tokenizer, grace)
 
 
 def test_a_prompt_without_a_seed_is_refused(hybrid: NemotronH) -> None:
-    with pytest.raises(ValueError, match="0 seeds for 1 prompts"):
+    with pytest.raises(ValueError, match="0 seeds for 1 prompts; give one per prompt"):
         generate(hybrid, [[1]], Sampling(max_new_tokens=1), seeds=[])

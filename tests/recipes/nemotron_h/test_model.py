@@ -1,4 +1,4 @@
-"""The architecture against its slow definition, transformers' NemotronH, and cases worked out by hand."""
+"""The architecture against its slow definition, against transformers' NemotronH, and against hand-written cases."""
 
 import hashlib
 import math
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h import model as model_module
 from nemotron.recipes.nemotron_h.model import (
     PUBLISHED_9B,
@@ -26,6 +27,7 @@ from nemotron.recipes.nemotron_h.model import (
     ModelConfig,
     NemotronH,
     RMSNorm,
+    SquaredReluMLP,
     initial_dt_bias,
     initialize,
     parameter_groups,
@@ -35,7 +37,7 @@ from nemotron.recipes.nemotron_h.model import (
     ssd_step,
 )
 
-SHAPE = SIZES["tiny"].model
+SHAPE = MODELS["tiny"]
 
 
 def initialized(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> NemotronH:
@@ -46,7 +48,7 @@ def initialized(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.f
 
 @torch.no_grad()
 def perturbed(model: NemotronH) -> NemotronH:
-    """Moves what initialisation leaves at 0 or 1, so that a weight left out or taken twice shows."""
+    """Change the parameters that start as 1, so that a weight left out or applied twice shows."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim == 1:
@@ -100,7 +102,7 @@ def test_chunked_scan_equals_sequential_scan(shape: dict[str, int]) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(scan_shapes())
-def test_gradients_of_the_chunked_scan_equal_those_of_the_sequential_one(shape: dict[str, int]) -> None:
+def test_chunked_scan_has_the_gradients_of_the_sequential_scan(shape: dict[str, int]) -> None:
     inputs = scan_inputs(**shape)
 
     def gradients(y: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -120,7 +122,7 @@ def test_without_an_initial_state_both_scans_start_from_zeros() -> None:
         torch.testing.assert_close(scan(*inputs, *rest), scan(*inputs, *rest, zeros), rtol=0, atol=0)
 
 
-def test_a_scan_goes_on_from_the_state_that_an_earlier_scan_returned() -> None:
+def test_a_scan_continues_from_the_state_of_an_earlier_scan() -> None:
     x, dt, A, B, C, D, state = scan_inputs(b=2, t=20, g=2, r=2, p=3, n=4, seed=0)
     whole, final_state = ssd_scan_chunked(x, dt, A, B, C, D, 8, state)
     first, middle_state = ssd_scan_chunked(x[:, :13], dt[:, :13], A, B[:, :13], C[:, :13], D, 8, state)
@@ -140,7 +142,7 @@ def test_sequential_scan_of_two_positions_by_hand() -> None:
     torch.testing.assert_close(y.flatten(), torch.tensor([40.0, 4050.0]))
 
 
-def test_long_steps_overflow_neither_the_scan_nor_its_gradients() -> None:
+def test_large_step_sizes_give_finite_gradients() -> None:
     x, dt, A, B, C, D, state = scan_inputs(b=1, t=16, g=1, r=1, p=2, n=2, seed=0)
     inputs = [tensor.detach().float().requires_grad_() for tensor in (x, 100 + dt, 16 * A, B, C, D)]
     y, _ = ssd_scan_chunked(*inputs, 16, state.detach().float())
@@ -148,7 +150,7 @@ def test_long_steps_overflow_neither_the_scan_nor_its_gradients() -> None:
         assert gradient.isfinite().all()
 
 
-def test_one_step_equals_the_sequential_scan_of_one_position() -> None:
+def test_one_decoding_step_equals_the_sequential_scan_of_one_position() -> None:
     x, dt, A, B, C, D, state = scan_inputs(b=2, t=1, g=2, r=2, p=3, n=4, seed=0)
     expected, expected_state = ssd_scan_sequential(x, dt, A, B, C, D, state)
     updated = state.detach().clone()
@@ -157,7 +159,7 @@ def test_one_step_equals_the_sequential_scan_of_one_position() -> None:
     torch.testing.assert_close(updated, expected_state.detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_no_gradient_passes_through_a_step() -> None:
+def test_no_gradient_flows_through_a_decoding_step() -> None:
     x, dt, A, B, C, D, state = scan_inputs(b=2, t=1, g=2, r=2, p=3, n=4, seed=0)
     updated = state.detach().clone()
     y = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, updated)
@@ -165,9 +167,9 @@ def test_no_gradient_passes_through_a_step() -> None:
     assert not updated.requires_grad
 
 
-def test_a_scan_of_no_position_is_refused() -> None:
+def test_a_scan_without_positions_is_refused() -> None:
     inputs = scan_inputs(b=1, t=0, g=1, r=1, p=1, n=1, seed=0)[:6]
-    with pytest.raises(ValueError, match="a scan of 0 positions"):
+    with pytest.raises(ValueError, match=r"x of shape \(1, 0, 1, 1\) has no positions; give at least one"):
         ssd_scan_chunked(*inputs, 4)
 
 
@@ -189,7 +191,7 @@ def transformers_twin(model: NemotronH) -> Any:
     twin = NemotronHForCausalLM(NemotronHConfig(**shape))
     twin.load_state_dict({name.replace("backbone", "model"): tensor for name, tensor in model.state_dict().items()})
     for layer in twin.model.layers:
-        # It takes the smallest initial step size for a lower limit; the published rule has none.
+        # It clamps step sizes at the smallest initial one; the published rule has no limit.
         if hasattr(layer.mixer, "time_step_limit"):
             layer.mixer.time_step_limit = (0.0, math.inf)
     return twin.eval()
@@ -198,8 +200,8 @@ def transformers_twin(model: NemotronH) -> Any:
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(SIZES["tiny"].model, id="tiny"),
-        pytest.param(SIZES["small"].model, id="small"),
+        pytest.param(MODELS["tiny"], id="tiny"),
+        pytest.param(MODELS["small"], id="small"),
         pytest.param(replace(SHAPE, hybrid_override_pattern="*-MM-"), id="attention first"),
         pytest.param(replace(SHAPE, hybrid_override_pattern="M*-", n_groups=8, num_key_value_heads=4), id="own groups"),
         pytest.param(replace(SHAPE, hybrid_override_pattern="-*M", n_groups=1, num_key_value_heads=1), id="one group"),
@@ -237,7 +239,7 @@ def test_convolution_sees_its_own_position_and_three_before() -> None:
     assert found.flatten().tolist() == [1000.5, 2100.5, 3210.5, 4321.5, 5432.5]
 
 
-def test_convolution_of_one_channel_does_not_reach_another() -> None:
+def test_convolution_does_not_mix_channels() -> None:
     conv = CausalConv(2, 2)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[[0.0, 1.0]], [[2.0, 0.0]]]))
@@ -255,14 +257,14 @@ def test_norm_divides_each_group_by_its_own_root_mean_square() -> None:
     torch.testing.assert_close(found, torch.tensor([[3 / rms, 4 / rms, 1.0, 10.0]], dtype=torch.float64))
 
 
-def test_norm_keeps_a_vector_of_zeros() -> None:
+def test_norm_of_zeros_is_zero() -> None:
     norm = RMSNorm(4, SHAPE)
     with torch.no_grad():
         norm.weight.fill_(1)
     assert norm(torch.zeros(1, 4)).tolist() == [[0.0] * 4]
 
 
-def test_attention_without_mixing_averages_the_values_so_far() -> None:
+def test_attention_with_equal_scores_averages_the_values_so_far() -> None:
     attention = Attention(replace(SHAPE, hidden_size=2, num_attention_heads=2, num_key_value_heads=1, head_dim=2))
     with torch.no_grad():
         attention.q_proj.weight.zero_()  # every score 0: equal weights
@@ -273,11 +275,43 @@ def test_attention_without_mixing_averages_the_values_so_far() -> None:
     torch.testing.assert_close(found, torch.tensor([[[1.0, 10.0], [1.5, 15.0], [3.0, 30.0]]]))
 
 
+def squared_relu_mlp(dtype: torch.dtype) -> tuple[SquaredReluMLP, torch.Tensor]:
+    """An MLP with random weights, and an input (2, 5, hidden_size)."""
+    mlp, generator = SquaredReluMLP(SHAPE, dtype=dtype), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in mlp.parameters():
+            weight.normal_(generator=generator)
+    return mlp, torch.randn(2, 5, SHAPE.hidden_size, dtype=dtype, generator=generator)
+
+
+def test_mlp_squares_the_relu() -> None:
+    mlp, u = squared_relu_mlp(torch.float64)
+    expected = (u @ mlp.up_proj.weight.T).clamp(min=0).square() @ mlp.down_proj.weight.T
+    assert torch.equal(mlp(u), expected)
+
+
+def test_mlp_calls_no_operation_that_cuda_autocast_runs_in_float32() -> None:
+    """CUDA autocast runs pow, and so square(), in float32. CPU autocast does not, so this looks at the operations."""
+    called: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    mlp, u = squared_relu_mlp(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16), Recorder():
+        y = mlp(u)
+    assert y.dtype == torch.bfloat16
+    assert "aten.relu.default" in called
+    assert [name for name in called if "pow" in name] == []
+
+
 # --- the whole model ---
 
 
 @pytest.mark.parametrize("pattern", ["M", "-", "*", "M-M*-"])
-def test_a_token_changes_no_logits_before_it(pattern: str) -> None:
+def test_a_token_does_not_change_earlier_logits(pattern: str) -> None:
     config = replace(SHAPE, hybrid_override_pattern=pattern, chunk_size=4)
     model = perturbed(initialized(config, dtype=torch.float64))
     tokens = random_tokens(config, 1, 11)
@@ -292,7 +326,7 @@ def test_a_token_changes_no_logits_before_it(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("letter", ["M", "*"])
-def test_a_token_reaches_logits_after_it(letter: str) -> None:
+def test_a_token_changes_all_later_logits(letter: str) -> None:
     config = replace(SHAPE, hybrid_override_pattern=letter, chunk_size=4)
     model = initialized(config, dtype=torch.float64)
     tokens = random_tokens(config, 1, 11)
@@ -332,7 +366,7 @@ def test_published_shapes_have_the_published_number_of_parameters(config: ModelC
     ("config", "layers", "attention"),
     [(PUBLISHED_12B, 62, [7, 16, 25, 34, 43, 52]), (PUBLISHED_9B, 56, [14, 21, 30, 39])],
 )
-def test_published_patterns_put_attention_where_the_paper_does(
+def test_published_patterns_have_attention_where_the_paper_has_it(
     config: ModelConfig, layers: int, attention: list[int]
 ) -> None:
     assert len(config.hybrid_override_pattern) == layers
@@ -347,14 +381,14 @@ def test_logits_have_the_dtype_of_the_parameters(dtype: torch.dtype) -> None:
     assert initialized(SHAPE, dtype=dtype)(random_tokens(SHAPE, 1, 5)).dtype == dtype
 
 
-def test_bfloat16_weights_give_nearly_the_logits_of_float64() -> None:
+def test_bfloat16_logits_are_close_to_float64_logits() -> None:
     rounded = initialized(SHAPE, dtype=torch.bfloat16)
     exact = NemotronH(SHAPE, dtype=torch.float64)
     exact.load_state_dict(rounded.state_dict())
     tokens = random_tokens(SHAPE, 2, 50)
     logits = exact(tokens)
     error = (rounded(tokens).double() - logits).std() / logits.std()
-    assert error < 0.02  # a bfloat16 holds 8 bits; in bfloat16 throughout, this is above 0.02
+    assert error < 0.02  # bfloat16 has 8 significant bits; with every operation in bfloat16, the error is above 0.02
     F.cross_entropy(rounded(tokens).float().flatten(0, 1), tokens.flatten()).backward()
     for parameter in rounded.parameters():
         assert parameter.grad is not None
@@ -387,7 +421,7 @@ def test_the_scan_runs_in_at_least_float32(
     assert seen == [{expected}] * SHAPE.hybrid_override_pattern.count("M")
 
 
-def test_norms_of_bfloat16_are_taken_in_float32() -> None:
+def test_norms_of_bfloat16_are_computed_in_float32() -> None:
     norm = RMSNorm(256, SHAPE, dtype=torch.bfloat16)
     with torch.no_grad():
         norm.weight.fill_(1)
@@ -399,8 +433,8 @@ def test_norms_of_bfloat16_are_taken_in_float32() -> None:
 # --- initial weights ---
 
 
-def test_initial_weights_have_the_published_spread() -> None:
-    config = replace(SHAPE, hidden_size=256, mamba_num_heads=256, mamba_head_dim=2)  # many numbers of each kind
+def test_initial_weights_have_the_published_distributions() -> None:
+    config = replace(SHAPE, hidden_size=256, mamba_num_heads=256, mamba_head_dim=2)  # many samples of each kind
     model = initialized(config)
     std = math.sqrt(0.8 / 256)
     residual_std = std / math.sqrt(5)  # layers
@@ -412,7 +446,7 @@ def test_initial_weights_have_the_published_spread() -> None:
         elif kind == "A_log":
             assert weights.exp().min() >= 1
             assert weights.exp().max() <= 16
-            assert weights.exp().mean().item() == pytest.approx(8.5, abs=1)  # 1 = 3.7 standard errors
+            assert weights.exp().mean().item() == pytest.approx(8.5, abs=1)  # 1 is 3.7 standard errors
         elif kind == "dt_bias":
             log_dt = F.softplus(weights).log()
             assert log_dt.min() >= math.log(0.001) - 1e-4
@@ -427,18 +461,18 @@ def test_initial_weights_have_the_published_spread() -> None:
             assert weights.mean().abs() < expected / 50, name
 
 
-def test_the_published_12b_starts_with_the_published_standard_deviation() -> None:
+def test_initial_std_of_the_12b_is_the_published_one() -> None:
     assert PUBLISHED_12B.initial_std == 0.0125
     assert replace(SHAPE, initializer_range=0.02).initial_std == 0.02
 
 
-def test_step_sizes_below_one_ten_thousandth_are_raised_to_it() -> None:
+def test_initial_step_sizes_are_at_least_one_ten_thousandth() -> None:
     for log_dt, dt in ((-100.0, 1e-4), (math.log(0.02), 0.02)):
         bias = torch.tensor(initial_dt_bias(log_dt), dtype=torch.float64)
         assert F.softplus(bias).item() == pytest.approx(dt, rel=1e-9)
 
 
-def test_initial_weights_depend_on_the_seed_only() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     first = initialized(SHAPE, seed=5).state_dict()
     torch.manual_seed(2)
@@ -447,12 +481,12 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
-def test_float32_weights_are_the_float64_ones_rounded() -> None:
+def test_float32_weights_are_rounded_float64_weights() -> None:
     exact, rounded = initialized(SHAPE, dtype=torch.float64).state_dict(), initialized(SHAPE).state_dict()
     assert all(torch.equal(exact[name].float(), rounded[name]) for name in exact)
 
 
-def test_a_layer_more_leaves_the_weights_of_the_others_as_they_are() -> None:
+def test_adding_layers_does_not_change_the_weights_of_the_others() -> None:
     config = replace(SHAPE, hybrid_override_pattern="M-", initializer_range=0.02)
     fewer = initialized(config).state_dict()
     more = initialized(replace(config, hybrid_override_pattern="M-*-")).state_dict()
@@ -461,7 +495,7 @@ def test_a_layer_more_leaves_the_weights_of_the_others_as_they_are() -> None:
         torch.testing.assert_close(weights, more[name] * (math.sqrt(2) if scaled else 1), msg=name)
 
 
-def test_every_parameter_has_random_numbers_of_its_own() -> None:
+def test_no_two_parameters_share_random_numbers() -> None:
     weights = initialized(replace(SHAPE, hybrid_override_pattern="MM-*-*")).state_dict()
     beginnings = [
         tuple(tensor.flatten()[:8].tolist()) for name, tensor in weights.items() if tensor.unique().numel() > 1
@@ -481,13 +515,13 @@ def test_generators_differ_between_purposes_and_seeds() -> None:
 
 PRINT_DIGESTS = """
 import dataclasses, hashlib, torch
-from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 print(torch.backends.cpu.get_cpu_capability())
 for dtype in (torch.float64, torch.float32):
     digest = hashlib.sha256()
-    # Many heads, so that a logarithm that differs for one number in a thousand is met.
-    model = NemotronH(dataclasses.replace(SIZES["tiny"].model, mamba_num_heads=2048, mamba_head_dim=1), dtype=dtype)
+    # Many heads, to catch a logarithm that differs for one number in a thousand.
+    model = NemotronH(dataclasses.replace(MODELS["tiny"], mamba_num_heads=2048, mamba_head_dim=1), dtype=dtype)
     initialize(model, 1234)
     for tensor in model.state_dict().values():
         digest.update(tensor.numpy().tobytes())
@@ -495,10 +529,10 @@ for dtype in (torch.float64, torch.float32):
 """
 
 
-def test_initial_weights_are_the_same_bytes_with_every_instruction_set() -> None:
+def test_initial_weights_are_identical_with_every_instruction_set() -> None:
     here = torch.backends.cpu.get_cpu_capability()
     known = ["DEFAULT", "AVX2", "AVX512"]
-    usable = known[: known.index(here) + 1] if here in known else ["DEFAULT", here]  # a higher one would crash
+    usable = known[: known.index(here) + 1] if here in known else ["DEFAULT", here]  # a newer one would crash
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PRINT_DIGESTS],
@@ -517,7 +551,7 @@ def test_initial_weights_are_the_same_bytes_with_every_instruction_set() -> None
 # --- parameter groups ---
 
 
-def test_weight_decay_groups_hold_every_parameter_once() -> None:
+def test_parameter_groups_hold_every_parameter_once() -> None:
     model = NemotronH(SHAPE)
     grouped = [id(parameter) for group in parameter_groups(model, 0.1) for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
@@ -529,13 +563,15 @@ def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
     decaying = {
         re.sub(r"backbone\.layers\.\d+\.", "", name) for name, p in model.named_parameters() if decay[id(p)] == 0.1
     }
-    still = {re.sub(r"backbone\.layers\.\d+\.", "", name) for name, p in model.named_parameters() if decay[id(p)] == 0}
+    not_decaying = {
+        re.sub(r"backbone\.layers\.\d+\.", "", name) for name, p in model.named_parameters() if decay[id(p)] == 0
+    }
     assert decaying == {
         *("backbone.embeddings.weight", "lm_head.weight", "mixer.in_proj.weight", "mixer.conv1d.weight"),
         *("mixer.out_proj.weight", "mixer.up_proj.weight", "mixer.down_proj.weight"),
         *("mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight", "mixer.o_proj.weight"),
     }
-    assert still == {
+    assert not_decaying == {
         *("mixer.A_log", "mixer.D", "mixer.dt_bias", "mixer.conv1d.bias", "mixer.norm.weight", "norm.weight"),
         "backbone.norm_f.weight",
     }
@@ -562,22 +598,22 @@ def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
         ({"n_groups": 3}, "n_groups=3 does not divide mamba_num_heads=8"),
     ],
 )
-def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_configs_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SHAPE, **change)
 
 
-# --- several documents in a row ---
+# --- several documents per row ---
 
 
 def segments_of(lengths: list[int]) -> torch.Tensor:
-    """(1, sum of lengths) the number of the document of each position."""
+    """(1, sum of lengths) document number of each position."""
     return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None]
 
 
 @settings(max_examples=25)
 @given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=5))
-def test_documents_of_one_row_are_computed_as_if_each_were_alone(lengths: list[int]) -> None:
+def test_packed_documents_have_the_logits_of_separate_documents(lengths: list[int]) -> None:
     model = NemotronH(SHAPE, dtype=torch.float64)
     initialize(model, 0)
     ids = torch.randint(512, (1, sum(lengths)), generator=torch.Generator().manual_seed(sum(lengths)))
@@ -588,20 +624,20 @@ def test_documents_of_one_row_are_computed_as_if_each_were_alone(lengths: list[i
 
 
 @pytest.mark.parametrize("letter", ["M", "*"])
-def test_without_segments_a_document_does_see_the_one_before(letter: str) -> None:
+def test_without_segments_a_document_sees_the_one_before(letter: str) -> None:
     model = NemotronH(replace(SHAPE, hybrid_override_pattern=letter), dtype=torch.float64)
     initialize(model, 0)
     ids = torch.arange(20)[None]
     with torch.no_grad():
-        apart = model(ids, segments=segments_of([10, 10]))
+        separate = model(ids, segments=segments_of([10, 10]))
         joined = model(ids)
-    assert torch.equal(apart[:, :10], joined[:, :10]) or (apart[:, :10] - joined[:, :10]).abs().max() < 1e-12
-    assert (apart[:, 10:] - joined[:, 10:]).abs().max() > 1e-6
+    assert (separate[:, :10] - joined[:, :10]).abs().max() < 1e-12
+    assert (separate[:, 10:] - joined[:, 10:]).abs().max() > 1e-6
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), chunk_size=st.integers(1, 12))
 @settings(max_examples=25)
-def test_the_chunked_scan_resets_its_state_where_the_sequential_one_does(lengths: list[int], chunk_size: int) -> None:
+def test_both_scans_reset_their_state_at_the_same_positions(lengths: list[int], chunk_size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     t, h, p, g, n = sum(lengths), 4, 3, 2, 5
     x, B, C = (torch.randn(1, t, *size, generator=generator, dtype=torch.float64) for size in ((h, p), (g, n), (g, n)))
@@ -615,7 +651,7 @@ def test_the_chunked_scan_resets_its_state_where_the_sequential_one_does(lengths
         torch.testing.assert_close(state, expected_state, rtol=0, atol=1e-12)
 
 
-def test_the_first_document_of_a_row_goes_on_from_the_initial_state_and_the_second_does_not() -> None:
+def test_only_the_first_document_of_a_row_continues_the_initial_state() -> None:
     x, dt, A, B, C, D, state = scan_inputs(b=1, t=10, g=2, r=2, p=3, n=4, seed=0)
     packed, _ = ssd_scan_chunked(x, dt, A, B, C, D, 4, state, segments_of([6, 4]))
     first, _ = ssd_scan_chunked(x[:, :6], dt[:, :6], A, B[:, :6], C[:, :6], D, 4, state)
@@ -623,27 +659,27 @@ def test_the_first_document_of_a_row_goes_on_from_the_initial_state_and_the_seco
     torch.testing.assert_close(packed, torch.cat([first, second], dim=1), rtol=0, atol=1e-12)
 
 
-# --- what a call of the model refuses ---
+# --- invalid calls ---
 
 
-def test_segments_and_a_state_exclude_each_other() -> None:
+def test_segments_together_with_a_state_are_refused() -> None:
     model, ids = initialized(SHAPE), random_tokens(SHAPE, 1, 5)
     for part in (model, model.backbone):
-        with pytest.raises(ValueError, match="segments and state exclude each other"):
+        with pytest.raises(ValueError, match="segments and state are both given; give one"):
             part(ids, segments=segments_of([5]), state=DecodingState(model, 1))
 
 
-def test_a_number_of_new_tokens_without_a_state_is_refused() -> None:
+def test_num_new_without_a_state_is_refused() -> None:
     model, ids = initialized(SHAPE), random_tokens(SHAPE, 1, 5)
     for part in (model, model.backbone):
-        with pytest.raises(ValueError, match="num_new says what a state keeps and no state is given"):
+        with pytest.raises(ValueError, match="num_new is given without state; give a DecodingState as well"):
             part(ids, num_new=torch.tensor([3]))
 
 
 @pytest.mark.parametrize("pattern", ["M", "*-"])
 @pytest.mark.parametrize("decoding", [False, True])
-def test_a_call_without_a_token_is_refused(pattern: str, decoding: bool) -> None:
+def test_a_call_without_tokens_is_refused(pattern: str, decoding: bool) -> None:
     model = initialized(replace(SHAPE, hybrid_override_pattern=pattern))
     state = DecodingState(model, 2) if decoding else None
-    with pytest.raises(ValueError, match=r"input_ids of shape \(2, 0\) hold no token"):
+    with pytest.raises(ValueError, match=r"input_ids of shape \(2, 0\) hold no tokens; give at least one per row"):
         model(torch.zeros(2, 0, dtype=torch.int64), state=state)

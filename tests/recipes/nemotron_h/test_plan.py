@@ -1,4 +1,4 @@
-"""The plan against torch's own counter, against what a step really keeps, and against published numbers."""
+"""The plan against torch's operation counter, against what a step really saves, and against published numbers."""
 
 import resource
 import sys
@@ -9,11 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nemotron.recipes.nano2.sizes import SIZES
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.model import PUBLISHED_9B, PUBLISHED_12B, ModelConfig, NemotronH, initialize
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
-    bytes_kept_for_backward,
+    bytes_saved_for_backward,
     count_parameters,
     floating_point_operations_per_token,
     forward_operations_per_token,
@@ -21,7 +21,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_memory_bytes,
 )
 
-SHAPE = SIZES["tiny"].model
+SHAPE = MODELS["tiny"]
 
 
 def initialized(config: ModelConfig, dtype: torch.dtype = torch.float32) -> NemotronH:
@@ -35,11 +35,9 @@ def test_published_shapes_have_the_published_number_of_parameters() -> None:
     assert count_parameters(PUBLISHED_9B) == 8_888_227_328
 
 
-@pytest.mark.parametrize(
-    "config", [SHAPE, SIZES["small"].model, replace(SHAPE, n_groups=8, conv_kernel=2, chunk_size=16)]
-)
+@pytest.mark.parametrize("config", [SHAPE, MODELS["small"], replace(SHAPE, n_groups=8, conv_kernel=2, chunk_size=16)])
 @pytest.mark.parametrize("chunks", [2, 3])
-def test_operations_equal_those_that_torch_counts(config: ModelConfig, chunks: int) -> None:
+def test_operations_equal_the_count_of_torch(config: ModelConfig, chunks: int) -> None:
     b, t = 2, chunks * config.chunk_size
     model = initialized(config)
     forward, both = FlopCounterMode(display=False), FlopCounterMode(display=False)
@@ -47,7 +45,7 @@ def test_operations_equal_those_that_torch_counts(config: ModelConfig, chunks: i
         with forward:
             logits = model(torch.zeros(b, t, dtype=torch.int64))
         logits.sum().backward()
-    # torch counts the masked half of attention, and not a convolution that is written as sums.
+    # torch counts the masked half of attention, and does not count a convolution written as sums.
     masked = 2 * 2 * config.num_attention_heads * config.head_dim * (t - (t + 1) / 2)
     convolution = 2 * config.conv_kernel * config.mamba_conv_size
     pattern = config.hybrid_override_pattern
@@ -58,19 +56,19 @@ def test_operations_equal_those_that_torch_counts(config: ModelConfig, chunks: i
     assert floating_point_operations_per_token(config, t) == 3 * (expected + uncounted)
 
 
-def test_operations_of_the_12b_are_near_six_for_each_parameter_and_token() -> None:
+def test_operations_of_the_12b_are_about_six_per_parameter_and_token() -> None:
     per_parameter = floating_point_operations_per_token(PUBLISHED_12B, 8192) / count_parameters(PUBLISHED_12B)
-    # The usual estimate. The embedding's 5 % only look up; attention and the scan add what has no parameters.
+    # 6 is the usual estimate. The embedding (5 % of the parameters) costs nothing; scores and scan have no parameters.
     assert per_parameter == pytest.approx(6, rel=0.05)
 
 
-def test_a_longer_sequence_costs_more_only_in_attention() -> None:
+def test_only_attention_costs_more_per_token_in_a_longer_sequence() -> None:
     short, long = (forward_operations_per_token(PUBLISHED_12B, t) for t in (8192, 524_288))
     changed = [part for part in short if short[part] != long[part]]
     assert changed == ["attention"]
 
 
-def test_a_short_sequence_is_no_full_chunk() -> None:
+def test_a_sequence_shorter_than_a_chunk_costs_less_per_token() -> None:
     assert (
         forward_operations_per_token(SHAPE, SHAPE.chunk_size // 2)["mamba"]
         < (forward_operations_per_token(SHAPE, SHAPE.chunk_size)["mamba"])
@@ -78,28 +76,28 @@ def test_a_short_sequence_is_no_full_chunk() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("config", [SHAPE, SIZES["small"].model])
-def test_planned_activations_are_what_the_layers_keep(config: ModelConfig, dtype: str) -> None:
+@pytest.mark.parametrize("config", [SHAPE, MODELS["small"]])
+def test_planned_activations_are_what_the_layers_save(config: ModelConfig, dtype: str) -> None:
     model = initialized(config, torch.float64 if dtype == "float64" else torch.float32)
     kept = []
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
         for sequences in (1, 3):
             tokens = torch.zeros(sequences, 4 * config.chunk_size, dtype=torch.int64)
-            kept.append(bytes_kept_for_backward(model.backbone, tokens))
+            kept.append(bytes_saved_for_backward(model.backbone, tokens))
     planned = training_memory_bytes(config, micro_batch_sequences=2, sequence_length=4 * config.chunk_size, dtype=dtype)
     assert planned["activations"] == pytest.approx(kept[1] - kept[0], rel=0.01)
 
 
-def test_kept_bytes_count_a_tensor_once_and_a_dropped_one_not_at_all() -> None:
+def test_saved_bytes_count_each_storage_once() -> None:
     weight = torch.ones(10, requires_grad=True)
-    # sin keeps its argument, exp its result; the sum of both keeps nothing.
-    assert bytes_kept_for_backward(lambda x: (x * weight).sin(), torch.ones(10)) == 2 * 40
-    assert bytes_kept_for_backward(lambda x: x + weight, torch.ones(10)) == 0
-    assert bytes_kept_for_backward(lambda x: weight.exp().sin(), torch.ones(10)) == 40
-    assert bytes_kept_for_backward(lambda x: weight.sin() + weight.view(10, 1).sin(), torch.ones(10)) == 40
+    # sin saves its argument and exp its result; a sum saves nothing.
+    assert bytes_saved_for_backward(lambda x: (x * weight).sin(), torch.ones(10)) == 2 * 40
+    assert bytes_saved_for_backward(lambda x: x + weight, torch.ones(10)) == 0
+    assert bytes_saved_for_backward(lambda x: weight.exp().sin(), torch.ones(10)) == 40
+    assert bytes_saved_for_backward(lambda x: weight.sin() + weight.view(10, 1).sin(), torch.ones(10)) == 40
 
 
-def test_weights_gradients_and_moments_are_what_a_step_of_adamw_holds() -> None:
+def test_planned_weights_gradients_and_moments_are_those_of_an_adamw_step() -> None:
     model = initialized(SHAPE)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
@@ -112,17 +110,17 @@ def test_weights_gradients_and_moments_are_what_a_step_of_adamw_holds() -> None:
     assert planned["optimizer moments"] == sum(tensor.nbytes for tensor in moments)
 
 
-def test_planning_takes_no_memory() -> None:
+def test_planning_allocates_no_weights() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     shape = replace(PUBLISHED_12B, hybrid_override_pattern="M-*-M-M-M-")
     planned = training_memory_bytes(shape, micro_batch_sequences=1, sequence_length=8192, dtype="bfloat16")
     assert planned["weights"] > 10 * 2**30
     assert planned["bfloat16 copies"] == planned["weights"] / 2
-    peak_units = 1024 if sys.platform == "linux" else 1  # kilobytes there, bytes on macOS
+    peak_units = 1024 if sys.platform == "linux" else 1  # kilobytes on Linux, bytes on macOS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * peak_units < 2**30
 
 
-def test_hours_are_operations_over_the_used_share_of_the_peak() -> None:
+def test_hours_are_operations_divided_by_the_used_share_of_the_peak() -> None:
     assert training_hours(989e12 * 3600, "1 NVIDIA H100 SXM, bfloat16") == pytest.approx(1 / 0.2)
     one, many = (HARDWARE[name] for name in ("1 NVIDIA H100 SXM, bfloat16", "1,024 NVIDIA H100 SXM, bfloat16"))
     assert many.peak_operations_per_second == 1024 * one.peak_operations_per_second

@@ -34,7 +34,7 @@ def model():
 
 
 class Successor(torch.nn.Module):
-    """Gives the token after the current one the probability `sure`, and shares the rest evenly."""
+    """Predicts token + 1 after each token with probability `sure`, and the other tokens evenly."""
 
     def __init__(self, sure):
         super().__init__()
@@ -57,7 +57,7 @@ def test_scores_of_a_hand_written_model():
     rows=st.lists(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=20), min_size=1, max_size=6),
     batch_tokens=st.integers(1, 60),
 )
-def test_neither_the_batch_nor_the_filling_changes_a_score(model, rows, batch_tokens):
+def test_neither_batch_nor_padding_changes_a_score(model, rows, batch_tokens):
     together = score_rows(model, rows, batch_tokens=batch_tokens)
     for row, scores in zip(rows, together, strict=True):
         (alone,) = score_rows(model, [row], batch_tokens=1)
@@ -74,7 +74,7 @@ def test_scores_equal_the_log_softmax_of_one_position_at_a_time(model):
         assert scores.is_greedy[place - 1] == (log_probabilities.argmax().item() == row[place])
 
 
-def test_losses_of_a_low_precision_model_are_taken_in_float32():
+def test_losses_of_a_bfloat16_model_are_computed_in_float32():
     model = Successor(0.5).to(torch.bfloat16)
     model.logits = model.logits.to(torch.bfloat16)
     (scores,) = score_rows(model, [[0, 1]], batch_tokens=64)
@@ -92,10 +92,10 @@ def test_the_precision_is_entered_around_every_forward_pass(model):
     assert all((a.losses != b.losses).any() for a, b in zip(low, high, strict=True))
 
 
-def test_no_rows_have_no_scores(model):
+def test_no_rows_give_no_scores(model):
     assert score_rows(model, [], batch_tokens=8) == []
 
 
 def test_an_empty_row_is_refused(model):
-    with pytest.raises(ValueError, match="holds no token"):
+    with pytest.raises(ValueError, match="row 1 is empty; leave it out"):
         score_rows(model, [[1, 2], []], batch_tokens=8)

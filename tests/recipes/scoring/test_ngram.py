@@ -14,7 +14,7 @@ rows_of_tokens = st.lists(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=2, m
 
 
 class SlowKneserNey:
-    """The same model out of dictionaries and recursion, one n-gram at a time."""
+    """The same model with dictionaries and recursion, one n-gram at a time."""
 
     def __init__(self, rows, vocab_size, order):
         self.vocab_size, self.order = vocab_size, order
@@ -51,8 +51,8 @@ class SlowKneserNey:
 
 
 def test_probabilities_of_a_hand_written_corpus():
-    # Bigrams 0->1 twice, 1->0 and 1->2 once; too few for count-of-counts, so discounts 0.5, 1 and 1.5. Each token
-    # follows one other token: order 1 gives each 0.5/3 + 0.5 * 1/3 = 1/3.
+    # Bigrams: 0->1 twice, 1->0 and 1->2 once. Too few for computed discounts, so they are 0.5, 1 and 1.5. Each token
+    # follows one other token, so order 1 gives each 0.5/3 + 0.5 * 1/3 = 1/3.
     model = KneserNey([[0, 1, 0, 1, 2]], vocab_size=3, order=2)
     np.testing.assert_allclose(model.distribution([0]), [1 / 6, 2 / 3, 1 / 6], rtol=1e-15)
     np.testing.assert_allclose(model.distribution([1]), [5 / 12, 1 / 6, 5 / 12], rtol=1e-15)
@@ -65,7 +65,7 @@ def test_discounts_of_hand_written_counts():
 
 
 @pytest.mark.parametrize("numbers", [(0, 4, 2, 1), (8, 0, 2, 1), (8, 4, 0, 1), (8, 4, 2, 0), (1, 1, 9, 1)])
-def test_discounts_fall_back_where_the_counts_give_none(numbers):
+def test_discounts_fall_back_if_the_counts_give_no_valid_ones(numbers):
     assert modified_discounts(np.repeat([1, 2, 3, 4], numbers)) == FALLBACK_DISCOUNTS
 
 
@@ -87,12 +87,12 @@ def test_probabilities_sum_to_one_after_any_context(train, context, order):
 
 
 def skewed_rows(vocab_size, num_rows, num_tokens):
-    """Rows of tokens, a few of them frequent and many rare."""
+    """Rows of random tokens, of which a few are frequent and many are rare."""
     uniform = random.Random(0).random
     return [[int(vocab_size ** uniform()) - 1 for _ in range(num_tokens)] for _ in range(num_rows)]
 
 
-def test_kneser_ney_equals_the_slow_reference_with_discounts_from_the_counts():
+def test_kneser_ney_equals_the_slow_reference_with_computed_discounts():
     vocab_size = 60
     rows = skewed_rows(vocab_size, 20, 60)
     model, slow = KneserNey(rows, vocab_size, order=3), SlowKneserNey(rows, vocab_size, order=3)
@@ -121,7 +121,7 @@ def test_probabilities_sum_to_one_on_a_large_vocabulary():
         assert abs(model.distribution(context).sum() - 1) < 1e-10
 
 
-def test_order_of_the_rows_does_not_change_kneser_ney():
+def test_the_order_of_the_rows_does_not_change_kneser_ney():
     rows = [[0, 1, 2, 3], [3, 2, 1, 0, 1], [5, 5, 5]]
     test = [[0, 1, 2, 5, 5], [4, 4]]
     forwards, backwards = KneserNey(rows, VOCAB_SIZE).losses(test), KneserNey(rows[::-1], VOCAB_SIZE).losses(test)
@@ -129,14 +129,14 @@ def test_order_of_the_rows_does_not_change_kneser_ney():
         np.testing.assert_allclose(first, second, rtol=1e-14)
 
 
-def test_a_context_never_reaches_over_the_start_of_a_row():
+def test_no_context_reaches_before_the_start_of_its_row():
     model = KneserNey([[0, 1, 2, 3, 4, 5]], VOCAB_SIZE)
     together = model.losses([[0, 1, 2], [3, 4]])
     np.testing.assert_array_equal(together[1], model.losses([[3, 4]])[0])
     assert [len(losses) for losses in together] == [2, 1]
 
 
-def test_longer_contexts_help_on_text_that_repeats():
+def test_longer_contexts_help_on_repetitive_text():
     row = [0, 1, 2, 0, 1, 3, 0, 1, 2, 0, 1, 3] * 20
     means = [np.mean(KneserNey([row], VOCAB_SIZE, order).losses([row])[0]) for order in (1, 2, 3, 5)]
     assert means == sorted(means, reverse=True)
@@ -144,13 +144,13 @@ def test_longer_contexts_help_on_text_that_repeats():
 
 
 def test_unigram_adds_one_to_every_count():
-    model = Unigram([[5, 0, 0, 1]], vocab_size=6)  # targets 0, 0, 1; the first token is context
+    model = Unigram([[5, 0, 0, 1]], vocab_size=6)  # targets 0, 0 and 1; the first token is only context
     np.testing.assert_allclose(model.probabilities, [3 / 9, 2 / 9, 1 / 9, 1 / 9, 1 / 9, 1 / 9], rtol=1e-15)
     np.testing.assert_allclose(model.losses([[1, 0, 4]])[0], [math.log(3), math.log(9)], rtol=1e-15)
 
 
 @pytest.mark.parametrize("model", [Unigram, KneserNey])
-def test_a_token_outside_of_the_vocabulary_is_refused(model):
+def test_a_token_outside_the_vocabulary_is_refused(model):
     with pytest.raises(ValueError, match="vocab_size=4 allows 0 to 3"):
         model([[0, 1, 4]], 4)
     with pytest.raises(ValueError, match="token ids -1 to 2"):
@@ -158,7 +158,7 @@ def test_a_token_outside_of_the_vocabulary_is_refused(model):
 
 
 def test_training_rows_without_a_target_are_refused():
-    with pytest.raises(ValueError, match="at least two tokens"):
+    with pytest.raises(ValueError, match="no training row has at least two tokens"):
         KneserNey([[1]], 4)
-    with pytest.raises(ValueError, match="order=0"):
+    with pytest.raises(ValueError, match="order=0 must be at least 1"):
         KneserNey([[1, 2]], 4, order=0)

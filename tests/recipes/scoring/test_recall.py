@@ -6,7 +6,7 @@ from nemotron.recipes.scoring.recall import recall_by_distance
 
 
 def score_last(greedy, losses):
-    """A model with the given greediness and losses on the last three tokens, and neither before them."""
+    """A model with the given is_greedy and losses on the last three tokens; all other tokens are unlikely."""
 
     def score(rows):
         return [
@@ -35,5 +35,5 @@ def test_recall_of_hand_written_answers():
 
 @pytest.mark.parametrize("start", [4, 6, 0])
 def test_an_answer_that_does_not_end_its_row_is_refused(start):
-    with pytest.raises(ValueError, match=f"answer_start={start} in a row of 8 tokens"):
+    with pytest.raises(ValueError, match=f"answer_start={start} does not fit a row of 8 tokens"):
         recall_by_distance(score_last([(1, 1, 1)], [(0, 0, 0)]), [list(range(8))], [start], [32])

@@ -1,4 +1,4 @@
-"""Rows in the columns of NVIDIA's post-training datasets become conversations; what cannot be read is named."""
+"""Rows with the columns of NVIDIA's post-training datasets become conversations; unreadable rows are reported."""
 
 import gzip
 import json
@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources import conversations as module
-from nemotron.recipes.sources import files
-from nemotron.recipes.sources.conversations import Conversation, read_conversations
-from nemotron.recipes.sources.files import REMOTE
+from nemotron.recipes.sources import reading
+from nemotron.recipes.sources.conversations import Conversation, read_conversations, row_conversation
+from nemotron.recipes.sources.reading import REMOTE, Row, SourceFile
 
-# The columns of nvidia/Nemotron-Post-Training-Dataset-v2, and what -v1 has in addition.
+# The columns of nvidia/Nemotron-Post-Training-Dataset-v2, and the additional ones of -v1.
 TEXT_COLUMNS = ["uuid", "license", "generator", "version", "category", "reasoning"]
 MESSAGE_V2 = pa.struct([("role", pa.string()), ("content", pa.string())])
 FUNCTION = pa.struct([("name", pa.string()), ("arguments", pa.string())])
@@ -55,7 +54,7 @@ def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = V2) -> str
 
 
 def read_one(path: Path, one: dict[str, Any], schema: pa.Schema = V2) -> Conversation:
-    """The conversation of a file of one row."""
+    """The conversation in a file of one row."""
     [conversation], unreadable = read_conversations([write(path, [one], schema)])
     assert unreadable == []
     return conversation
@@ -118,7 +117,7 @@ def test_a_row_of_v1_keeps_its_calls_and_tools(tmp_path: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize("metadata", [None, "", "{}", '{"tools": null}', '{"tools": []}', '{"tools": ""}', "[1]"])
-def test_metadata_without_tools_gives_none(tmp_path: Path, metadata: str | None) -> None:
+def test_metadata_without_tools_gives_no_tools(tmp_path: Path, metadata: str | None) -> None:
     assert read_one(tmp_path / "a.parquet", row(metadata=metadata), V1).tools == ()
 
 
@@ -155,7 +154,7 @@ def test_tools_may_be_a_column_or_json_in_json(tmp_path: Path, columns: dict[str
         ("off", "The tag <think>x</think>", "<think></think>The tag <think>x</think>"),
     ],
 )
-def test_a_trace_stays_and_a_missing_one_is_marked_empty(
+def test_a_trace_is_kept_and_a_missing_one_is_marked_empty(
     tmp_path: Path, reasoning: str, content: str, expected: str
 ) -> None:
     messages = [ASKED, {"role": "assistant", "content": content}]
@@ -171,7 +170,7 @@ def test_a_thought_begins_on_the_line_after_its_tag(tmp_path: Path, before: str,
     messages = [ASKED, {"role": "assistant", "content": content}, {"role": "user", "content": content}]
     conversation = read_one(tmp_path / "a.jsonl", row(reasoning=reasoning, messages=messages))
     assert conversation.messages[2] == {"role": "assistant", "content": TRACE}
-    assert conversation.messages[3] == messages[2]  # what a user spells stays
+    assert conversation.messages[3] == messages[2]  # user messages are unchanged
 
 
 @pytest.mark.parametrize(
@@ -183,9 +182,7 @@ def test_a_thought_begins_on_the_line_after_its_tag(tmp_path: Path, before: str,
         ("Be brief. /think", "off", "Be brief. /think\n/no_think"),
     ],
 )
-def test_the_flag_is_the_last_word_of_the_system_text(
-    tmp_path: Path, system: str, reasoning: str, expected: str
-) -> None:
+def test_the_flag_is_at_the_end_of_the_system_text(tmp_path: Path, system: str, reasoning: str, expected: str) -> None:
     messages = [{"role": "system", "content": system}, *row()["messages"]]
     conversation = read_one(tmp_path / "a.parquet", row(reasoning=reasoning, messages=messages))
     assert conversation.messages[0] == {"role": "system", "content": expected}
@@ -202,14 +199,16 @@ def test_the_flag_is_the_last_word_of_the_system_text(
         ([TRACE, "A"], True),
     ],
 )
-def test_a_row_that_does_not_say_is_judged_by_its_traces(tmp_path: Path, contents: list[str], reasoning: bool) -> None:
+def test_reasoning_defaults_to_whether_a_reply_has_a_trace(
+    tmp_path: Path, contents: list[str], reasoning: bool
+) -> None:
     turns = [message for content in contents for message in (ASKED, {"role": "assistant", "content": content})]
     conversation = read_one(tmp_path / "a.parquet", row(reasoning=None, messages=turns))
     assert conversation.reasoning is reasoning
     assert conversation.messages[0]["content"] == ("/think" if reasoning else "/no_think")
 
 
-def test_what_a_user_spells_is_no_trace(tmp_path: Path) -> None:
+def test_a_trace_in_a_user_message_is_ignored(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": TRACE}, {"role": "assistant", "content": "Four"}]
     assert not read_one(tmp_path / "a.jsonl", row(reasoning=None, messages=messages)).reasoning
 
@@ -217,13 +216,13 @@ def test_what_a_user_spells_is_no_trace(tmp_path: Path) -> None:
 # Names ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_named_by_its_uuid_its_id_or_its_place(tmp_path: Path) -> None:
+def test_the_id_is_the_uuid_the_id_or_the_place_of_the_row(tmp_path: Path) -> None:
     rows = [row("a"), {**row(""), "id": "b"}, {**row(""), "id": 7}, row(""), row("\ud800"), row("a")]
     conversations, _unreadable = read_conversations([write(tmp_path / "data/x.jsonl", rows)])
     assert [one.id for one in conversations] == ["a", "b", "7", "x.jsonl#3", "x.jsonl#4", "a#2"]
 
 
-def test_the_category_is_the_rows_then_the_users_then_chat(tmp_path: Path) -> None:
+def test_the_category_is_the_rows_else_the_users_else_chat(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [row(category="stem"), row(category=None)])
     assert [one.category for one in read_conversations([source])[0]] == ["stem", "chat"]
     named, _unreadable = read_conversations([f"code={source}"])
@@ -240,27 +239,33 @@ def test_sources_take_turns_until_the_number_is_reached(tmp_path: Path) -> None:
     assert len(read_conversations(sources)[0]) == 19
 
 
-def test_directories_and_globs_are_read_and_a_file_only_once(tmp_path: Path) -> None:
+def test_directories_and_globs_are_read_and_each_file_once(tmp_path: Path) -> None:
     for suffix in SUFFIXES:
         write(tmp_path / f"data/{suffix}/a.{suffix}", [row(suffix)])
     conversations, unreadable = read_conversations([str(tmp_path / "data"), f"{tmp_path}/data/*/*.jsonl"])
     assert ([one.id for one in conversations], unreadable) == (["jsonl.gz", "jsonl", "parquet"], [])
 
 
-def test_a_parquet_reads_no_more_rows_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits, limit = [], files.daft.DataFrame.limit
-    monkeypatch.setattr(files.daft.DataFrame, "limit", lambda table, num: limits.append(num) or limit(table, num))
+def test_a_file_with_two_categories_raises_a_value_error(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [row()])
+    with pytest.raises(ValueError, match=r"a\.jsonl is both math and code; give it one category"):
+        read_conversations([f"math={source}", f"code={source}"])
+
+
+def test_no_more_rows_of_a_parquet_are_read_than_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, limit = [], reading.daft.DataFrame.limit
+    monkeypatch.setattr(reading.daft.DataFrame, "limit", lambda table, num: limits.append(num) or limit(table, num))
     source = write(tmp_path / "a.parquet", [row(str(number)) for number in range(5)])
     assert [one.id for one in read_conversations([source], num_conversations=3)[0]] == ["0", "1", "2"]
     assert limits == [3]
 
 
-def test_names_with_characters_of_globs_are_read(tmp_path: Path) -> None:
+def test_file_names_with_glob_characters_are_read(tmp_path: Path) -> None:
     for suffix in SUFFIXES:
         assert read_one(tmp_path / f"a[1]?.{suffix}", row("x")).id == "x"
 
 
-# What cannot be read is named -----------------------------------------------------------------------------------------
+# Unreadable rows ------------------------------------------------------------------------------------------------------
 
 NO_CALL = "messages[0] has a tool call without a function's name"
 MALFORMED = [
@@ -272,15 +277,15 @@ MALFORMED = [
     ({"messages": ["2 + 2?"]}, "messages[0] is str, not an object"),
     (
         {"messages": [{"role": "human", "content": "a"}]},
-        "messages[0] has the role 'human', which is none of system, user, assistant, tool",
+        "messages[0] has the role 'human', not one of system, user, assistant, tool",
     ),
-    ({"messages": [{"content": "a"}]}, "messages[0] has the role None, which is none of system, user, assistant, tool"),
+    ({"messages": [{"content": "a"}]}, "messages[0] has the role None, not one of system, user, assistant, tool"),
     ({"messages": [ASKED, {"role": "assistant", "content": None}]}, "messages[1] has no content"),
     ({"messages": [{"role": "user", "content": None, "tool_calls": [1]}]}, "messages[0] has no content"),
     ({"messages": [{"role": "user", "content": [1]}]}, "messages[0] has list as content"),
     (
         {"messages": [{"role": "user", "content": "\ud83d"}]},
-        "messages[0] holds half a surrogate pair, which is no character",
+        "messages[0] holds half a surrogate pair, which is not a character",
     ),
     ({"messages": [{**ASKED, "tool_calls": {"a": 1}}]}, "messages[0] has tool_calls that are dict, not a list"),
     ({"messages": [{**ASKED, "tool_calls": ["add"]}]}, NO_CALL),
@@ -288,29 +293,29 @@ MALFORMED = [
     ({"messages": [{**ASKED, "tool_calls": [{"function": {"name": "", "arguments": "{}"}}]}]}, NO_CALL),
     (
         {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": "a=1"}}]}]},
-        "messages[0] calls 'add' with arguments that are no JSON: Expecting value: line 1 column 1 (char 0)",
+        "messages[0] calls 'add' with arguments that are not JSON: Expecting value: line 1 column 1 (char 0)",
     ),
     (
         {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": "[1]"}}]}]},
-        "messages[0] calls 'add' with arguments that are no JSON object",
+        "messages[0] calls 'add' with arguments that are not a JSON object",
     ),
     (
         {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": '{"a": "\\ud83d"}'}}]}]},
-        "messages[0] holds half a surrogate pair, which is no character",
+        "messages[0] holds half a surrogate pair, which is not a character",
     ),
     ({"reasoning": "maybe"}, "'reasoning' is 'maybe', neither 'on' nor 'off'"),
     ({"reasoning": True}, "'reasoning' is True, neither 'on' nor 'off'"),
     ({"reasoning": ["on"]}, "'reasoning' is ['on'], neither 'on' nor 'off'"),
-    ({"metadata": "tools"}, "'metadata' is no JSON: Expecting value: line 1 column 1 (char 0)"),
-    ({"metadata": '{"tools": "add"}'}, "'tools' is no JSON: Expecting value: line 1 column 1 (char 0)"),
-    ({"metadata": '{"tools": ["add"]}'}, "'tools' is no list of objects"),
-    ({"tools": {"name": "add"}}, "'tools' is no list of objects"),
-    ({"tools": [{"name": "\udc00"}]}, "'tools' holds half a surrogate pair, which is no character"),
+    ({"metadata": "tools"}, "'metadata' is not JSON: Expecting value: line 1 column 1 (char 0)"),
+    ({"metadata": '{"tools": "add"}'}, "'tools' is not JSON: Expecting value: line 1 column 1 (char 0)"),
+    ({"metadata": '{"tools": ["add"]}'}, "'tools' is not a list of objects"),
+    ({"tools": {"name": "add"}}, "'tools' is not a list of objects"),
+    ({"tools": [{"name": "\udc00"}]}, "'tools' holds half a surrogate pair, which is not a character"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "reason"), MALFORMED)
-def test_a_malformed_row_is_named_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+def test_a_malformed_row_is_reported_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     conversations, unreadable = read_conversations([write(tmp_path / "a.jsonl", [row("good"), row("bad", **changes)])])
     assert [one.id for one in conversations] == ["good"]
     assert [(one.id, one.reason) for one in unreadable] == [("bad", reason)]
@@ -327,7 +332,7 @@ def test_a_malformed_row_is_named_with_its_reason(tmp_path: Path, changes: dict[
         ({"reasoning": "maybe"}, "'reasoning' is 'maybe'"),
     ],
 )
-def test_a_malformed_row_of_a_parquet_is_named_with_its_reason(
+def test_a_malformed_parquet_row_is_reported_with_its_reason(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     source = write(tmp_path / "a.parquet", [row("good"), row("bad", **changes)])
@@ -337,13 +342,13 @@ def test_a_malformed_row_of_a_parquet_is_named_with_its_reason(
     assert unreadable[0].reason.startswith(reason)
 
 
-def test_json_that_is_too_deep_to_read_is_named(tmp_path: Path) -> None:
+def test_json_that_is_nested_too_deeply_is_reported(tmp_path: Path) -> None:
     rows = [row("good"), row("bad", metadata="[" * 100_000)]
     _conversations, [bad] = read_conversations([write(tmp_path / "a.jsonl", rows)])
-    assert (bad.id, bad.reason[:24]) == ("bad", "'metadata' is no JSON: m")
+    assert (bad.id, bad.reason[:25]) == ("bad", "'metadata' is not JSON: m")
 
 
-def test_broken_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
+def test_broken_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
     good = json.dumps(row("good")).encode()
     lines = [b"\xef\xbb\xbf" + good, b'{"messages": "\xff"}', b"", b"{", b"[1]", b"[" * 100_000, b"{}"]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
@@ -352,7 +357,7 @@ def test_broken_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
     expected = {
         "a.jsonl#1": "line 2 is not UTF-8: invalid start byte at byte 14",
         "a.jsonl#2": "line 4 is not JSON: ",
-        "a.jsonl#3": "line 5 is no JSON object but list",
+        "a.jsonl#3": "line 5 is not a JSON object but list",
         "a.jsonl#4": "line 6 is not JSON: ",
         "a.jsonl#5": "it has no 'messages'",
     }
@@ -372,13 +377,13 @@ CHANGES = st.dictionaries(st.sampled_from(["uuid", "messages", "reasoning", "met
 
 
 @given(CHANGES, st.none() | JSON)
-def test_any_row_is_a_conversation_or_named(changes: dict[str, Any], message: Any) -> None:
+def test_any_row_is_a_conversation_or_reported(changes: dict[str, Any], message: Any) -> None:
     one = row(messages=[ASKED] if message is None else [ASKED, message])
-    read = module.row_read({**one, **changes}, "name", "chat", "origin")
+    read = row_conversation(Row("name", {**one, **changes}), SourceFile("a.jsonl", "a.jsonl", "chat", "origin"))
     assert isinstance(read, Conversation) or (read.reason and "\n" not in read.reason)
 
 
-def test_other_formats_below_a_directory_are_named(tmp_path: Path) -> None:
+def test_other_formats_in_a_directory_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "data/a.jsonl", [row()])
     (tmp_path / "data/b.txt").write_text("words")
     (tmp_path / "data/c.md").write_text("words")
@@ -390,17 +395,17 @@ def test_other_formats_below_a_directory_are_named(tmp_path: Path) -> None:
     }
 
 
-# What is broken is one sentence ---------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_source_without_a_conversation_is_a_sentence_with_the_first_reason(tmp_path: Path) -> None:
+def test_the_error_for_a_source_without_conversations_has_the_first_reason(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [{"text": "words"}, {"text": "more"}])
     sentence = r"a\.jsonl holds no conversation \(2 unreadable, the first is a\.jsonl#0: it has no 'messages'\); name"
     with pytest.raises(ValueError, match=sentence):
         read_conversations([source])
 
 
-def test_a_parquet_without_messages_is_a_sentence_with_the_columns_found(tmp_path: Path) -> None:
+def test_the_error_for_a_parquet_without_messages_lists_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "id": ["b"]}), tmp_path / "a.parquet")
     sentence = r"a\.parquet has no column 'messages', only id, text; name another source$"
     with pytest.raises(ValueError, match=sentence):
@@ -408,14 +413,14 @@ def test_a_parquet_without_messages_is_a_sentence_with_the_columns_found(tmp_pat
 
 
 @pytest.mark.parametrize("suffix", ["jsonl.gz", "parquet"])
-def test_a_truncated_file_is_a_sentence(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_raises_a_value_error(tmp_path: Path, suffix: str) -> None:
     path = Path(write(tmp_path / f"a.{suffix}", [row(str(number)) for number in range(50)]))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"is truncated or damaged \(.*\); get it again"):
         read_conversations([str(path)])
 
 
-def test_a_parquet_with_damaged_pages_is_a_sentence(tmp_path: Path) -> None:
+def test_a_parquet_with_damaged_pages_raises_a_value_error(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "a.parquet", [row(str(number)) for number in range(50)]))
     content = bytearray(path.read_bytes())
     content[2_000:8_000] = b"x" * 6_000  # between the header and the footer
@@ -425,27 +430,27 @@ def test_a_parquet_with_damaged_pages_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "data", "data/*.jsonl"])
-def test_a_missing_source_is_a_sentence(tmp_path: Path, name: str) -> None:
+def test_a_missing_source_raises_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_conversations([f"{tmp_path}/{name}"])
 
 
-def test_no_source_and_no_number_are_sentences(tmp_path: Path) -> None:
+def test_no_sources_or_a_number_below_one_raise_a_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sources is empty; name at least one"):
         read_conversations([])
     with pytest.raises(ValueError, match="num_conversations=0 must be at least 1"):
         read_conversations([write(tmp_path / "a.jsonl", [row()])], num_conversations=0)
 
 
-# Addresses ------------------------------------------------------------------------------------------------------------
+# URIs -----------------------------------------------------------------------------------------------------------------
 
 
-def test_addresses_are_read_through_daft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Daft's own calls are replaced by ones that look into a local directory."""
+def test_uris_are_read_through_daft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daft's functions are replaced by ones that read a local directory."""
     root = "hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2"
     write(tmp_path / "data/chat.parquet", [row("a")])
     write(tmp_path / "data/code.jsonl", [row("b")])
-    real, calls = files.daft, []
+    real, calls = reading.daft, []
 
     class Border:
         exceptions = real.exceptions
@@ -462,8 +467,7 @@ def test_addresses_are_read_through_daft(tmp_path: Path, monkeypatch: pytest.Mon
             calls.append(("bytes", path, io_config))
             return real.File(path.replace(root, f"file://{tmp_path}"))
 
-    monkeypatch.setattr(files, "daft", Border())
-    monkeypatch.setattr(module, "daft", Border())
+    monkeypatch.setattr(reading, "daft", Border())
     conversations, _unreadable = read_conversations([root])
     assert [(one.id, one.origin) for one in conversations] == [("a", root), ("b", root)]
     assert calls == [

@@ -1,4 +1,4 @@
-"""Daft is imported with its telemetry off, and a user's own setting is left alone."""
+"""Daft is imported with its telemetry off, unless the user has set it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Docstrings lose their worked examples and nothing else; sources lose their docstrings and nothing else."""
+"""Only the worked examples of docstrings are cut, and only the docstrings of sources."""
 
 import ast
 from pathlib import Path
@@ -25,10 +25,10 @@ def source_of(source: str) -> str:
     return source_without_docstrings(source, parse_python(source))
 
 
-# Which docstrings there are -------------------------------------------------------------------------------------------
+# Finding docstrings ---------------------------------------------------------------------------------------------------
 
 
-def test_names_are_qualified_and_in_the_order_of_the_file() -> None:
+def test_names_are_qualified_and_in_source_order() -> None:
     source = '''"""module"""
 class A:
     """class"""
@@ -52,16 +52,16 @@ def a():
     ]
 
 
-def test_second_definitions_have_names_of_their_own() -> None:
+def test_a_second_definition_gets_a_numbered_name() -> None:
     source = 'def f():\n    """one"""\ndef f():\n    """two"""\ndef f(): pass\ndef f():\n    """three"""\n'
     assert [found.name for found in docstrings_of(source)] == ["f", "f#2", "f#3"]
 
 
-def test_comments_and_other_strings_are_no_docstrings() -> None:
+def test_comments_and_other_strings_are_not_docstrings() -> None:
     assert docstrings_of('# comment\nx = """text"""\ndef f():\n    x = 1\n    """late"""\n') == []
 
 
-def test_text_is_what_the_standard_library_reads() -> None:
+def test_the_text_equals_that_of_ast_get_docstring() -> None:
     source = 'def f():\n    """First.\n\n        indented\n    last \n    """\n'
     assert docstrings_of(source)[0].text == ast.get_docstring(ast.parse(source).body[0]).rstrip()  # type: ignore[arg-type]
 
@@ -69,31 +69,31 @@ def test_text_is_what_the_standard_library_reads() -> None:
 @pytest.mark.parametrize(
     "source", ["def f(:", "x = 'open", "\x00", "(" * 400 + ")" * 400, "a" + ".b" * 100_000, "-" * 100_000 + "1"]
 )
-def test_what_cannot_be_parsed_is_a_value_error(source: str) -> None:
+def test_a_file_that_cannot_be_parsed_raises_a_value_error(source: str) -> None:
     with pytest.raises(ValueError, match=r"line \d+|nested|null"):
         parse_python(source)
 
 
-def test_an_invalid_escape_in_data_raises_no_warning_of_ours() -> None:
+def test_an_invalid_escape_in_a_file_raises_no_warning() -> None:
     assert docstrings_of('def f():\n    "a\\d"\n')[0].text == "a\\d"
 
 
 # Worked examples ------------------------------------------------------------------------------------------------------
 
 
-def test_a_doctest_goes_with_its_output_and_the_words_that_lead_to_it() -> None:
+def test_a_doctest_is_cut_with_its_output_and_its_introduction() -> None:
     text, has_example = cut_examples(
         "Adds numbers.\n\nLike this:\n\n>>> add(1, 2)\n3\n>>> add(2,\n...     3)\n5\n\nNot fast."
     )
     assert (text, has_example) == ("Adds numbers.\n\nNot fast.", True)
 
 
-def test_an_example_section_goes_with_its_heading() -> None:
+def test_an_example_section_is_cut_with_its_heading() -> None:
     docstring = "Adds.\n\nExamples\n========\n\n>>> add(1)\n1\n\nand so on\n\nSee Also\n========\n\nsub"
     assert cut_examples(docstring) == ("Adds.\n\nSee Also\n========\n\nsub", True)
 
 
-def test_subsections_of_an_example_section_go_with_it() -> None:
+def test_an_example_section_is_cut_with_its_subsections() -> None:
     docstring = "Adds.\n\nNotes\n=====\n\na\n\nExamples\n========\n\nOne\n---\n\nprose\n\nSee Also\n========\n\nsub"
     assert cut_examples(docstring) == ("Adds.\n\nNotes\n=====\n\na\n\nSee Also\n========\n\nsub", True)
 
@@ -103,32 +103,32 @@ def test_a_bold_example_heading_ends_at_the_next_bold_one() -> None:
     assert cut_examples(docstring) == ("Adds.\n\n**References**\n\n1. a book", True)
 
 
-def test_an_example_without_a_prompt_is_an_example() -> None:
+def test_an_example_section_without_a_prompt_is_cut() -> None:
     assert cut_examples("Adds.\n\nExample:\n    add(1, 2)\n") == ("Adds.", True)
 
 
-def test_a_heading_that_loses_all_it_had_goes() -> None:
+def test_a_heading_whose_section_becomes_empty_is_cut() -> None:
     assert cut_examples("Adds.\n\nUsage\n=====\n\n>>> add(1)\n1\n\nNotes\n=====\n\nslow") == (
         "Adds.\n\nNotes\n=====\n\nslow",
         True,
     )
 
 
-def test_directives_that_only_held_a_doctest_go() -> None:
+def test_a_directive_that_only_holds_a_doctest_is_cut() -> None:
     docstring = "Draws.\n\n.. plot::\n   :context: close-figs\n   :include-source: True\n\n   >>> plot(x)\n\nEnd."
     assert cut_examples(docstring) == ("Draws.\n\nEnd.", True)
 
 
-def test_a_docstring_without_an_example_stays_as_it_is() -> None:
+def test_a_docstring_without_an_example_is_unchanged() -> None:
     docstring = "Adds a and b::\n\n    a + b\n\nParameters\n----------\na : int\n\nSee Also\n--------\nsub"
     assert cut_examples(docstring) == (docstring, False)
 
 
-def test_a_docstring_of_examples_alone_becomes_empty() -> None:
+def test_a_docstring_of_only_examples_becomes_empty() -> None:
     assert cut_examples(">>> 1 + 1\n2") == ("", True)
 
 
-def test_a_text_that_still_speaks_of_an_example_has_no_label() -> None:
+def test_a_text_that_still_mentions_an_example_has_no_label() -> None:
     source = 'def f():\n    """Adds.\n\n    >>> f()\n    1\n\n    The example above is short.\n    """\n'
     assert docstrings_of(source)[0].has_example is None
 
@@ -140,7 +140,7 @@ LINES = st.sampled_from(
 
 
 @given(st.lists(LINES, max_size=14).map("\n".join))
-def test_no_prompt_and_no_run_of_blank_lines_survives(docstring: str) -> None:
+def test_no_prompt_and_no_double_blank_line_remains(docstring: str) -> None:
     text, has_example = cut_examples(docstring)
     assert ">>>" not in text
     assert "\n\n\n" not in text
@@ -149,7 +149,7 @@ def test_no_prompt_and_no_run_of_blank_lines_survives(docstring: str) -> None:
 
 
 @given(st.lists(LINES, max_size=14).map("\n".join))
-def test_cutting_twice_cuts_nothing_more_than_headings_left_empty(docstring: str) -> None:
+def test_cutting_again_only_cuts_headings_left_empty(docstring: str) -> None:
     text, _has_example = cut_examples(docstring)
     again, has_example = cut_examples(text)
     assert not has_example or "Example" in text
@@ -160,7 +160,7 @@ def test_cutting_twice_cuts_nothing_more_than_headings_left_empty(docstring: str
 
 
 def tree_without_docstrings(source: str) -> str:
-    """The slow way: cut them out of the tree."""
+    """The slow reference: removes them from the tree."""
     tree = parse_python(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
@@ -223,5 +223,5 @@ STATEMENTS = st.recursive(
 
 
 @given(st.lists(STATEMENTS, max_size=5).map(lambda lines: "\n".join(lines) + "\n"))
-def test_what_is_left_parses_to_the_tree_without_docstrings(source: str) -> None:
+def test_the_remaining_source_parses_to_the_tree_without_docstrings(source: str) -> None:
     assert dump_without_pass(parse_python(source_of(source))) == tree_without_docstrings(source)

@@ -1,4 +1,4 @@
-"""Exported is what `__all__` lists, private what has an underscore, and the text shows neither."""
+"""Objects in `__all__` are exported, objects with an underscore are private, and the text gives neither away."""
 
 import ast
 
@@ -51,14 +51,14 @@ def test_label(exports: Exports, path: str, name: str, exported: bool | None) ->
 
 
 @pytest.mark.parametrize("name", ["one", "_private", "one._method"])
-def test_a_text_that_names_its_own_object_has_no_label(exports: Exports, name: str) -> None:
+def test_a_text_that_mentions_its_own_object_has_no_label(exports: Exports, name: str) -> None:
     own_name = name.rpartition(".")[2]
     tree = ast.parse(FILES["p/extra.py"])
     assert exports.label("p/extra.py", tree, name, f"see {own_name}(x)") is None
     assert exports.label("p/extra.py", tree, name, f"see {own_name}_more") is not None
 
 
-def test_each_init_file_is_read_once() -> None:
+def test_each_init_file_is_parsed_once() -> None:
     read: list[str] = []
 
     def read_tree(path: str) -> ast.Module | None:
@@ -71,5 +71,5 @@ def test_each_init_file_is_read_once() -> None:
     assert sorted(read) == sorted(set(read))
 
 
-def test_listed_names_ignores_what_is_not_all() -> None:
+def test_listed_names_ignores_other_variables() -> None:
     assert listed_names(ast.parse("names = ['a']\n__all__: list[str] = ['b']\nprint(['c'])\nx.extend(['d'])")) == {"b"}

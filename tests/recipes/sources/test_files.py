@@ -1,7 +1,6 @@
-"""Files become documents; what cannot be read is named; what is broken is one sentence."""
+"""Files become documents, unreadable rows are reported, and broken files raise a one-line error."""
 
 import gzip
-import io
 import json
 import os
 import subprocess
@@ -17,16 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources import files
+from nemotron.recipes.sources import reading
 from nemotron.recipes.sources.documents import Document
-from nemotron.recipes.sources.files import (
-    DEFAULT_CATEGORY,
-    REMOTE,
-    UriReader,
-    read_sources,
-    split_category,
-    with_different_ids,
-)
+from nemotron.recipes.sources.files import read_sources
+from nemotron.recipes.sources.reading import REMOTE
 
 
 def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> str:
@@ -42,7 +35,7 @@ def write_lines(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def one_sentence(error: pytest.ExceptionInfo[Exception]) -> str:
+def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -68,7 +61,7 @@ FORMATS: dict[str, Callable[[Path, list[str]], str]] = {
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("is_uri", [False, True])
-def test_every_format_gives_its_texts_in_order(tmp_path: Path, suffix: str, is_uri: bool) -> None:
+def test_every_format_returns_its_texts_in_order(tmp_path: Path, suffix: str, is_uri: bool) -> None:
     texts = ["one\nline", "zwei ü \u2028", "三", "quatre 🎈", "five"]
     location = FORMATS[suffix](tmp_path / "data", texts)
     documents, unreadable = read_sources([f"wiki={'file://' if is_uri else ''}{location}"])
@@ -78,7 +71,7 @@ def test_every_format_gives_its_texts_in_order(tmp_path: Path, suffix: str, is_u
     assert len({d.id for d in documents}) == 5
 
 
-def test_a_fresh_parquet_keeps_its_row_order_over_row_groups(tmp_path: Path) -> None:
+def test_a_parquet_keeps_its_row_order_across_row_groups(tmp_path: Path) -> None:
     numbers = [str(number) for number in range(30_000)]
     location = write_parquet(tmp_path / "a.parquet", {"id": numbers, "text": numbers}, row_group_size=700)
     documents, _unreadable = read_sources([location])
@@ -86,24 +79,24 @@ def test_a_fresh_parquet_keeps_its_row_order_over_row_groups(tmp_path: Path) -> 
     assert [d.id for d in read_sources([location], num_documents=1_500)[0]] == numbers[:1_500]
 
 
-CHARACTERS = st.characters(exclude_categories=["Cs"])  # halves of surrogate pairs are no text
+CHARACTERS = st.characters(exclude_categories=["Cs"])  # halves of surrogate pairs are not text
 
 
 @given(st.lists(st.text(CHARACTERS, min_size=1).filter(str.strip), min_size=1, max_size=6))
-def test_any_text_survives_json_lines(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_any_text_in_json_lines_is_read_unchanged(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("json") / "a.jsonl"
     documents, unreadable = read_sources([write_lines(path, [{"text": text} for text in texts])])
     assert ([d.text for d in documents], unreadable) == (texts, [])
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfwords")
     (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "more"}\n')
     assert [d.text for d in read_sources([str(tmp_path)])[0]] == ["words", "more"]
 
 
 @pytest.mark.parametrize("size", [1, 8_192, 1 << 20, 2 << 20, (2 << 20) + 1])
-def test_an_address_is_read_to_its_end_whatever_its_size(tmp_path: Path, size: int) -> None:
+def test_a_uri_of_any_size_is_read_to_its_end(tmp_path: Path, size: int) -> None:
     (tmp_path / "a.txt").write_text("x" * size)
     assert [len(d.text) for d in read_sources([f"file://{tmp_path}/a.txt"])[0]] == [size]
     line = json.dumps({"text": "y" * (size - 13)}) + "\n" if size > 13 else '{"text":"y"}\n'
@@ -111,28 +104,11 @@ def test_an_address_is_read_to_its_end_whatever_its_size(tmp_path: Path, size: i
     assert len(read_sources([f"file://{tmp_path}/b.jsonl"])[0]) == 1
 
 
-def test_nothing_is_asked_for_beyond_the_end_of_an_address() -> None:
-    class Strict(io.BytesIO):
-        """As Daft's streams can be: a read that begins or reaches beyond the end is an invalid range."""
-
-        def size(self) -> int:
-            return len(self.getvalue())
-
-        def read(self, size: int | None = -1, /) -> bytes:
-            assert size is not None
-            assert 0 < size <= self.size() - self.tell()
-            return super().read(size)
-
-    content = bytes(range(256)) * 40
-    reader = io.BufferedReader(UriReader(Strict(content)), buffer_size=1_000)
-    assert reader.read(10) + reader.read() + reader.read(5) == content
-
-
 # Columns --------------------------------------------------------------------------------------------------------------
 
 
-def test_columns_as_nvidia_released_them_are_tolerated(tmp_path: Path) -> None:
-    # facts: Nemotron-CC-v2 (id, text, sometimes language and metadata), Nemotron-CC-Math (id, text, metadata struct)
+def test_the_columns_of_nvidias_datasets_are_accepted(tmp_path: Path) -> None:
+    # Nemotron-CC-v2 (id, text, sometimes language and metadata), Nemotron-CC-Math (id, text, metadata struct)
     source = write_parquet(
         tmp_path / "part_000000.parquet",
         {
@@ -164,12 +140,12 @@ def test_the_text_column_can_be_named(tmp_path: Path) -> None:
     assert [d.text for d in read_sources([lines, table], text_column="content")[0]] == ["a", "b"]
 
 
-def test_the_text_column_may_be_the_id(tmp_path: Path) -> None:
+def test_the_text_column_may_be_the_id_column(tmp_path: Path) -> None:
     table = write_parquet(tmp_path / "b.parquet", {"id": ["b"]})
     assert [(d.id, d.text) for d in read_sources([table], text_column="id")[0]] == [("b.parquet#0", "b")]
 
 
-def test_rows_without_an_id_are_named_by_file_and_row(tmp_path: Path) -> None:
+def test_rows_without_an_id_are_named_after_file_and_row(tmp_path: Path) -> None:
     ids: list[dict[str, Any]] = [{}, {"id": None}, {"id": 7}, {"id": ""}, {"id": "x"}, {"id": True}, {"id": "\ud800"}]
     write_lines(tmp_path / "data/deep/a.jsonl", [{"text": "words", **name} for name in ids])
     names = [d.id for d in read_sources([str(tmp_path / "data")])[0]]
@@ -177,23 +153,15 @@ def test_rows_without_an_id_are_named_by_file_and_row(tmp_path: Path) -> None:
     assert names == [f"{file}#0", f"{file}#1", "7", f"{file}#3", "x", f"{file}#5", f"{file}#6"]
 
 
-def test_repeated_ids_become_different(tmp_path: Path) -> None:
+def test_repeated_ids_become_unique(tmp_path: Path) -> None:
     rows = [{"text": text, "id": name} for text, name in zip("abcde", ["x", "x", "x#2", "y", "x"], strict=True)]
     documents, _unreadable = read_sources([write_lines(tmp_path / "a.jsonl", rows)])
     assert [(d.id, d.text) for d in documents] == [("x", "a"), ("x#2", "b"), ("x#2#2", "c"), ("y", "d"), ("x#3", "e")]
     assert all(d.module == d.id for d in documents)
 
 
-@given(st.lists(st.sampled_from(["a", "a#2", "a#2#2", "a#3", "b"])))
-def test_ids_end_up_different_and_first_ones_stay(ids: list[str]) -> None:
-    documents = with_different_ids(Document(name, name, "wiki", "", "", "") for name in ids)
-    assert len({d.id for d in documents}) == len(ids)
-    assert all(d.id.startswith(name) for d, name in zip(documents, ids, strict=True))
-    assert ids[:1] == [d.id for d in documents[:1]]
-
-
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "jsonl.gz"])
-def test_no_text_column_is_a_sentence_with_the_columns_found(tmp_path: Path, suffix: str) -> None:
+def test_the_error_for_a_missing_text_column_lists_the_columns(tmp_path: Path, suffix: str) -> None:
     columns = {"repo": ["a/b"] * 3, "commit_id": ["0123456"] * 3, "rel_path": ["x.py"] * 3}
     path = tmp_path / f"meta.{suffix}"
     if suffix == "parquet":
@@ -202,32 +170,32 @@ def test_no_text_column_is_a_sentence_with_the_columns_found(tmp_path: Path, suf
         source = write_lines(path, [{name: values[0] for name, values in columns.items()}] * 3)
     with pytest.raises(ValueError, match=r"no column 'text', only commit_id, rel_path, repo .* --text-column") as error:
         read_sources([source])
-    assert str(path) in one_sentence(error)
+    assert str(path) in one_line(error)
     assert "without their text" in str(error.value)
 
 
-def test_a_long_file_without_the_column_is_given_up_early(tmp_path: Path) -> None:
+def test_a_long_file_without_the_text_column_is_not_read_to_its_end(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [{"body": "x"}] * 100 + [{"text": "never reached"}])
     with pytest.raises(ValueError, match="only body"):
         read_sources([source], num_documents=5)
 
 
-def test_rows_that_lack_the_column_before_the_first_one_that_has_it_are_named(tmp_path: Path) -> None:
+def test_rows_without_the_text_column_before_the_first_with_it_are_reported(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [{"n": 1}, {"text": "a"}, {"n": 2}])
     documents, unreadable = read_sources([source])
     assert ([d.id for d in documents], [u.id for u in unreadable]) == (["a.jsonl#1"], ["a.jsonl#0", "a.jsonl#2"])
 
 
-def test_a_text_column_of_another_type_is_a_sentence(tmp_path: Path) -> None:
+def test_a_text_column_of_another_type_raises_a_value_error(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", {"text": [[1, 2], [3]]})
     with pytest.raises(ValueError, match=r"column 'text' is List\[Int64\], not text; use --text-column"):
         read_sources([source])
 
 
-# What cannot be read is named -----------------------------------------------------------------------------------------
+# Unreadable rows ------------------------------------------------------------------------------------------------------
 
 
-def test_broken_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
+def test_broken_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
     rows: list[Any] = [
         {"text": "good"},
         b'{"text": "\xff"}\n',
@@ -249,7 +217,7 @@ def test_broken_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
     expected = {
         "1": "line 2 is not UTF-8: invalid start byte at byte 10",
         "2": "line 3 is not JSON",
-        "3": "line 5 is no JSON object but list",
+        "3": "line 5 is not a JSON object but list",
         "4": "'text' is null, not text",
         "5": "'text' is int, not text",
         "6": "'text' is empty",
@@ -263,7 +231,7 @@ def test_broken_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
         assert words in reasons[row]
 
 
-def test_invalid_utf8_in_a_text_file_is_named(tmp_path: Path) -> None:
+def test_invalid_utf8_in_a_text_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"good")
     (tmp_path / "b.txt").write_bytes(b"bad \xe9 latin")
     (tmp_path / "c.txt").write_bytes(b"")
@@ -275,14 +243,14 @@ def test_invalid_utf8_in_a_text_file_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_null_rows_of_a_parquet_are_named(tmp_path: Path) -> None:
+def test_null_rows_of_a_parquet_are_reported(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", {"id": ["x", "y", "z"], "text": ["a", None, ""]})
     documents, unreadable = read_sources([source])
     assert [d.id for d in documents] == ["x"]
     assert [(u.id, u.reason) for u in unreadable] == [("y", "'text' is null, not text"), ("z", "'text' is empty")]
 
 
-def test_files_of_other_formats_below_a_directory_are_named(tmp_path: Path) -> None:
+def test_files_of_other_formats_in_a_directory_are_reported(tmp_path: Path) -> None:
     for name in ("data/a.txt", "data/b.csv", "data/deep/README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("words")
@@ -292,7 +260,7 @@ def test_files_of_other_formats_below_a_directory_are_named(tmp_path: Path) -> N
 
 
 @given(st.lists(st.binary(max_size=30), max_size=8))
-def test_any_bytes_are_a_document_or_named_or_one_sentence(
+def test_every_line_of_any_bytes_is_a_document_or_reported(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / "a.jsonl"
@@ -302,62 +270,62 @@ def test_any_bytes_are_a_document_or_named_or_one_sentence(
     assert len(documents) + len(unreadable) == 1 + len(rows)
 
 
-# What is broken is one sentence ---------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.7, 0.99])
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_truncated_parquet_is_a_sentence(tmp_path: Path, keep: float, scheme: str) -> None:
+def test_a_truncated_parquet_raises_a_one_line_error(tmp_path: Path, keep: float, scheme: str) -> None:
     path = Path(write_parquet(tmp_path / "a.parquet", {"text": [str(n) for n in range(5_000)]}))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(ValueError, match=r"a\.parquet is truncated or damaged \(.*\); get it again") as error:
         read_sources([scheme + str(path)])
-    one_sentence(error)
+    one_line(error)
 
 
-def test_a_parquet_with_damaged_pages_is_a_sentence(tmp_path: Path) -> None:
+def test_a_parquet_with_damaged_pages_raises_a_one_line_error(tmp_path: Path) -> None:
     path = Path(write_parquet(tmp_path / "a.parquet", {"text": [str(n) for n in range(50_000)]}, row_group_size=1_000))
     content = bytearray(path.read_bytes())
     content[50_000:70_000] = b"x" * 20_000
     path.write_bytes(content)
     with pytest.raises(ValueError, match="truncated or damaged") as error:
         read_sources([str(path)])
-    one_sentence(error)
+    one_line(error)
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_truncated_gzip_is_a_sentence(tmp_path: Path, keep: float, scheme: str) -> None:
+def test_a_truncated_gzip_raises_a_one_line_error(tmp_path: Path, keep: float, scheme: str) -> None:
     path = Path(write_lines(tmp_path / "a.jsonl.gz", [{"text": str(n * n)} for n in range(3_000)]))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz is truncated or damaged \(.*\); get it again") as error:
         read_sources([scheme + str(path)])
-    one_sentence(error)
+    one_line(error)
 
 
 @pytest.mark.parametrize("damage", [b"no gzip at all", None])
-def test_a_damaged_gzip_is_a_sentence(tmp_path: Path, damage: bytes | None) -> None:
+def test_a_damaged_gzip_raises_a_one_line_error(tmp_path: Path, damage: bytes | None) -> None:
     path = Path(write_lines(tmp_path / "a.jsonl.gz", [{"text": str(n * n)} for n in range(3_000)]))
     content = bytearray(path.read_bytes())
     content[5_000:5_040] = bytes(40)
     path.write_bytes(damage or content)
     with pytest.raises(ValueError, match="truncated or damaged") as error:
         read_sources([str(path)])
-    one_sentence(error)
+    one_line(error)
 
 
 @pytest.mark.parametrize(
     "name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.parquet", "data", "data/*.txt", "data/**/*.parquet"]
 )
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_missing_source_is_a_sentence(tmp_path: Path, name: str, scheme: str) -> None:
+def test_a_missing_source_raises_a_one_line_error(tmp_path: Path, name: str, scheme: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"does not exist|matches no file") as error:
         read_sources([f"{scheme}{tmp_path}/{name}"])
-    assert name in one_sentence(error)
+    assert name in one_line(error)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.parquet"])
-def test_an_empty_source_is_a_sentence(tmp_path: Path, name: str) -> None:
+def test_an_empty_source_raises_a_one_line_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.touch()
     if name.endswith(".gz"):
@@ -366,17 +334,17 @@ def test_an_empty_source_is_a_sentence(tmp_path: Path, name: str) -> None:
         write_parquet(path, {"text": pa.array([], pa.string())})
     with pytest.raises(ValueError, match=r"holds no document \([01] unreadable.*name another source") as error:
         read_sources([str(path)])
-    one_sentence(error)
+    one_line(error)
 
 
-def test_a_parquet_of_no_bytes_is_a_sentence(tmp_path: Path) -> None:
+def test_a_parquet_of_zero_bytes_raises_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").touch()
     with pytest.raises(ValueError, match="truncated or damaged") as error:
         read_sources([str(tmp_path / "a.parquet")])
-    one_sentence(error)
+    one_line(error)
 
 
-def test_an_empty_directory_or_one_without_readable_files_is_a_sentence(tmp_path: Path) -> None:
+def test_a_source_without_readable_files_raises_a_value_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty holds no file that ends in \.txt, .*name another source"):
         read_sources([str(tmp_path / "empty")])
@@ -385,43 +353,45 @@ def test_an_empty_directory_or_one_without_readable_files_is_a_sentence(tmp_path
         read_sources([str(tmp_path / "notes.csv")])
 
 
-def test_a_source_of_unreadable_rows_alone_says_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+def test_the_error_for_a_source_of_unreadable_rows_has_the_first_reason(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [b"{\n", b"{{\n"])
     with pytest.raises(ValueError, match=r"no document \(2 unreadable, the first is a\.jsonl#0: line 1 is not JSON"):
         read_sources([source])
 
 
-def test_one_empty_source_among_others_is_a_sentence(tmp_path: Path) -> None:
+def test_one_empty_source_among_others_raises_a_value_error(tmp_path: Path) -> None:
     good = write_lines(tmp_path / "a.jsonl", [{"text": "a"}])
     bad = write_lines(tmp_path / "b.jsonl", [])
     with pytest.raises(ValueError, match=r"b\.jsonl holds no document"):
         read_sources([good, bad])
 
 
-def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_raises_a_one_line_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.txt").write_text("secret")
 
     def refuse(*_arguments: object) -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path / "a.txt"))
 
-    monkeypatch.setattr(files, "open", refuse, raising=False)  # root, as whom containers run tests, may read everything
-    with pytest.raises(
-        OSError, match=r"a\.txt cannot be read .*Permission denied.* check that it may be read"
-    ) as error:
+    monkeypatch.setattr(
+        reading, "open", refuse, raising=False
+    )  # root, as whom containers run tests, may read everything
+    with pytest.raises(OSError, match=r"a\.txt cannot be read .*Permission denied.* check its permissions") as error:
         read_sources([str(tmp_path / "a.txt")])
-    one_sentence(error)
+    one_line(error)
 
 
 @pytest.mark.parametrize(
     ("sources", "message"), [([], "sources is empty"), ([""], "names no location"), (["wiki="], "names no location")]
 )
-def test_no_location_is_a_sentence(sources: list[str], message: str) -> None:
+def test_a_source_without_a_location_raises_a_value_error(sources: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_sources(sources)
 
 
 @pytest.mark.parametrize("number", [0, -3])
-def test_a_number_of_documents_below_one_is_refused(number: int) -> None:
+def test_a_number_of_documents_below_one_raises_a_value_error(number: int) -> None:
     with pytest.raises(ValueError, match=f"num_documents={number} must be at least 1"):
         read_sources(["a.txt"], num_documents=number)
 
@@ -429,7 +399,7 @@ def test_a_number_of_documents_below_one_is_refused(number: int) -> None:
 # Sources, categories, order -------------------------------------------------------------------------------------------
 
 
-def test_paths_are_sorted_whatever_the_order_on_disk(tmp_path: Path) -> None:
+def test_files_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.txt", "c.txt", "a/b/y.txt", "B.txt"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_text(name)
@@ -450,42 +420,20 @@ def test_ids_do_not_depend_on_where_the_directory_is(tmp_path: Path, monkeypatch
     assert ids == {"data/x/a.jsonl#0"}
 
 
-def test_a_glob_names_files_from_its_fixed_part_on(tmp_path: Path) -> None:
+def test_ids_in_a_glob_begin_after_its_fixed_part(tmp_path: Path) -> None:
     write_lines(tmp_path / "data/x/a.jsonl", [{"text": "a"}])
     for scheme in ("", "file://"):
         assert read_sources([f"{scheme}{tmp_path}/data/*/*.jsonl"])[0][0].id == "x/a.jsonl#0"
 
 
-def test_names_with_characters_of_globs_and_addresses_are_read(tmp_path: Path) -> None:
+def test_file_names_with_glob_and_uri_characters_are_read(tmp_path: Path) -> None:
     for name in ("a[1]", "b*", "c?d", "e #%20 ü"):
         write_parquet(tmp_path / f"{name}.parquet", {"text": [name]})
         write_lines(tmp_path / f"{name}.jsonl", [{"text": name}])
     assert sorted(d.text for d in read_sources([str(tmp_path)])[0]) == sorted(["a[1]", "b*", "c?d", "e #%20 ü"] * 2)
 
 
-@pytest.mark.parametrize(
-    ("source", "category", "location"),
-    [
-        ("notes.txt", DEFAULT_CATEGORY, "notes.txt"),
-        ("code=a.txt", "code", "a.txt"),
-        ("syn-crawl-high=hf://datasets/x/y/*.parquet", "syn-crawl-high", "hf://datasets/x/y/*.parquet"),
-        ("crawl++=a.txt", "crawl++", "a.txt"),
-        ("math=a=b.txt", "math", "a=b.txt"),
-        ("data/year=2024/a.txt", DEFAULT_CATEGORY, "data/year=2024/a.txt"),
-        ("s3://bucket/year=2024/*.parquet", DEFAULT_CATEGORY, "s3://bucket/year=2024/*.parquet"),
-    ],
-)
-def test_a_category_stands_before_the_first_equals_sign(source: str, category: str, location: str) -> None:
-    assert split_category(source) == (category, location)
-
-
-def test_a_path_that_exists_is_not_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "year=2024").mkdir()
-    assert split_category("year=2024") == (DEFAULT_CATEGORY, "year=2024")
-
-
-def test_a_file_named_twice_is_read_once_and_under_one_category(tmp_path: Path) -> None:
+def test_a_file_named_twice_is_read_once_and_must_have_one_category(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [{"text": "a"}])
     assert len(read_sources([source, source, f"{tmp_path}/*.jsonl"])[0]) == 1
     with pytest.raises(ValueError, match=r"a\.jsonl is both wiki and code; give it one category"):
@@ -514,46 +462,46 @@ def test_sources_take_turns_until_the_number_is_reached(tmp_path: Path) -> None:
     assert read_sources(sources)[0] == read_sources(sources, num_documents=102)[0]
 
 
-def test_unreadable_rows_count_towards_the_number(tmp_path: Path) -> None:
+def test_unreadable_rows_count_toward_the_number(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [b"{\n", {"text": "a"}, {"text": "b"}])
     documents, unreadable = read_sources([source], num_documents=2)
     assert (len(documents), len(unreadable)) == (1, 1)
 
 
-def test_the_origin_is_the_location_as_it_was_given(tmp_path: Path) -> None:
+def test_the_origin_is_the_location_as_given(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [{"text": "a"}])
     assert read_sources([f"wiki={tmp_path}/*.jsonl"])[0][0].origin == f"{tmp_path}/*.jsonl"
 
 
-# Addresses ------------------------------------------------------------------------------------------------------------
+# URIs -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("root", ["hf://datasets/nvidia/sample", "s3://bucket/corpus"])
-def test_addresses_go_to_daft_with_few_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
-    """Daft's own calls are replaced by ones that look into a local directory."""
+def test_uris_are_read_through_daft_with_few_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    """Daft's functions are replaced by ones that read a local directory."""
     write_parquet(tmp_path / "b.parquet", {"text": ["b"]})
     write_lines(tmp_path / "x/a.jsonl.gz", [{"text": "a"}])
     calls: list[tuple[str, str, object]] = []
 
     class Border:
-        exceptions = files.daft.exceptions
+        exceptions = reading.daft.exceptions
 
         def from_glob_path(self, path: str, io_config: object) -> object:
             calls.append(("list", path, io_config))
-            found = files.daft_itself.from_glob_path(path.replace(root, str(tmp_path)))  # type: ignore[attr-defined]
+            found = reading.daft_itself.from_glob_path(path.replace(root, str(tmp_path)))  # type: ignore[attr-defined]
             paths = [p.removeprefix("file://").replace(str(tmp_path), root) for p in found.to_pydict()["path"]]
-            return files.daft_itself.from_pydict({"path": sorted(paths, reverse=True)})  # type: ignore[attr-defined]
+            return reading.daft_itself.from_pydict({"path": sorted(paths, reverse=True)})  # type: ignore[attr-defined]
 
         def read_parquet(self, path: str, io_config: object) -> object:
             calls.append(("parquet", path, io_config))
-            return files.daft_itself.read_parquet(path.replace(root, str(tmp_path)))  # type: ignore[attr-defined]
+            return reading.daft_itself.read_parquet(path.replace(root, str(tmp_path)))  # type: ignore[attr-defined]
 
         def File(self, path: str, io_config: object) -> object:
             calls.append(("bytes", path, io_config))
-            return files.daft_itself.File(path.replace(root, f"file://{tmp_path}"))  # type: ignore[attr-defined]
+            return reading.daft_itself.File(path.replace(root, f"file://{tmp_path}"))  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(files, "daft_itself", files.daft, raising=False)
-    monkeypatch.setattr(files, "daft", Border())
+    monkeypatch.setattr(reading, "daft_itself", reading.daft, raising=False)
+    monkeypatch.setattr(reading, "daft", Border())
     documents, unreadable = read_sources([f"wiki={root}"])
     assert [(d.id, d.text, d.origin) for d in documents] == [("b.parquet#0", "b", root), ("x/a.jsonl.gz#0", "a", root)]
     assert unreadable == []
@@ -568,7 +516,7 @@ def test_addresses_go_to_daft_with_few_tries(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["", "a.parquet", "a.jsonl"])
-def test_an_address_that_does_not_answer_is_a_sentence_in_reasonable_time(name: str) -> None:
+def test_a_uri_that_does_not_answer_raises_a_one_line_error_within_30_seconds(name: str) -> None:
     program = (
         "import sys; from nemotron.recipes.sources.files import read_sources\n"
         "try: read_sources([sys.argv[1]])\n"

@@ -1,4 +1,4 @@
-"""Licences are found where a text states one, and only there."""
+"""A license is found if a text states one, and only then."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.licences import licence_stated_in
+from nemotron.recipes.sources.licences import stated_licence
 
 MIT_NOTICE = (
     "# Permission is hereby granted, free of charge, to any person obtaining\n# a copy of this software and associated"
@@ -35,8 +35,8 @@ NO_PATENT = "NO EXPRESS OR IMPLIED LICENSES TO ANY PARTY'S PATENT RIGHTS ARE\nGR
         (f"# x is under the MIT license\n{BSD_NOTICE}\n{BSD_THIRD_CLAUSE}", "BSD-3-Clause AND MIT"),
     ],
 )
-def test_a_statement_is_read_as_its_spdx_identifier(text: str, licence: str) -> None:
-    assert licence_stated_in(text) == licence
+def test_a_statement_gives_its_spdx_identifier(text: str, licence: str) -> None:
+    assert stated_licence(text) == licence
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_a_statement_is_read_as_its_spdx_identifier(text: str, licence: str) -> 
         "a permitted use, with the limits of a MITRE report",
     ],
 )
-def test_letters_in_passing_state_nothing(text: str) -> None:
-    assert licence_stated_in(text) is None
+def test_other_occurrences_of_the_letters_state_nothing(text: str) -> None:
+    assert stated_licence(text) is None
 
 
 @given(before=st.text(), after=st.text())
 def test_a_notice_is_found_in_any_surroundings(before: str, after: str) -> None:
-    licence = licence_stated_in(f"{before}\n{MIT_NOTICE}\n{after}")
+    licence = stated_licence(f"{before}\n{MIT_NOTICE}\n{after}")
     assert licence is not None
     assert "MIT" in licence.split(" AND ")
 
 
-def test_this_projects_own_licence_file_is_recognised() -> None:
+def test_this_projects_license_file_is_recognized() -> None:
     licence_file = Path(__file__).parents[3] / "LICENSE"
-    assert licence_stated_in(licence_file.read_text()) == "Apache-2.0"
+    assert stated_licence(licence_file.read_text()) == "Apache-2.0"

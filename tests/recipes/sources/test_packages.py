@@ -1,4 +1,4 @@
-"""Package text is what RECORD says, sampled by whole modules, the same on every machine."""
+"""Package text matches RECORD, is sampled by whole modules, and is the same on every machine."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ import pytest
 from nemotron.recipes.sources.documents import Document
 from nemotron.recipes.sources.packages import (
     PACKAGES,
-    decoded,
+    decode,
     installed_package,
     installed_packages,
     is_test,
@@ -32,7 +32,7 @@ Files = dict[str, bytes | str]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Files], Path]:
-    """Installs a package "fake" 1.0 of the given files into an empty directory on the path."""
+    """Installs a package "fake" 1.0 with the given files into an empty directory on the path."""
 
     def install_files(files: Files) -> Path:
         info = "fake-1.0.dist-info"
@@ -58,13 +58,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Files]
 
 FAKE = {"fake": "1.0"}
 
-# The same on CPython 3.11.7, 3.12.1 and 3.13.0.
+# Recorded with CPython 3.11.7, 3.12.1 and 3.13.0.
 TINY_SAMPLE_DIGEST = "86dc42a55e3817fa0655340720e22cf7aca39cdabea3dde984c84ccf3f3f3bda"
 
 
 @pytest.fixture(scope="module")
 def sample() -> list[Document]:
-    """What a tiny run reads."""
+    """The documents that a tiny run reads."""
     documents, unreadable = package_documents(750)
     assert unreadable == []
     return documents
@@ -73,7 +73,7 @@ def sample() -> list[Document]:
 # Documents ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_module_becomes_its_docstrings_and_its_source(install: Callable[[Files], Path]) -> None:
+def test_a_module_becomes_documents_of_its_docstrings_and_its_source(install: Callable[[Files], Path]) -> None:
     source = '"""What for."""\n__all__ = ["f"]\n\n\ndef f():\n    """Does it.\n\n    >>> f()\n    """\n    return 1\n'
     install({"fake/a.py": source})
     documents, unreadable = package_documents(100, FAKE)
@@ -98,7 +98,7 @@ def test_an_object_that_the_package_lists_is_exported(install: Callable[[Files],
     }
 
 
-def test_tests_and_other_files_are_no_documents(install: Callable[[Files], Path]) -> None:
+def test_tests_and_other_files_do_not_become_documents(install: Callable[[Files], Path]) -> None:
     install({
         "fake/core/a.py": "x = 1\n",
         "fake/core/tests/test_a.py": "def test_a():\n    'Claims.'\n",
@@ -111,19 +111,19 @@ def test_tests_and_other_files_are_no_documents(install: Callable[[Files], Path]
     assert ([d.id for d in documents], unreadable) == (["fake/core/a.py"], [])
 
 
-def test_an_empty_module_or_one_of_docstrings_alone_has_no_source_document(install: Callable[[Files], Path]) -> None:
+def test_a_module_without_code_has_no_source_document(install: Callable[[Files], Path]) -> None:
     install({"fake/__init__.py": "", "fake/a.py": '"""Only words."""\n'})
     documents, unreadable = package_documents(100, FAKE)
     assert ([d.id for d in documents], unreadable) == (["fake/a.py::__doc__"], [])
 
 
-def test_a_file_states_its_own_licence(install: Callable[[Files], Path]) -> None:
+def test_a_file_may_state_its_own_license(install: Callable[[Files], Path]) -> None:
     install({"fake/a.py": "# This file is GPLv3\nx = 1\n", "fake/b.py": "y = 1\n"})
     documents, _unreadable = package_documents(100, FAKE)
     assert {d.id: d.licence for d in documents} == {"fake/a.py": "GPL", "fake/b.py": "MIT"}
 
 
-def test_what_cannot_be_decoded_or_parsed_is_named_with_a_reason(install: Callable[[Files], Path]) -> None:
+def test_a_file_that_cannot_be_decoded_or_parsed_is_reported_with_a_reason(install: Callable[[Files], Path]) -> None:
     install({
         "fake/a.py": b"x = '\xff'\n",
         "fake/b.py": "def f(:\n",
@@ -143,42 +143,42 @@ def test_what_cannot_be_decoded_or_parsed_is_named_with_a_reason(install: Callab
     assert "no-such-code" in reasons["fake/c.py"]
 
 
-def test_an_unreadable_init_file_is_named_once_and_labels_go_on(install: Callable[[Files], Path]) -> None:
+def test_an_unreadable_init_file_is_reported_once_and_does_not_stop_labeling(install: Callable[[Files], Path]) -> None:
     install({"fake/__init__.py": "def f(:\n", "fake/a.py": "def f():\n    'Does it.'\n"})
     documents, unreadable = package_documents(100, FAKE)
     assert [u.id for u in unreadable] == ["fake/__init__.py"]
     assert documents[0].exported is None
 
 
-def test_line_ends_and_byte_order_marks_do_not_reach_the_text() -> None:
-    assert decoded(b"\xef\xbb\xbfx = 1\r\ny = 2\rz = 3\n") == "x = 1\ny = 2\nz = 3\n"
+def test_line_endings_are_normalized_and_byte_order_marks_removed() -> None:
+    assert decode(b"\xef\xbb\xbfx = 1\r\ny = 2\rz = 3\n") == "x = 1\ny = 2\nz = 3\n"
 
 
 # Verification ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["fake/a.py", "fake/__init__.py"])
-def test_a_changed_byte_is_refused_before_it_is_read(install: Callable[[Files], Path], name: str) -> None:
+def test_a_changed_file_raises_a_value_error(install: Callable[[Files], Path], name: str) -> None:
     root = install({"fake/__init__.py": "y = 1\n", "fake/a.py": "def f():\n    'Does it.'\n"})
     (root / name).write_text("def f():\n    'Does at.'\n")
     with pytest.raises(ValueError, match=r"as fake 1\.0 lists it .* pip install .* fake==1\.0$"):
         package_documents(100, FAKE)
 
 
-def test_a_missing_file_is_refused(install: Callable[[Files], Path]) -> None:
+def test_a_missing_file_raises_a_value_error(install: Callable[[Files], Path]) -> None:
     (install({"fake/a.py": "x = 1\n"}) / "fake/a.py").unlink()
     with pytest.raises(ValueError, match=r"a\.py is missing, but fake 1\.0 lists it .* run: pip install"):
         package_documents(100, FAKE)
 
 
-def test_a_file_without_a_digest_is_refused(install: Callable[[Files], Path]) -> None:
+def test_a_file_without_a_digest_raises_a_value_error(install: Callable[[Files], Path]) -> None:
     record = install({"fake/a.py": "x = 1\n"}) / "fake-1.0.dist-info/RECORD"
     record.write_text("fake/a.py,,\n")
     with pytest.raises(ValueError, match="not any as fake"):
         package_documents(100, FAKE)
 
 
-def test_a_missing_or_empty_record_is_refused(install: Callable[[Files], Path]) -> None:
+def test_a_missing_or_empty_record_raises_a_value_error(install: Callable[[Files], Path]) -> None:
     record = install({"fake/a.py": "x = 1\n"}) / "fake-1.0.dist-info/RECORD"
     record.write_text("")
     with pytest.raises(ValueError, match="no RECORD"):
@@ -188,18 +188,18 @@ def test_a_missing_or_empty_record_is_refused(install: Callable[[Files], Path]) 
         installed_package("fake", "1.0")
 
 
-def test_another_version_is_refused(install: Callable[[Files], Path]) -> None:
+def test_another_version_raises_a_value_error(install: Callable[[Files], Path]) -> None:
     install({"fake/a.py": "x = 1\n"})
     with pytest.raises(ValueError, match=r"fake 1\.0 is installed, the corpus needs 2\.0; run: pip .* fake==2\.0"):
         package_documents(100, {"fake": "2.0"})
 
 
-def test_a_package_that_is_not_installed_is_refused() -> None:
+def test_a_package_that_is_not_installed_raises_a_value_error() -> None:
     with pytest.raises(ValueError, match=r"not installed; run: pip install --force-reinstall --no-deps no-such==1"):
         package_documents(100, {"no-such": "1"})
 
 
-def test_a_number_of_documents_below_one_is_refused() -> None:
+def test_a_number_of_documents_below_one_raises_a_value_error() -> None:
     with pytest.raises(ValueError, match="num_documents=0 must be at least 1"):
         package_documents(0)
 
@@ -213,7 +213,7 @@ def test_a_file_that_is_not_sampled_is_not_read(install: Callable[[Files], Path]
     assert [d.id for d in package_documents(3, FAKE)[0]] == sampled
 
 
-def test_versions_are_the_ones_that_the_project_pins() -> None:
+def test_versions_are_those_pinned_by_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     pinned = dict(d.split("==") for d in project["project"]["dependencies"] if "==" in d)
     assert PACKAGES.items() <= pinned.items()
@@ -222,7 +222,7 @@ def test_versions_are_the_ones_that_the_project_pins() -> None:
 # Tests of the packages ------------------------------------------------------------------------------------------------
 
 
-def test_tests_named_after_the_sampled_modules_are_offered(install: Callable[[Files], Path]) -> None:
+def test_tests_named_after_the_sampled_modules_are_returned(install: Callable[[Files], Path]) -> None:
     install({
         "fake/core/a.py": "x = 1\n",
         "fake/core/tests/test_a.py": "beside\n",
@@ -244,7 +244,7 @@ def test_tests_named_after_the_sampled_modules_are_offered(install: Callable[[Fi
 # The real packages ----------------------------------------------------------------------------------------------------
 
 
-def test_the_corpus_is_made_of_these_files() -> None:
+def test_the_corpus_consists_of_these_files() -> None:
     modules = {name: package.modules for name, package in installed_packages(PACKAGES).items()}
     assert {name: (len(paths), sum(map(is_test, paths))) for name, paths in modules.items()} == {
         "jinja2": (25, 0),
@@ -254,11 +254,11 @@ def test_the_corpus_is_made_of_these_files() -> None:
     }
 
 
-def test_every_package_has_its_spdx_licence() -> None:
+def test_every_package_has_an_spdx_license() -> None:
     assert {package.licence for package in installed_packages(PACKAGES).values()} == {"BSD-3-Clause"}
 
 
-def test_the_smaller_packages_hold_these_documents() -> None:
+def test_the_smaller_packages_give_these_documents() -> None:
     documents, unreadable = package_documents(10_000, SMALL_PACKAGES)
     assert unreadable == []
     assert Counter((d.origin, d.category) for d in documents) == {
@@ -270,7 +270,7 @@ def test_the_smaller_packages_hold_these_documents() -> None:
     assert len({d.id for d in documents}) == len(documents)
 
 
-def test_a_sample_takes_whole_modules_and_begins_a_larger_one(sample: list[Document]) -> None:
+def test_a_sample_has_whole_modules_and_is_a_prefix_of_a_larger_one(sample: list[Document]) -> None:
     smaller, _unreadable = package_documents(200)
     assert smaller == sample[: len(smaller)]
     assert len(smaller) >= 200
@@ -279,7 +279,7 @@ def test_a_sample_takes_whole_modules_and_begins_a_larger_one(sample: list[Docum
     assert all(d.module != last for d in sample[len(smaller) :])
 
 
-def test_a_tiny_sample_shows_what_the_corpus_holds(sample: list[Document]) -> None:
+def test_a_tiny_sample_represents_the_corpus(sample: list[Document]) -> None:
     assert {d.origin for d in sample} == {f"{name} {version}" for name, version in PACKAGES.items()}
     assert {d.licence for d in sample} == {"BSD-3-Clause", "CC-BY-SA-3.0", "MIT"}
     assert {d.module for d in sample if d.licence == "CC-BY-SA-3.0"} == {"networkx/algorithms/bipartite/matching.py"}
@@ -293,7 +293,7 @@ def test_source_has_no_labels(sample: list[Document]) -> None:
     assert {(d.has_example, d.exported) for d in sample if d.category == "code"} == {(None, None)}
 
 
-def test_no_text_shows_a_prompt_or_names_its_own_exported_object(sample: list[Document]) -> None:
+def test_no_text_has_a_prompt_or_mentions_its_own_exported_object(sample: list[Document]) -> None:
     for document in sample:
         if document.category == "academic":
             assert ">>>" not in document.text, document.id
@@ -333,7 +333,7 @@ def test_a_tiny_sample_has_these_ids_and_texts(sample: list[Document]) -> None:
     assert hashlib.sha256(told.encode()).hexdigest() == TINY_SAMPLE_DIGEST
 
 
-def test_no_package_is_imported_to_be_read() -> None:
+def test_reading_a_package_does_not_import_it() -> None:
     program = (
         "import sys; from nemotron.recipes.sources.packages import package_documents as read; read(100);"
         "print([name for name in sys.modules if name.split('.')[0] in ('sympy', 'networkx', 'mpmath', 'jinja2')])"

@@ -3,34 +3,32 @@
 Run: python -m letters.stage0_bigram.data_curation --text-path data/notes.txt
 """
 
-import json
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import tyro
 from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, Scale, apply_scale, print_complete
+from nemotron import Artifact, apply_scale, print_complete
 from nemotron.artifact import working_directory
+from nemotron.config import ScaledConfig, parse_command_line
+from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 
 RAW_LINES = 1600  # 1 % of them is the whole file
 
 
 @dataclass
-class Config:
+class Config(ScaledConfig):
     """Turn a text file into pairs of letters."""
 
-    scale: Scale = "tiny"
-    """Share of the lines that is used."""
     seed: int = 0
     """Picks the held-out lines."""
     output_dir: Path = Path("outputs/data_curation")
     """Where the Dataset goes."""
     text_path: Path = Path(__file__).parents[2] / "data" / "notes.txt"
-    """A file with one sentence a line."""
+    """A file with one sentence per line."""
 
 
 class Dataset(Artifact):
@@ -57,25 +55,22 @@ def main(config: Config) -> Dataset:
     with working_directory(config.output_dir, Dataset) as work:
         for split, rows in pairs.items():
             np.save(work / f"{split}.npy", np.array(rows))
-        ladder = [
-            {"rung": "config", "name": "seed", "step": 0, "value": config.seed},
-            {"rung": "inputs", "name": "lines", "step": 0, "value": lines},
-            {"rung": "alphabet", "name": "alphabet", "step": 0, "value": alphabet},
-            {"rung": "tokens", "name": "train", "step": 0, "value": len(pairs["train"])},
-            {"rung": "tokens", "name": "held-out lines", "step": 0, "value": sorted(held_out)},
-        ]
-        (work / "ladder.json").write_text(json.dumps(ladder))
+        ladder = Ladder()
+        ladder.add("config", seed=config.seed)
+        ladder.add("inputs", lines=lines)
+        ladder.add("alphabet", alphabet=alphabet)
+        ladder.add("tokens", {"train": len(pairs["train"]), "held-out lines": sorted(held_out)})
         Dataset(
             path=work,
             alphabet=alphabet,
             num_examples=len(pairs["train"]),
             train_path=work / "train.npy",
             validation_path=work / "validation.npy",
-        ).save(config)
+        ).save(config, ladder)
     return Dataset.load(config.output_dir)
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config)
+    config = parse_command_line(Config)
     with step_process():
         print_complete({"dataset": main(config)})

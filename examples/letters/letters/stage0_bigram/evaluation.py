@@ -3,31 +3,29 @@
 Run: python -m letters.stage0_bigram.evaluation --checkpoint-path outputs/training
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
+from pydantic.dataclasses import dataclass
 
 from letters.stage0_bigram.data_curation import Dataset
 from letters.stage0_bigram.training import Checkpoint, log_probabilities
-from nemotron import Artifact, Scale, print_complete
+from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
+from nemotron.config import ScaledConfig, input_path, parse_command_line
+from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 
 
 @dataclass
-class Config:
+class Config(ScaledConfig):
     """Measure a bigram model of letters."""
 
-    scale: Scale = "tiny"
-    """Of the dataset."""
     seed: int = 0
     """Nothing here is drawn."""
     output_dir: Path = Path("outputs/evaluation")
     """Where the Results go."""
-    checkpoint_path: Path | None = None
+    checkpoint_path: Path | None = input_path()
     """A Checkpoint; read from the pipe if left out."""
 
 
@@ -48,13 +46,13 @@ def main(config: Config) -> Results:
         "uniform_bits_per_letter": float(np.log2(len(dataset.alphabet))),
     }
     with working_directory(config.output_dir, Results) as work:
-        ladder = [{"rung": "headline", "name": name, "step": 0, "value": value} for name, value in metrics.items()]
-        (work / "ladder.json").write_text(json.dumps(ladder))
-        Results(path=work, checkpoint_path=checkpoint.path, metrics=metrics).save(config)
+        ladder = Ladder()
+        ladder.add("headline", metrics)
+        Results(path=work, checkpoint_path=checkpoint.path, metrics=metrics).save(config, ladder)
     return Results.load(config.output_dir)
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config)
+    config = parse_command_line(Config)
     with step_process():
         print_complete({"results": main(config)})

@@ -1,20 +1,22 @@
-"""Curation as the tiny stage did it, and its parts; tests/pipelines/test_curation_runs.py curates other sources."""
+"""What the tiny stage curated, and the parts of the step; test_curation_runs.py curates other sources."""
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
 from nemotron.recipes.nano2.blend import RELEASED
 from nemotron.recipes.nano2.stage0_pretrain import data_curation
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Config
 from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.problems.families import generate_problems
 
 
 def rows_of(dataset, name):
     return pq.read_table(getattr(dataset, f"{name}_path")).to_pylist()
 
 
-def test_docstrings_and_source_of_one_module_fall_on_one_side(stage0):
+def test_docstrings_and_source_of_a_module_are_on_one_side_of_the_split(stage0):
     splits = {}
     for row in rows_of(stage0.dataset, "documents"):
         splits.setdefault(row["module"], set()).add(row["split"])
@@ -22,34 +24,44 @@ def test_docstrings_and_source_of_one_module_fall_on_one_side(stage0):
     assert len(splits) < stage0.dataset.num_documents / 2
 
 
-def test_no_end_of_document_follows_what_a_chat_template_rendered():
-    rows = [{"tokens": [5, 6], "category": name, "split": "train"} for name in ("code", "code-sft")]
-    streams = data_curation.streams_of(rows, "train", min_tokens=1)
-    assert {name: stream.tokens.tolist() for name, stream in streams.items()} == {
-        "code": [5, 6, END_OF_DOCUMENT],
-        "code-sft": [5, 6],
-    }
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"raw_documents": 0}, "raw_documents=0"),
-        ({"sequence_length": -1}, "sequence_length=-1"),
-        ({"num_steps": 0}, "num_steps=0"),
-        ({"long_context_steps": -1}, "long_context_steps=-1"),
+        ({"raw_documents": 0}, r"raw_documents\S*=0: Input should be greater than 0"),
+        ({"sequence_length": -1}, "sequence_length=-1: Input should be greater than 0"),
+        ({"num_sequences": 0}, "num_sequences=0: Input should be greater than 0"),
+        ({"long_context_sequences": -1}, "long_context_sequences=-1: Input should be greater than or equal to 0"),
+        ({"package_share": 1.5}, "package_share=1.5: Input should be less than or equal to 1"),
         ({"vocab_size": 268}, "vocab_size=268.* 269"),
         ({"text_column": "content"}, "text_column='content' has no effect without --sources"),
+        ({"raw_documents": "all"}, "raw_documents=all needs --sources"),
     ],
 )
-def test_a_config_that_cannot_work_is_refused_before_any_work(fields, message):
+def test_a_config_that_cannot_work_cannot_be_made(fields, message):
     with pytest.raises(ValueError, match=message):
         Config(**fields)
 
 
+@given(st.integers(1, 10**12))
+def test_phases_share_all_sequences_and_switch_at_60_and_90_percent(num_sequences):
+    phases = data_curation.planned_phases(Config(num_sequences=num_sequences, long_context_sequences=7))
+    assert [phase.name for phase in phases] == ["phase1", "phase2", "phase3", data_curation.LONG_CONTEXT]
+    first, second, third, long = (phase.num_sequences for phase in phases)
+    assert first + second + third == num_sequences
+    assert first == num_sequences * 6 // 10
+    assert first + second == num_sequences * 9 // 10
+    assert long == 7
+
+
+def test_every_phase_has_a_file_and_the_length_of_its_sequences():
+    phases = data_curation.planned_phases(Config(sequence_length=64, long_context_length=256))
+    assert [phase.sequence_length for phase in phases] == [64, 64, 64, 256]
+    assert [phase.file for phase in phases] == [f"{phase.name}.parquet" for phase in phases]
+
+
 @pytest.fixture
 def asked(monkeypatch):
-    """What the sources are asked for, instead of asking them."""
+    """Records what the sources are asked for, and answers with one document."""
     calls = {}
 
     def package(num_documents):
@@ -66,53 +78,40 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize(("scale", "packages", "problems"), [("tiny", 900, 600), ("small", 5250, 9750)])
-def test_the_offline_corpus_is_package_text_to_its_share_and_problems_for_the_rest(asked, scale, packages, problems):
+def test_the_offline_corpus_has_its_share_of_package_text_and_the_rest_are_problems(asked, scale, packages, problems):
     documents, _ = data_curation.raw_documents(Config(scale=scale, raw_documents=150_000))
     assert asked == {"package_documents": packages}
     families = [document.id.split("/")[1] for document in documents if document.category == "math"]
     assert (families.count("arithmetic"), families.count("lookup")) == (problems / 2, problems / 2)
 
 
-@pytest.mark.parametrize("scale", ["medium", "full"])
-def test_large_scales_read_the_released_datasets_under_their_categories(asked, scale):
+@pytest.mark.parametrize(("scale", "num_documents"), [("medium", 6_000_000), ("full", None)])
+def test_large_scales_read_the_released_datasets_by_category(asked, scale, num_documents):
     data_curation.raw_documents(Config(scale=scale))
     assert set(asked["sources"]) == {f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris}
-    assert asked["num_documents"] is None
+    assert asked["num_documents"] == num_documents
 
 
-def test_the_scale_takes_its_share_of_the_user_s_rows_too(asked):
+def test_a_scale_reads_its_share_of_the_rows_of_sources(asked):
     data_curation.raw_documents(Config(sources=("a.jsonl",), text_column="content", raw_documents=1000))
     assert asked == {"sources": ("a.jsonl",), "text_column": "content", "num_documents": 10}
 
 
 def test_no_evaluation_problem_repeats_a_task_of_training(stage0):
     questions = set(pq.read_table(stage0.dataset.problems_path)["question"].to_pylist())
-    training = data_curation.generated_problems(600, 1234, "train")
+    training = generate_problems(600, 1234, "train")
     assert len(questions) == 100
     assert not questions & {problem.question for problem in training}
 
 
-def test_problems_come_from_easy_to_hard_and_other_documents_by_digest():
-    rows = [
-        {"id": "math/lookup/000007", "origin": "procedural"},
-        {"id": "math/arithmetic/000006", "origin": "procedural"},
-        {"id": "math/arithmetic/000007", "origin": "procedural"},
-    ]
-    ordered = sorted(rows, key=lambda row: data_curation.training_order(row, 1))
-    assert [row["id"][5:] for row in ordered] == ["arithmetic/000006", "arithmetic/000007", "lookup/000007"]
-    others = [{"id": f"a{number}", "origin": "a"} for number in range(20)]
-    orders = [sorted(others, key=lambda row, seed=seed: data_curation.training_order(row, seed)) for seed in (1, 2)]
-    assert orders[0] != orders[1] != others
-
-
-def test_scorers_and_buckets_stand_in_the_dataset(stage0):
+def test_the_dataset_records_scorers_and_buckets(stage0):
     assert [scorer.label for scorer in stage0.dataset.scorers] == ["has_example", "exported"]
     buckets = {row["bucket"] for row in rows_of(stage0.dataset, "documents") if row["category"] == "academic"}
     assert buckets <= set(range(7, 20))
     assert all(row["bucket"] is None for row in rows_of(stage0.dataset, "documents") if row["category"] != "academic")
 
 
-def test_every_origin_is_attributed_with_its_licence(stage0):
+def test_every_origin_is_credited_with_its_license(stage0):
     counted = {(item.origin, item.licence): item.num_documents for item in stage0.dataset.attribution}
     assert sum(counted.values()) == stage0.dataset.num_documents
     packages = {"jinja2 3.1.6", "mpmath 1.3.0", "networkx 3.6.1", "sympy 1.14.0"}

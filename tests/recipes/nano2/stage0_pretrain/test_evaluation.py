@@ -15,13 +15,15 @@ from tokenizers import Tokenizer
 
 from nemotron.recipes.curation.long_context import recall_rows
 from nemotron.recipes.curation.packing import concatenate_documents, cut_once
+from nemotron.recipes.curation.rows import Phase, read_column
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.stage0_pretrain import evaluation, training
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import BlendShare, Dataset
-from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpoint
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
-from nemotron.recipes.sources.problems import arithmetic, lookup, problem_text
+from nemotron.recipes.sources.problems import arithmetic, lookup
+from nemotron.recipes.sources.problems.problem import problem_text
+from nemotron.recipes.training.run import Checkpoint
 
 BASE_LENGTH = 128
 LONG_LENGTH = 256
@@ -37,7 +39,7 @@ def write(path, **columns):
 
 
 def filled(artifact_class, path, **known):
-    """An artifact with `known` fields; evaluation reads none of the others, which get an empty value of their type."""
+    """An artifact with `known` fields. The others, which evaluation does not read, get an empty value of their type."""
     (path / "unread").write_text("")
     empty = {int: 1, float: 0.0, str: "", Path: path / "unread", dict: {}, list: []}
     for name, field in artifact_class.model_fields.items():
@@ -70,10 +72,10 @@ def checkpoint(tmp_path_factory):
         "phase1": rows(0, 6, BASE_LENGTH),
         "phase2": rows(768, 3, BASE_LENGTH),
         "phase3": rows(1152, 1, BASE_LENGTH),
+        "long_context": rows(1280, 2, LONG_LENGTH),
     }
-    for phase, sequences in phases.items():
-        write(data / f"{phase}.parquet", category=["code"] * len(sequences), tokens=sequences)
-    write(data / "long_context.parquet", category=["code"] * 2, tokens=rows(1280, 2, LONG_LENGTH))
+    for name, sequences in phases.items():
+        write(data / f"{name}.parquet", category=["code"] * len(sequences), tokens=sequences)
     validation = [
         (category, tokens)
         for category, held_out in VALIDATION_TEXTS.items()
@@ -115,13 +117,18 @@ def checkpoint(tmp_path_factory):
             answer_start=[row.answer_start for row in recall],
             distance=[row.distance for row in recall],
         ),
-        phase1_path=data / "phase1.parquet",
-        phase2_path=data / "phase2.parquet",
-        phase3_path=data / "phase3.parquet",
-        long_context_path=data / "long_context.parquet",
+        phases=[
+            Phase(
+                name=name,
+                file=f"{name}.parquet",
+                num_sequences=len(sequences),
+                sequence_length=len(sequences[0]) - 1,
+            )
+            for name, sequences in phases.items()
+        ],
         blend={
-            phase: {"code": BlendShare(weight=1.0, num_sequences=count, epochs=0.25)}
-            for phase, count in {"phase1": 6, "phase2": 3, "phase3": 1, "long_context": 2}.items()
+            name: {"code": BlendShare(weight=1.0, num_sequences=len(sequences), epochs=0.25)}
+            for name, sequences in phases.items()
         },
     )
     config = ModelConfig(
@@ -141,18 +148,12 @@ def checkpoint(tmp_path_factory):
     model = NemotronH(config, dtype=torch.float64)
     initialize(model, seed=0)
     save_checkpoint(model, data / "tokenizer", trained / "model")
-    steps = {"phase1": 3, "phase2": 1, "phase3": 1, "long_context": 1}  # two sequences each, one in phase 3
     return filled(
         Checkpoint,
         trained,
         num_parameters=1234,
         num_steps=6,
         checkpoint_path=trained / "model",
-        curve_path=write(
-            trained / "curve.parquet",
-            phase=[phase for phase, count in steps.items() for _ in range(count)],
-            tokens=[256, 256, 256, 256, 128, 512],
-        ),
         dataset_path=dataset.path,
     )
 
@@ -167,7 +168,7 @@ def results(config):
     return evaluation.main(config)
 
 
-def test_bits_per_byte_equal_those_of_a_loop_over_single_tokens(results, checkpoint):
+def test_bits_per_byte_equal_a_loop_over_single_tokens(results, checkpoint):
     model = load_checkpoint(checkpoint.checkpoint_path)
     tokenizer = Tokenizer.from_file(str(checkpoint.checkpoint_path / "tokenizer.json"))
     dataset = Dataset.load(path=checkpoint.dataset_path)
@@ -179,7 +180,7 @@ def test_bits_per_byte_equal_those_of_a_loop_over_single_tokens(results, checkpo
                 for place, target in enumerate(row["tokens"][1:]):
                     if target != END_OF_DOCUMENT:
                         nats -= log_probabilities[place, target].item()
-        first_token = tokenizer.decode(tokenizer.encode(texts[0]).ids[:1])  # is no target
+        first_token = tokenizer.decode(tokenizer.encode(texts[0]).ids[:1])  # not a target
         num_bytes = sum(len(text.encode()) for text in texts) - len(first_token.encode())
         assert results.metrics[f"num_bytes/{category}"] == num_bytes
         assert results.metrics[f"bits_per_byte/{category}"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-9)
@@ -192,7 +193,7 @@ def test_all_text_is_the_mean_of_the_categories_by_bytes(results):
         assert metrics[f"{kind}/all"] == pytest.approx(bits / metrics["num_bytes/all"], rel=1e-12)
 
 
-def test_losses_within_and_beyond_the_base_length_are_those_of_the_long_rows(results, checkpoint):
+def test_long_losses_equal_a_loss_of_the_long_rows_by_position(results, checkpoint):
     model = load_checkpoint(checkpoint.checkpoint_path)
     rows = torch.tensor(
         pq.read_table(Dataset.load(path=checkpoint.dataset_path).long_validation_path)["tokens"].to_pylist()
@@ -202,14 +203,12 @@ def test_losses_within_and_beyond_the_base_length_are_those_of_the_long_rows(res
     assert results.metrics["long_loss/beyond_base_length"] == pytest.approx(losses[:, 128:].mean().item(), rel=1e-9)
 
 
-def test_baselines_read_the_sequences_of_the_steps_that_were_trained_and_no_others(checkpoint):
+def test_baselines_read_every_training_sequence_in_training_order(checkpoint):
     dataset = Dataset.load(path=checkpoint.dataset_path)
-    rows = evaluation.baseline_rows(dataset, checkpoint, max_tokens=10**6)
-    # Three of the four steps' sequences of phases 1 and 2: phase 2 holds three sequences and trained on two.
-    assert [len(row) - 1 for row in rows] == [128] * (6 + 2 + 1) + [256] * 2
-    phase2 = pq.read_table(dataset.phase2_path)["tokens"].to_pylist()
-    assert rows[7].tolist() == phase2[1]
-    assert phase2[2] not in [row.tolist() for row in rows]
+    rows = evaluation.baseline_rows(dataset, max_tokens=10**6)
+    written = [row for phase in dataset.phases for row in read_column(dataset.path / phase.file, "tokens")]
+    assert [row.tolist() for row in rows] == written
+    assert [len(row) - 1 for row in rows] == [128] * (6 + 3 + 1) + [256] * 2
 
 
 def test_baselines_read_no_token_of_a_category_twice(checkpoint):
@@ -220,33 +219,33 @@ def test_baselines_read_no_token_of_a_category_twice(checkpoint):
         phase: {"code": shares["code"].model_copy(update={"epochs": epochs[phase]})}
         for phase, shares in dataset.blend.items()
     }
-    rows = evaluation.baseline_rows(dataset.model_copy(update={"blend": blend}), checkpoint, max_tokens=10**6)
+    rows = evaluation.baseline_rows(dataset.model_copy(update={"blend": blend}), max_tokens=10**6)
     assert sum(len(row) - 1 for row in rows) == 1120
     assert [len(row) - 1 for row in rows] == [128] * 8 + [96]
 
 
 def test_baselines_read_no_more_than_max_baseline_tokens(checkpoint):
-    rows = evaluation.baseline_rows(Dataset.load(path=checkpoint.dataset_path), checkpoint, max_tokens=300)
+    rows = evaluation.baseline_rows(Dataset.load(path=checkpoint.dataset_path), max_tokens=300)
     assert [len(row) - 1 for row in rows] == [128, 128, 44]
 
 
-def test_sequences_that_are_made_for_a_phase_are_all_read(checkpoint):
+def test_baselines_read_all_sequences_that_are_made_for_a_phase(checkpoint):
     dataset = Dataset.load(path=checkpoint.dataset_path)
     blend = {
         phase: {"code": shares["code"].model_copy(update={"epochs": None})} for phase, shares in dataset.blend.items()
     }
-    rows = evaluation.baseline_rows(dataset.model_copy(update={"blend": blend}), checkpoint, max_tokens=10**6)
-    assert len(rows) == 11
+    rows = evaluation.baseline_rows(dataset.model_copy(update={"blend": blend}), max_tokens=10**6)
+    assert len(rows) == 12
 
 
 @pytest.mark.parametrize("family", [arithmetic, lookup])
-def test_prompts_are_the_beginning_of_a_training_text_without_steps(family):
+def test_a_prompt_is_a_training_text_without_steps_up_to_its_answer(family):
     for problem in family.generate_problems(5, 1, split="train"):
         prompt = evaluation.question_prompt(problem.family, problem.question)
         assert problem_text(problem, with_steps=False) == f"{prompt} {problem.answer}"
 
 
-def test_every_measure_stands_beside_its_count_its_error_and_its_chance_level(results):
+def test_every_share_has_a_count_an_error_and_a_chance_level(results):
     metrics = results.metrics
     assert all(math.isfinite(value) for value in metrics.values())
     shares = [name.removesuffix("/accuracy") for name in metrics if name.endswith("/accuracy")]
@@ -258,7 +257,7 @@ def test_every_measure_stands_beside_its_count_its_error_and_its_chance_level(re
     assert metrics["recall/240/num_asked"] == 3
 
 
-def test_predictions_give_the_accuracy(results):
+def test_the_predictions_have_the_reported_accuracy(results):
     rows = pq.read_table(results.predictions_path).to_pylist()
     assert len(rows) == 9
     right = [row["picked"] == row["answer"] for row in rows]
@@ -322,8 +321,8 @@ def test_evaluation_is_silent_on_stdout_and_prints_the_table_to_stderr(results, 
 
 
 @pytest.mark.parametrize("name", ["batch_tokens", "ngram_order", "max_baseline_tokens"])
-def test_sizes_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be greater than 0"):
+def test_sizes_must_be_positive(name):
+    with pytest.raises(ValueError, match=f"{name}=0: Input should be greater than 0"):
         evaluation.Config(**{name: 0})
 
 
@@ -335,7 +334,7 @@ def test_a_checkpoint_of_another_scale_is_refused(config, tmp_path):
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_failed_evaluation_leaves_earlier_results_as_they_were(results, config, monkeypatch):
+def test_a_failed_evaluation_keeps_earlier_results(results, config, monkeypatch):
     def fail(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -344,3 +343,20 @@ def test_a_failed_evaluation_leaves_earlier_results_as_they_were(results, config
         evaluation.main(config)
     assert evaluation.Results.load(config.output_dir).digest == results.digest
     assert not list(config.output_dir.parent.glob("*.incomplete"))
+
+
+def test_evaluation_computes_in_the_precision_of_the_weights(checkpoint, tmp_path, monkeypatch):
+    """Also where training computed in bfloat16, and at a scale with other arithmetic."""
+    loaded = []
+
+    class Stop(Exception):
+        pass
+
+    def score(model, rows, **given):
+        loaded.append(model.lm_head.weight.dtype)
+        raise Stop
+
+    monkeypatch.setattr(evaluation, "score_rows", score)
+    with pytest.raises(Stop):
+        evaluation.main(evaluation.Config(checkpoint_path=checkpoint.path, output_dir=tmp_path / "evaluation"))
+    assert loaded == [torch.float64]

@@ -1,10 +1,10 @@
-"""The plan held against the finished tiny run; tests/pipelines/test_full_plan.py holds it against the published one."""
+"""The plan against the finished tiny run; tests/pipelines/test_full_plan.py has it against the published run."""
 
 import pyarrow.parquet as pq
 import pytest
 
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
-from nemotron.recipes.nano2.stage0_pretrain.plan import pretraining_plan, sparkline
+from nemotron.recipes.nano2.stage0_pretrain.plan import duration, plan_text, pretraining_plan, sparkline
 
 
 def plan_of(scale):
@@ -30,10 +30,31 @@ def test_the_schedule_turns_where_the_plan_says(stage0):
     assert rates[turns["end of the decay"]] == min(rates)
 
 
-def test_sizes_that_do_not_fit_are_refused_by_the_plan_too():
-    with pytest.raises(ValueError, match="micro_batch_sequences=3 does not divide batch_sequences=8"):
-        pretraining_plan(data_curation.Config(), training.Config(micro_batch_sequences=3))
+def test_the_plan_refuses_what_the_run_would_refuse():
+    with pytest.raises(ValueError, match="give at most 82 warmup steps"):
+        pretraining_plan(data_curation.Config(), training.Config(warmup_steps=83))
+
+
+def test_a_batch_that_does_not_divide_the_sequences_gives_one_smaller_step_per_phase():
+    data = data_curation.Config(num_sequences=100, long_context_sequences=7)  # 60, 30, 10 and 7 sequences
+    plan = pretraining_plan(data, training.Config(warmup_steps=0))
+    assert [phase.num_steps for phase in plan.phases] == [8, 4, 2, 4]
+    assert plan.num_tokens == 100 * 128 + 7 * 512
+
+
+def test_a_run_of_one_sequence_can_be_planned():
+    data = data_curation.Config(num_sequences=1, long_context_sequences=0)
+    plan = pretraining_plan(data, training.Config(warmup_steps=0))
+    assert (plan.num_steps, plan.num_tokens) == (1, 128)
+    assert "phase3" in plan_text(plan)
 
 
 def test_sparkline_shows_the_lowest_and_the_highest_value():
     assert sparkline([0.0, 1.0, 0.5]) == "▁█▅"
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"), [(0.01, "36 s"), (0.5, "30 min"), (47.96, "48.0 h"), (48, "2 days"), (24_000, "1,000 days")]
+)
+def test_a_duration_has_the_unit_that_a_person_would_use(hours, text):
+    assert duration(hours) == text

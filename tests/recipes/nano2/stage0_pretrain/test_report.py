@@ -35,7 +35,7 @@ The baselines read the model's own training text, 67,890 tokens.
 | within the base length | 3.500 |
 | beyond it | 3.250 |
 
-## Recall: three digits that were stated so many tokens before
+## Recall: three digits, by the number of tokens between fact and question
 
 | distance | rows | right | digits right | nats per answer |
 |---:|---:|---:|---:|---:|

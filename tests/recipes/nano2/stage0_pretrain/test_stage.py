@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nemotron.recipes.nano2.sizes import SIZES
+import pyarrow.parquet as pq
 
 
 def test_the_stage_reproduces_its_golden(stage0, golden):
@@ -31,14 +31,14 @@ def test_every_filter_shows_documents_that_it_dropped(stage0):
 
 def test_the_results_lead_back_to_the_dataset(stage0):
     from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
-    from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
+    from nemotron.recipes.training.run import Checkpoint
 
     checkpoint = Checkpoint.load(path=stage0.results.checkpoint_path)
     assert checkpoint.digest == stage0.checkpoint.digest
     assert Dataset.load(path=checkpoint.dataset_path).digest == stage0.dataset.digest
 
 
-def test_the_artifacts_say_how_they_were_made(stage0):
+def test_the_artifacts_record_how_they_were_made(stage0):
     for artifact, step in (
         (stage0.dataset, "data_curation"),
         (stage0.checkpoint, "training"),
@@ -50,12 +50,16 @@ def test_the_artifacts_say_how_they_were_made(stage0):
         assert {"torch", "daft", "sympy"} <= artifact.producer["libraries"].keys()
 
 
-def test_training_went_through_all_the_steps_of_the_scale(stage0):
-    pretrain = SIZES["tiny"].pretrain
-    assert stage0.checkpoint.num_steps == pretrain.num_steps + pretrain.long_context_steps
+def test_training_read_every_sequence_of_the_dataset_once(stage0):
+    curve = pq.read_table(stage0.checkpoint.curve_path).to_pylist()
+    for phase in stage0.dataset.phases:
+        assert pq.read_metadata(stage0.dataset.path / phase.file).num_rows == phase.num_sequences
+        tokens = sum(row["tokens"] for row in curve if row["phase"] == phase.name)
+        assert tokens == phase.num_sequences * phase.sequence_length
+    assert stage0.checkpoint.num_steps == len(curve) == 105
 
 
-def test_no_artifact_holds_a_file_that_it_does_not_own(stage0):
+def test_every_file_of_an_artifact_is_recorded_in_it(stage0):
     for artifact in (stage0.dataset, stage0.checkpoint, stage0.results):
         path = Path(artifact.path)
         found = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"metadata.json"}

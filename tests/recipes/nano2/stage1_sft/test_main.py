@@ -1,33 +1,57 @@
-"""How the stage's orchestrator connects its steps, and what it says where there is no base model."""
+"""How the stage's orchestrator connects its steps, and what it refuses before any work."""
 
 from pathlib import Path
 
 import pytest
 
 from nemotron.recipes.nano2.__main__ import Config as RecipeConfig
-from nemotron.recipes.nano2.__main__ import connected as connected_stages
 from nemotron.recipes.nano2.__main__ import main as recipe_main
+from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
-from nemotron.recipes.nano2.stage1_sft.__main__ import Config, base_checkpoint, connected, main
+from nemotron.recipes.nano2.stage1_sft.__main__ import STEPS, Config, main
+from nemotron.testing.stage import step_name
 
 
-def test_every_step_gets_the_stages_scale_seed_and_a_directory_of_its_own():
-    steps = connected(Config(scale="small", seed=7, output_dir=Path("out")))
+def test_every_step_gets_the_stages_scale_and_seed_and_its_own_directory():
+    config = Config(scale="small", seed=7, output_dir=Path("out"))
+    steps = (config.data, config.train, config.eval)
+    assert [type(step) for step in steps] == [step.Config for step in STEPS]
     assert [(step.scale, step.seed) for step in steps] == [("small", 7)] * 3
-    assert [step.output_dir for step in steps] == [
-        Path("out") / name for name in ("data_curation", "training", "evaluation")
-    ]
+    assert [step.output_dir for step in steps] == [Path("out") / step_name(step) for step in STEPS]
 
 
-def test_the_base_model_of_the_scale_is_taken_from_where_stage_0_puts_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_each_step_reads_what_the_one_before_wrote(monkeypatch, tmp_path):
+    given = {}
+
+    class Written:
+        def __init__(self, path):
+            self.path = path
+
+    for step in STEPS:
+
+        def write(config, step=step):
+            given[step_name(step)] = config
+            return Written(config.output_dir)
+
+        monkeypatch.setattr(step, "main", write)
+    artifacts = main(Config(output_dir=tmp_path / "out", base_checkpoint_path=tmp_path / "base"))
+    assert {name: one.path for name, one in artifacts.items()} == {
+        "dataset": tmp_path / "out" / "data_curation",
+        "checkpoint": tmp_path / "out" / "training",
+        "results": tmp_path / "out" / "evaluation",
+    }
+    assert given["data_curation"].base_checkpoint_path == tmp_path / "base"
+    assert given["training"].dataset_path == artifacts["dataset"].path
+    assert given["evaluation"].checkpoint_path == artifacts["checkpoint"].path
+
+
+def test_the_base_model_is_by_default_where_stage_0_writes_it():
     base = Path("outputs", "nano2", "small", "stage0_pretrain", "training")
-    base.mkdir(parents=True)
-    assert base_checkpoint(Config(scale="small")) == base
-    assert base_checkpoint(Config(scale="small", base_checkpoint_path=tmp_path)) == tmp_path
+    assert Config(scale="small").base_checkpoint_path == base == RecipeConfig(scale="small").pretrain.train.output_dir
+    assert Config(scale="small", base_checkpoint_path=Path("mine")).base_checkpoint_path == Path("mine")
 
 
-def test_where_there_is_no_base_model_the_sentence_names_the_command_that_makes_it(tmp_path, monkeypatch):
+def test_a_missing_base_model_is_refused_with_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = r"make one with python -m nemotron\.recipes\.nano2\.stage0_pretrain --scale small, or name one"
     with pytest.raises(ValueError, match=command):
@@ -35,32 +59,53 @@ def test_where_there_is_no_base_model_the_sentence_names_the_command_that_makes_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_base_model_that_only_one_step_is_given_is_refused(tmp_path):
-    config = Config(data=data_curation.Config(base_checkpoint_path=tmp_path))
-    with pytest.raises(ValueError, match=r"^--data\.base-checkpoint-path has no place here"):
-        connected(config)
+def test_a_base_model_given_to_only_one_step_is_refused(tmp_path):
+    data = data_curation.Config(base_checkpoint_path=tmp_path)
+    with pytest.raises(ValueError, match=r"^data\.base_checkpoint_path=.* is set by the step before it in a whole run"):
+        Config(data=data)
 
 
 def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
-    pretrain, sft = connected_stages(RecipeConfig(scale="small", seed=7, output_dir=Path("out")))
-    assert [(stage.scale, stage.seed) for stage in (pretrain, sft)] == [("small", 7)] * 2
-    assert [stage.output_dir for stage in (pretrain, sft)] == [Path("out/stage0_pretrain"), Path("out/stage1_sft")]
+    config = RecipeConfig(scale="small", seed=7, output_dir=Path("out"))
+    stages = (config.pretrain, config.sft)
+    assert [(stage.scale, stage.seed) for stage in stages] == [("small", 7)] * 2
+    assert [stage.output_dir for stage in stages] == [Path("out/stage0_pretrain"), Path("out/stage1_sft")]
+    assert config.sft.train.output_dir == Path("out/stage1_sft/training")
+
+
+@pytest.mark.parametrize("step", ["train", "eval"])
+def test_a_missing_device_is_refused_before_any_stage_begins(step, tmp_path):
+    config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
+    getattr(config, step).device = "cuda:99"
+    with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
+        main(config)
+    recipe = RecipeConfig(output_dir=tmp_path / "run")
+    getattr(recipe.sft, step).device = "cuda:99"
+    with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
+        recipe_main(recipe)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    "steps", [{"train": training.Config(device="cuda:99")}, {"eval": evaluation.Config(device="cuda:99")}]
+    ("name", "step"),
+    [
+        ("train", training.Config(dataset_path=Path("elsewhere"))),
+        ("eval", evaluation.Config(checkpoint_path=Path("elsewhere"))),
+    ],
 )
-def test_a_device_that_is_not_there_is_refused_before_any_stage_begins(steps, tmp_path):
-    config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run", **steps)
-    with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
-        main(config)
-    with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
-        recipe_main(RecipeConfig(output_dir=tmp_path / "run", sft=Config(**steps)))
-    assert not (tmp_path / "run").exists()
+def test_an_input_of_a_step_is_refused_in_a_whole_run(name, step):
+    with pytest.raises(ValueError, match=rf"^{name}\.\w+=elsewhere is set by the step before it in a whole run"):
+        stage1_sft.Config(**{name: step})
 
 
-def test_a_flag_of_stage_1_that_has_no_place_is_refused_before_stage_0_begins(tmp_path):
-    sft = Config(train=training.Config(dataset_path=tmp_path))
-    with pytest.raises(ValueError, match=r"^--train\.dataset-path has no place here"):
-        recipe_main(RecipeConfig(output_dir=tmp_path / "run", sft=sft))
-    assert not (tmp_path / "run").exists()
+def test_the_recipe_runs_stage_1_on_the_checkpoint_of_stage_0(monkeypatch, tmp_path):
+    from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
+
+    class Written:
+        path = tmp_path / "checkpoint"
+
+    given = []
+    monkeypatch.setattr(stage0_pretrain, "main", lambda config: {"checkpoint": Written()})
+    monkeypatch.setattr(stage1_sft, "main", lambda config: given.append(config) or {"results": Written()})
+    assert list(recipe_main(RecipeConfig(output_dir=tmp_path / "run"))) == ["nano2/stage0_pretrain", "nano2/stage1_sft"]
+    assert [config.base_checkpoint_path for config in given] == [tmp_path / "checkpoint"]

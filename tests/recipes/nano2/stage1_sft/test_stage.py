@@ -5,8 +5,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from nemotron.recipes.nano2.chat import load_chat_tokenizer
-from nemotron.recipes.nano2.stage1_sft.data_curation import PARTS
+from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
+from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.training.run import Checkpoint
+
+PARTS = ("everything", "tools", "long_context")
 
 
 def test_the_stage_reproduces_its_golden(stage1, golden):
@@ -17,35 +20,36 @@ def test_the_steps_are_silent_on_stdout(stage1):
     assert stage1.stdout == ""
 
 
-def test_the_loss_on_what_the_assistant_writes_falls_to_a_half(stage1):
+def test_the_dataset_names_its_parts_in_training_order(stage1):
+    assert tuple(phase.name for phase in stage1.dataset.phases) == PARTS
+    for phase in stage1.dataset.phases:
+        rows = pq.read_table(stage1.dataset.path / phase.file)["tokens"].to_pylist()
+        assert len(rows) == phase.num_sequences
+        assert max(map(len, rows)) <= phase.sequence_length + 1
+
+
+def test_the_loss_of_the_first_part_falls_to_half(stage1):
     curve = pq.read_table(stage1.checkpoint.curve_path).to_pylist()
     losses = [row["loss"] for row in curve if row["phase"] == PARTS[0]]
     assert sum(losses[-5:]) / 5 < losses[0] / 2
 
 
-def test_the_filters_report_what_they_saw(stage1):
+def test_every_filter_reports_in_the_order_of_application(stage1):
     reports = stage1.dataset.filters
     assert list(reports) == [
-        *(
-            "structure",
-            "repetition",
-            "language",
-            "duplicates",
-            "decontamination",
-            "too long for any part",
-            "too long for a row",
-        ),
-    ]
+        "structure", "repetition", "language", "duplicates", "decontamination", "too long for any part",
+        "too long for a row",
+    ]  # fmt: skip
     assert reports["duplicates"].num_dropped > 0
 
 
-def test_about_ten_percent_of_the_traces_are_emptied_and_some_are_cut(stage1):
+def test_about_ten_percent_of_the_thoughts_are_emptied_and_some_are_cut(stage1):
     assert 0.05 < stage1.dataset.num_emptied_traces / stage1.dataset.num_conversations < 0.15
     assert stage1.dataset.num_cut_traces > 0
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_row_counts_less_than_it_holds_and_no_conversation_begins_in_the_loss(stage1, part):
+def test_every_row_has_tokens_outside_the_loss_and_every_conversation_begins_there(stage1, part):
     for row in pq.read_table(stage1.dataset.path / f"{part}.parquet").to_pylist():
         assert 0 < sum(row["in_loss"]) < len(row["tokens"])
         starts = [place for place, segment in enumerate(row["segments"]) if segment not in row["segments"][:place]]
@@ -53,7 +57,7 @@ def test_every_row_counts_less_than_it_holds_and_no_conversation_begins_in_the_l
         assert {row["tokens"][place] for place in starts} == {10}  # the system turn
 
 
-def test_conversations_share_rows_but_where_tools_are_called(stage1):
+def test_conversations_share_rows_except_in_the_part_for_tool_calling(stage1):
     shared = {
         part: max(max(row) for row in pq.read_table(stage1.dataset.path / f"{part}.parquet")["segments"].to_pylist())
         for part in PARTS
@@ -73,7 +77,7 @@ def test_no_thought_is_longer_than_its_budget_and_grace(stage1):
     assert stage1.results.metrics["num_closed_by_budget"] > 0
 
 
-def test_the_replies_are_kept_with_their_verdicts(stage1):
+def test_every_reply_is_kept_with_its_errors(stage1):
     replies = pq.read_table(stage1.results.replies_path).to_pylist()
     assert len(replies) == 4 * stage1.results.metrics["num_exercises"]
     for mode in ("think", "no_think"):
@@ -88,28 +92,25 @@ def test_the_fine_tuned_model_knows_the_format_better_than_the_base_model(stage1
 
 
 def test_the_stage_starts_from_stage_0(stage0, stage1):
-    from nemotron.recipes.nano2.stage0_pretrain.training import Checkpoint
-
     assert Checkpoint.load(path=stage1.dataset.base_checkpoint_path).digest == stage0.checkpoint.digest
 
 
-def test_no_artifact_holds_a_file_that_it_does_not_own(stage1):
+def test_every_file_of_an_artifact_is_recorded(stage1):
     for artifact in (stage1.dataset, stage1.checkpoint, stage1.results):
         path = Path(artifact.path)
         found = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"metadata.json"}
         assert found == set(artifact.files)
 
 
-def test_transformers_chats_with_the_checkpoint_as_we_do(stage1):
+def test_transformers_gives_the_same_prompt_and_reply(stage1):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from nemotron.recipes.nano2.chat import encode_chat, load_chat_tokenizer
     from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
     from nemotron.recipes.nemotron_h.generate import Sampling, generate
 
     path = stage1.checkpoint.checkpoint_path
     messages = [{"role": "user", "content": "What is 3 + 4? /no_think"}]
-    ours = encode_chat(load_chat_tokenizer(path), messages, add_generation_prompt=True).ids
+    ours = CHAT.encode(load_chat_tokenizer(CHAT, path), messages, add_generation_prompt=True).ids
     tokenizer, twin = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
     theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     assert theirs["input_ids"][0].tolist() == ours
@@ -119,11 +120,11 @@ def test_transformers_chats_with_the_checkpoint_as_we_do(stage1):
 
 
 @pytest.mark.parametrize(("part", "share"), [("everything", 0.02), ("tools", 0.3)])
-def test_tool_calls_are_learnt_in_the_first_part_and_in_their_own(stage1, part, share):
-    tokenizer = load_chat_tokenizer(stage1.dataset.tokenizer_path)
+def test_tool_calls_are_learned_in_the_first_part_and_in_their_own(stage1, part, share):
+    tokenizer = load_chat_tokenizer(CHAT, stage1.dataset.tokenizer_path)
     rows = pq.read_table(stage1.dataset.path / f"{part}.parquet").to_pylist()
-    learnt = [
+    learned = [
         tokenizer.decode([token for token, counts in zip(row["tokens"], row["in_loss"], strict=True) if counts])
         for row in rows
     ]
-    assert sum("<TOOLCALL>" in text for text in learnt) > share * len(rows)
+    assert sum("<TOOLCALL>" in text for text in learned) > share * len(rows)

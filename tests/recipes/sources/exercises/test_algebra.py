@@ -1,4 +1,4 @@
-"""Equations come out right by exact fractions, and no order of terms makes another task."""
+"""Answers agree with exact fractions, and the order of terms does not change the task."""
 
 import re
 from fractions import Fraction
@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import user_exercise
 from nemotron.recipes.sources.exercises.algebra import (
     LARGEST,
     canonical_form,
     check_answer,
     digit_steps,
+    format_side,
     generate_exercises,
-    holds,
+    is_correct,
     numbers,
-    written,
 )
+from nemotron.recipes.sources.exercises.exercise import user_exercise
 
 
 def side_at(text: str, x: Fraction) -> Fraction:
-    """The value of "-2x + 5" at x; another reader than sympy's."""
+    """The value of a side such as "-2x + 5" at x, computed without sympy."""
     terms = text.replace(" - ", " + -").split(" + ")
     return sum(
         (
@@ -53,7 +53,7 @@ def test_every_step_is_true(seed: int, difficulty: int) -> None:
             assert value == int(right), exercise.reasoning
 
 
-def test_difficulty_one_keeps_to_one_digit_and_ends_in_its_answer() -> None:
+def test_difficulty_one_has_one_digit_numbers_and_steps_that_end_in_the_answer() -> None:
     for exercise in generate_exercises(500, 0, split="train"):
         amounts = map(int, re.findall(r"\d+", exercise.messages[0]["content"] + exercise.reasoning))
         assert max(amounts) <= LARGEST
@@ -70,19 +70,19 @@ def test_difficulty_one_keeps_to_one_digit_and_ends_in_its_answer() -> None:
         (88, -35, ["ones: 8 - 5 = 3", "tens: 8 - 3 = 5", "88 - 35 = 53"]),
     ],
 )
-def test_digits_by_hand(left: int, right: int, steps: list[str]) -> None:
+def test_digit_steps_on_written_cases(left: int, right: int, steps: list[str]) -> None:
     assert digit_steps(left, right) == steps
 
 
-def test_the_order_of_terms_and_sides_is_wording() -> None:
+def test_the_order_of_terms_and_sides_does_not_change_the_task() -> None:
     assert canonical_form([numbers(7, 12, -5)]) == canonical_form([numbers(12, -5, 7)])
     assert canonical_form([numbers(7, 12)]) != canonical_form([numbers(7, -12)])
     assert canonical_form([[(2, "x")], numbers(8)]) == canonical_form([numbers(8), [(2, "x")]])
     assert canonical_form([[(2, "x")], numbers(8)]) != canonical_form([[(8, "x")], numbers(2)])
 
 
-def test_a_side_is_written_as_by_hand() -> None:
-    assert written([(-1, "x"), (5, ""), (-12, "x"), (1, "x")]) == "-x + 5 - 12x + x"
+def test_a_side_is_written_as_people_write_it() -> None:
+    assert format_side([(-1, "x"), (5, ""), (-12, "x"), (1, "x")]) == "-x + 5 - 12x + x"
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_a_side_is_written_as_by_hand() -> None:
         ("Solve x + 1 = 2 = x for x.", "1", False),
     ],
 )
-def test_sympy_tells_right_from_wrong(question: str, answer: str, right: bool) -> None:
-    assert holds(user_exercise("math", question, "", answer, "")) is right
+def test_is_correct_on_written_cases(question: str, answer: str, right: bool) -> None:
+    assert is_correct(user_exercise("math", question, "", answer, "")) is right
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_sympy_tells_right_from_wrong(question: str, answer: str, right: bool) -
         ("Solve 3x = 1 for x.", "1/3", ["1/3"], ["0.333333333", "0.3", "3", "1/3/1", "9" * 5000]),
     ],
 )  # fmt: skip
-def test_a_number_may_be_written_in_any_way_that_is_worked_out(
+def test_a_number_may_be_written_in_any_reduced_form(
     question: str, answer: str, right: list[str], wrong: list[str]
 ) -> None:
     exercise = user_exercise("math", question, "", answer, "")

@@ -1,4 +1,4 @@
-"""The evaluator agrees with Python on what it allows, and allows nothing else."""
+"""The evaluator agrees with Python on the expressions that it allows, and allows no others."""
 
 import ast
 import subprocess
@@ -13,12 +13,12 @@ from nemotron.recipes.sources.exercises.code_output import (
     LARGEST_PRODUCT,
     LARGEST_SIZE,
     LONGEST_EXPRESSION,
-    evaluated,
+    evaluate,
     generate_exercises,
 )
 
 
-def test_python_prints_the_answers() -> None:
+def test_python_prints_the_same_answers() -> None:
     exercises = [e for d in (1, 2, 3, 4) for e in generate_exercises(60, 0, split="train", difficulty=d)]
     printing = [e.messages[0]["content"].removeprefix("What does ").removesuffix(" print?") for e in exercises]
     ran = subprocess.run([sys.executable, "-c", "\n".join(printing)], capture_output=True, text=True, check=True)
@@ -26,9 +26,9 @@ def test_python_prints_the_answers() -> None:
 
 
 @given(st.recursive(st.integers(-99, 99) | st.text("abc'\"\\ é", max_size=5), lambda item: st.lists(item, max_size=4)))
-def test_a_literal_is_its_value(value) -> None:
+def test_a_literal_evaluates_to_its_value(value) -> None:
     if len(repr(value)) <= LONGEST_EXPRESSION:
-        assert evaluated(repr(value)) == value == ast.literal_eval(repr(value))
+        assert evaluate(repr(value)) == value == ast.literal_eval(repr(value))
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_a_literal_is_its_value(value) -> None:
         ("[x for x in [1]] + [x]", None),
     ],
 )
-def test_an_expression_by_hand(expression: str, value) -> None:
+def test_evaluate_on_written_cases(expression: str, value) -> None:
     if value is None:
-        with pytest.raises(ValueError, match="none of the expressions that are allowed"):
-            evaluated(expression)
+        with pytest.raises(ValueError, match="not one of the expressions that are allowed"):
+            evaluate(expression)
     else:
-        assert evaluated(expression) == value
+        assert evaluate(expression) == value
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_an_expression_by_hand(expression: str, value) -> None:
         "'a' * 999999999", "[0] * 1000 * 1001", "9" * 201, "-" * 199 + "1" * 2, "(" * 99 + ")" * 99, "'a' * [1]",
     ],
 )  # fmt: skip
-def test_what_is_malformed_or_not_allowed_is_a_value_error(expression: str) -> None:
+def test_a_malformed_or_forbidden_expression_raises_a_value_error(expression: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  which sentence it is depends on Python's version
-        evaluated(expression)
+        evaluate(expression)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_what_is_malformed_or_not_allowed_is_a_value_error(expression: str) -> N
         "'a' * 200000",
     ],
 )
-def test_what_would_fill_the_memory_is_refused_before_it_is_computed(expression: str) -> None:
+def test_a_value_that_would_fill_the_memory_is_rejected_before_it_is_computed(expression: str) -> None:
     tracemalloc.start()
     with pytest.raises(ValueError, match="is too large"):
-        evaluated(expression)
+        evaluate(expression)
     _now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100 * LARGEST_SIZE  # bytes
@@ -102,25 +102,25 @@ def test_what_would_fill_the_memory_is_refused_before_it_is_computed(expression:
     ("expression", "value"),
     [("len([x for x in 'a' * 9999])", 9999), ("len([[y for y in 'a' * 99] for x in 'a' * 99])", 99)],
 )
-def test_a_comprehension_may_run_thousands_of_times(expression: str, value: int) -> None:
-    assert evaluated(expression) == value
+def test_a_comprehension_may_have_thousands_of_iterations(expression: str, value: int) -> None:
+    assert evaluate(expression) == value
 
 
 def test_the_product_of_two_numbers_is_bounded() -> None:
-    assert evaluated("1000 * 1000") == LARGEST_PRODUCT
+    assert evaluate("1000 * 1000") == LARGEST_PRODUCT
     with pytest.raises(ValueError, match="a product of 1000 and 1001 is too large"):
-        evaluated("1000 * -1001")
+        evaluate("1000 * -1001")
 
 
-def test_what_is_repeated_counts_with_all_that_it_holds() -> None:
+def test_a_repeated_list_counts_with_the_sizes_of_its_items() -> None:
     with pytest.raises(ValueError, match="a product of 10001 and 9999 is too large"):
-        evaluated("[[0] * 9999] * 9999")
+        evaluate("[[0] * 9999] * 9999")
 
 
 @given(st.text() | st.text("[]()0123456789+-*:,'\"x forinlesmaxdup.<=>", max_size=60))
-def test_any_text_has_a_value_or_is_a_value_error(expression: str) -> None:
+def test_any_text_has_a_value_or_raises_a_value_error(expression: str) -> None:
     try:
-        value = evaluated(expression)
+        value = evaluate(expression)
     except ValueError:
         value = 0
     assert isinstance(value, int | str | list)

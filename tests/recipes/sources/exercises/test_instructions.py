@@ -1,4 +1,4 @@
-"""Every constraint is checked, and any reply that keeps to all of them is right."""
+"""Every constraint is checked, and any reply that satisfies all of them is correct."""
 
 import json
 from dataclasses import replace
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from nemotron.recipes.sources.exercises.instructions import (
     WORDS,
     check_answer,
-    first_right_reply,
     generate_exercises,
-    holds,
-    is_right,
+    is_correct,
+    longest_correct_reply,
+    satisfies_constraints,
 )
 
 LISTED = ["river", "lamp", "stone", "apple"]
@@ -34,7 +34,7 @@ LISTED = ["river", "lamp", "stone", "apple"]
         (("upper", None), ["RIVER", "RIVER, APPLE", "STONE.", "RIVER,APPLE"], ["river", "RIVER, apple", "River"]),
     ],
 )
-def test_a_constraint_by_hand(constraint: tuple, right: list[str], wrong: list[str]) -> None:
+def test_each_constraint_on_written_cases(constraint: tuple, right: list[str], wrong: list[str]) -> None:
     general = [
         "",
         ".",
@@ -50,20 +50,22 @@ def test_a_constraint_by_hand(constraint: tuple, right: list[str], wrong: list[s
         "Glass",
         "river, lamp, stone, apple, x",
     ]
-    assert [reply for reply in right if not is_right(LISTED, [constraint], reply)] == []
-    assert [reply for reply in [*wrong, *general] if is_right(LISTED, [constraint], reply)] == []
+    assert [reply for reply in right if not satisfies_constraints(LISTED, [constraint], reply)] == []
+    assert [reply for reply in [*wrong, *general] if satisfies_constraints(LISTED, [constraint], reply)] == []
 
 
-def test_space_at_a_comma_and_capitals_are_free() -> None:
+def test_white_space_at_a_comma_and_case_do_not_matter() -> None:
     written = ("river,lamp", "river , lamp", "river,\nlamp", "River, lamp", "River, Lamp.", "RIVER,LAMP")
     for constraint in (("count", 2), ("end", "lamp"), ("start", "r"), ("without", "stone")):
-        assert [reply for reply in written if not is_right(LISTED, [constraint], reply)] == []
+        assert [reply for reply in written if not satisfies_constraints(LISTED, [constraint], reply)] == []
 
 
-def test_capitals_hide_no_fault() -> None:
+def test_an_upper_case_reply_must_satisfy_the_other_constraints() -> None:
     for constraint in (("count", 3), ("end", "river"), ("start", "l"), ("without", "lamp"), ("alphabet", None)):
-        assert not is_right(LISTED, [constraint], "River,Lamp")
-    assert is_right(LISTED, [("alphabet", None)], "apple,River")  # capitals come first in ASCII, not in the alphabet
+        assert not satisfies_constraints(LISTED, [constraint], "River,Lamp")
+    assert satisfies_constraints(
+        LISTED, [("alphabet", None)], "apple,River"
+    )  # capitals come first in ASCII, not in the alphabet
 
 
 @pytest.mark.parametrize(
@@ -79,13 +81,13 @@ def test_capitals_hide_no_fault() -> None:
     ],
 )
 def test_repetitions_are_counted(reply: str, right: bool) -> None:
-    assert is_right(["a b"], [("repeat", 3)], reply) is right
-    assert is_right(["a b"], [("repeat", 3)], reply.upper()) is right
-    assert is_right(["a b"], [("repeat", 3), ("upper", None)], reply.upper()) is right
-    assert not is_right(["a b"], [("repeat", 3), ("upper", None)], reply)
+    assert satisfies_constraints(["a b"], [("repeat", 3)], reply) is right
+    assert satisfies_constraints(["a b"], [("repeat", 3)], reply.upper()) is right
+    assert satisfies_constraints(["a b"], [("repeat", 3), ("upper", None)], reply.upper()) is right
+    assert not satisfies_constraints(["a b"], [("repeat", 3), ("upper", None)], reply)
 
 
-def test_more_than_one_reply_is_right() -> None:
+def test_several_replies_are_correct() -> None:
     exercise = next(
         e for e in generate_exercises(50, 0, split="train") if "exactly 2 words" in e.messages[0]["content"]
     )
@@ -95,28 +97,28 @@ def test_more_than_one_reply_is_right() -> None:
 
 
 @given(seed=st.integers(0, 2**63), difficulty=st.integers(1, 4))
-def test_there_are_as_many_constraints_as_the_difficulty_says(seed: int, difficulty: int) -> None:
+def test_the_difficulty_is_the_number_of_constraints(seed: int, difficulty: int) -> None:
     for exercise in generate_exercises(5, seed, split="train", difficulty=difficulty):
         details = json.loads(exercise.details)
         constraints = [(kind, value) for kind, value in details["constraints"]]
         assert len(constraints) == difficulty == len({kind for kind, _value in constraints})
-        assert first_right_reply(details["words"], constraints) == exercise.answer
+        assert longest_correct_reply(details["words"], constraints) == exercise.answer
         assert exercise.reasoning.split("\n")[-1] == exercise.answer
         asked_for_upper = any(kind == "upper" for kind, _value in constraints)
         assert check_answer(exercise, exercise.answer.swapcase()) is not asked_for_upper
 
 
-def test_the_first_right_reply_keeps_to_all_and_is_none_where_they_exclude_each_other() -> None:
-    assert first_right_reply(LISTED, [("without", "lamp"), ("end", "lamp")]) is None
-    assert first_right_reply(LISTED, [("alphabet", None), ("count", 3)]) == "lamp, river, stone"
+def test_longest_correct_reply_is_none_if_the_constraints_contradict_each_other() -> None:
+    assert longest_correct_reply(LISTED, [("without", "lamp"), ("end", "lamp")]) is None
+    assert longest_correct_reply(LISTED, [("alphabet", None), ("count", 3)]) == "lamp, river, stone"
 
 
-def test_the_reader_notices_words_that_say_something_else_than_the_details() -> None:
+def test_is_correct_rejects_details_that_differ_from_the_question() -> None:
     for exercise in generate_exercises(50, 0, split="train", difficulty=1):
-        assert holds(exercise)
-        assert not holds(replace(exercise, answer="RIVER, river"))
-        assert not holds(replace(exercise, details=json.dumps({"words": ["a"], "constraints": []})))
+        assert is_correct(exercise)
+        assert not is_correct(replace(exercise, answer="RIVER, river"))
+        assert not is_correct(replace(exercise, details=json.dumps({"words": ["a"], "constraints": []})))
 
 
-def test_no_two_words_begin_alike() -> None:
+def test_every_word_begins_with_a_different_letter() -> None:
     assert len({word[0] for word in WORDS}) == len(set(WORDS)) == len(WORDS)

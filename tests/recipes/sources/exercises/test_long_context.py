@@ -1,4 +1,4 @@
-"""The answer stands in the text once, the text has the length it should, and the place of the fact tells nothing."""
+"""The text has the answer once and the right length, and the position of the fact gives nothing away."""
 
 import re
 from dataclasses import replace
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import user_exercise
-from nemotron.recipes.sources.exercises.long_context import check_answer, generate_exercises, holds
+from nemotron.recipes.sources.exercises.exercise import user_exercise
+from nemotron.recipes.sources.exercises.long_context import check_answer, generate_exercises, is_correct
 
 TEXT = "Ada lives in Oslo. The road was wet that day. Ben owns 7 pens. The mayor of Oslo is Fay. Ada owns 5 pens.\n"
 
@@ -27,13 +27,13 @@ TEXT = "Ada lives in Oslo. The road was wet that day. Ben owns 7 pens. The mayor
         ("Who is the mayor of the town where Ada lives?", "Ada", False),
     ],
 )
-def test_the_reader_by_hand(question: str, answer: str, right: bool) -> None:
-    assert holds(user_exercise("long_context", TEXT + question, "", answer, "")) is right
-    assert not holds(user_exercise("long_context", f"Ada lives in Rome. {TEXT}{question}", "", answer, ""))
+def test_is_correct_on_written_cases(question: str, answer: str, right: bool) -> None:
+    assert is_correct(user_exercise("long_context", TEXT + question, "", answer, "")) is right
+    assert not is_correct(user_exercise("long_context", f"Ada lives in Rome. {TEXT}{question}", "", answer, ""))
 
 
 @given(seed=st.integers(0, 2**63), difficulty=st.integers(1, 4))
-def test_the_steps_are_sentences_of_the_text(seed: int, difficulty: int) -> None:
+def test_the_steps_quote_sentences_of_the_text(seed: int, difficulty: int) -> None:
     for exercise in generate_exercises(2, seed, split="train", difficulty=difficulty):
         text, _question = exercise.messages[0]["content"].split("\n")
         facts = [line for line in exercise.reasoning.split("\n") if "+" not in line]
@@ -50,7 +50,7 @@ def test_texts_grow_with_difficulty(difficulty: int, words: int, facts: int) -> 
     assert sum(stated) / 20 == pytest.approx(facts, rel=0.15)
 
 
-def test_the_fact_stands_anywhere() -> None:
+def test_the_fact_can_be_anywhere_in_the_text() -> None:
     places = [e.messages[0]["content"].index(e.reasoning) / len(e.messages[0]["content"])
               for e in generate_exercises(400, 0, split="train")]  # fmt: skip
     assert sum(places) / 400 == pytest.approx(0.43, abs=0.06)
@@ -58,14 +58,14 @@ def test_the_fact_stands_anywhere() -> None:
     assert max(places) > 0.75
 
 
-def test_both_kinds_of_question_come_equally_often() -> None:
+def test_both_kinds_of_question_are_equally_frequent() -> None:
     exercises = generate_exercises(400, 0, split="train")
     assert sum(e.answer.isdecimal() for e in exercises) == pytest.approx(200, abs=40)
 
 
-def test_a_wrong_fact_is_noticed() -> None:
+def test_is_correct_rejects_a_wrong_fact() -> None:
     for exercise in generate_exercises(20, 0, split="train", difficulty=2):
-        assert not holds(replace(exercise, answer=exercise.answer + "a"))
+        assert not is_correct(replace(exercise, answer=exercise.answer + "a"))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_wrong_fact_is_noticed() -> None:
         ("How many pens do Ada and Ben own together?", "12", ["12 pens"], ["5 pens", "5 + 7", "12 pen"]),
     ],
 )
-def test_the_reply_may_say_what_it_counts_and_be_in_small_letters(
+def test_the_reply_may_repeat_the_noun_and_be_in_lower_case(
     question: str, answer: str, right: list[str], wrong: list[str]
 ) -> None:
     exercise = user_exercise("long_context", TEXT + question, "", answer, "")

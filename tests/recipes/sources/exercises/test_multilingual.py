@@ -1,4 +1,4 @@
-"""Questions and answers are in one language, the reasoning in English, and a task is in one split in all four."""
+"""Question and answer share a language, the reasoning is in English, and a task has the same split in all languages."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import user_exercise
+from nemotron.recipes.sources.exercises.exercise import user_exercise
 from nemotron.recipes.sources.exercises.multilingual import (
     COLOURS,
     IS,
@@ -18,7 +18,7 @@ from nemotron.recipes.sources.exercises.multilingual import (
     REPLY,
     check_answer,
     generate_exercises,
-    holds,
+    is_correct,
 )
 
 
@@ -39,13 +39,13 @@ from nemotron.recipes.sources.exercises.multilingual import (
         ("The bag is red. The hat is blue. What colour is the bag?", "It is red."),
     ],
 )
-def test_the_reader_by_hand(question: str, answer: str) -> None:
+def test_is_correct_on_written_cases(question: str, answer: str) -> None:
     exercise = user_exercise("multilingual", question, "", answer, "")
-    assert holds(exercise)
+    assert is_correct(exercise)
     for language in REPLY:
         right_value = language.format(answer.removesuffix(".").split()[-1])
-        assert holds(replace(exercise, answer=right_value)) is (right_value == answer)
-    assert not holds(replace(exercise, answer=answer.replace(" ", " 1")))
+        assert is_correct(replace(exercise, answer=right_value)) is (right_value == answer)
+    assert not is_correct(replace(exercise, answer=answer.replace(" ", " 1")))
 
 
 def test_every_table_has_every_language() -> None:
@@ -55,7 +55,7 @@ def test_every_table_has_every_language() -> None:
     assert {question.count("{}") for row in QUESTIONS.values() for question in row} == {1}
 
 
-def test_languages_and_kinds_come_equally_often() -> None:
+def test_languages_and_kinds_are_equally_frequent() -> None:
     exercises = generate_exercises(2_000, 0, split="train")
     replies = Counter(e.answer.rsplit(" ", 1)[0] for e in exercises)
     assert set(replies) == {"It is", "Es ist", "C'est", "Es"}
@@ -91,7 +91,7 @@ def test_the_reasoning_is_english_and_names_the_value(seed: int, difficulty: int
         ("backwards bad", "It is dab.", ["dab", "It is dab"], ["Dab", "It is DAB.", "bad"]),
     ],
 )
-def test_the_value_alone_is_right_in_the_language_of_the_question(
+def test_the_value_alone_is_correct_in_the_language_of_the_question(
     canonical: str, answer: str, right: list[str], wrong: list[str]
 ) -> None:
     exercise = user_exercise("multilingual", "", "", answer, canonical)

@@ -1,4 +1,4 @@
-"""Answers by hand, conversions there and back, and readers that notice a wrong answer."""
+"""Written cases, conversions back and forth, and `is_correct` on wrong answers."""
 
 import re
 from dataclasses import replace
@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import user_exercise
+from nemotron.recipes.sources.exercises.exercise import user_exercise
 from nemotron.recipes.sources.exercises.science import (
     SOLUTIONS,
     STEPS_OF_TEN,
     STEPS_OF_THE_CLOCK,
     check_answer,
-    converted,
+    convert,
     generate_exercises,
-    holds,
     in_base,
+    is_correct,
     quotient_step,
 )
 
@@ -42,32 +42,32 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize(("question", "answer"), BY_HAND.items())
-def test_the_reader_finds_the_answer_by_hand(question: str, answer: str) -> None:
+def test_is_correct_on_written_cases(question: str, answer: str) -> None:
     exercise = user_exercise("science", question, "", answer, "")
-    assert holds(exercise)
-    assert not holds(replace(exercise, answer=f"{answer}0"))
+    assert is_correct(exercise)
+    assert not is_correct(replace(exercise, answer=f"{answer}0"))
     assert check_answer(exercise, f"{answer}.")
 
 
 def form_of(question: str) -> str:
-    """The one form that the question has."""
+    """The only form in `SOLUTIONS` that matches the question."""
     (form,) = [form for form in SOLUTIONS if re.fullmatch(form, question)]
     return form
 
 
-def test_every_form_of_question_occurs_and_was_done_by_hand() -> None:
+def test_every_form_of_question_occurs_and_has_a_written_case() -> None:
     drawn = [e for d in (1, 2, 3, 4) for e in generate_exercises(60, 0, split="train", difficulty=d)]
     assert {form_of(e.messages[0]["content"]) for e in drawn} == set(SOLUTIONS) == set(map(form_of, BY_HAND))
 
 
 @pytest.mark.parametrize(("small", "large", "factor"), STEPS_OF_TEN + STEPS_OF_THE_CLOCK)
 def test_both_tables_of_units_agree(small: str, large: str, factor: int) -> None:
-    assert converted("1", large, small) == factor
-    assert converted("1", small, large) == Fraction(1, factor)
+    assert convert("1", large, small) == factor
+    assert convert("1", small, large) == Fraction(1, factor)
 
 
 @given(number=st.integers(1, 4095), base=st.integers(2, 10))
-def test_a_number_in_a_base_reads_back(number: int, base: int) -> None:
+def test_a_number_in_a_base_converts_back(number: int, base: int) -> None:
     assert int(in_base(number, base), base) == number
 
 
@@ -88,11 +88,11 @@ def test_every_equation_of_numbers_is_true(seed: int, difficulty: int) -> None:
                 assert len({value(side) for side in line.split(" = ")}) == 1, line
 
 
-def test_a_fraction_that_cannot_be_reduced_stands_once() -> None:
+def test_a_fraction_that_cannot_be_reduced_is_written_once() -> None:
     assert (quotient_step(16, 8), quotient_step(9, 4), quotient_step(6, 4)) == ("16/8 = 2", "9/4", "6/4 = 3/2")
 
 
-def test_the_order_of_rows_is_wording() -> None:
+def test_the_order_of_rows_does_not_change_the_task() -> None:
     for exercise in generate_exercises(60, 0, split="train", difficulty=2):
         _title, found, table = exercise.messages[0]["content"].partition("Masses in g: ")
         rows = re.findall(r"([a-z]+ \d+)[,.]", table)
@@ -120,7 +120,7 @@ def test_a_fraction_must_be_reduced() -> None:
         ("Atomic masses", ["180."], ["180 g"]),
     ],
 )  # fmt: skip
-def test_what_the_question_leaves_open_is_free(beginning: str, right: list[str], wrong: list[str]) -> None:
+def test_the_reply_may_vary_where_the_question_allows_it(beginning: str, right: list[str], wrong: list[str]) -> None:
     ((question, answer),) = [case for case in BY_HAND.items() if case[0].startswith(beginning)]
     exercise = user_exercise("science", question, "", answer, "")
     assert [reply for reply in right if not check_answer(exercise, reply)] == []

@@ -1,4 +1,4 @@
-"""A call is right when the database is; a reply that is no valid call is a sentence, never another error."""
+"""A call is correct if the resulting database is, and an invalid call raises a ValueError and nothing else."""
 
 import json
 from dataclasses import replace
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import Exercise
+from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.tool_calling import (
     TOOLS,
     check_answer,
-    checked_call,
+    check_call,
     generate_exercises,
-    holds,
+    is_correct,
     parse_tool_calls,
     run_call,
 )
@@ -30,7 +30,7 @@ def call(tool: str, /, **arguments) -> dict:
 
 
 def exercise(answer: str) -> Exercise:
-    """Any exercise with this answer, all tools and the database above."""
+    """An exercise with this answer, all tools and the database above."""
     return Exercise(
         "", "tool_calling", ({"role": "user", "content": "Set the stock of pens to 7."},), tuple(TOOLS.values()), "",
         answer, "", json.dumps({"database": DATABASE}),
@@ -47,7 +47,7 @@ def exercise(answer: str) -> Exercise:
         (call("delete_stock", item="pens"), {"cups": 8}, {"item": "pens", "amount": None}),
     ],
 )
-def test_a_call_by_hand(made: dict, rows: dict, result: dict) -> None:
+def test_run_call_on_written_cases(made: dict, rows: dict, result: dict) -> None:
     before = json.dumps(DATABASE)
     assert run_call(DATABASE, made) == ({**DATABASE, "stock": rows}, result)
     assert json.dumps(DATABASE) == before
@@ -79,7 +79,7 @@ SEVEN = written(call("set_stock", item="pens", amount=7))
         (SEVEN + SEVEN, False),
     ],
 )
-def test_a_reply_is_judged_by_what_it_does(reply: str, right: bool) -> None:
+def test_a_reply_is_judged_by_its_effect(reply: str, right: bool) -> None:
     assert check_answer(exercise(SEVEN), reply) is right
 
 
@@ -92,19 +92,19 @@ def judged(wanted: list[dict], made: list[dict]) -> bool:
     return check_answer(exercise(written(*wanted)), written(*made))
 
 
-def test_what_was_read_counts_where_nothing_changes() -> None:
+def test_a_request_to_read_is_judged_by_the_rows_that_were_read() -> None:
     assert judged([GET_PENS], [GET_PENS])
     assert not judged([GET_PENS], [GET_CUPS])
 
 
-def test_requests_may_be_met_in_any_order() -> None:
+def test_calls_may_be_in_any_order() -> None:
     for wanted in ([SET_PENS, SET_CUPS], [SET_PENS, DELETE_ADA], [GET_PENS, GET_CUPS], [GET_CUPS, SET_PENS]):
         assert judged(wanted, wanted)
         assert judged(wanted, wanted[::-1])
 
 
 @pytest.mark.parametrize("wanted", [[SET_PENS], [GET_PENS]])
-def test_reading_more_than_was_asked_for_does_no_harm(wanted: list[dict]) -> None:
+def test_additional_reads_are_allowed(wanted: list[dict]) -> None:
     assert judged(wanted, [GET_CUPS, *wanted])
     assert judged(wanted, [*wanted, GET_CUPS])
 
@@ -122,17 +122,17 @@ def test_one_of_two_requests_is_not_enough(wanted: list[dict]) -> None:
 
 @pytest.mark.parametrize("wanted", [[SET_PENS], [GET_PENS]])
 @pytest.mark.parametrize("other", [SET_CUPS, DELETE_ADA])
-def test_a_change_that_nobody_asked_for_is_wrong(wanted: list[dict], other: dict) -> None:
+def test_an_additional_change_is_wrong(wanted: list[dict], other: dict) -> None:
     assert not judged(wanted, [*wanted, other])
     assert not judged(wanted, [other, *wanted])
 
 
-def test_a_value_that_was_changed_before_it_was_read_is_wrong() -> None:
+def test_reading_a_value_after_changing_it_is_wrong() -> None:
     there_and_back = [SET_PENS, GET_PENS, call("set_stock", item="pens", amount=DATABASE["stock"]["pens"])]
     assert not judged([GET_PENS], there_and_back)
 
 
-def test_setting_a_row_to_what_it_holds_does_not_read_it() -> None:
+def test_setting_a_row_to_its_own_value_does_not_count_as_reading() -> None:
     assert not judged([GET_PENS], [call("set_stock", item="pens", amount=DATABASE["stock"]["pens"])])
 
 
@@ -142,13 +142,13 @@ def test_the_same_row_of_another_table_is_wrong() -> None:
     assert not check_answer(priced, written(call("get_price", item="pens")))
 
 
-def test_true_is_not_one() -> None:
+def test_true_is_not_accepted_as_one() -> None:
     one = exercise(written(call("set_stock", item="pens", amount=1)))
     assert check_answer(one, one.answer)
     assert not check_answer(one, written(call("set_stock", item="pens", amount=True)))
 
 
-def test_a_request_to_change_is_never_met_by_reading() -> None:
+def test_reading_never_satisfies_a_request_to_change() -> None:
     for made in generate_exercises(800, 0, split="train"):
         (asked,) = parse_tool_calls(made.answer)
         effect, _, table = asked["name"].partition("_")
@@ -167,18 +167,18 @@ def test_only_the_tools_of_the_exercise_can_be_called() -> None:
 @pytest.mark.parametrize(
     ("inside", "message"),
     [
-        ("", "is no JSON"), ("[", "is no JSON"), ("[NaN]", "NaN is no JSON"), ("{}", "at least one call"),
-        ("[]", "at least one call"), ("[1]", "exactly"), ('[{"name": "a"}]', "exactly"), ("[" * 100_000, "is no JSON"),
+        ("", "is not JSON"), ("[", "is not JSON"), ("[NaN]", "NaN is not JSON"), ("{}", "at least one call"),
+        ("[]", "at least one call"), ("[1]", "exactly"), ('[{"name": "a"}]', "exactly"), ("[" * 100_000, "is not JSON"),
         ('[{"name": "a", "arguments": {}, "id": 1}]', "exactly"), ('[{"name": 1, "arguments": {}}]', "must be text"),
         ('[{"name": "a", "arguments": []}]', "an object"), ('[{"name": "a", "name": "b", "arguments": {}}]', "twice"),
     ],
 )  # fmt: skip
-def test_what_is_no_call_is_refused_with_a_sentence(inside: str, message: str) -> None:
+def test_a_malformed_call_raises_a_value_error(inside: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_tool_calls(f"<TOOLCALL>{inside}</TOOLCALL>")
 
 
-def test_text_around_a_call_is_refused() -> None:
+def test_text_around_a_call_raises_a_value_error() -> None:
     for reply in ("", "7", f"a{SEVEN}", f"{SEVEN}a", SEVEN.removesuffix("</TOOLCALL>"), "</TOOLCALL><TOOLCALL>"):
         with pytest.raises(ValueError, match="nothing before or after"):
             parse_tool_calls(reply)
@@ -195,22 +195,22 @@ json_values = st.recursive(
         st.fixed_dictionaries({"name": st.sampled_from(sorted(TOOLS)), "arguments": json_values}) | json_values
     )
 )
-def test_any_json_is_judged_without_an_error(value) -> None:
+def test_any_json_is_judged_without_an_exception(value) -> None:
     assert check_answer(exercise(SEVEN), f"<TOOLCALL>{json.dumps(value)}</TOOLCALL>") in (True, False)
 
 
 @given(seed=st.integers(0, 2**63), difficulty=st.integers(1, 4))
-def test_calls_that_stand_in_a_conversation_are_valid_and_give_what_it_says(seed: int, difficulty: int) -> None:
+def test_calls_in_a_conversation_are_valid_and_have_the_stated_results(seed: int, difficulty: int) -> None:
     for made in generate_exercises(6, seed, split="train", difficulty=difficulty):
         results = iter([json.loads(m["content"]) for m in made.messages if m["role"] == "tool"])
         for message in made.messages:
             for entry in message.get("tool_calls", ()):
-                checked_call(made.tools, entry["function"])
+                check_call(made.tools, entry["function"])
                 assert set(entry["function"]["arguments"].items()) & set(next(results).items())
         assert next(results, None) is None
         if made.answer.startswith("<TOOLCALL>"):
             for answered in parse_tool_calls(made.answer):
-                checked_call(made.tools, answered)
+                check_call(made.tools, answered)
             assert written(*parse_tool_calls(made.answer)) == made.answer
 
 
@@ -228,7 +228,7 @@ def test_every_kind_of_conversation_occurs() -> None:
 
 
 def said(text: str, answer: str, *results: dict) -> Exercise:
-    """The user's text, results of calls, and what is then said."""
+    """An exercise with the user's text, results of calls, and a sentence as the answer."""
     messages = ({"role": "user", "content": text}, *({"role": "tool", "content": json.dumps(r)} for r in results))
     return replace(exercise(answer), messages=messages)
 
@@ -251,8 +251,8 @@ def said(text: str, answer: str, *results: dict) -> Exercise:
         (said("Which ...?", "pens", {"item": "pens", "amount": 3}, {"item": "cups", "amount": 8}), False),
     ],
 )  # fmt: skip
-def test_the_reader_tells_right_from_wrong(made: Exercise, right: bool) -> None:
-    assert holds(made) is right
+def test_is_correct_on_written_cases(made: Exercise, right: bool) -> None:
+    assert is_correct(made) is right
 
 
 PENS = {"item": "pens", "amount": 3}
@@ -271,5 +271,5 @@ PENS = {"item": "pens", "amount": 3}
         (said("Which has the larger stock, pens or cups?", "cups"), "Pens.", False),
     ],
 )  # fmt: skip
-def test_a_question_for_a_value_is_answered_by_the_value_alone(made: Exercise, reply: str, right: bool) -> None:
+def test_the_value_alone_answers_a_question_for_it(made: Exercise, reply: str, right: bool) -> None:
     assert check_answer(made, reply) is right

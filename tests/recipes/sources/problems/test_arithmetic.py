@@ -1,4 +1,4 @@
-"""Every answer is right, by another calculation than the one that made it, and training never sees what is asked."""
+"""Every answer agrees with an independent calculation, and training never sees an evaluation task."""
 
 import ast
 import hashlib
@@ -12,7 +12,7 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.problems import Problem, arithmetic
+from nemotron.recipes.sources.problems import arithmetic
 from nemotron.recipes.sources.problems.arithmetic import (
     LARGEST_TERM,
     Operation,
@@ -21,13 +21,14 @@ from nemotron.recipes.sources.problems.arithmetic import (
     generate_problems,
     worked_step,
 )
+from nemotron.recipes.sources.problems.problem import Problem
 
 SEEDS = st.integers(0, 2**63)
 DIFFICULTIES = st.sampled_from(sorted(LARGEST_TERM))
 
 
 def value_of(expression: str) -> Fraction:
-    """Another calculator: Python's own grammar, exact fractions."""
+    """An independent calculator: Python's own grammar, exact fractions."""
 
     def value(node: ast.expr) -> Fraction:
         if isinstance(node, ast.Constant):
@@ -43,7 +44,7 @@ def value_of(expression: str) -> Fraction:
     return value(ast.parse(expression, mode="eval").body)
 
 
-# A sentence that only this story has -> the answer from the numbers of the question in the order in which they stand.
+# Words that only one word problem has -> the answer from the numbers of the question in their order.
 STORIES: dict[str, Callable[..., Fraction]] = {
     r"and gets (\d+) more": lambda had, new: had + new,
     r"of them to": lambda had, given: had - given,
@@ -61,7 +62,7 @@ STORIES: dict[str, Callable[..., Fraction]] = {
 
 
 def reference_answer(problem: Problem) -> Fraction:
-    """The answer from nothing but the question's words."""
+    """The answer, computed from the text of the question alone."""
     expression = re.fullmatch(r"What is ([-0-9+*/() ]+)\?", problem.question)
     if expression:
         return value_of(expression.group(1))
@@ -71,14 +72,14 @@ def reference_answer(problem: Problem) -> Fraction:
 
 
 @given(seed=SEEDS, difficulty=DIFFICULTIES, split=st.sampled_from(["train", "evaluation"]))
-def test_every_answer_is_the_one_of_another_calculation(seed: int, difficulty: int, split) -> None:
+def test_every_answer_agrees_with_an_independent_calculation(seed: int, difficulty: int, split) -> None:
     for problem in generate_problems(12, seed, split=split, difficulty=difficulty):
         assert Fraction(problem.answer) == reference_answer(problem)
         assert int(problem.answer) >= 0
         assert check_answer(problem, problem.answer)
 
 
-def test_all_stories_and_all_expressions_occur() -> None:
+def test_all_word_problems_and_all_expressions_occur() -> None:
     problems = generate_problems(2_000, 1, split="train")
     stories = Counter(next((sign for sign in STORIES if re.search(sign, p.question)), "expression") for p in problems)
     assert set(stories) == {*STORIES, "expression"}
@@ -97,7 +98,7 @@ def test_sympy_agrees_on_expressions() -> None:
 
 
 @given(seed=SEEDS, difficulty=DIFFICULTIES)
-def test_every_step_is_true_and_the_last_one_ends_in_the_answer(seed: int, difficulty: int) -> None:
+def test_every_step_is_true_and_the_last_one_ends_with_the_answer(seed: int, difficulty: int) -> None:
     for problem in generate_problems(8, seed, split="train", difficulty=difficulty):
         for line in problem.steps.split("\n"):
             chain = line.rpartition(": ")[2].replace(", because", " BECAUSE").split(" BECAUSE ")
@@ -120,12 +121,12 @@ def test_every_step_is_true_and_the_last_one_ends_in_the_answer(seed: int, diffi
         ("/", 322, 14, "322 / 14 = 23, because 14 * 23 = 322"),
     ],
 )
-def test_a_step_by_hand(sign: str, left: int, right: int, step: str) -> None:
+def test_worked_step_on_written_cases(sign: str, left: int, right: int, step: str) -> None:
     assert worked_step(sign, left, right) == step
 
 
 @given(seed=SEEDS, difficulty=DIFFICULTIES)
-def test_four_different_choices_hold_the_answer_where_it_is_said_to_be(seed: int, difficulty: int) -> None:
+def test_the_four_choices_are_unique_and_the_correct_one_is_at_its_index(seed: int, difficulty: int) -> None:
     for problem in generate_problems(8, seed, split="evaluation", difficulty=difficulty):
         assert len(set(problem.choices)) == 4
         assert [check_answer(problem, choice) for choice in problem.choices] == [
@@ -134,7 +135,7 @@ def test_four_different_choices_hold_the_answer_where_it_is_said_to_be(seed: int
         assert all(choice.isdecimal() for choice in problem.choices)
 
 
-def test_the_right_choice_is_everywhere_equally_often_and_not_told_by_its_size() -> None:
+def test_neither_position_nor_size_gives_the_correct_choice_away() -> None:
     problems = generate_problems(4_000, 3, split="train")
     places = Counter(p.correct for p in problems)
     ranks = Counter(sorted(map(int, p.choices)).index(int(p.answer)) for p in problems)
@@ -150,7 +151,7 @@ def test_training_and_evaluation_share_no_task(seeds: tuple[int, int], difficult
     assert not {p.question for p in training} & {p.question for p in evaluation}
 
 
-def test_disjointness_is_about_the_task_not_its_wording() -> None:
+def test_the_split_depends_on_the_task_and_not_on_its_wording() -> None:
     problems = generate_problems(5_000, 4, split="train", difficulty=1)
     wordings = Counter(p.canonical for p in problems)
     assert wordings.most_common(1)[0][1] > 1
@@ -165,7 +166,7 @@ def test_disjointness_is_about_the_task_not_its_wording() -> None:
         (Operation("*", 2, Operation("-", 9, 4)), Operation("*", Operation("-", 9, 4), 2)),
     ],
 )
-def test_order_of_terms_and_factors_does_not_make_another_task(one: Operation, other: Operation) -> None:
+def test_the_order_of_terms_and_factors_does_not_change_the_task(one: Operation, other: Operation) -> None:
     assert canonical_form(one) == canonical_form(other)
 
 
@@ -178,19 +179,19 @@ def test_order_of_terms_and_factors_does_not_make_another_task(one: Operation, o
         (Operation("+", 12, 3), Operation("+", 1, 23)),
     ],
 )
-def test_another_calculation_is_another_task(one: Operation, other: Operation) -> None:
+def test_a_different_calculation_is_a_different_task(one: Operation, other: Operation) -> None:
     assert canonical_form(one) != canonical_form(other)
 
 
 @given(seed=SEEDS, num_problems=st.integers(0, 30), more=st.integers(0, 30))
-def test_fewer_problems_are_the_beginning_of_more(seed: int, num_problems: int, more: int) -> None:
+def test_fewer_problems_are_a_prefix_of_more(seed: int, num_problems: int, more: int) -> None:
     larger = generate_problems(num_problems + more, seed, split="train")
     assert generate_problems(num_problems, seed, split="train") == larger[:num_problems]
     assert len({p.question for p in larger}) == len({p.id for p in larger}) == len(larger)
 
 
 def test_problems_are_the_same_on_every_machine() -> None:
-    # The same on CPython 3.11.7, 3.12.1 and 3.13.0.
+    # Recorded with CPython 3.11.7, 3.12.1 and 3.13.0.
     problems = [
         generate_problems(300, seed, split=split) for seed in (1, 2) for split in ("train", "evaluation")
     ]  # fmt: skip
@@ -207,7 +208,7 @@ def test_numbers_grow_with_difficulty() -> None:
     assert largest == sorted(set(largest))
 
 
-def test_an_exhausted_difficulty_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exhausted_difficulty_raises_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "MAX_FAILED_DRAWS", 3)
     with pytest.raises(ValueError, match=r"num_problems=500 is more than difficulty=1 has: .* raise the difficulty"):
         generate_problems(500, 0, split="evaluation", difficulty=1)
@@ -225,5 +226,5 @@ def test_check_answer(answer: str, right: bool) -> None:
 
 
 @given(st.text())
-def test_check_answer_never_fails(answer: str) -> None:
+def test_check_answer_accepts_any_text_without_an_exception(answer: str) -> None:
     assert check_answer(Problem("", "arithmetic", "", "", "7", (), 0, ""), answer) in (True, False)

@@ -1,4 +1,4 @@
-"""What every family of exercises keeps to: its draws, its split, its verifier, its lengths."""
+"""What holds for every family of exercises: draws, split, verifier, lengths."""
 
 import hashlib
 import json
@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import (
-    FAMILIES,
-    Exercise,
-    algebra,
-    drawn_exercises,
-    last_word,
-    same_text,
-    same_words,
-)
-from nemotron.recipes.sources.problems import split_of
+from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.problems.problem import split_of
 
 SEEDS = st.integers(0, 2**63)
 SPLITS = st.sampled_from(["train", "evaluation"])
@@ -25,18 +17,18 @@ every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAM
 
 
 def few_at(difficulty: int) -> int:
-    """So many exercises that a long text does not make the test slow."""
+    """A number of exercises that keeps the test fast even with long texts."""
     return {1: 12, 2: 8, 3: 3, 4: 2}[difficulty]
 
 
-def test_the_published_categories_and_the_two_later_stages_have_a_family() -> None:
+def test_every_published_category_and_both_later_stages_have_a_family() -> None:
     assert list(FAMILIES) == [
         "math", "code", "science", "tool_calling", "instruction_following", "long_context", "multilingual", "safety",
     ]  # fmt: skip
 
 
 @given(name=FAMILY_NAMES, seed=SEEDS, difficulty=st.integers(1, 4), split=SPLITS)
-def test_an_exercise_is_complete_and_its_answer_is_right(name: str, seed: int, difficulty: int, split) -> None:
+def test_an_exercise_is_complete_and_its_answer_is_correct(name: str, seed: int, difficulty: int, split) -> None:
     family = FAMILIES[name]
     for index, exercise in enumerate(
         family.generate_exercises(few_at(difficulty), seed, split=split, difficulty=difficulty)
@@ -53,7 +45,7 @@ def test_an_exercise_is_complete_and_its_answer_is_right(name: str, seed: int, d
 
 
 @every_family
-def test_a_reply_that_is_not_the_answer_is_refused(family) -> None:
+def test_a_wrong_reply_is_rejected(family) -> None:
     exercises = [e for split in ("train", "evaluation") for e in family.generate_exercises(60, 0, split=split)]
     for exercise, other in zip(exercises, [*exercises[1:], exercises[0]], strict=True):
         wrong = ["", " ", ".", "None", f"<think></think>{exercise.answer}", f"{exercise.answer}</think>"]
@@ -65,7 +57,7 @@ def test_a_reply_that_is_not_the_answer_is_refused(family) -> None:
 
 @every_family
 @given(reply=st.text())
-def test_a_verifier_never_fails(family, reply: str) -> None:
+def test_a_verifier_accepts_any_text_without_an_exception(family, reply: str) -> None:
     for difficulty in (1, 2):
         (exercise,) = family.generate_exercises(1, 0, split="train", difficulty=difficulty)
         assert family.check_answer(exercise, reply) is False
@@ -73,7 +65,7 @@ def test_a_verifier_never_fails(family, reply: str) -> None:
 
 
 @given(name=FAMILY_NAMES, seed=SEEDS, split=SPLITS, numbers=st.tuples(st.integers(0, 15), st.integers(0, 15)))
-def test_fewer_exercises_are_the_beginning_of_more(name: str, seed: int, split, numbers: tuple[int, int]) -> None:
+def test_fewer_exercises_are_a_prefix_of_more(name: str, seed: int, split, numbers: tuple[int, int]) -> None:
     few, more = sorted(numbers)
     exercises = FAMILIES[name].generate_exercises(more, seed, split=split)
     assert FAMILIES[name].generate_exercises(few, seed, split=split) == exercises[:few]
@@ -92,7 +84,7 @@ def test_training_and_evaluation_share_no_task(name: str, seeds: tuple, difficul
 
 
 @every_family
-def test_another_seed_or_difficulty_gives_other_exercises(family) -> None:
+def test_another_seed_or_difficulty_gives_different_exercises(family) -> None:
     messages = [
         tuple(repr(e.messages) for e in family.generate_exercises(10, seed, split="train", difficulty=difficulty))
         for seed, difficulty in ((0, 1), (1, 1), (0, 2))
@@ -110,7 +102,7 @@ def test_difficulty_one_is_short(family) -> None:
 
 
 @every_family
-def test_the_tasks_of_difficulty_one_suffice_to_learn_and_to_measure(family) -> None:
+def test_difficulty_one_has_enough_tasks_for_training_and_evaluation(family) -> None:
     tasks = {
         split: len({exercise.canonical for exercise in family.generate_exercises(number, 2, split=split)})
         for split, number in (("train", 2_000), ("evaluation", 400))
@@ -129,48 +121,12 @@ def test_the_tasks_of_difficulty_one_suffice_to_learn_and_to_measure(family) -> 
         ({"num_exercises": 1, "split": "train", "difficulty": 5}, "difficulty=5 must be one of 1, 2, 3, 4"),
     ],
 )
-def test_a_number_out_of_range_is_refused(family, arguments: dict, message: str) -> None:
+def test_an_argument_out_of_range_raises_a_value_error(family, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         family.generate_exercises(seed=0, **arguments)
 
 
-def test_an_answer_that_does_not_hold_stops_the_generation() -> None:
-    def wrong(generator, difficulty: int) -> Exercise:
-        return Exercise("", "math", ({"role": "user", "content": "What is 1 + 1?"},), (), "1 + 1 = 3", "3", "1 + 1")
-
-    with pytest.raises(AssertionError, match=r"sft/math/000000: '3' does not answer 'What is 1 \+ 1\?'"):
-        drawn_exercises("math", wrong, algebra.holds, 1, 0, "train", 1)
-
-
-@pytest.mark.parametrize(
-    ("reply", "right"),
-    [("7", True), (" 7.\n", True), ("7..", False), ("7 .", False), ("07", False), ("7,", False), ("", False)],
-)
-def test_same_text(reply: str, right: bool) -> None:
-    assert same_text(reply, "7") is right
-    assert same_text(reply, "7.") is right
-
-
-@pytest.mark.parametrize(
-    ("reply", "right"),
-    [
-        ("it IS\n b", True),
-        (" It is b. ", True),
-        ("It is b..", False),
-        ("Itis b", False),
-        ("It is a b", False),
-        ("", False),
-    ],
-)
-def test_same_words(reply: str, right: bool) -> None:
-    assert same_words(reply, "It is b.") is right
-
-
-def test_last_word() -> None:
-    assert [last_word(answer) for answer in ("It is 31.", "The phone of Ada is 007.", "cups")] == ["31", "007", "cups"]
-
-
-# The same on CPython 3.11.7; a version that draws or writes anything otherwise shows here.
+# Recorded with CPython 3.11.7; a version that draws or writes differently fails here.
 DIGESTS = {
     ("math", "train"): "75aaf1345d7cad7fe6105f7c051f4a74a05593454019dfe9dde0d4d98386cd3d",
     ("math", "evaluation"): "210c234a9b447fae59324b6200519ed65ae36d51e3d64d4b5176b6cc6e7b9448",

@@ -1,6 +1,6 @@
 import torch
 
-from nemotron.recipes.nemotron_h.fingerprint import tensor_fingerprint, weight_fingerprint
+from nemotron.recipes.training.fingerprint import tensor_fingerprint, weight_fingerprint
 
 
 def test_fingerprint_of_a_hand_written_tensor():
@@ -10,14 +10,14 @@ def test_fingerprint_of_a_hand_written_tensor():
     assert abs(projection - (3 * cos1 + 4 * cos2) / (cos1**2 + cos2**2) ** 0.5) < 1e-15
 
 
-def test_swapping_two_elements_moves_the_projection():
+def test_swapping_two_elements_changes_the_projection():
     tensor = torch.arange(1.0, 9.0, dtype=torch.float64)
     swapped = tensor[[1, 0, 2, 3, 4, 5, 6, 7]]
     assert tensor_fingerprint(tensor)[0] == tensor_fingerprint(swapped)[0]
     assert abs(tensor_fingerprint(tensor)[1] - tensor_fingerprint(swapped)[1]) > 0.1
 
 
-def test_one_last_bit_stays_far_inside_the_golden_tolerance():
+def test_one_last_bit_stays_far_below_the_golden_tolerance():
     tensor = torch.linspace(-1, 1, 10_000, dtype=torch.float64)
     nudged = tensor.clone()
     nudged[5000] = torch.nextafter(nudged[5000], torch.tensor(2.0, dtype=torch.float64))

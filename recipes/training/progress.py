@@ -1,6 +1,6 @@
-"""Progress of a long loop on stderr: a bar in a terminal, a plain line now and then elsewhere.
+"""Progress of a training run on stderr: a bar in a terminal, a plain line now and then elsewhere.
 
-It only looks: nothing in a result depends on it, and it is the one place where a training step reads the clock.
+Results do not depend on it, and it is the only place where a training step reads the clock.
 """
 
 import sys
@@ -13,21 +13,20 @@ from rich.text import Text
 
 
 class TrainingProgress:
-    """Shows step, loss, learning rate, tokens per second and the time that is left.
+    """Shows the step, the numbers that the loop notes, tokens per second and the time that is left.
 
     Args:
         title: what is being trained, shown before the bar.
         total_steps: steps of the whole run.
-        first_step: steps already done when the loop starts (a resumed run).
-        line_every_steps: without a terminal, print one line every so many steps; None prints about ten lines a run.
+        first_step: steps already done when the loop starts, above 0 for a resumed run.
     """
 
-    def __init__(self, title: str, total_steps: int, first_step: int = 0, line_every_steps: int | None = None) -> None:
+    def __init__(self, title: str, total_steps: int, first_step: int = 0) -> None:
         console = Console(file=sys.stderr)
         self.title = title
         self.total_steps = total_steps
         self.first_step = first_step
-        self.line_every_steps = line_every_steps or max(1, total_steps // 10)
+        self.line_every_steps = max(1, total_steps // 10)  # without a terminal, about ten lines a run
         self.tokens_done = 0
         self.started = time.perf_counter()
         self.bar = None
@@ -50,22 +49,22 @@ class TrainingProgress:
         if self.bar:
             self.bar.stop()
 
-    def update(self, steps_done: int, *, loss: float, learning_rate: float, tokens: int) -> None:
-        """Report that `steps_done` steps of the run are done; `tokens` were in the last one."""
+    def update(self, steps_done: int, *, tokens: int, **numbers: float) -> None:
+        """Report that `steps_done` steps of the run are done, with `tokens` and `numbers` of the last one."""
         self.tokens_done += tokens
         seconds = time.perf_counter() - self.started
-        tokens_per_second = self.tokens_done / seconds
-        numbers = f"loss {loss:.4f}  lr {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s"
+        shown = [f"{name} {value:.4g}" for name, value in numbers.items()]
+        text = "  ".join([*shown, f"{self.tokens_done / seconds:,.0f} tokens/s"])
         if self.bar:
-            self.bar.update(self.task, completed=steps_done, numbers=numbers)
+            self.bar.update(self.task, completed=steps_done, numbers=text)
         elif steps_done % self.line_every_steps == 0 or steps_done == self.total_steps:
             left = seconds / (steps_done - self.first_step) * (self.total_steps - steps_done)
-            line = f"{self.title} {steps_done}/{self.total_steps}  {numbers}  {left:,.0f} s left"
+            line = f"{self.title} {steps_done}/{self.total_steps}  {text}  {left:,.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
 
 class _Numbers(ProgressColumn):
-    """Loss, learning rate and speed, beside the bar."""
+    """The loop's numbers and its speed, beside the bar."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["numbers"])

@@ -1,0 +1,313 @@
+"""A step's Config: one documented line for each number, with its values at the four scales and where they come from.
+
+    @dataclass
+    class Config(ScaledConfig):
+        learning_rate: PositiveFloat = by_scale(tiny=4e-3, small=2e-3, medium=1e-3, full=published(4.5e-4))
+        '''Peak learning rate.'''
+
+`Config(scale="small")` has the numbers of small, `--scale small --help` shows them, and bounds are types that are
+checked on the command line, in Python, by `dataclasses.replace` and on assignment. A Config with the name of one scale
+and the numbers of another is refused.
+
+Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale full --help
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from nemotron.scale import SCALES, Scale
+from nemotron.strict import one_sentence
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+"""A number from 0 up to, but not including, 1."""
+Dtype = Literal["float64", "float32", "bfloat16"]
+"""Arithmetic of a model. bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
+
+OUR_CHOICE = "our choice"
+OWNED = ("scale", "seed", "output_dir")
+"""Fields that an orchestrator hands down to the Configs of its steps."""
+
+AnyConfig = TypeVar("AnyConfig", bound="ScaledConfig")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A number with its origin."""
+
+    value: Any
+    origin: str
+
+
+def published(value: Any, where: str = "") -> Marked:
+    """A number that the model's paper, card or configuration gives; `where` names the place."""
+    return Marked(value, f"published, {where}" if where else "published")
+
+
+def proxy(value: Any, model: str) -> Marked:
+    """A number of another model, used because the model's own is not known to us."""
+    return Marked(value, f"proxy: {model}")
+
+
+def same_as(value: Any, stage: str) -> Marked:
+    """A number that is unknown to us here, and taken over from an earlier stage of the recipe."""
+    return Marked(value, f"our choice, as in {stage}")
+
+
+def marked_field(values: dict[Scale, Any], **metadata: Any) -> Any:
+    """A dataclass field with these values, of which some are `Marked`; the others are our choice."""
+    marked = {
+        scale: value if isinstance(value, Marked) else Marked(value, OUR_CHOICE) for scale, value in values.items()
+    }
+    return field(default=marked["tiny"].value, metadata={"by_scale": marked, **metadata})
+
+
+def by_scale(*, tiny: Any, small: Any, medium: Any, full: Any, recorded: bool = True) -> Any:
+    """A field of a Config with a default for each scale; an unmarked value is our choice.
+
+    Args:
+        recorded: False for a field that changes where, when or how fast a step works, and not its result: it is neither
+            in the ladder nor compared when a run is resumed.
+    """
+    return marked_field({"tiny": tiny, "small": small, "medium": medium, "full": full}, recorded=recorded)
+
+
+def at_every_scale(value: Any, *, recorded: bool = True) -> Any:
+    """A field of a Config with one default for all scales; `recorded` as in `by_scale`."""
+    return marked_field(dict.fromkeys(SCALES, value), recorded=recorded)
+
+
+def output_below(*parts: str) -> Any:
+    """The field `output_dir`: outputs/<recipe>/<scale>/<the other parts>, so that scales do not overwrite each other.
+
+    Args:
+        parts: the recipe's name, then the folders below the scale, as in ("nano2", "stage0_pretrain", "training").
+    """
+    recipe, *folders = parts
+    paths = {scale: Marked(Path("outputs", recipe, scale, *folders), "") for scale in SCALES}
+    return marked_field({**paths}, recorded=False)
+
+
+def input_path(*default_below: str) -> Any:
+    """A field with the directory of an artifact that the step reads. An orchestrator sets it, so it is no flag there.
+
+    Args:
+        default_below: where an earlier stage writes it, as in `output_below`; None, which means the pipe, if left out.
+    """
+    if not default_below:
+        return field(default=None, metadata={"input": True, "recorded": False})
+    found = output_below(*default_below)
+    return field(default=found.default, metadata={**found.metadata, "input": True})
+
+
+def switch() -> Any:
+    """A field that is False, and changes how a command runs and not its result: --plan, --resume."""
+    return field(default=False, metadata={"recorded": False})
+
+
+def nested(config_class: type[AnyConfig], folder: str) -> Any:
+    """A field of an orchestrator's Config: the Config of a step or stage, which takes over what the orchestrator owns.
+
+    Args:
+        folder: where it writes, below the orchestrator's `output_dir`.
+    """
+    return field(default_factory=config_class, metadata={"nested": config_class, "folder": folder})
+
+
+def handed_down(outer: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The values that a nested Config inherits from the outer one."""
+    return {"scale": outer["scale"], "seed": outer["seed"], "output_dir": Path(outer["output_dir"]) / folder}
+
+
+class _ConfigMeta(type):
+    """Reports a mistake in the arguments of a Config in one sentence."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        if "__pydantic_fields__" not in vars(cls):
+            raise TypeError(f"decorate {cls.__module__}.{cls.__name__} with pydantic.dataclasses.dataclass")
+        names = [item.name for item in dataclasses.fields(cls) if item.name != "numbers_of"]  # type: ignore[arg-type]
+        twice = sorted(set(names[: len(args)]) & given.keys())
+        unknown = sorted(given.keys() - {*names, "numbers_of"})
+        if twice or len(args) > len(names):
+            raise ValueError(
+                f"{cls.__name__}: {twice[0] if twice else len(args)} given twice or too often; use keywords"
+            )
+        if unknown:
+            raise ValueError(
+                f"{cls.__module__}.{cls.__name__} has no field {unknown[0]}; its fields are {', '.join(names)}"
+            )
+        try:
+            return super().__call__(**dict(zip(names, args, strict=False)), **given)
+        except ValidationError as error:
+            raise ValueError(one_sentence(error).removeprefix(f"{cls.__name__}: ")) from None
+
+
+@checked_dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True))
+class ScaledConfig(metaclass=_ConfigMeta):
+    """Base of every Config. Subclasses are pydantic dataclasses and override `check` for rules across fields."""
+
+    scale: Scale = "tiny"
+    """Sizes of everything: tiny (seconds), small (minutes), medium (one GPU), full (the published run). Tiny if left
+    out."""
+    seed: int = 1234
+    """Seed of everything that is drawn."""
+    numbers_of: str = field(default="tiny", repr=False, kw_only=True, metadata={"hidden": True, "recorded": False})
+    """Scale whose numbers filled this Config; set automatically, to catch `replace(config, scale=...)`. Not a flag."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        """The values with the numbers of their scale, and nested Configs, where they were left out."""
+        given = dict(getattr(values, "kwargs", values) or {})  # pydantic gives arguments as an object, or a dict
+        scale = given.setdefault("scale", "tiny")
+        if scale not in SCALES:
+            raise ValueError(f"scale={scale!r} is unknown; use {', '.join(SCALES)}")
+        given.setdefault("numbers_of", scale)
+        fields = dataclasses.fields(cls)
+        for item in fields:
+            if "by_scale" in item.metadata:
+                given.setdefault(item.name, item.metadata["by_scale"][scale].value)
+        outer = {**{item.name: item.default for item in fields}, **given}
+        for item in fields:
+            if "nested" in item.metadata and "output_dir" not in outer:
+                raise ValueError(f"{cls.__name__} needs a field output_dir, because it has a nested Config")
+            if "nested" in item.metadata and item.name not in given:
+                given[item.name] = item.metadata["nested"](**handed_down(outer, item.metadata["folder"]))
+        return given
+
+    @model_validator(mode="after")
+    def _check_all(self) -> "ScaledConfig":
+        if self.numbers_of != self.scale:
+            raise ValueError(
+                f"scale={self.scale} with the numbers of {self.numbers_of}; make a new Config(scale={self.scale!r}) of "
+                f"{type(self).__module__} instead of changing the scale of one"
+            )
+        for item in dataclasses.fields(self):
+            if "nested" in item.metadata:
+                self._check_nested(item)
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise ValueError if fields contradict each other. It may not assign to them."""
+
+    def _check_nested(self, item: dataclasses.Field[Any]) -> None:
+        """Raise ValueError if a nested Config has another scale, seed or directory than this one, or an input."""
+        inner = getattr(self, item.name)
+        for owned, value in handed_down(vars(self), item.metadata["folder"]).items():
+            if getattr(inner, owned) != value:
+                raise ValueError(
+                    f"{item.name}.{owned}={getattr(inner, owned)} differs from {value} of the whole run; set it on "
+                    f"the outer Config when it is made, and other fields of {item.name} afterwards"
+                )
+        for given in dataclasses.fields(inner):
+            default = given.metadata["by_scale"][self.scale].value if "by_scale" in given.metadata else given.default
+            if given.metadata.get("input") and getattr(inner, given.name) != default:
+                raise ValueError(
+                    f"{item.name}.{given.name}={getattr(inner, given.name)} is set by the step before it in a whole "
+                    f"run; run that step by itself to give your own"
+                )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign to a field after checking the whole Config with the new value."""
+        if name in self.__dict__:
+            value = getattr(dataclasses.replace(self, **{name: value}), name)
+        elif name not in {item.name for item in dataclasses.fields(self)}:
+            raise ValueError(f"{type(self).__module__}.{type(self).__name__} has no field {name}")
+        object.__setattr__(self, name, value)
+
+
+def recorded_values(config: Any) -> dict[str, Any]:
+    """The fields of a Config that its step's result depends on: no paths, and nothing that is marked otherwise."""
+    fields = [item for item in dataclasses.fields(config) if item.metadata.get("recorded", True)]
+    return {
+        item.name: getattr(config, item.name) for item in fields if not isinstance(getattr(config, item.name), Path)
+    }
+
+
+def origin_of(config_class: type[ScaledConfig], name: str, scale: Scale) -> str:
+    """Where the default of a field at a scale comes from; empty for a field that has no such number."""
+    (found,) = (item for item in dataclasses.fields(config_class) if item.name == name)
+    return found.metadata["by_scale"][scale].origin if "by_scale" in found.metadata else ""
+
+
+def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None = None) -> AnyConfig:
+    """The Config that the command line asks for; flags, defaults and `--help` are those of the scale it names.
+
+    Args:
+        args: without the name of the program; the command line of this process if left out.
+    Raises:
+        SystemExit: after `--help`, or with code 2 after a mistake was explained on stderr.
+    """
+    import tyro  # half of the time that it takes to import this package
+
+    default = config_class(**_owned_flags(args))
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def rule(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+        if not (isinstance(info.type, type) and issubclass(info.type, ScaledConfig)):
+            return None
+        instance = info.default if isinstance(info.default, ScaledConfig) else info.type(scale=default.scale)
+        return _flags(instance, is_nested=info.type is not config_class)
+
+    return tyro.cli(config_class, args=args, default=default, registry=registry, description=config_class.__doc__)
+
+
+def _owned_flags(args: Sequence[str] | None) -> dict[str, Any]:
+    """What the command line says of the fields that decide the defaults; tyro explains what is wrong with them."""
+    found = {}
+    for name, kind in (("scale", str), ("seed", int), ("output_dir", Path)):
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        early.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name, type=kind)
+        try:
+            value = vars(early.parse_known_args(args)[0])[name]
+        except argparse.ArgumentError:
+            value = None
+        if value is not None and (name != "scale" or value in SCALES):
+            found[name] = value
+    return found
+
+
+def _flags(instance: ScaledConfig, is_nested: bool) -> Any:
+    """The flags of a Config and how to make it from them, starting from `instance`."""
+    import tyro
+
+    config_class = type(instance)
+    specs = []
+    for item in dataclasses.fields(instance):
+        owned = item.name in OWNED or "input" in item.metadata or item.name == "plan"
+        if item.metadata.get("hidden") or (is_nested and owned):
+            continue
+        documented = [vars(base).get("__pydantic_fields__", {}).get(item.name) for base in config_class.__mro__]
+        described = next((found for found in documented if found and found.description), documented[0])
+        origin = origin_of(config_class, item.name, instance.scale)
+        notes = [note for note in (_bounds(described.metadata), origin) if note]
+        sentence = " ".join((described.description or "").split())
+        helptext = f"{sentence} [{'; '.join(notes)}]" if notes else sentence
+        annotation = described.annotation
+        if described.metadata:
+            annotation = Annotated[annotation, *described.metadata]
+        specs.append(
+            tyro.constructors.StructFieldSpec(item.name, annotation, getattr(instance, item.name), helptext=helptext)
+        )
+
+    def instantiate(**flags: Any) -> ScaledConfig:
+        return dataclasses.replace(instance, **flags)
+
+    return tyro.constructors.StructConstructorSpec(instantiate, tuple(specs))
+
+
+def _bounds(constraints: Sequence[Any]) -> str:
+    """The bounds of a field's type in signs, as "> 0" or ">= 0, < 1"."""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    found = [(signs[name], getattr(one, name)) for one in constraints for name in signs if hasattr(one, name)]
+    return ", ".join(f"{sign} {bound}" for sign, bound in found if bound is not None)

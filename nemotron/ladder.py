@@ -1,0 +1,83 @@
+"""What a step must reproduce, written down in the order in which it happens: ladder.json, which the goldens pin.
+
+In: numbers, as a step computes them. Out: a list of {"rung", "name", "step", "value"}. The first entry that differs
+from the golden names the cause, because everything above it is still equal.
+
+    ladder = Ladder()
+    ladder.add_config(config)
+    ladder.add("inputs", num_documents=len(documents))
+    Dataset(path=work, ...).save(config, ladder)
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nemotron.config import recorded_values
+
+Rung = Literal[
+    "package versions", "config", "inputs", "alphabet", "conversations", "exercises", "filters", "scorers", "documents",
+    "tokenizer", "traces", "tokens", "token ids", "blend", "batch order", "parameters", "initial weights",
+    "learning_rate", "loss", "grad_norm", "first step", "weights after step 1", "curve", "final weights", "validation",
+    "predictions", "replies", "log-probabilities", "metrics", "headline",
+]  # fmt: skip
+"""What an entry is about. Entries of "headline" are shown in golden/CHANGES.md."""
+
+
+class Ladder:
+    """The entries of one step, in order."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._labels: set[tuple[str, str, int]] = set()
+
+    def add(self, rung: Rung, values: Mapping[str, Any] | None = None, /, *, at_step: int = 0, **named: Any) -> None:
+        """Add one entry for each value.
+
+        Args:
+            rung: what the values are about.
+            values: name -> count as int, id as sha256, float, or lists and dicts of these. Never a time or a path.
+            at_step: optimizer step that the values belong to, from 0.
+            named: more values, by keyword.
+        Raises:
+            ValueError: for an unknown rung, an entry that is there already, or a value that JSON cannot say exactly.
+        """
+        if rung not in get_args(Rung):
+            raise ValueError(f"unknown rung {rung!r}; use one of {', '.join(get_args(Rung))}")
+        if at_step < 0:
+            raise ValueError(f"{rung}: at_step={at_step} must be 0 or more")
+        for name, value in {**(values or {}), **named}.items():
+            if (rung, name, at_step) in self._labels:
+                raise ValueError(f"the ladder already has {rung}, {name}, step {at_step}; give each entry another name")
+            check_value(value, f"{rung}, {name}, step {at_step}")
+            self._labels.add((rung, name, at_step))
+            self.entries.append({"rung": rung, "name": name, "step": at_step, "value": value})
+
+    def add_config(self, config: Any) -> None:
+        """Add the fields of a Config that the step's result depends on."""
+        for name, value in recorded_values(config).items():
+            self.add("config", {name: list(value) if isinstance(value, tuple) else value})
+
+    def write(self, directory: Path) -> None:
+        """Write ladder.json into a step's directory; `Artifact.save` calls this."""
+        (directory / "ladder.json").write_text(json.dumps(self.entries, indent=1, allow_nan=False))
+
+
+def check_value(value: Any, place: str) -> None:
+    """Raise ValueError for what JSON would change or refuse: NaN, infinities, tuples, numpy's numbers, other keys."""
+    if isinstance(value, dict) and all(type(key) is str for key in value):
+        for key, inner in value.items():
+            check_value(inner, f"{place}, {key}")
+    elif isinstance(value, list):
+        for inner in value:
+            check_value(inner, place)
+    elif type(value) is float and not math.isfinite(value):
+        raise ValueError(
+            f"{place}: {value} cannot be recorded, because it equals nothing; find the code that computed it"
+        )
+    elif value is not None and type(value) not in (str, int, float, bool):
+        raise ValueError(
+            f"{place}: {type(value).__name__} cannot be recorded; give str, int, float, bool, list or dict"
+        )

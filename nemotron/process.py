@@ -1,0 +1,30 @@
+"""The state of this process: the only variables of the tooling that outlive a call.
+
+In and out: the attributes of `process`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nemotron.lineage import LineageTracker
+
+
+@dataclass
+class ProcessState:
+    """The state of one Python process. There is one instance, `process`."""
+
+    tracker: "LineageTracker | None" = None
+    """Receives every artifact that this process saves or loads; set by `set_lineage_tracker`."""
+    logged_digests: set[str] = field(default_factory=set)
+    """Digests that this process wrote and logged: reading them back is not the use of an input."""
+    stdout: int | None = None
+    """Inside `step_process`: the file descriptor of the program's real stdout; None outside."""
+    stdin: tuple[IO[str], bytes] | None = None
+    """The last stream that was read as stdin, and its content: a step may load several artifacts from one line."""
+    working_directories: dict[Path, Path] = field(default_factory=dict)
+    """Working directory that is open -> the directory that its artifact will have."""
+
+
+process = ProcessState()

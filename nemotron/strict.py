@@ -1,0 +1,131 @@
+"""Strict JSON and one-sentence errors, shared by everything that reads a file or a pipe.
+
+In: JSON text from a file or a pipe; exceptions. Out: parsed values, or a ValueError in one sentence that names the
+source, what is wrong and what to do next.
+"""
+
+import errno
+import json
+import math
+from typing import Any
+
+from pydantic import ValidationError
+
+MAX_SENTENCE_CHARACTERS = 2000  # our choice: longer than any path, short enough to read
+MAX_VALUE_CHARACTERS = 80  # our choice: a value inside a sentence
+
+
+class _Refused(ValueError):
+    """A value that Python's parser accepts and strict JSON does not; the message is already a whole sentence."""
+
+
+def parse_json(text: str | bytes, source: str, *, advice: str = "write it again", allow_infinity: bool = False) -> Any:
+    """Parse exactly one JSON value: UTF-8, no duplicate keys, no NaN or infinity, nothing after the value.
+
+    Args:
+        source: names the text in errors: a file, or "stdin".
+        advice: what to do about damaged text; the end of the sentence.
+        allow_infinity: accept Infinity and -Infinity, which Python writes into the JSON of published checkpoints.
+    Raises:
+        ValueError: in one sentence that begins with `source`.
+    """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            raise _Refused(f"{source} holds the key {json.dumps(repeated)} twice; {advice}")
+        return values
+
+    def constant(name: str) -> float:
+        if allow_infinity and name != "NaN":
+            return float(name)
+        raise _Refused(f"{source} holds {name}, which is not a number in JSON; find the code that computed it")
+
+    def finite(digits: str) -> float:
+        if not math.isfinite(number := float(digits)):
+            raise _Refused(f"{source} holds {digits}, which is too large for a float; find the code that computed it")
+        return number
+
+    try:
+        return json.loads(
+            text.decode() if isinstance(text, bytes) else text,
+            object_pairs_hook=unique_keys, parse_constant=constant, parse_float=finite,
+        )  # fmt: skip
+    except _Refused:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not valid JSON ({one_sentence(error)}); {advice}") from None
+
+
+def parse_json_object(
+    text: str | bytes, source: str, *, advice: str = "write it again", allow_infinity: bool = False
+) -> dict[str, Any]:
+    """Parse exactly one JSON object; otherwise as `parse_json`.
+
+    Raises:
+        ValueError: also if the value is not an object.
+    """
+    value = parse_json(text, source, advice=advice, allow_infinity=allow_infinity)
+    if not isinstance(value, dict):
+        raise ValueError(f"{source} must hold a JSON object, not {short(value)}; {advice}")
+    return value
+
+
+_FREE_SPACE = "free some space and run the step again"
+_CHANGE_PERMISSIONS = "change its permissions or choose another place"
+_ADVICE = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EACCES: _CHANGE_PERMISSIONS,
+    errno.EPERM: _CHANGE_PERMISSIONS,
+    errno.EROFS: _CHANGE_PERMISSIONS,
+}
+
+
+def one_sentence(error: BaseException) -> str:
+    """An exception's message on one line, with advice for a full disk or missing permissions.
+
+    A pydantic error names each field with the value found; an error that a validator raises about the object as a
+    whole keeps its own words.
+    """
+    if isinstance(error, ValidationError):
+        text = _validation_sentence(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        text += f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+    else:
+        text = str(error) or type(error).__name__
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_SENTENCE_CHARACTERS else f"{text[:MAX_SENTENCE_CHARACTERS]}..."
+
+
+def _validation_sentence(error: ValidationError) -> str:
+    own_words: list[str] = []
+    messages: dict[tuple[str, str], list[str]] = {}  # (field, value found) -> what is wrong, once for each alternative
+    said_of: dict[tuple[Any, str], set[str]] = {}
+    for detail in error.errors(include_url=False):
+        said_of.setdefault((detail["loc"][:1], short(detail["input"])), set()).add(detail["msg"])
+    for detail in error.errors(include_url=False):
+        raised = detail["type"] == "value_error"  # by a validator of ours; pydantic prefixes it with "Value error, "
+        message = str(detail["ctx"]["error"]) if raised else detail["msg"]
+        if raised and not detail["loc"]:
+            own_words.append(message)
+            continue
+        found = short(detail["input"])
+        # A field with several types has an error of its own for each of them; a list with equal bad elements has the
+        # same error twice.
+        is_union = len(said_of[detail["loc"][:1], found]) > 1
+        name = ".".join(map(str, detail["loc"][:1] if is_union else detail["loc"])) or "value"
+        messages.setdefault((name, found), []).append(message)
+    fields = [f"{name}={found}: {' or '.join(said)}" for (name, found), said in messages.items()]
+    if fields:
+        fields[0] = f"{error.title}: {fields[0]}"
+    return "; ".join(own_words + fields)
+
+
+def short(value: object) -> str:
+    """The repr of a value, cut to fit into a sentence."""
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."

@@ -1,0 +1,78 @@
+"""The tokenizer of a chat model: saved with the chat template of its format, and loaded again.
+
+In: a directory with tokenizer.json and tokenizer_config.json. Out: a copy with the template, or the tokenizer.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from nemotron.recipes.chat.format import ChatFormat
+from nemotron.strict import parse_json_object
+
+
+def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> None:
+    """Copy a tokenizer into `directory`, which is created, and add the chat template to the copy.
+
+    The end-of-text token stays as it is; a reply ends at any of `format.stop_tokens`.
+
+    Args:
+        source: directory with tokenizer.json and tokenizer_config.json; may be `directory` itself.
+    Raises:
+        ValueError: if a file is missing or damaged, or the special tokens of the format are missing.
+    """
+    config = read_tokenizer_config(source)
+    read_tokenizer(format, source)
+    vocabulary = (source / "tokenizer.json").read_bytes()
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "tokenizer.json").write_bytes(vocabulary)
+    content = json.dumps({**config, "chat_template": format.template}, indent=2) + "\n"
+    (directory / "tokenizer_config.json").write_text(content, encoding="utf-8")
+
+
+def load_chat_tokenizer(format: ChatFormat, directory: Path) -> Tokenizer:
+    """The tokenizer of a chat model; special tokens that a text spells out stay text.
+
+    Raises:
+        ValueError: if the directory has no tokenizer, no chat template, or not the special tokens of the format.
+    """
+    config = read_tokenizer_config(directory)
+    # transformers saves the template to chat_template.jinja.
+    if not config.get("chat_template") and not (directory / "chat_template.jinja").is_file():
+        raise ValueError(
+            f"{directory} has no chat template, so it is a base model; fine-tune it with {format.finetune_command}"
+        )
+    tokenizer = read_tokenizer(format, directory)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def read_tokenizer_config(directory: Path) -> dict[str, Any]:
+    """The content of tokenizer_config.json.
+
+    Raises:
+        ValueError: if the file is missing or not a JSON object.
+    """
+    path = directory / "tokenizer_config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} has no {path.name}; give the directory of a checkpoint or of a tokenizer")
+    return parse_json_object(path.read_bytes(), str(path), advice="write or download it again")
+
+
+def read_tokenizer(format: ChatFormat, directory: Path) -> Tokenizer:
+    """The tokenizer in tokenizer.json.
+
+    Raises:
+        ValueError: if the file is missing or damaged, or the special tokens of the format are missing.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} has no {path.name}; give the directory of a checkpoint or of a tokenizer")
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise ValueError(f"{path} is not a tokenizer ({error}); write or download it again") from error
+    format.check_special_tokens(tokenizer, str(path))
+    return tokenizer

@@ -1,0 +1,142 @@
+"""The rules that drop conversations.
+
+In: conversations. Out: a `Rule` for each thing that can be wrong with one, for `apply_to_list`.
+Sources: what the paper publishes, and Nemotron 3 Nano as proxy; each rule's threshold names its source.
+
+    rules = [structure_rule(check), repetition_rule(), answer_language_rule()]
+    remaining = apply_to_list(conversations, rules, reports)
+    remaining = apply_to_list(remaining, [duplicate_rule(remaining), contamination_rule(questions)], reports)
+
+Left out: judging an answer by a language model.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Set
+from typing import Any
+
+from nemotron.recipes.curation.decontaminate import evaluation_runs, first_overlap, words_of
+from nemotron.recipes.curation.language import likeliest_language
+from nemotron.recipes.curation.rules import Rule
+from nemotron.recipes.sources.conversations import Conversation
+
+REPEATED_WORDS = 8
+MAX_REPETITIONS = 3
+MIN_ANSWER_WORDS = 20  # our choice: a shorter answer does not show its language
+
+
+def split_reply(content: str) -> tuple[str, str]:
+    """The thought and the answer of an assistant turn that begins with <think>."""
+    thought, _, answer = content.strip().removeprefix("<think>").partition("</think>")
+    return thought.strip(), answer.strip()
+
+
+def asked(messages: Iterable[dict[str, Any]]) -> str:
+    """What is asked: every text but the assistant's, without layout and case."""
+    texts = (message["content"] for message in messages if message["role"] != "assistant")
+    return " | ".join(" ".join(text.split()).casefold() for text in texts)
+
+
+def structure_rule(check: Callable[[Conversation], None]) -> Rule[Conversation]:
+    """Drops conversations that the chat format cannot express, and those that do not end with a reply.
+
+    Args:
+        check: raises a ValueError that says what is wrong with a conversation.
+    """
+
+    def fault(conversation: Conversation) -> str | None:
+        try:
+            check(conversation)
+        except ValueError as error:
+            return str(error)
+        return None if conversation.messages[-1]["role"] == "assistant" else "it does not end with a reply"
+
+    return Rule("structure", "the chat template can express it (proxy: Nemotron 3 Nano)", fault)
+
+
+def repetition_fault(conversation: Conversation) -> str | None:
+    """The first run of 8 words that one assistant turn holds more than 3 times."""
+    for message in conversation.messages:
+        if message["role"] != "assistant":
+            continue
+        words = words_of(message["content"])
+        counts: Counter[tuple[str, ...]] = Counter()
+        for start in range(len(words) - REPEATED_WORDS + 1):
+            run = tuple(words[start : start + REPEATED_WORDS])
+            counts[run] += 1
+            if counts[run] > MAX_REPETITIONS:
+                return " ".join(run)
+    return None
+
+
+def repetition_rule() -> Rule[Conversation]:
+    """Drops conversations in which an assistant turn repeats itself."""
+    threshold = (
+        f"no {REPEATED_WORDS} words in a row more than {MAX_REPETITIONS} times in one reply "
+        f"(proxy: Nemotron 3 Nano drops repeated n-grams)"
+    )
+    return Rule("repetition", threshold, repetition_fault)
+
+
+def answer_language_fault(conversation: Conversation) -> str | None:
+    """The language of the last answer, if it is not the one that the category names.
+
+    Categories are those of the released datasets, such as multilingual_de.
+    """
+    _, named, language = conversation.category.partition("multilingual_")
+    answer = split_reply(conversation.messages[-1]["content"])[1]
+    if not named or len(words_of(answer)) < MIN_ANSWER_WORDS:
+        return None
+    found = likeliest_language(answer)
+    return None if found == language else f"the answer is {found}, not {language}"
+
+
+def answer_language_rule() -> Rule[Conversation]:
+    """Drops conversations whose answer is not in the language of their category."""
+    threshold = "the answer is in the language of its category (published: language ID for the multilingual set)"
+    return Rule("language", threshold, answer_language_fault)
+
+
+def duplicate_rule(conversations: Iterable[Conversation]) -> Rule[Conversation]:
+    """Drops conversations that ask and answer the same as an earlier one, with the same tools."""
+    first_with: dict[str, str] = {}
+    for conversation in conversations:
+        first_with.setdefault(asked_and_answered(conversation), conversation.id)
+
+    def fault(conversation: Conversation) -> str | None:
+        first = first_with[asked_and_answered(conversation)]
+        return None if first == conversation.id else f"the same as {first}"
+
+    return Rule("duplicates", "no earlier conversation asks and answers the same", fault)
+
+
+def asked_and_answered(conversation: Conversation) -> str:
+    """Equal for two conversations if one of them is enough."""
+    *_, reply = conversation.messages
+    return json.dumps([asked(conversation.messages), reply, conversation.tools], sort_keys=True)
+
+
+def contamination_rule(evaluation_questions: Set[str]) -> Rule[Conversation]:
+    """Drops conversations that ask a question of the evaluation or share 13 words in a row with one.
+
+    Generated exercises share wordings with the evaluation and by construction no task, so only the same question
+    drops them.
+
+    Args:
+        evaluation_questions: what `asked` returns for each evaluation exercise.
+    """
+    in_words = {" ".join(words_of(question)) for question in evaluation_questions}
+    runs = {"evaluation": evaluation_runs(evaluation_questions)}
+
+    def fault(conversation: Conversation) -> str | None:
+        text = asked(conversation.messages)
+        if text in evaluation_questions:
+            return f"asked in evaluation: {text}"
+        if conversation.origin == "procedural":
+            return None
+        if " ".join(words_of(text)) in in_words:
+            return f"asked in evaluation, except for punctuation: {text}"
+        return first_overlap(text, runs)
+
+    threshold = "asks no question of the evaluation and shares no 13 words in a row with one (GPT-3)"
+    return Rule("decontamination", threshold, fault)

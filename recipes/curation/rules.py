@@ -1,0 +1,169 @@
+"""Rules that drop documents and conversations, and the report of what each rule dropped.
+
+In: documents in a Daft dataframe or conversations in a list, and the rules in order. Out: the items that no rule
+dropped, and a `FilterReport` for each rule. All filtering goes through `apply_to_dataframe` or `apply_to_list`, so no
+item is dropped without a report.
+
+    remaining = apply_to_list(conversations, [repetition_rule(), answer_language_rule()], reports)
+
+Left out: rules that change a text instead of dropping it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Protocol, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, Field
+from rich.console import Console
+
+from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.dataframes import daft
+
+MAX_EXAMPLES = 5
+MAX_VALUE_CHARACTERS = 200
+COLUMN_TYPES = {"bucket": pa.int64(), "exported": pa.bool_(), "has_example": pa.bool_()}  # the others are strings
+
+progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+class HasId(Protocol):
+    """Anything that rules apply to."""
+
+    @property
+    def id(self) -> str:
+        """Unique among the items."""
+
+
+Item = TypeVar("Item", bound=HasId)
+
+
+@dataclass(frozen=True)
+class Rule(Generic[Item]):
+    """A named rule that keeps or drops an item."""
+
+    name: str
+    threshold: str
+    """What an item must satisfy, and where the rule comes from."""
+    fault: Callable[[Item], str | None]
+    """What is wrong with an item, in a few words; None if the item stays."""
+    remedy: str = "use other or more sources"
+    """What the user can do if the rule drops every item."""
+
+
+class DroppedItem(BaseModel):
+    """An item that a rule dropped, or that a source could not read."""
+
+    id: str
+    value: str
+    """What is wrong with it."""
+
+
+class FilterReport(BaseModel):
+    """What one rule did."""
+
+    threshold: str
+    """What an item had to satisfy, and where the rule comes from."""
+    num_seen: int = Field(ge=0)
+    """Items that the rules before this one kept."""
+    num_dropped: int = Field(ge=0)
+    examples: list[DroppedItem] = Field(max_length=MAX_EXAMPLES)
+    """The first dropped items by id."""
+
+
+def to_dataframe(documents: Sequence[Document]) -> daft.DataFrame:
+    """One row per document, one column per field of `Document`."""
+    names = [field.name for field in fields(Document)]
+    schema = pa.schema([(name, COLUMN_TYPES.get(name, pa.string())) for name in names])
+    columns = {name: [getattr(document, name) for document in documents] for name in names}
+    return daft.from_arrow(pa.table(columns, schema=schema))
+
+
+def apply_to_dataframe(
+    documents: daft.DataFrame, rules: Sequence[Rule[Document]], reports: dict[str, FilterReport]
+) -> daft.DataFrame:
+    """Apply the rules to the documents, in one pass.
+
+    Args:
+        documents: a column for each field of `Document`; optional fields may be missing.
+        rules: applied in this order; a rule sees only the documents that the rules before it kept.
+        reports: gets a report for each rule, by its name; each report is also one line on stderr.
+    Returns:
+        The documents that no rule dropped, with the same columns.
+    Raises:
+        ValueError: if a rule leaves no document.
+    """
+
+    @daft.func.batch(
+        return_dtype=daft.DataType.struct({"rule": daft.DataType.int64(), "fault": daft.DataType.string()}),
+        use_process=False,
+    )
+    def first_faults(rows: daft.Series) -> list[dict[str, Any] | None]:
+        faults = (first_fault(Document(**row), rules) for row in rows.to_pylist())
+        return [None if found is None else {"rule": found[0], "fault": found[1]} for found in faults]
+
+    columns = [daft.col(field.name) for field in fields(Document) if field.name in documents.column_names]
+    found = first_faults(daft.functions.to_struct(*columns))
+    checked = documents.with_column("found", found).collect()
+    dropped = checked.where(daft.col("found").not_null()).select("id", "found").to_pylist()
+    faults = ((row["found"]["rule"], row["id"], row["found"]["fault"]) for row in dropped)
+    add_reports(rules, checked.count_rows(), faults, reports)
+    return checked.where(daft.col("found").is_null()).exclude("found")
+
+
+def apply_to_list(items: Sequence[Item], rules: Sequence[Rule[Item]], reports: dict[str, FilterReport]) -> list[Item]:
+    """`apply_to_dataframe` for a list; the items keep their order."""
+    found = [first_fault(item, rules) for item in items]
+    faults = ((fault[0], item.id, fault[1]) for item, fault in zip(items, found, strict=True) if fault is not None)
+    add_reports(rules, len(items), faults, reports)
+    return [item for item, fault in zip(items, found, strict=True) if fault is None]
+
+
+def first_fault(item: Item, rules: Sequence[Rule[Item]]) -> tuple[int, str] | None:
+    """The index of the first rule that drops the item, and the fault that it found; None if the item stays."""
+    for index, rule in enumerate(rules):
+        fault = rule.fault(item)
+        if not isinstance(fault, str | None):
+            raise TypeError(f"the filter {rule.name!r} says {fault!r} of {item.id}; return what is wrong, or None")
+        if fault is not None:
+            return index, fault
+    return None
+
+
+def add_reports(
+    rules: Sequence[Rule[Item]],
+    num_items: int,
+    faults: Iterable[tuple[int, str, str]],
+    reports: dict[str, FilterReport],
+) -> None:
+    """Add a report for each rule and print it on stderr.
+
+    Args:
+        num_items: items before the first rule.
+        faults: for each dropped item the index of the rule that dropped it, its id and its fault.
+    Raises:
+        ValueError: if a rule leaves no item, or two rules have one name.
+    """
+    for index, rule in enumerate(rules):
+        if rule.name in reports or rule.name in [earlier.name for earlier in rules[:index]]:
+            raise ValueError(f"two filters are named {rule.name!r}, and one report would be lost; rename one")
+    dropped: list[list[tuple[str, str]]] = [[] for _ in rules]
+    for index, id, fault in faults:
+        dropped[index].append((id, fault))
+    num_seen = num_items
+    for rule, dropped_here in zip(rules, dropped, strict=True):
+        num_kept = num_seen - len(dropped_here)
+        progress.print(f"{rule.name:<28} {num_seen:>9,} -> {num_kept:>9,} ({len(dropped_here):,} dropped)")
+        examples = [
+            DroppedItem(id=id, value=fault[:MAX_VALUE_CHARACTERS]) for id, fault in sorted(dropped_here)[:MAX_EXAMPLES]
+        ]
+        if not num_kept:
+            example = f", for example {examples[0].id} ({examples[0].value!r})" if examples else ""
+            raise ValueError(
+                f"the filter {rule.name!r} leaves none of {num_seen} items{example}; its threshold is "
+                f"{rule.threshold!r}; {rule.remedy}"
+            )
+        reports[rule.name] = FilterReport(
+            threshold=rule.threshold, num_seen=num_seen, num_dropped=len(dropped_here), examples=examples
+        )
+        num_seen = num_kept

@@ -1,0 +1,87 @@
+"""Turn conversations into rows: empty or cut their thoughts, encode their turns, pack and order the rows.
+
+In: conversations in a chat format. Out: rows of token ids with the loss mask.
+Source: arXiv 2508.14444, section 3: about a tenth of the reasoning traces are emptied, and in the third part traces are
+cut to a budget while the answer stays.
+"""
+
+from dataclasses import asdict, replace
+
+from tokenizers import Tokenizer
+
+from nemotron.recipes.chat.format import ChatFormat, EncodedChat
+from nemotron.recipes.curation.conversations import split_reply
+from nemotron.recipes.curation.digests import digest_of
+from nemotron.recipes.curation.packing import PackedRow, best_fit
+from nemotron.recipes.curation.rows import Row
+from nemotron.recipes.sources.conversations import Conversation
+
+
+def without_thought(format: ChatFormat, conversation: Conversation) -> Conversation:
+    """The same with the traces after its last question emptied, and asked to be."""
+    messages = format.with_flag(conversation.messages, thinking=False)
+    for message in reversed(messages):
+        if message["role"] in ("system", "user"):
+            break
+        if message["role"] == "assistant":
+            message["content"] = f"{format.reply_prefixes[False]}{split_reply(message['content'] or '')[1]}"
+    return replace(conversation, reasoning=False, messages=tuple(messages))
+
+
+def with_cut_thought(
+    format: ChatFormat, conversation: Conversation, tokenizer: Tokenizer, num_tokens: int
+) -> EncodedChat | None:
+    """The conversation with only the first tokens of its last trace and the whole answer; None if it is not longer.
+
+    Only the answer counts in the loss (our choice): the budget ends the thought, so the model need not learn to.
+    """
+    *history, reply = conversation.messages
+    thought, answer = split_reply(reply["content"])
+    ids = tokenizer.encode(thought, add_special_tokens=False).ids
+    if not conversation.reasoning or len(ids) <= num_tokens:
+        return None
+    cut = tokenizer.decode(ids[:num_tokens]).rstrip("\ufffd")  # the cut may split a character
+    thought = f"{cut.strip()}\n{format.close_think}"
+    messages = [*history, {**reply, "content": f"{format.reply_prefixes[True]}{thought}\n\n{answer}"}]
+    encoded = format.encode(tokenizer, messages, conversation.tools)
+    prompt = format.encode(tokenizer, history, conversation.tools, add_generation_prompt=True)
+    num_thought = len(prompt.ids) + len(tokenizer.encode(thought, add_special_tokens=False).ids)
+    in_loss = [counts and index >= num_thought for index, counts in enumerate(encoded.in_loss)]
+    return EncodedChat(encoded.ids, in_loss)
+
+
+def encoded_turns(format: ChatFormat, conversation: Conversation, tokenizer: Tokenizer) -> list[EncodedChat]:
+    """One entry for every assistant turn that can be learned, each with the history that it answers."""
+    turns = format.training_conversations(conversation.messages)
+    return [format.encode(tokenizer, messages, conversation.tools) for messages in turns]
+
+
+def packed(chats: list[EncodedChat], capacity: int) -> list[PackedRow]:
+    """Rows of several conversations, at most `capacity` tokens each, every conversation whole."""
+    rows = []
+    for members in best_fit([len(chat.ids) for chat in chats], capacity):
+        row = PackedRow()
+        for index in members:
+            row.append(chats[index].ids, chats[index].in_loss)
+        rows.append(row)
+    return rows
+
+
+def in_training_order(rows: list[PackedRow], seed: int, part: str) -> list[Row]:
+    """The rows in an order that depends on nothing but what is in them."""
+    keyed = [(digest_of(seed, part, *row.tokens), asdict(row)) for row in rows]
+    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def samples_page(format: ChatFormat, conversations: list[Conversation], tokenizer: Tokenizer) -> str:
+    """Markdown: the first conversation of each category, what counts in the loss in bold brackets."""
+    lines = ["# Conversations as the model reads them", "", "What counts in the loss is between ⟦ and ⟧.", ""]
+    for category in sorted({c.category for c in conversations}):
+        first = next(c for c in conversations if c.category == category)
+        chat = encoded_turns(format, first, tokenizer)[-1]
+        start = chat.in_loss.index(True)
+        end = len(chat.in_loss) - chat.in_loss[::-1].index(True)
+        pieces = (tokenizer.decode(ids, skip_special_tokens=False) for ids in
+                  (chat.ids[:start], chat.ids[start:end], chat.ids[end:]))  # fmt: skip
+        lines += [f"## {category}", "", "```", "{}⟦{}⟧{}".format(*pieces).rstrip(), "```", ""]
+    return "\n".join(lines)

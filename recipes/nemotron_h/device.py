@@ -1,0 +1,68 @@
+"""What a device can hold, checked before any work is done.
+
+In: a device's name, a model's shape. Out: nothing, or one sentence that says what to do.
+"""
+
+import os
+from typing import Any
+
+import torch
+
+from nemotron.recipes.nemotron_h.model import ModelConfig
+from nemotron.recipes.nemotron_h.plan import count_parameters
+
+
+def check_fits(shape: ModelConfig, *, dtype: str, device: str) -> None:
+    """Raise ValueError if weights, gradients and optimizer moments alone exceed the memory of the device."""
+    bytes_per_number = 8 if dtype == "float64" else 4
+    needed = 4 * count_parameters(shape) * bytes_per_number  # weight, gradient and two moments
+    present = device_memory_bytes(device)
+    if needed > present:
+        raise ValueError(
+            f"training needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and {device} has "
+            f"{present / 2**30:,.0f} GiB; use a smaller --scale, or read what this one takes with --plan"
+        )
+
+
+def check_devices(shape: ModelConfig, train: Any, evaluate: Any) -> None:
+    """Raise ValueError if training does not fit, or training or evaluation names a device that is not there.
+
+    Args:
+        train: Config of a stage's training, with dtype and device.
+        evaluate: Config of its evaluation, with device.
+    """
+    check_fits(shape, dtype=train.dtype, device=train.device)
+    device_memory_bytes(evaluate.device)
+
+
+def device_memory_bytes(device: str) -> int:
+    """Memory of the device that a tensor on it would use.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = "unknown"
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        if (torch.device(device).index or 0) >= count:
+            raise ValueError(f"device={device}: this machine has {count} CUDA devices; use --device cpu or another one")
+        return torch.cuda.get_device_properties(device).total_memory
+    if kind != "cpu":
+        raise ValueError(f"device={device} is not supported; use cpu, cuda or cuda:<number>")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def weight_dtype(dtype: str) -> torch.dtype:
+    """Type of the weights: with bfloat16 they stay in float32, and only matrix products are computed in bfloat16."""
+    return torch.float64 if dtype == "float64" else torch.float32
+
+
+def autocast(dtype: str, device: str) -> torch.autocast:
+    """The context in which a model computes its matrix products in `dtype`.
+
+    Leave it after each forward pass: inside, it caches bfloat16 copies of the weights, which the next step makes stale.
+    """
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bfloat16")

@@ -1,0 +1,155 @@
+"""Ask a chat model exercises and judge its replies: the exam that every stage from fine-tuning on takes.
+
+In: a model, its tokenizer and chat format, and exercises with verifiers. Out: the replies, each taken apart and judged,
+and shares of them as metrics.
+An answer is right if the verifier of its family accepts what follows the thought.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tokenizers import Tokenizer
+
+from nemotron.recipes.chat.format import ChatFormat
+from nemotron.recipes.chat.reply import Reply
+from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
+from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.sources.exercises.exercise import Exercise
+from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.tool_calling import check_call, parse_tool_calls
+
+TOOL_CALLING, LONG_CONTEXT = "tool_calling", "long_context"
+"""Families that are also reported by themselves."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of asking the exercises."""
+
+    name: str
+    sampling: Sampling
+    """How replies are drawn, with the thinking budget if there is one."""
+    thinking: bool = True
+    knows_format: bool = True
+    """False for a base model: its answer is right if the verifier accepts any line of its output, or all of it."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One exercise and the model's reply."""
+
+    exercise: Exercise
+    text: str
+    """The whole reply, special tokens included."""
+    answer: str
+    """What follows the thought."""
+    reply: Reply
+    continuation: Continuation
+    num_thought: int
+    """Tokens of thought, without the tag that closes it."""
+    right: bool
+
+    @property
+    def obeyed(self) -> bool:
+        """Whether it thought, or did not, as it was asked to, and ended its turn."""
+        return self.reply.obeys and self.continuation.finish == "stop"
+
+
+def ask(
+    model: NemotronH,
+    tokenizer: Tokenizer,
+    chat: ChatFormat,
+    exercises: Sequence[Exercise],
+    mode: Mode,
+    *,
+    seed: int,
+    batch_replies: int,
+) -> list[Answered]:
+    """The model's replies to the exercises, in their order.
+
+    Args:
+        seed: of the first exercise's draws; each exercise has the next one.
+        batch_replies: replies that are written side by side; changes memory and speed, not the replies.
+    """
+    answered: list[Answered] = []
+    for start in range(0, len(exercises), batch_replies):
+        chosen = exercises[start : start + batch_replies]
+        asked = [chat.with_flag(exercise.messages, thinking=mode.thinking) for exercise in chosen]
+        prompts = [
+            chat.encode(tokenizer, messages, exercise.tools, add_generation_prompt=True).ids
+            for messages, exercise in zip(asked, chosen, strict=True)
+        ]
+        seeds = [seed + start + index for index in range(len(chosen))]
+        continuations = generate(model, prompts, replace(mode.sampling, stop_ids=chat.stop_ids), seeds)
+        answered += [judge(e, c, tokenizer, chat, mode) for e, c in zip(chosen, continuations, strict=True)]
+        right = sum(one.right for one in answered)
+        print(f"asked ({mode.name}): {len(answered)}/{len(exercises)}, {right} right", file=sys.stderr, flush=True)
+    return answered
+
+
+def judge(
+    exercise: Exercise, continuation: Continuation, tokenizer: Tokenizer, chat: ChatFormat, mode: Mode
+) -> Answered:
+    """One reply, taken apart and judged."""
+    check_answer = FAMILIES[exercise.family].check_answer
+    text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
+    reply = chat.parse_reply(text, thinking=mode.thinking)
+    ended = continuation.tokens[:-1] if continuation.finish == "stop" else continuation.tokens
+    written = tokenizer.decode(ended, skip_special_tokens=False)
+    answer = written.rpartition(chat.close_think)[2].strip()
+    if mode.knows_format:
+        right = not reply.errors and check_answer(exercise, answer)
+    else:
+        right = any(check_answer(exercise, part.strip()) for part in (written, *written.splitlines()))
+    num_thought = thought_length(continuation, tokenizer, chat.close_think) if mode.thinking else 0
+    return Answered(exercise, text, answer, reply, continuation, num_thought, right)
+
+
+def thought_length(continuation: Continuation, tokenizer: Tokenizer, close_think: str) -> int:
+    """Tokens before the tag that closes the thought, however the tag is split into tokens; all if nothing closes it."""
+    if any(continuation.forced):
+        return continuation.forced.index(True)
+    tokens = continuation.tokens
+    thought, close, _ = tokenizer.decode(tokens, skip_special_tokens=False).partition(close_think)
+    if not close:
+        return len(tokens)
+    ends = range(len(tokens) + 1)
+    return next(n for n in ends if len(tokenizer.decode(tokens[:n], skip_special_tokens=False)) >= len(thought))
+
+
+def calls_are_valid(one: Answered) -> bool:
+    """Whether a reply calls tools, each with its name and arguments as the exercise defines them."""
+    try:
+        calls = parse_tool_calls(one.answer)
+        for call in calls:
+            check_call(one.exercise.tools, call)
+    except ValueError:
+        return False
+    return True
+
+
+def share(holds: Sequence[bool]) -> float:
+    """Share of True."""
+    return sum(holds) / len(holds)
+
+
+def exam_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float]:
+    """Shares between 0 and 1 by mode; `all` is the mean over the families without long context, which is apart."""
+    metrics: dict[str, float] = {}
+    for mode, replies in answered.items():
+        by_family: dict[str, list[Answered]] = {}
+        for one in replies:
+            by_family.setdefault(one.exercise.family, []).append(one)
+        for family, members in by_family.items():
+            metrics[f"exact_match/{family}/{mode}"] = share([one.right for one in members])
+        short = [metrics[f"exact_match/{family}/{mode}"] for family in by_family if family != LONG_CONTEXT]
+        metrics[f"exact_match/all/{mode}"] = sum(short) / len(short)
+        metrics[f"obeyed/{mode}"] = share([one.obeyed for one in replies])
+        metrics[f"format_errors/{mode}"] = share([bool(one.reply.errors) for one in replies])
+        metrics[f"stopped/{mode}"] = share([one.continuation.finish == "stop" for one in replies])
+        calls = [one for one in by_family.get(TOOL_CALLING, []) if "<TOOLCALL>" in one.exercise.answer]
+        if calls:
+            metrics[f"valid_tool_calls/{mode}"] = share([calls_are_valid(one) for one in calls])
+        metrics[f"thought_tokens/{mode}"] = sum(one.num_thought for one in replies) / len(replies)
+    return metrics

@@ -1,0 +1,28 @@
+"""The families of exercises, in the order in which training data and evaluation use them."""
+
+from types import ModuleType
+
+from nemotron.recipes.sources.exercises import (
+    algebra,
+    code_output,
+    instructions,
+    long_context,
+    multilingual,
+    safety,
+    science,
+    tool_calling,
+)
+
+FAMILIES: dict[str, ModuleType] = {
+    family.FAMILY: family
+    for family in (
+        algebra,
+        code_output,
+        science,
+        tool_calling,
+        instructions,
+        long_context,
+        multilingual,
+        safety,
+    )
+}

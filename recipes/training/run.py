@@ -1,0 +1,239 @@
+"""The paperwork of a training step: what it writes down, resumes from and hands over. No arithmetic is done here.
+
+In: a loop's config, model and optimizer, and the Dataset that it reads. Out: a Checkpoint: the Hugging Face directory,
+the state to resume from, the curves and their plot, and the ladder.
+
+    with training_run(config, model, optimizer, dataset, total_steps) as run:
+        for phase, batch in batches(dataset.path, phases, first_step=run.step):
+            ...                                                     # loss, backward, clip, schedule, optimizer.step()
+            run.note(phase.name, batch, learning_rate=..., loss=..., grad_norm=...)
+            run.keep_state()
+        run.save(dataset.tokenizer_path, inputs)
+    return Checkpoint.load(config.output_dir)
+
+The loop calls the run; the run never calls the loop. The numbers that it notes are the loop's own: curve, ladder and
+plot take any. A loop that makes its own data (rollouts) or holds a second model (reference, teacher, reward) uses it
+unchanged, and seeds its draws with `run.step`.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+
+from nemotron import Artifact, Scale
+from nemotron.artifact import working_directory
+from nemotron.ladder import Ladder
+from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
+from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.training.batches import Batch
+from nemotron.recipes.training.curve import plot_curve
+from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.recipes.training.progress import TrainingProgress
+from nemotron.recipes.training.state import (
+    Record,
+    check_no_unfinished_run,
+    identity_of,
+    is_finished,
+    read_training_state,
+    write_training_state,
+)
+
+
+class Checkpoint(Artifact):
+    """A trained model with its curves. One class for all stages; a stage subclasses it to add a field."""
+
+    num_steps: int = Field(gt=0)
+    """Optimizer steps over all phases."""
+    num_parameters: int = Field(gt=0)
+    training_loss: float
+    """Loss of the last step, nats per token that counts."""
+    checkpoint_path: Path
+    """Hugging Face directory: AutoModelForCausalLM.from_pretrained(checkpoint_path)."""
+    training_state_path: Path
+    """Weights, optimizer moments and record after the last step."""
+    curve_path: Path
+    """Parquet, a row per step: step (from 0), phase, batch (digest of its content), tokens (that count in the loss),
+    and what the loop noted: learning_rate, loss (nats per token), grad_norm (before clipping)."""
+    validation_curve_path: Path
+    """Parquet: step (how many were done), category, loss (nats per token)."""
+    plot_path: Path
+    dataset_path: Path
+    """The Dataset that it was trained on."""
+
+    def check_scale(self, scale: Scale) -> None:
+        """Raise ValueError if it was trained at another scale than `scale`, whose sizes are about to be used."""
+        trained = (self.producer.get("config") or {}).get("scale", scale)
+        if trained != scale:
+            raise ValueError(f"scale={scale}, but {self.path} was trained at {trained}; use --scale {trained}")
+
+
+class Run:
+    """A training run in progress: `step` of `total_steps` optimizer steps are done."""
+
+    def __init__(
+        self,
+        config: Any,
+        model: NemotronH,
+        optimizer: torch.optim.Optimizer,
+        dataset: Artifact,
+        total_steps: int,
+        work: Path,
+        checkpoint_class: type[Checkpoint] = Checkpoint,
+    ) -> None:
+        self.config, self.model, self.optimizer, self.dataset = config, model, optimizer, dataset
+        self.total_steps, self.work, self.checkpoint_class = total_steps, work, checkpoint_class
+        self.identity = identity_of(config, dataset)
+        if config.resume:
+            self.record = read_training_state(work, self.identity, model, optimizer)
+        else:
+            check_no_unfinished_run(work)
+            self.record = Record(weights={"initial": weight_fingerprint(model)})
+        self.progress = TrainingProgress("training", total_steps, self.step)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return len(self.record.curve)
+
+    def is_due(self, every_steps: int) -> bool:
+        """True every `every_steps` steps and after the last step."""
+        return self.step % every_steps == 0 or self.step == self.total_steps
+
+    def check_finite(self, **numbers: float) -> None:
+        """Raise ValueError if one of the numbers is NaN or infinite; call it before the weights change."""
+        if not all(map(math.isfinite, numbers.values())):
+            found = " and ".join(f"{name}={value}" for name, value in numbers.items())
+            raise ValueError(f"step {self.step}: {found}; delete {self.work} and start over with a lower learning_rate")
+
+    def note(self, phase: str, batch: Batch, **numbers: float) -> None:
+        """Record the step that was just done.
+
+        Args:
+            phase: name of the phase that it belongs to.
+            batch: what it was trained on.
+            numbers: the loop's own, the same names at every step, `loss` among them.
+        Raises:
+            ValueError: if a number is not finite, or the names are others than at the first step.
+        """
+        row = {"step": self.step, "phase": phase, "batch": batch.digest, "tokens": batch.num_in_loss, **numbers}
+        expected = self.record.numbers if self.record.curve else list(numbers)
+        if list(numbers) != expected or "loss" not in numbers or len(row) < len(numbers) + 4:
+            raise ValueError(
+                f"step {self.step} notes {', '.join(numbers)}; note the same names at every step, here "
+                f"{', '.join(expected)}, with loss, and without step, phase, batch and tokens"
+            )
+        self.check_finite(**numbers)
+        self.record.curve.append(row)
+        self.progress.update(self.step, tokens=batch.num_in_loss, **numbers)
+        if self.step == 1:
+            self.record.weights["after step 1"] = weight_fingerprint(self.model)
+
+    def note_validation(self, losses: Mapping[str, float]) -> None:
+        """Record a measurement: category -> loss in nats per token."""
+        self.check_finite(**losses)
+        self.record.validation += [{"step": self.step, "category": name, "loss": losses[name]} for name in losses]
+
+    def keep_state(self) -> None:
+        """Write the state to resume from, if one is due."""
+        if self.is_due(self.config.checkpoint_every_steps):
+            write_training_state(self.work, self.identity, self.model, self.optimizer, self.record)
+
+    def save(
+        self, tokenizer_path: Path, inputs: Mapping[str, Any], stop_ids: Sequence[int] = (), **fields: Any
+    ) -> None:
+        """Write the model, the curves, their plot and the ladder, and save the Checkpoint.
+
+        Args:
+            tokenizer_path: directory of the tokenizer that goes with the model.
+            inputs: what the run was given, for the ladder.
+            stop_ids: tokens that end a generation, beside the tokenizer's end of text.
+            fields: those that a subclass of Checkpoint adds.
+        Raises:
+            ValueError: if the run is not at its last step.
+        """
+        if self.step != self.total_steps:
+            raise ValueError(f"{self.work} is at step {self.step} of {self.total_steps}; save it after the last step")
+        # The last state stays in the Checkpoint, for whoever wants to train on; earlier ones were deleted.
+        record, work = self.record, self.work
+        record.weights["final"] = weight_fingerprint(self.model)
+        save_checkpoint(self.model, tokenizer_path, work / "model", stop_ids)
+        pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
+        pq.write_table(pa.Table.from_pylist(record.validation), work / "validation_curve.parquet")
+        plot_curve(record, work / "loss.svg")
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.checkpoint_class(
+            path=work,
+            num_steps=self.step,
+            num_parameters=num_parameters,
+            training_loss=record.curve[-1]["loss"],
+            checkpoint_path=work / "model",
+            training_state_path=work / "training_state",
+            curve_path=work / "curve.parquet",
+            validation_curve_path=work / "validation_curve.parquet",
+            plot_path=work / "loss.svg",
+            dataset_path=self.dataset.path,
+            metrics={
+                f"validation_loss/{row['category']}": row["loss"]
+                for row in record.validation
+                if row["step"] == self.total_steps
+            },
+            **fields,
+        ).save(self.config, training_ladder(self.config, inputs, num_parameters, record))
+
+
+@contextmanager
+def training_run(
+    config: Any,
+    model: NemotronH,
+    optimizer: torch.optim.Optimizer,
+    dataset: Artifact,
+    total_steps: int,
+    checkpoint_class: type[Checkpoint] = Checkpoint,
+) -> Iterator[Run]:
+    """A run in the step's working directory: from its beginning or, with `config.resume`, from its last state.
+
+    Args:
+        config: needs output_dir, resume and checkpoint_every_steps.
+    Raises:
+        ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config.
+    """
+    with working_directory(config.output_dir, checkpoint_class, keep_on_failure=True) as work:
+        run = Run(config, model, optimizer, dataset, total_steps, work, checkpoint_class)
+        with run.progress:
+            yield run
+
+
+def is_done(config: Any, dataset: Artifact) -> bool:
+    """Whether `--resume` finds the run finished, so that there is nothing to train."""
+    return config.resume and is_finished(config.output_dir, identity_of(config, dataset))
+
+
+def training_ladder(config: Any, inputs: Mapping[str, Any], num_parameters: int, record: Record) -> Ladder:
+    """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
+    ladder = Ladder()
+    ladder.add_config(config)
+    ladder.add("inputs", inputs)
+    for row in record.curve:
+        ladder.add("batch order", batch=row["batch"], at_step=row["step"])
+    ladder.add("parameters", num_parameters=num_parameters)
+    ladder.add("initial weights", record.weights["initial"])
+    for name in record.numbers:  # of the first step; the usual ones have their own rungs
+        first = record.curve[0][name]
+        if name in ("learning_rate", "loss", "grad_norm"):
+            ladder.add(name, {name: first})  # type: ignore[arg-type]
+        else:
+            ladder.add("first step", {name: first})
+    ladder.add("weights after step 1", record.weights["after step 1"], at_step=1)
+    for row in record.curve:
+        ladder.add("curve", {name: row[name] for name in record.numbers}, at_step=row["step"])
+    ladder.add("final weights", record.weights["final"], at_step=len(record.curve))
+    for row in record.validation:
+        ladder.add("validation", {f"validation_loss/{row['category']}": row["loss"]}, at_step=row["step"])
+    return ladder

@@ -1,0 +1,54 @@
+"""The state of the process: empty at the start, and restored after every use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemotron import Artifact
+from nemotron.artifact import working_directory
+from nemotron.pipe import step_process
+from nemotron.process import ProcessState, process
+
+
+class Dataset(Artifact):
+    pass
+
+
+def test_the_state_of_a_new_process_is_empty():
+    program = "from nemotron.process import ProcessState, process; assert process == ProcessState()"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_two_states_share_nothing():
+    first, second = ProcessState(), ProcessState()
+    first.logged_digests.add("a")
+    first.working_directories[Path("a.incomplete")] = Path("a")
+    assert second == ProcessState()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+def test_a_working_directory_is_registered_only_while_it_is_open(tmp_path: Path, error: BaseException | None):
+    def run() -> None:
+        with working_directory(tmp_path / "dataset", Dataset) as work:
+            assert process.working_directories == {work: tmp_path / "dataset"}
+            if error:
+                raise error
+            Dataset(path=work).save()
+
+    if error:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    else:
+        run()
+    assert process.working_directories == {}
+
+
+def test_nested_step_processes_restore_stdout_in_order(capfd: pytest.CaptureFixture[str]):
+    with step_process():
+        outer = process.stdout
+        with step_process():
+            assert process.stdout not in (None, outer)
+        assert process.stdout == outer is not None
+    assert process.stdout is None

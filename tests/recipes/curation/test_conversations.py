@@ -1,0 +1,174 @@
+from dataclasses import replace
+
+import pytest
+
+from nemotron.recipes.curation.conversations import (
+    answer_language_fault,
+    answer_language_rule,
+    asked,
+    contamination_rule,
+    duplicate_rule,
+    repetition_fault,
+    repetition_rule,
+    split_reply,
+    structure_rule,
+)
+from nemotron.recipes.curation.rules import apply_to_list
+from nemotron.recipes.sources.conversations import Conversation
+
+
+def conversation(id="1", question="What is 3 + 4?", reply="<think>\nadd them\n</think>\n\n7", **changes):
+    given = {"category": "math", "reasoning": True, "tools": (), "licence": "Apache-2.0", "origin": "somewhere"}
+    messages = ({"role": "user", "content": question}, {"role": "assistant", "content": reply})
+    return Conversation(**({"id": id, "messages": messages} | given | changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "thought", "answer"),
+    [
+        ("<think>\nadd them\n</think>\n\n7", "add them", "7"),
+        ("\n <think>a</think> b </think>", "a", "b </think>"),
+        ("<think></think>7", "", "7"),
+    ],
+)
+def test_split_reply_separates_the_thought_from_the_answer(content, thought, answer):
+    assert split_reply(content) == (thought, answer)
+
+
+def test_asked_ignores_layout_case_and_replies():
+    one = conversation(question="What  is\n3 + 4?")
+    other = conversation(question="what is 3 + 4? ", reply="something else")
+    assert asked(one.messages) == asked(other.messages) == "what is 3 + 4?"
+
+
+def test_asked_has_the_texts_of_the_system_and_of_tools():
+    messages = [{"role": role, "content": role} for role in ("system", "user", "assistant", "tool")]
+    assert asked(messages) == "system | user | tool"
+
+
+def test_every_rule_has_a_name_and_a_threshold():
+    rules = [
+        *(structure_rule(lambda conversation: None), repetition_rule(), answer_language_rule()),
+        *(duplicate_rule([]), contamination_rule(set())),
+    ]
+    names = [rule.name for rule in rules]
+    assert names == ["structure", "repetition", "language", "duplicates", "decontamination"]
+    assert all(rule.threshold for rule in rules)
+
+
+def test_the_structure_rule_reports_what_the_check_raises():
+    def check(conversation):
+        if conversation.id == "2":
+            raise ValueError("no thought")
+
+    assert structure_rule(check).fault(conversation("1")) is None
+    assert structure_rule(check).fault(conversation("2")) == "no thought"
+
+
+def test_a_conversation_without_a_last_reply_is_dropped():
+    unanswered = conversation(messages=conversation().messages[:1])
+    assert structure_rule(lambda conversation: None).fault(unanswered) == "it does not end with a reply"
+
+
+@pytest.mark.parametrize(("times", "dropped"), [(3, False), (4, True)])
+def test_eight_words_may_occur_three_times_in_a_reply(times, dropped):
+    reply = " and ".join(["a b c d e f g h"] * times)
+    assert repetition_fault(conversation(reply=reply)) == ("a b c d e f g h" if dropped else None)
+
+
+def test_seven_words_may_be_repeated():
+    reply = " ".join(f"a b c d e f g {number}" for number in range(9))
+    assert repetition_fault(conversation(reply=reply)) is None
+
+
+def test_a_user_may_repeat_words():
+    assert repetition_fault(conversation(question="Say it again. " * 40)) is None
+
+
+def test_repetition_is_counted_within_one_reply():
+    once = conversation(reply="a b c d e f g h").messages
+    assert repetition_fault(conversation(messages=once * 4)) is None
+
+
+GERMAN = "Das Haus am Fluss ist alt, und die Leute aus dem Dorf gehen jeden Abend hin, um die Sonne am Wasser zu sehen."
+
+
+@pytest.mark.parametrize(
+    ("category", "answer", "fault"),
+    [
+        ("multilingual_de", GERMAN, None),
+        ("multilingual_fr", GERMAN, "the answer is de, not fr"),
+        ("multilingual_fr", "Das ist kurz.", None),  # too short to tell
+        ("math", GERMAN, None),
+    ],
+)
+def test_an_answer_must_be_in_the_language_of_its_category(category, answer, fault):
+    reply = f"<think>\nit is German\n</think>\n\n{answer}"
+    assert answer_language_fault(conversation(reply=reply, category=category)) == fault
+
+
+def kept_ids(conversations):
+    return [one.id for one in apply_to_list(conversations, [duplicate_rule(conversations)], {})]
+
+
+def test_the_first_of_equal_conversations_stays_in_list_order():
+    twice = [conversation("b"), conversation("a"), conversation("c", question="what is  3 + 4?")]
+    assert kept_ids(twice) == ["b"]
+    assert duplicate_rule(twice).fault(twice[1]) == "the same as b"
+
+
+def test_the_same_question_with_another_reply_is_not_a_duplicate():
+    assert kept_ids([conversation("1"), conversation("2", reply="<think>\ncount\n</think>\n\n7")]) == ["1", "2"]
+
+
+TOOL_CALLS = [{"type": "function", "function": {"name": name, "arguments": {"x": 1}}} for name in ("f", "g")]
+TOOL_LIST = ({"name": "f", "parameters": {}}, {"name": "g", "parameters": {}})
+
+
+def calling(id, call, tools=TOOL_LIST):
+    reply = {"role": "assistant", "content": "<think>\nwhich?\n</think>\n\n", "tool_calls": [call]}
+    return conversation(id, messages=({"role": "user", "content": "Do it."}, reply), tools=tools)
+
+
+def test_the_same_question_with_another_call_is_not_a_duplicate():
+    assert kept_ids([calling("1", TOOL_CALLS[0]), calling("2", TOOL_CALLS[1]), calling("3", TOOL_CALLS[0])]) == [
+        "1",
+        "2",
+    ]
+
+
+def test_the_same_call_among_other_tools_is_not_a_duplicate():
+    assert kept_ids([calling("1", TOOL_CALLS[0]), calling("2", TOOL_CALLS[0], tools=TOOL_LIST[:1])]) == ["1", "2"]
+
+
+QUESTION = "If a train leaves at nine and drives for two hours, how far does it get at sixty?"
+
+
+def contamination(question, origin="somewhere", evaluation=QUESTION):
+    rule = contamination_rule({asked([{"role": "user", "content": evaluation}])})
+    return rule.fault(replace(conversation(question=question), origin=origin))
+
+
+@pytest.mark.parametrize("origin", ["somewhere", "procedural"])
+def test_a_question_of_the_evaluation_is_dropped_in_any_layout_and_case(origin):
+    fault = contamination(QUESTION.replace(" ", "\n ").upper(), origin)
+    assert fault == f"asked in evaluation: {QUESTION.casefold()}"
+
+
+def test_thirteen_words_of_an_evaluation_question_are_too_many():
+    words = QUESTION.replace(",", "").split()
+    assert contamination(f"Well: {' '.join(words[:13])}") == f"evaluation: {' '.join(words[:13]).lower()}"
+    assert contamination(f"Well: {' '.join(words[:12])}") is None
+
+
+def test_an_exercise_may_share_words_with_the_evaluation():
+    assert contamination(f"Well: {QUESTION}", "procedural") is None
+
+
+def test_an_exercise_that_differs_by_an_operator_is_another_task():
+    assert contamination("What is 7 - 2 + 5?", "procedural", evaluation="What is 7 + 2 - 5?") is None
+
+
+def test_other_conversations_may_not_differ_by_punctuation_alone():
+    fault = contamination("What is 7 - 2 + 5?", evaluation="What is 7 + 2 - 5?")
+    assert fault == "asked in evaluation, except for punctuation: what is 7 - 2 + 5?"

@@ -1,0 +1,166 @@
+"""Documents and conversations go through the same rules; most tests run on both."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemotron.recipes.curation.rules import (
+    MAX_EXAMPLES,
+    MAX_VALUE_CHARACTERS,
+    Rule,
+    apply_to_dataframe,
+    apply_to_list,
+    to_dataframe,
+)
+from nemotron.recipes.sources import Document
+
+
+def document(id, text="", **fields):
+    return Document(id, module=id, category="wiki", text=text, licence="MIT", origin="here", **fields)
+
+
+def sized(sizes):
+    """Documents whose texts are these numbers, in reverse order of their ids."""
+    return [document(f"{number:04d}", str(size)) for number, size in enumerate(sizes)][::-1]
+
+
+def at_least(bound, name="size"):
+    return Rule(name, f"at least {bound}", lambda item: None if int(item.text) >= bound else item.text)
+
+
+def apply_to_frame(items, rules, reports):
+    """`apply_to_dataframe` with lists at both ends."""
+    rows = apply_to_dataframe(to_dataframe(items), rules, reports).to_pylist()
+    return sorted((Document(**row) for row in rows), key=items.index)
+
+
+each_way = pytest.mark.parametrize("apply", [apply_to_list, apply_to_frame])
+
+
+@each_way
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=30), bound=st.integers(0, 9))
+@settings(max_examples=25)
+def test_kept_and_dropped_items_add_up_to_seen_items(apply, sizes, bound):
+    reports = {}
+    expected = [f"{number:04d}" for number, size in enumerate(sizes) if size >= bound]
+    if not expected:
+        with pytest.raises(ValueError, match="leaves none"):
+            apply(sized(sizes), [at_least(bound)], reports)
+        return
+    kept = apply(sized(sizes), [at_least(bound)], reports)
+    assert [item.id for item in kept] == expected[::-1]
+    report = reports["size"]
+    assert (report.num_seen, report.num_dropped) == (len(sizes), len(sizes) - len(expected))
+    dropped = [(f"{number:04d}", str(size)) for number, size in enumerate(sizes) if size < bound]
+    assert [(example.id, example.value) for example in report.examples] == dropped[:MAX_EXAMPLES]
+
+
+@each_way
+def test_a_rule_sees_only_what_the_rules_before_it_kept(apply):
+    reports, seen = {}, []
+
+    def last_fault(item):
+        seen.append(item.text)
+        return None if item.text == "4" else item.text
+
+    rules = [at_least(2, "first"), at_least(3, "second"), Rule("last", "4", last_fault)]
+    kept = apply(sized([1, 2, 3, 4]), rules, reports)
+    assert [item.text for item in kept] == ["4"]
+    assert [(name, report.num_seen, report.num_dropped) for name, report in reports.items()] == [
+        ("first", 4, 1),
+        ("second", 3, 1),
+        ("last", 2, 1),
+    ]
+    assert sorted(seen) == ["3", "4"]
+
+
+@each_way
+def test_a_second_call_adds_to_the_reports_of_the_first(apply):
+    reports = {}
+    apply(apply(sized([1, 2, 3]), [at_least(2, "first")], reports), [at_least(3, "second")], reports)
+    assert [(name, report.num_seen) for name, report in reports.items()] == [("first", 3), ("second", 2)]
+
+
+@each_way
+def test_an_empty_fault_is_a_fault(apply):
+    rule = Rule("empty", "none", lambda item: "" if item.text == "1" else None)
+    assert [item.text for item in apply(sized([1, 2]), [rule], {})] == ["2"]
+
+
+@each_way
+def test_items_come_back_unchanged(apply):
+    items = [
+        document("a", "text", has_example=True, exported=False, bucket=7),
+        document("b", "", has_example=None, exported=None, bucket=None),
+    ]
+    assert apply(items, [Rule("none", "anything", lambda item: None)], {}) == items
+
+
+def test_optional_columns_may_be_missing_and_other_columns_are_kept():
+    frame = to_dataframe(sized([1, 2])).exclude("bucket", "exported").with_column_renamed("has_example", "else")
+    kept = apply_to_dataframe(frame, [at_least(2)], {})
+    assert kept.column_names == frame.column_names
+
+
+@each_way
+def test_a_rule_that_drops_everything_is_an_error_with_an_example_and_a_remedy(apply):
+    rules = [at_least(1, "fine"), at_least(9), at_least(1, "not reached")]
+    reports = {}
+    with pytest.raises(
+        ValueError,
+        match=r"^the filter 'size' leaves none of 2 items, for example 0000 \('1'\); "
+        r"its threshold is 'at least 9'; use other or more sources$",
+    ):
+        apply(sized([1, 2, 0]), rules, reports)
+    assert list(reports) == ["fine"]
+
+
+def test_a_rule_can_name_its_own_remedy():
+    rule = Rule("length", "10 tokens", lambda item: "11 tokens", remedy="raise --sequence-length")
+    with pytest.raises(ValueError, match=r"; raise --sequence-length$"):
+        apply_to_list(sized([1]), [rule], {})
+
+
+@pytest.mark.parametrize("newlines", ["a\nb", "a\r\nb"])
+def test_an_example_with_line_breaks_is_still_one_line(newlines):
+    with pytest.raises(ValueError, match="leaves none") as error:
+        apply_to_list(sized([1]), [Rule("lines", "none", lambda item: newlines)], {})
+    assert "\n" not in str(error.value)
+
+
+@each_way
+def test_no_items_at_all_is_an_error(apply):
+    with pytest.raises(ValueError, match="leaves none of 0 items; its threshold"):
+        apply([], [at_least(1)], {})
+
+
+def test_long_faults_are_cut():
+    reports = {}
+    apply_to_list(sized([1, 2]), [Rule("long", "2", lambda item: None if item.text == "2" else "x" * 999)], reports)
+    assert reports["long"].examples[0].value == "x" * MAX_VALUE_CHARACTERS
+
+
+@each_way
+def test_each_rule_prints_one_line_to_stderr_and_nothing_to_stdout(apply, capsys):
+    apply(sized([1] * 68 + [2] * 1432), [at_least(2, "exact duplicates"), at_least(0, "other")], {})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "exact duplicates                 1,500 ->     1,432 (68 dropped)",
+        "other                            1,432 ->     1,432 (0 dropped)",
+    ]
+
+
+@each_way
+def test_two_rules_with_one_name_are_refused_because_one_report_would_be_lost(apply):
+    with pytest.raises(ValueError, match="two filters are named 'size', and one report would be lost; rename one"):
+        apply(sized([3]), [at_least(1), at_least(2)], {})
+    reports = {}
+    apply(sized([3]), [at_least(1)], reports)
+    with pytest.raises(ValueError, match="two filters are named 'size'"):
+        apply(sized([3]), [at_least(1)], reports)
+
+
+def test_a_fault_that_is_no_text_is_refused_so_that_a_predicate_is_not_taken_for_a_rule():
+    with pytest.raises(TypeError, match="the filter 'size' says False of 0000; return what is wrong, or None"):
+        apply_to_list(sized([3]), [Rule("size", "any", lambda item: False)], {})

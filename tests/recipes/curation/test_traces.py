@@ -1,0 +1,167 @@
+"""Emptied and cut thoughts, turns and packing, on conversations small enough to check by eye."""
+
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.chat.format import EncodedChat
+from nemotron.recipes.curation.packing import PackedRow
+from nemotron.recipes.curation.tokenizer import train_tokenizer
+from nemotron.recipes.curation.traces import encoded_turns, in_training_order, packed, with_cut_thought, without_thought
+from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.sources.conversations import Conversation
+
+THOUGHT = "three and four make seven"
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+TOOLS = ({"name": "f", "parameters": {}},)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["What is three and four? three and four make seven"], 300)
+
+
+def conversation(question="What is 3 + 4?", reply=f"<think>\n{THOUGHT}\n</think>\n\n7", **changes):
+    given = {"category": "math", "reasoning": True, "tools": (), "licence": "Apache-2.0", "origin": "somewhere"}
+    messages = ({"role": "user", "content": question}, {"role": "assistant", "content": reply})
+    return Conversation(**({"id": "1", "messages": messages} | given | changes))
+
+
+def learned(chat, tokenizer, **decoding):
+    """The text that counts in the loss."""
+    return tokenizer.decode([token for token, counts in zip(chat.ids, chat.in_loss, strict=True) if counts], **decoding)
+
+
+def test_an_emptied_thought_keeps_the_answer_and_asks_for_no_thinking():
+    emptied = without_thought(CHAT, conversation())
+    assert emptied.messages[0] == {"role": "user", "content": "What is 3 + 4? /no_think"}
+    assert emptied.messages[-1]["content"] == "<think></think>7"
+    assert not emptied.reasoning
+
+
+def test_every_thought_after_the_last_question_is_emptied(tokenizer):
+    messages = (
+        *conversation().messages,
+        {"role": "user", "content": "Do it."},
+        {"role": "assistant", "content": "<think>\nwhich?\n</think>\n\n", "tool_calls": [CALL]},
+        {"role": "tool", "content": "done"},
+        {"role": "assistant", "content": "<think>\nit is done\n</think>\n\nDone."},
+    )
+    emptied = without_thought(CHAT, conversation(messages=messages, tools=TOOLS))
+    texts = [learned(chat, tokenizer) for chat in encoded_turns(CHAT, emptied, tokenizer)]
+    assert THOUGHT in texts[0]  # before the last question
+    assert texts[1].startswith("<TOOLCALL>")
+    assert texts[2].startswith("Done.")
+
+
+def test_a_tool_call_without_content_can_be_emptied():
+    question, answer = conversation().messages
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    messages = (question, call, {"role": "tool", "content": "7"}, answer)
+    emptied = without_thought(CHAT, conversation(messages=messages, tools=TOOLS))
+    assert [message["content"] for message in emptied.messages[1::2]] == ["<think></think>", "<think></think>7"]
+
+
+def test_an_emptied_thought_overrides_the_users_flag(tokenizer):
+    emptied = without_thought(CHAT, conversation(question="What is 3 + 4? /think"))
+    (chat,) = encoded_turns(CHAT, emptied, tokenizer)
+    assert "<think></think>7" in tokenizer.decode(chat.ids)
+
+
+def test_without_thought_leaves_the_conversation_unchanged():
+    one = conversation()
+    without_thought(CHAT, one)
+    assert one == conversation()
+
+
+def test_a_cut_thought_keeps_its_first_tokens_and_the_whole_answer(tokenizer):
+    cut = with_cut_thought(CHAT, conversation(), tokenizer, 5)
+    text = tokenizer.decode(cut.ids, skip_special_tokens=False)
+    first = tokenizer.decode(tokenizer.encode(THOUGHT).ids[:5]).strip()
+    assert f"<think>\n{first}\n</think>\n\n7\n<SPECIAL_12>" in text
+
+
+def test_only_the_answer_after_a_cut_thought_counts_in_the_loss(tokenizer):
+    cut = with_cut_thought(CHAT, conversation(), tokenizer, 5)
+    assert learned(cut, tokenizer, skip_special_tokens=False) == "\n\n7\n<SPECIAL_12>"
+
+
+def test_white_space_before_the_thought_does_not_change_the_cut(tokenizer):
+    spaced = conversation(reply=f"\n <think>\n{THOUGHT}\n</think>\n\n7")
+    assert with_cut_thought(CHAT, spaced, tokenizer, 5) == with_cut_thought(CHAT, conversation(), tokenizer, 5)
+
+
+def test_a_cut_leaves_no_partial_character(tokenizer):
+    greek = conversation(reply="<think>\n" + "\N{GREEK SMALL LETTER OMEGA}" * 20 + "\n</think>\n\n7")
+    for num_tokens in range(3, 9):
+        cut = with_cut_thought(CHAT, greek, tokenizer, num_tokens)
+        assert "\ufffd" not in tokenizer.decode(cut.ids)
+
+
+def test_a_thought_is_cut_only_if_it_is_longer_than_the_budget(tokenizer):
+    length = len(tokenizer.encode(THOUGHT).ids)
+    assert with_cut_thought(CHAT, conversation(), tokenizer, length) is None
+    assert with_cut_thought(CHAT, conversation(), tokenizer, length - 1) is not None
+
+
+def test_a_conversation_without_reasoning_is_not_cut(tokenizer):
+    assert with_cut_thought(CHAT, without_thought(CHAT, conversation()), tokenizer, 100) is None
+    assert with_cut_thought(CHAT, conversation(reasoning=False), tokenizer, 1) is None
+
+
+def test_every_assistant_turn_is_learned_once(tokenizer):
+    messages = (*conversation().messages, {"role": "user", "content": "And 5 + 5?"},
+                {"role": "assistant", "content": "<think>\nten\n</think>\n\n10"})  # fmt: skip
+    turns = encoded_turns(CHAT, replace(conversation(), messages=messages), tokenizer)
+    assert [learned(turn, tokenizer).split()[-1] for turn in turns] == ["7", "10"]
+    assert THOUGHT not in tokenizer.decode(turns[1].ids)
+
+
+def test_an_earlier_turn_without_a_thought_is_read_and_not_learned(tokenizer):
+    two_turns = conversation(messages=(*conversation("Hello", "Hi.").messages, *conversation().messages))
+    (chat,) = encoded_turns(CHAT, two_turns, tokenizer)
+    assert "Hi." in tokenizer.decode(chat.ids)
+    assert "Hi." not in learned(chat, tokenizer)
+    assert learned(chat, tokenizer).strip().endswith("7")
+
+
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=30))
+def test_packing_neither_loses_nor_duplicates_a_token(lengths):
+    chats = [EncodedChat(list(range(100 * i, 100 * i + n)), [False] + [True] * (n - 1)) for i, n in enumerate(lengths)]
+    found = []
+    for row in packed(chats, 40):
+        assert len(row.tokens) == len(row.in_loss) == len(row.segments) <= 40
+        for number in range(row.segments[-1] + 1):
+            places = [place for place, segment in enumerate(row.segments) if segment == number]
+            assert places == list(range(places[0], places[-1] + 1))
+            found.append(([row.tokens[place] for place in places], [row.in_loss[place] for place in places]))
+    assert sorted(found) == sorted((chat.ids, chat.in_loss) for chat in chats)
+
+
+def row_of(*tokens):
+    row = PackedRow()
+    row.append(list(tokens), [False] + [True] * (len(tokens) - 1))
+    return row
+
+
+def test_the_training_order_does_not_depend_on_the_order_of_the_rows():
+    rows = [row_of(number, number + 1) for number in range(20)]
+    ordered = in_training_order(rows, 1234, "everything")
+    assert ordered == in_training_order(rows[::-1], 1234, "everything")
+    assert sorted(row["tokens"] for row in ordered) == [row.tokens for row in rows]
+    assert ordered != [asdict(row) for row in rows]
+
+
+def test_the_training_order_changes_with_the_seed_and_the_part():
+    rows = [row_of(number, number + 1) for number in range(20)]
+    orders = [in_training_order(rows, *given) for given in ((1, "tools"), (2, "tools"), (1, "everything"))]
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_the_training_order_is_the_recorded_one():
+    """hash() would give another one in every process."""
+    rows = [row_of(number, number + 1) for number in range(5)]
+    assert [row["tokens"][0] for row in in_training_order(rows, 1234, "tools")] == [4, 0, 1, 2, 3]

@@ -1,0 +1,42 @@
+"""What a person reads of stage 1's evaluation."""
+
+from types import SimpleNamespace
+
+from nemotron.recipes.nano2.stage1_sft.report import MODES, plot_results, results_table, samples_page
+from nemotron.recipes.sources.exercises.exercise import user_exercise
+
+FAMILIES = ["math", "tool_calling"]
+METRICS = {
+    **{f"exact_match/{family}/{mode}": 0.25 for family in [*FAMILIES, "all"] for mode in MODES},
+    **{f"{name}/{mode}": 0.5 for name in ("obeyed", "format_errors", "stopped") for mode in MODES},
+    **{f"thought_tokens/{mode}": 7.25 for mode in MODES},
+    "valid_tool_calls/think": 1.0,
+    "within_budget": 1.0,
+    "num_closed_by_budget": 3,
+    "num_exercises": 16,
+}
+
+
+def test_the_table_has_a_row_for_each_family_and_a_dash_for_what_was_not_measured():
+    table = results_table(SimpleNamespace(num_parameters=1234, num_steps=56), METRICS, FAMILIES)
+    assert "1,234 parameters, 56 steps, 16 exercises" in table
+    assert "| math | 25% | 25% | 25% | 25% |" in table
+    assert "| **all but long_context** | 25% |" in table
+    assert "| tool calls that fit their tools | - | 100% | - | - |" in table
+    assert "| tokens of thought | 7.2 |" in table
+    assert "it closed 3 of them" in table
+
+
+def test_the_plot_has_the_same_bytes_for_the_same_numbers(tmp_path):
+    for name in ("first", "second"):
+        plot_results(METRICS, FAMILIES, tmp_path / f"{name}.svg")
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    assert "tool" in (tmp_path / "first.svg").read_text()
+
+
+def test_the_samples_show_the_question_once_and_each_reply_with_its_verdict():
+    exercise = user_exercise("math", "What is 1 + 2?", "1 + 2 = 3", "3", "1+2")
+    page = samples_page([("think", exercise, "<think>\n3", True), ("no_think", exercise, "<think></think>4", False)])
+    assert page.count("user: What is 1 + 2?") == 1
+    assert "thinking, right:" in page
+    assert "not thinking, wrong:" in page

@@ -1,0 +1,221 @@
+"""The paperwork of a run, tried with a loop that makes its own data and holds a second model: a small GRPO."""
+
+import copy
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
+
+from nemotron import Artifact
+from nemotron.config import ScaledConfig, at_every_scale, switch
+from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
+from nemotron.recipes.nemotron_h.generate import Sampling, generate
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
+from nemotron.recipes.training.batches import Batch
+from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+
+SHAPE = ModelConfig(
+    vocab_size=300, hidden_size=16, hybrid_override_pattern="M-*", intermediate_size=32, num_attention_heads=2,
+    num_key_value_heads=1, head_dim=8, mamba_num_heads=2, mamba_head_dim=8, n_groups=1, ssm_state_size=8, chunk_size=8,
+    max_position_embeddings=64,
+)  # fmt: skip
+PROMPTS = [[20, 30, 40], [50, 60]]
+GROUP = 4
+TOTAL_STEPS = 4
+BATCH = Batch(torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2))
+
+
+@dataclass
+class Config(ScaledConfig):
+    """Of the loop below."""
+
+    output_dir: Path = Path("run")
+    """A place."""
+    learning_rate: float = 0.01
+    """Constant."""
+    checkpoint_every_steps: PositiveInt = at_every_scale(1, recorded=False)
+    """Steps between two states."""
+    resume: bool = switch()
+    """Continue."""
+
+
+class Prompts(Artifact):
+    """What the loop reads."""
+
+    tokenizer_path: Path
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts")
+    save_tokenizer(train_tokenizer(["some text to learn merges from"] * 5, vocab_size=300), path / "tokenizer")
+    return Prompts(path=path, tokenizer_path=path / "tokenizer").save()
+
+
+def log_probabilities(model, tokens):
+    """(b, t) of the tokens after the first."""
+    return torch.log_softmax(model(tokens[:, :-1]), -1).gather(-1, tokens[:, 1:, None])[..., 0]
+
+
+def grpo(config, prompts, interrupt_at=None):
+    """Reward replies for small token ids: rollouts, group advantages, ratio, KL to a frozen reference, one step."""
+    policy = NemotronH(SHAPE, dtype=torch.float64)
+    initialize(policy, config.seed)
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    optimizer = torch.optim.AdamW(parameter_groups(policy, 0.0), lr=config.learning_rate)
+    if is_done(config, prompts):
+        return Checkpoint.load(config.output_dir)
+    with training_run(config, policy, optimizer, prompts, TOTAL_STEPS) as run:
+        while run.step < TOTAL_STEPS:
+            asked = [prompt for prompt in PROMPTS for _ in range(GROUP)]
+            seeds = [1000 * run.step + index for index in range(len(asked))]
+            replies = generate(policy, asked, Sampling(max_new_tokens=6, temperature=1.0), seeds)
+            rewards = torch.tensor([-sum(reply.tokens) / 1000 for reply in replies], dtype=torch.float64)
+            groups = rewards.view(len(PROMPTS), GROUP)
+            others = (groups.sum(1, keepdim=True) - groups) / (GROUP - 1)
+            advantages = (groups - others).flatten()
+
+            rows = [prompt + reply.tokens for prompt, reply in zip(asked, replies, strict=True)]
+            width = max(map(len, rows))
+            tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+            in_loss = torch.tensor(
+                [
+                    [len(prompt) <= place < len(row) for place in range(width)]
+                    for prompt, row in zip(asked, rows, strict=True)
+                ]
+            )
+            batch = Batch(tokens, in_loss, torch.zeros_like(tokens))
+            counts = in_loss[:, 1:]
+            new = log_probabilities(policy, tokens)
+            old, fixed = new.detach(), log_probabilities(reference, tokens)
+            kl = torch.exp(fixed - new) - (fixed - new) - 1
+            objective = torch.exp(new - old) * advantages[:, None] - 0.1 * kl
+            loss = -(objective * counts).sum() / batch.num_in_loss
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
+            run.check_finite(loss=loss.item(), grad_norm=grad_norm)
+            optimizer.step()
+            mean_kl = (kl * counts).sum().item() / batch.num_in_loss
+            numbers = {"loss": loss.item(), "grad_norm": grad_norm, "reward": rewards.mean().item(), "kl": mean_kl}
+            run.note("rollouts", batch, **numbers)
+            run.keep_state()
+            if run.step == interrupt_at:
+                raise KeyboardInterrupt
+        run.note_validation({"prompts": loss.item()})
+        run.save(prompts.tokenizer_path, {"num_prompts": len(PROMPTS)})
+    return Checkpoint.load(config.output_dir)
+
+
+@pytest.fixture(scope="module")
+def trained(prompts, tmp_path_factory):
+    return grpo(Config(output_dir=tmp_path_factory.mktemp("grpo") / "training"), prompts)
+
+
+def test_what_the_loop_notes_is_in_curve_ladder_and_plot(trained):
+    rows = pq.read_table(trained.curve_path).to_pylist()
+    assert list(rows[0]) == ["step", "phase", "batch", "tokens", "loss", "grad_norm", "reward", "kl"]
+    ladder = json.loads((trained.path / "ladder.json").read_text())
+    curve = {(entry["name"], entry["step"]): entry["value"] for entry in ladder if entry["rung"] == "curve"}
+    assert curve["reward", 3] == rows[3]["reward"]
+    assert curve["kl", 3] == rows[3]["kl"] > 0 == rows[0]["kl"]  # the policy begins as the reference
+    assert [entry["name"] for entry in ladder if entry["rung"] == "first step"] == ["reward", "kl"]
+    assert all(label in trained.plot_path.read_text() for label in ("reward", "kl"))
+
+
+def test_rungs_follow_the_order_of_events(trained):
+    ladder = json.loads((trained.path / "ladder.json").read_text())
+    assert list(dict.fromkeys(entry["rung"] for entry in ladder)) == [
+        "config", "inputs", "batch order", "parameters", "initial weights", "loss", "grad_norm", "first step",
+        "weights after step 1", "curve", "final weights", "validation",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("interrupt_at", [1, 3])
+def test_a_loop_that_makes_its_own_data_resumes_to_the_same_bits(prompts, trained, tmp_path, interrupt_at):
+    config = Config(output_dir=tmp_path / "training")
+    with pytest.raises(KeyboardInterrupt):
+        grpo(config, prompts, interrupt_at)
+    resumed = grpo(Config(output_dir=tmp_path / "training", resume=True), prompts)
+    assert resumed.digest == trained.digest
+
+
+def test_a_finished_run_is_not_run_again(prompts, trained, capsys):
+    assert grpo(Config(output_dir=trained.path, resume=True), prompts, interrupt_at=1).digest == trained.digest
+    assert "is finished; nothing to resume" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_refused_without_resume(prompts, tmp_path):
+    config = Config(output_dir=tmp_path / "training")
+    with pytest.raises(KeyboardInterrupt):
+        grpo(config, prompts, interrupt_at=1)
+    with pytest.raises(ValueError, match=r"holds an unfinished run at step-00000001; add --resume"):
+        grpo(config, prompts)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_change(prompts, tmp_path):
+    config = Config(output_dir=tmp_path / "training", learning_rate=1e300)
+    with pytest.raises(ValueError, match=r"step \d: loss=\S+ and grad_norm=\S+; delete .* and start over"):
+        grpo(config, prompts)
+
+
+@pytest.mark.parametrize(
+    ("noted", "sentence"),
+    [
+        (
+            [{"loss": 1.0, "kl": 0.0}, {"loss": 1.0}],
+            "step 1 notes loss; note the same names at every step, here loss, kl",
+        ),
+        ([{"reward": 1.0}], "step 0 notes reward; .* with loss"),
+        ([{"loss": 1.0, "tokens": 3}], "without step, phase, batch and tokens"),
+        ([{"loss": 1.0, "kl": float("nan")}], "step 0: loss=1.0 and kl=nan; delete"),
+        ([{"loss": 1.0}], "is at step 1 of 4; save it after the last step"),
+        ([], "step 0: text=nan; delete"),
+    ],
+)
+def test_what_could_not_be_compared_is_refused_when_it_is_noted(prompts, tmp_path, noted, sentence):
+    model = NemotronH(SHAPE, dtype=torch.float64)
+    initialize(model, 1)
+    config, optimizer = Config(output_dir=tmp_path / "training"), torch.optim.AdamW(model.parameters())
+
+    def loop():
+        with training_run(config, model, optimizer, prompts, TOTAL_STEPS) as run:
+            for numbers in noted:
+                run.note("phase", BATCH, **numbers)
+            if not noted:
+                run.note_validation({"text": float("nan")})
+            run.save(prompts.tokenizer_path, {})
+
+    with pytest.raises(ValueError, match=sentence):
+        loop()
+
+
+@pytest.mark.parametrize(("every", "due"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (9, [4])])
+def test_something_is_due_at_its_interval_and_after_the_last_step(prompts, tmp_path, every, due):
+    found = []
+
+    def loop(config):
+        model = NemotronH(SHAPE, dtype=torch.float64)
+        initialize(model, 1)
+        optimizer = torch.optim.AdamW(model.parameters())
+        with training_run(config, model, optimizer, prompts, TOTAL_STEPS) as run:
+            while run.step < TOTAL_STEPS:
+                model.lm_head.weight.grad = torch.zeros_like(model.lm_head.weight)
+                optimizer.step()
+                run.note("phase", BATCH, loss=0.0)
+                found.extend([run.step] if run.is_due(every) else [])
+                run.keep_state()
+            run.save(prompts.tokenizer_path, {})
+
+    loop(Config(output_dir=tmp_path / "training"))
+    assert found == due
+
+
+def test_a_checkpoint_of_another_scale_is_refused(trained):
+    trained.check_scale("tiny")
+    with pytest.raises(ValueError, match=r"scale=small, but .* was trained at tiny; use --scale tiny"):
+        trained.check_scale("small")

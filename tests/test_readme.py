@@ -1,0 +1,294 @@
+"""The commands of README.md are run as they are printed; the flags and links of every README exist."""
+
+import importlib
+import json
+import os
+import pty
+import random
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import tyro
+
+from nemotron.config import parse_command_line
+from nemotron.recipes.chat.program import Config as ChatConfig
+from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
+from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
+
+ROOT = Path(__file__).parents[1]
+READMES = sorted(
+    path for path in ROOT.rglob("*.md") if not {"outputs", "build"} & set(path.parts) and "/." not in str(path)
+)
+
+WHOLE = "python -m nemotron.recipes.nano2 --scale tiny"
+STAGE = "stage=nemotron.recipes.nano2.stage0_pretrain"
+EVALUATION = "python -m $stage.evaluation --checkpoint-path outputs/nano2/tiny/stage0_pretrain/training"
+CHAT = "python -m nemotron.recipes.nano2.chat_cli outputs/nano2/tiny/stage1_sft/training"
+PIPED_CHAT = f'echo "What is 3 + 4? /no_think" | {CHAT}'
+PLAN = "python -m nemotron.recipes.nano2.stage0_pretrain --scale full --plan"
+OWN_TEXT = (
+    "python -m nemotron.recipes.nano2.stage0_pretrain --scale tiny "
+    '--data.sources "code=src/**/*.txt" "crawl-high=notes/*.jsonl"'
+)
+RUN_HERE = {WHOLE, STAGE, EVALUATION, CHAT, PIPED_CHAT, PLAN, OWN_TEXT}
+
+PIPES = "tests/pipelines/test_pipes.py"
+RUN_ELSEWHERE = {
+    "pip install -e . -c constraints.txt": (".github/workflows/ci.yml", "pip install -e . -c constraints.txt"),
+    "pip install nox": (".github/workflows/ci.yml", "pip install nox"),
+    "nox": (".github/workflows/ci.yml", "nox -s tests"),
+    "set -o pipefail": ("tests/pipelines/conftest.py", "set -o pipefail"),
+    "python -m $stage.data_curation | python -m $stage.training | python -m $stage.evaluation": (
+        PIPES,
+        "def test_three_steps_in_a_pipe_give_the_numbers_of_plain_calls(",
+    ),
+    "python -m $stage.data_curation --scale tiny > outputs/dataset.json": (
+        "tests/test_packaging.py",
+        "def test_an_installed_step_runs_in_an_empty_directory(",
+    ),
+    "python -m $stage.training --scale tiny < outputs/dataset.json > outputs/checkpoint.json": (
+        PIPES,
+        "def test_step_reads_from_a_file_and_writes_to_one(",
+    ),
+}
+"""Command -> file that runs it, or the same with fewer steps, and the text to find there."""
+
+
+def bash_commands(text):
+    """The commands in the bash blocks of a Markdown text, without comments; `&&` separates two."""
+    lines = [line for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    commands = [command.strip() for line in lines for command in re.split(r"(?:^|\s)#", line)[0].split("&&")]
+    return [command for command in commands if command]
+
+
+def test_every_command_of_the_readme_is_run_by_a_test():
+    commands = set(bash_commands((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert commands == RUN_HERE | RUN_ELSEWHERE.keys()
+    for command, (path, text) in RUN_ELSEWHERE.items():
+        assert text in (ROOT / path).read_text(encoding="utf-8"), command
+
+
+def test_commands_are_found_in_blocks_only():
+    text = "python -m no\n```bash\na && b --c  # why\n\n# nothing\n```\n```\nd\n```\n`e`\n```bash\nf | g\n```\n"
+    assert bash_commands(text) == ["a", "b --c", "f | g"]
+
+
+# --- every README ---
+
+
+def module_calls(path):
+    """(module, arguments) of every `python -m` in the bash blocks of a file, and between its backticks."""
+    text = path.read_text(encoding="utf-8")
+    stages = {f"nemotron.recipes.nano2.{folder.name}" for folder in (ROOT / "recipes" / "nano2").glob("stage*")}
+    inline = re.findall(r"(?<!`)`(python -m nemotron[^`]*)`(?!`)", text)
+    for command in [*bash_commands(text), *inline]:
+        for part in command.split("|"):
+            words = shlex.split(re.split(r" [<>] ", part)[0])
+            if words[:2] == ["python", "-m"]:
+                module, *arguments = words[2:]
+                if module.endswith("..."):
+                    continue  # any module
+                for stage in stages if "$stage" in module else [""]:
+                    yield module.replace("$stage", stage), arguments
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_has_flags_that_exist(path):
+    for module, arguments in module_calls(path):
+        spec = find_spec(module)
+        assert spec, f"{path}: there is no module {module}"
+        if module.startswith("nemotron.testing."):
+            continue  # commands of this package, tested with their flags in tests/nemotron/testing
+        if module.endswith(".chat_cli"):
+            tyro.cli(ChatConfig, args=arguments)
+        elif "--help" not in arguments:
+            name = module if spec.submodule_search_locations is None else f"{module}.__main__"
+            parse_command_line(importlib.import_module(name).Config, arguments)
+
+
+def test_commands_of_other_modules_are_read_too(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "`python -m a.b --c`\n```bash\nX=1\npython -m $stage.d < e | python -m f 'g h'\n```\n"
+    )
+    found = sorted((module, *arguments) for module, arguments in module_calls(tmp_path / "README.md"))
+    assert found == [
+        ("f", "g h"),
+        ("nemotron.recipes.nano2.stage0_pretrain.d",),
+        ("nemotron.recipes.nano2.stage1_sft.d",),
+    ]
+
+
+def broken_links(path):
+    """The relative links and images of a Markdown file that name no file, directory or heading."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, heading = link.partition("#")
+        if "://" in name:
+            continue
+        target = path.parent / name if name else path
+        if not target.exists() or (heading and heading not in headings(target)):
+            yield link
+
+
+def headings(path):
+    """The headings of a Markdown file, spelled as in links to them."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_relative_link_leads_to_a_file_or_heading(path):
+    assert list(broken_links(path)) == []
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "b.md").write_text("# One, two\n")
+    text = "# Top\n[a](b.md#one-two) [a](#top) [a](https://c.d) ![a](.)\n```\n[a](in-code)\n```\n"
+    (tmp_path / "README.md").write_text(text + "![a](no.svg) [a](b.md#three) [a](#bottom) [a](no.md#one-two)\n")
+    assert list(broken_links(tmp_path / "README.md")) == ["no.svg", "b.md#three", "#bottom", "no.md#one-two"]
+
+
+# --- README.md ---
+
+
+def bash(command, cwd, stdin=subprocess.DEVNULL):
+    """Run one command of the README; `python` is this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}  # more threads wait for those of other commands
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail\n{STAGE}\n{command}"],
+        cwd=cwd,
+        env=environment,
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """The slow commands side by side, each in an empty directory: command -> directory, and how it ended."""
+    directories = {command: tmp_path_factory.mktemp("empty") for command in (WHOLE, PLAN)}
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(bash, directories, directories.values())
+        return {command: (directory, one) for (command, directory), one in zip(directories.items(), done, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def whole(started):
+    """The first command of the README: its directory, and how it ended."""
+    return started[WHOLE]
+
+
+def check_artifacts(directory, stdout, *names):
+    """`stdout` is one line of JSON that names the artifacts of a step or stage."""
+    (line,) = stdout.splitlines()
+    entries = json.loads(line)
+    assert list(entries) == list(names)
+    for entry in entries.values():
+        path = Path(entry["path"])
+        assert path.is_relative_to(directory)
+        assert json.loads((path / "metadata.json").read_text())["digest"] == entry["digest"]
+
+
+def test_first_command_trains_both_stages_and_ends_with_one_line_of_json(whole):
+    directory, done = whole
+    assert done.returncode == 0, done.stderr
+    check_artifacts(directory, done.stdout, "dataset", "checkpoint", "results")
+    assert [entry.name for entry in directory.iterdir()] == ["outputs"]
+    assert sorted(path.name for path in (directory / "outputs/nano2/tiny").iterdir()) == [
+        "stage0_pretrain",
+        "stage1_sft",
+    ]
+
+
+def test_first_command_reproduces_both_goldens(whole):
+    lines = [line for line in whole[1].stderr.splitlines() if "reproduces" in line]
+    assert [line.partition(" (")[0] for line in lines] == [
+        "reproduces golden/nano2/stage0_pretrain.json: yes",
+        "reproduces golden/nano2/stage1_sft.json: yes",
+    ]
+    assert whole[1].stderr.splitlines()[-2:] == lines
+
+
+def test_commands_after_the_first_one_work_on_its_outputs(whole):
+    """Side by side, to save time: one step by itself, the chat through a pipe, the chat in a terminal."""
+    directory, _ = whole
+    ours, theirs = pty.openpty()
+    os.write(ours, b"/no_think\n/exit\n")
+    try:
+        with ThreadPoolExecutor() as pool:
+            step = pool.submit(bash, EVALUATION, directory)
+            piped = pool.submit(bash, PIPED_CHAT, directory)
+            terminal = pool.submit(bash, CHAT, directory, theirs)
+            done = {"step": step.result(), "piped": piped.result(), "terminal": terminal.result()}
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    for name, one in done.items():
+        assert one.returncode == 0, f"{name}: {one.stderr}"
+    check_artifacts(directory, done["step"].stdout, "results")
+    assert done["piped"].stdout.strip()
+    assert "</think>" not in done["piped"].stdout
+    assert "thinking is off" in done["terminal"].stderr
+
+
+def test_plan_of_full_scale_is_printed_and_nothing_runs(started):
+    directory, done = started[PLAN]
+    assert done.returncode == 0, done.stderr
+    assert "12,310,001,152" in done.stdout
+    assert list(directory.iterdir()) == []
+
+
+def test_plan_of_the_recipe_is_that_of_stage_0(tmp_path, monkeypatch, capfd):
+    """Counting the steps of full takes seconds, so the page itself is replaced."""
+    planned = []
+    monkeypatch.setattr(plan, "page", lambda *configs: planned.extend(configs) or "the page")
+    monkeypatch.setattr("sys.argv", ["nano2", "--scale", "full", "--plan"])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(find_spec("nemotron.recipes.nano2.__main__").origin, run_name="__main__")
+    stage = Stage0Config(scale="full", output_dir=Path("outputs/nano2/full/stage0_pretrain"))
+    assert planned == [stage.data, stage.train]
+    assert capfd.readouterr().out == "the page\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_text_is_read_from_the_sources_of_the_command(tmp_path, monkeypatch):
+    """Only its first step is run here: what follows does not depend on where the text comes from."""
+    draw = random.Random(0)
+    nouns, verbs = (
+        ["graph", "matrix", "field", "group", "series", "parser", "kernel"],
+        ["returns", "checks", "prints", "copies", "splits"],
+    )
+
+    def prose():
+        return " ".join(
+            f"The {draw.choice(nouns)} {draw.choice(verbs)} {draw.randrange(1000)} of the {draw.choice(nouns)}."
+            for _ in range(12)
+        )
+
+    def code(number):
+        name = draw.choice(nouns)
+        return "\n".join(f"def {name}_{number}_{i}(x):\n    return x + {draw.randrange(1000)}\n" for i in range(20))
+
+    (tmp_path / "src" / "below").mkdir(parents=True)
+    for number in range(60):
+        (tmp_path / "src" / "below" / f"{number}.txt").write_text(code(number))
+    (tmp_path / "notes").mkdir()
+    for number in range(2):
+        lines = (json.dumps({"text": prose()}) + "\n" for _ in range(60))
+        (tmp_path / "notes" / f"{number}.jsonl").write_text("".join(lines))
+    monkeypatch.chdir(tmp_path)
+    config = parse_command_line(Stage0Config, shlex.split(OWN_TEXT)[3:])
+    assert config.data.sources == ("code=src/**/*.txt", "crawl-high=notes/*.jsonl")
+    dataset = data_curation.main(config.data)
+    assert dataset.path == tmp_path / "outputs/nano2/tiny/stage0_pretrain/data_curation"
+    assert dataset.blend["phase1"].keys() == {"code", "crawl-high"}
