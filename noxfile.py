@@ -9,6 +9,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     bless    replace a golden: `nox -s bless -- stage0 --reason "..."`
     power    known mistakes, one at a time: each must make the tests of its stage fail
     mutation cosmic-ray on the comparison: the share of small edits that its tests find
+    plugin   the pytest plugin in projects that do not use it, with old and new versions of pytest and syrupy
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
     bench    the benchmarks in benchmarks/; not part of the tests
 """
@@ -45,7 +46,7 @@ def types(session: nox.Session) -> None:
     for leftover in (outside / "wheel", ROOT / "build"):  # an old build may contain deleted modules
         shutil.rmtree(leftover, ignore_errors=True)
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(outside / "wheel"), ".")
-    (wheel,) = (outside / "wheel").glob("nemotron-*.whl")
+    (wheel,) = (outside / "wheel").glob("nemotron_recipes-*.whl")
     session.install(f"{wheel}[test]", "mypy", *CONSTRAINTS)
     session.install("--force-reinstall", "--no-deps", str(wheel))  # a reused environment may have an older one
     session.chdir(outside)
@@ -96,6 +97,62 @@ def mutation(session: nox.Session) -> None:
     session.run("cosmic-ray", "exec", config, database, env=environment)
     session.run("cr-report", "--surviving-only", "--show-diff", database)
     session.run("cr-rate", "--fail-over", "5", database)
+
+
+NEIGHBORS = ROOT / "tests" / "nemotron" / "testing" / "neighbor"
+PLUGIN_CELLS = [  # pytest, syrupy, xdist
+    nox.param("7.4.0", None, None, id="oldest pytest"),
+    nox.param("7.4.4", "4.9.1", "3.8.0", id="pytest 7, xdist"),
+    nox.param("8.3.5", "5.0.0", None, id="pytest 8"),
+    nox.param("8.4.2", "6.0.0", "3.8.0", id="pytest 8, xdist"),
+    nox.param("9.0.0", "6.0.0", None, id="oldest declared"),
+    nox.param("9.0.0", "6.0.0", "3.8.0", id="oldest declared, xdist"),
+    nox.param("9.2.0", "7.0.2", None, id="newest"),
+    nox.param("9.2.0", "7.0.2", "3.8.0", id="newest, xdist"),
+]
+
+
+@nox.session
+@nox.parametrize(("pytest", "syrupy", "xdist"), PLUGIN_CELLS)
+def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | None) -> None:
+    """Run a project that does not use the plugin, and the example that does, with the installed wheel.
+
+    tests/nemotron/testing/neighbor is green without the plugin, and must be green with it. It needs no torch, so each
+    environment is small.
+    """
+    outside = Path(session.create_tmp()).resolve()
+    for leftover in (outside, ROOT / "build"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(outside / "wheel"), ".")
+    (wheel,) = (outside / "wheel").glob("nemotron_recipes-*.whl")
+    constraints = outside / "constraints.txt"  # the pinned versions, without those of this cell
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    constraints.write_text("".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))))
+    chosen = {"pytest": pytest, "syrupy": syrupy, "pytest-xdist": xdist}
+    packages = [f"{name}=={version}" for name, version in chosen.items() if version]
+    session.install(*packages, "pydantic", "tyro", "numpy", "matplotlib", "-c", str(constraints))
+    session.install("--no-deps", "--force-reinstall", str(wheel))
+
+    shutil.copytree(NEIGHBORS, outside / "neighbor")
+    session.chdir(outside / "neighbor")
+    in_parallel: list[list[str]] = [[], ["-n", "2"]] if xdist else [[]]
+    for processes in in_parallel:
+        for arguments in ([], ["-k", "plain"], ["check_plain.py"], ["--snapshot-update"] if syrupy else ["-v"]):
+            session.run("pytest", *processes, *arguments)
+    for changed in (".golden_report/mine/first/report.txt", "golden/answers.json"):
+        if (outside / "neighbor" / changed).read_bytes() != (NEIGHBORS / changed).read_bytes():
+            session.error(f"the plugin changed {changed} of a project that does not use it")
+
+    shutil.copytree(ROOT / "examples" / "letters", outside / "letters")
+    session.chdir(outside / "letters")
+    ini = Path("pytest.ini")  # older versions than it asks for are tried too
+    ini.write_text(ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"))
+    for processes in in_parallel:  # also where goldens are not supported, a test without one passes
+        session.run("pytest", *processes, "-k", "guessing")
+    supported = syrupy is not None and syrupy.split(".")[0] in ("6", "7")
+    session.run("pytest", success_codes=[0 if supported else 1])
+    if xdist:
+        session.run("pytest", "-n", "2", success_codes=[1])  # goldens are compared in one process
 
 
 @nox.session

@@ -1,8 +1,20 @@
 """The tooling that recipes share: validated artifacts, scales, pipes and lineage. It does not import torch."""
 
-from nemotron.artifact import Artifact
+__version__ = "0.1.0"
+
+from nemotron.artifact import Artifact, whole_stage
 from nemotron.lineage import LineageTracker, set_lineage_tracker
 from nemotron.pipe import print_complete
 from nemotron.scale import SCALES, Scale, apply_scale
 
-__all__ = ["SCALES", "Artifact", "LineageTracker", "Scale", "apply_scale", "print_complete", "set_lineage_tracker"]
+__all__ = [
+    "SCALES",
+    "Artifact",
+    "LineageTracker",
+    "Scale",
+    "__version__",
+    "apply_scale",
+    "print_complete",
+    "set_lineage_tracker",
+    "whole_stage",
+]

@@ -15,24 +15,29 @@ Left out: remote stores. Any tool that copies a directory copies an artifact; th
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePath
-from typing import Any, Protocol, Self, get_args
+from types import ModuleType
+from typing import Any, Protocol, Self, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from nemotron.directory import (
     METADATA,
+    RUNNING,
     FileRecord,
     Metadata,
     Reference,
     check_files,
+    check_not_written,
     check_replaceable,
     file_record,
+    final_place,
     list_files,
     locked,
+    mark_as_own,
     read_metadata,
     remove_content,
     repair_swap,
@@ -139,27 +144,25 @@ class Artifact(BaseModel):
                 f"{artifact.path}: digest={artifact.digest[:12]!r}, but the previous step printed {digest[:12]!r}; "
                 f"it was replaced since, so run the previous step again"
             )
+        process.loaded_digests[artifact.path] = artifact.digest
         if name is None:
             log_loaded(artifact)
         return artifact
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError if its directory no longer holds this artifact, because another run replaced it."""
+        try:
+            found = read_metadata(self.path, self.type_name()).digest
+        except ValueError as error:
+            raise ValueError(f"the {self.type_name()} that is being read is gone: {error}") from None
+        _check_digest(self.path, self.type_name(), self.digest, found)
 
     @classmethod
     def _read(cls, path: Path) -> Self:
         metadata = read_metadata(path, cls.type_name())
         path = path.resolve()
         check_files(path, metadata)
-        for field, reference in metadata.inputs.items():
-            place = path / reference.path
-            if place.exists():  # load() of that artifact checks its files
-                try:
-                    found = read_metadata(place, reference.type).digest
-                except ValueError as error:
-                    raise ValueError(f"{path}: {field}: {error}") from None
-                if found != reference.digest:
-                    raise ValueError(
-                        f"{path}: {field} had digest {reference.digest[:12]}, but {place.resolve()} now has "
-                        f"{found[:12]}; restore the old {reference.type}, or run the step again"
-                    )
+        _check_inputs(path, metadata)
         return cls._from_metadata(path, metadata)
 
     @classmethod
@@ -187,11 +190,14 @@ class Artifact(BaseModel):
     def save(self, config: Any = None, ladder: Ladder | None = None) -> Self:
         """Write metadata.json, which makes the directory an artifact.
 
+        An input that this process loaded is recorded as it was loaded; if it has changed since, nothing is saved.
+
         Args:
             config: the step's resolved Config, for the producer record.
             ladder: the numbers that the step recorded; `save` writes them into the directory first.
         Raises:
-            ValueError: if a field would not load with the same value, or `path` holds an artifact of another type.
+            ValueError: if a field would not load with the same value, `path` holds an artifact of another type, or an
+                input was replaced after it was loaded.
             OSError: if the disk is full; the directory is then not an artifact.
         """
         path = self.path.resolve()
@@ -223,6 +229,7 @@ class Artifact(BaseModel):
                 raise ValueError(f"{path}: {field}={value!r} would load as {reloaded!r}; use plain JSON values")
         write_metadata(path, metadata)
         self._metadata = metadata
+        process.loaded_digests[path] = metadata.digest
         if path not in process.working_directories:
             log_saved(self)
         return self
@@ -255,6 +262,8 @@ class Artifact(BaseModel):
                 target = read_metadata(place)
             except ValueError as error:
                 raise ValueError(f"{path}: {field} is neither inside this artifact nor another one: {error}") from None
+            _check_digest(place, target.type, process.loaded_digests.get(place, target.digest), target.digest)
+            _check_inputs(place, target)  # what was read through it
             relative = Path(os.path.relpath(place, path)).as_posix()
             metadata.inputs[field] = Reference(type=target.type, digest=target.digest, path=relative)
 
@@ -263,6 +272,34 @@ class Artifact(BaseModel):
         """Names of the fields of type Path or Path | None, except `path`."""
         fields = cls.model_fields.items()
         return {name for name, field in fields if Path in (field.annotation, *get_args(field.annotation))} - {"path"}
+
+
+def _check_digest(path: Path, artifact_type: str, loaded: str, found: str) -> None:
+    """Raise ValueError if the artifact that was loaded from a directory is no longer the one that is found there."""
+    if found != loaded:
+        raise ValueError(
+            f"{path}: the {artifact_type} had digest {loaded[:12]} when it was loaded, and now has {found[:12]}, "
+            f"because another run replaced it; run this step again, or restore the old {artifact_type}"
+        )
+
+
+def _check_inputs(path: Path, metadata: Metadata) -> None:
+    """Raise ValueError if an input of the artifact at `path` is there and is no longer what the artifact was made from.
+
+    Reads no file but metadata.json: load() of the input checks its files.
+    """
+    for field, reference in metadata.inputs.items():
+        place = path / reference.path
+        if place.exists():
+            try:
+                found = read_metadata(place, reference.type).digest
+            except ValueError as error:
+                raise ValueError(f"{path}: {field}: {error}") from None
+            if found != reference.digest:
+                raise ValueError(
+                    f"{path}: {field} had digest {reference.digest[:12]}, but {place.resolve()} now has "
+                    f"{found[:12]}; restore the old {reference.type}, or run the step again"
+                )
 
 
 def _contains_path(value: Any) -> bool:
@@ -281,26 +318,29 @@ def working_directory(
     """Open a directory to write an artifact in; leaving the block moves it to `output_dir` atomically.
 
     The working directory is `<output_dir>.incomplete`. An artifact of the same type in output_dir is replaced only at
-    the end; any other content of output_dir is an error before the block starts.
+    the end; any other content of either directory is an error before the block starts.
 
     Args:
         keep_on_failure: keep the files of an unfinished run, for the next run to resume from.
     Raises:
-        ValueError: if output_dir has other content, another process writes it, or the block did not save an artifact.
+        ValueError: if output_dir or the working directory has other content, another process writes it or runs its
+            whole stage, or the block did not save an artifact.
         OSError: if output_dir cannot be written.
     """
-    given = Path(os.path.abspath(output_dir))
-    final = given.parent.resolve() / given.name
+    final = final_place(output_dir)
     work = working_name(final)
+    check_not_written(final)
     check_replaceable(final, artifact_class.type_name())
     repair_swap(final)
     work.mkdir(parents=True, exist_ok=True)
     with locked(work):
-        (work / METADATA).unlink(missing_ok=True)
-        if not keep_on_failure:
-            remove_content(work)
         process.working_directories[work] = final
         try:
+            mark_as_own(work)
+            (work / METADATA).unlink(missing_ok=True)
+            if not keep_on_failure:
+                remove_content(work)
+                mark_as_own(work)
             yield work
             if not (work / METADATA).exists():
                 raise ValueError(
@@ -310,9 +350,48 @@ def working_directory(
             check_files(work, metadata, hashes=False)
         except BaseException:
             if not keep_on_failure:
+                remove_content(work, ignore_errors=True)
                 shutil.rmtree(work, ignore_errors=True)
             raise
         finally:
             del process.working_directories[work]
         swap(final, artifact_class.type_name())
+        process.loaded_digests[final] = metadata.digest
     log_saved(artifact_class._from_metadata(final, metadata))
+
+
+@contextmanager
+def whole_stage(config: Any, steps: Sequence[ModuleType]) -> Iterator[None]:
+    """Run all steps of a stage, alone in its directory; what a later step would refuse is refused before the first.
+
+    Inside, no other process can run the stage or one of its steps in this directory. A recipe that has opened the stage
+    already may open it again in the same process.
+
+    Args:
+        config: of the stage: output_dir, and the Config of each step as a field.
+        steps: the modules, each with Config and main.
+    Raises:
+        ValueError: if another process writes there, or the place of a step holds something else than its artifact.
+    """
+    stage = Path(os.path.abspath(config.output_dir)).resolve()
+    if stage in process.stages:
+        yield
+        return
+    for step in steps:
+        (step_config,) = (value for value in vars(config).values() if isinstance(value, step.Config))
+        final = final_place(step_config.output_dir)
+        check_not_written(final)
+        check_replaceable(final, get_type_hints(step.main).get("return", Artifact).type_name())
+    running = stage / RUNNING
+    made = [folder for folder in (stage, *stage.parents) if not folder.exists()]
+    running.mkdir(parents=True, exist_ok=True)
+    with locked(running, written=stage):
+        process.stages.add(stage)
+        try:
+            yield
+        finally:
+            process.stages.remove(stage)
+            running.rmdir()
+            for folder in made:  # a stage that was refused leaves nothing
+                if not any(folder.iterdir()):
+                    folder.rmdir()

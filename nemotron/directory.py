@@ -2,10 +2,12 @@
 
 In: directories. Out: checked `Metadata`, or one sentence that names the artifact, what was found and what to do.
 
-A step writes in `<name>.incomplete`. The swap renames the old `<name>` to `<name>.incomplete.replaced`, then the new
-directory to `<name>`, then removes the old one. The next reader or writer completes a swap that was interrupted. A
-writer locks the directory that it writes in; a swap locks the parent. Locks end with their process. On a file system
-without locks (NFS), two processes can write the same directory.
+A step writes in `<name>.incomplete` and marks it as its own with metadata.json.partial; a directory with that name and
+other content is refused. The swap renames the old `<name>` to `<name>.incomplete.replaced`, then the new directory to
+`<name>`, then removes the old one. The next reader or writer completes a swap that was interrupted. A writer locks the
+directory that it writes in; a swap locks the parent; a whole stage locks `.running` in its directory. Locks end with
+their process. A file system without locks, or without flushing of directories, gives a warning: there, two processes
+can write the same directory, and a power failure can lose a finished one.
 """
 
 import errno
@@ -15,6 +17,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +25,15 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from nemotron.process import process
 from nemotron.strict import one_sentence, parse_json_object
 
 SCHEMA_VERSION = 1
 METADATA = "metadata.json"
-PARTIAL_METADATA = "metadata.json.partial"  # its name until it is complete
+PARTIAL_METADATA = "metadata.json.partial"  # its name until it is complete; from the start in a working directory
+RUNNING = ".running"  # in the directory of a stage: locked while the whole stage runs
+UNSUPPORTED = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What fsync and flock answer on a file system that cannot do them."""
 MAX_METADATA_BYTES = 16 << 20  # our choice: enough for 100,000 files
 
 
@@ -126,7 +133,7 @@ def write_metadata(directory: Path, metadata: Metadata) -> None:
     with open(directory / PARTIAL_METADATA, "wb") as stream:
         stream.write(content)
         stream.flush()
-        os.fsync(stream.fileno())
+        flush_to_disk(stream.fileno(), directory / PARTIAL_METADATA)
     os.rename(directory / PARTIAL_METADATA, directory / METADATA)
     sync_directory(directory)
 
@@ -158,7 +165,7 @@ def file_record(file: Path, sync: bool = False) -> FileRecord:
     """Size and sha256 of a file; with `sync`, first flush it to disk."""
     with open(file, "rb") as stream:
         if sync:
-            os.fsync(stream.fileno())
+            flush_to_disk(stream.fileno(), file)
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return FileRecord(size=stream.tell(), sha256=sha256)
 
@@ -193,19 +200,47 @@ def sync_directory(directory: Path) -> None:
     """Flush the names in a directory to disk, so that they survive a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_to_disk(descriptor, directory)
     finally:
         os.close(descriptor)
 
 
+def flush_to_disk(descriptor: int, place: Path) -> None:
+    """fsync; where the file system cannot do it, a warning.
+
+    Raises:
+        OSError: if it can, and failed: the disk is full or broken.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        kind = "directories" if place.is_dir() else "files"
+        warn_once(
+            f"the file system of {place} cannot flush {kind} to disk ({error.strerror}); after a power failure, check "
+            f"what was written last",
+            key=f"flush {kind}",
+        )
+
+
+def warn_once(sentence: str, key: str) -> None:
+    """Print a warning on stderr, the first time that this process has one with this key."""
+    if key not in process.warnings:
+        process.warnings.add(key)
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 @contextmanager
-def locked(directory: Path, wait: bool = False) -> Iterator[None]:
+def locked(directory: Path, wait: bool = False, written: Path | None = None) -> Iterator[None]:
     """Hold the lock of a directory.
 
+    Args:
+        written: what the holder of the lock writes, for the error; the directory itself if left out.
     Raises:
         ValueError: if another process holds it and `wait` is False.
     """
-    busy = f"another process is writing {directory}; wait for it, or choose another output_dir"
+    busy = f"another process is writing {written or directory}; wait for it, or choose another output_dir"
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         try:
@@ -213,13 +248,35 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(busy) from None
         except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # NFS does not lock directories
+            if error.errno not in UNSUPPORTED:  # NFS does not lock directories
                 raise
+            warn_once(
+                f"the file system of {directory} cannot lock directories ({error.strerror}); let no other process "
+                f"write to {written or directory} meanwhile",
+                key="lock",
+            )
         if not (directory.exists() and os.path.samestat(os.fstat(descriptor), os.stat(directory))):
             raise ValueError(busy)  # the other process finished and renamed it just before we got the lock
         yield
     finally:
         os.close(descriptor)
+
+
+def check_not_written(final: Path) -> None:
+    """Raise ValueError if another process is writing the artifact of `final`, or runs the stage that it belongs to."""
+    if working_name(final).is_dir():
+        with locked(working_name(final)):
+            pass
+    running = final.parent / RUNNING
+    if running.is_dir() and final.parent not in process.stages:
+        with locked(running, written=final.parent):
+            pass
+
+
+def final_place(output_dir: str | Path) -> Path:
+    """The directory that an artifact will have; a link in its place is not followed."""
+    given = Path(os.path.abspath(output_dir))
+    return given.parent.resolve() / given.name
 
 
 def working_name(final: Path) -> Path:
@@ -249,7 +306,7 @@ def swap(final: Path, artifact_type: str) -> None:
 def repair_swap(final: Path) -> None:
     """Complete a swap that was interrupted between its two renames, or before the old artifact was removed."""
     work, replaced = working_name(final), replaced_name(final)
-    if not (replaced / METADATA).exists():
+    if not is_artifact(replaced):
         return
     with locked(final.parent, wait=True):
         if not final.exists():
@@ -260,13 +317,18 @@ def repair_swap(final: Path) -> None:
             replaced.rmdir()
 
 
-def remove_content(directory: Path) -> None:
-    """Empty a directory, metadata.json last: until then it is recognizable as an artifact."""
-    for entry in sorted(directory.iterdir(), key=lambda entry: (entry.name == METADATA, entry.name)):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+def remove_content(directory: Path, ignore_errors: bool = False) -> None:
+    """Empty a directory, metadata.json and what marks it as a step's own last: until then it is recognizable."""
+    last = (METADATA, PARTIAL_METADATA)
+    for entry in sorted(directory.iterdir(), key=lambda entry: (entry.name in last, entry.name)):
+        try:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        except OSError:
+            if not ignore_errors:
+                raise
 
 
 def check_replaceable(final: Path, artifact_type: str) -> None:
@@ -286,6 +348,13 @@ def check_replaceable(final: Path, artifact_type: str) -> None:
     for parent in final.parents:
         if is_artifact(parent):
             raise ValueError(f"output_dir={final} is inside the artifact {parent}; choose one outside of it")
+    work, replaced = working_name(final), replaced_name(final)
+    for place, owned in ((work, is_own(work, artifact_type)), (replaced, is_artifact(replaced))):
+        if place.exists() and not owned and (kept := sorted(path.name for path in place.iterdir())):
+            raise ValueError(
+                f"{place} holds {kept[0]}, which no unfinished run of this step wrote; move it elsewhere or choose "
+                f"another output_dir"
+            )
     if final.exists() and any(final.iterdir()):
         try:
             owned = read_metadata(final, artifact_type).files
@@ -300,10 +369,24 @@ def check_replaceable(final: Path, artifact_type: str) -> None:
             )
 
 
-def is_artifact(directory: Path) -> bool:
-    """Whether a directory has readable metadata."""
+def is_artifact(directory: Path, artifact_type: str | None = None) -> bool:
+    """Whether a directory has readable metadata, of an artifact of this type."""
+    if not directory.is_dir():
+        return False
     try:
-        read_metadata(directory)
+        read_metadata(directory, artifact_type)
     except (ValueError, OSError):
         return False
     return True
+
+
+def is_own(work: Path, artifact_type: str) -> bool:
+    """Whether a working directory is one that a step opened, or finished before it could be moved."""
+    return (work / PARTIAL_METADATA).is_file() or is_artifact(work, artifact_type)
+
+
+def mark_as_own(work: Path) -> None:
+    """Write what tells a step's working directory from somebody's directory with that name; save() replaces it."""
+    with open(work / PARTIAL_METADATA, "ab"):
+        pass
+    sync_directory(work)

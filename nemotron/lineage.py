@@ -20,11 +20,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import nemotron
 from nemotron.directory import read_metadata
 from nemotron.process import process
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
+
+DISTRIBUTION = "nemotron-recipes"
+"""The name to install; the distribution `nemotron` on PyPI is another project."""
 
 
 @runtime_checkable
@@ -169,8 +173,8 @@ def step_name(module: str, file: str | None) -> str:
 
 @cache
 def code_version(file: str | None) -> str:
-    """The installed version; for a step in a git clone also the commit, and -dirty with uncommitted changes."""
-    version = installed_version("nemotron")
+    """The version of the package; for a step in a git clone also the commit, and -dirty with uncommitted changes."""
+    version = nemotron.__version__
     if file is None:
         return version
     folder, name = os.path.split(os.path.abspath(file))
@@ -191,7 +195,7 @@ def code_version(file: str | None) -> str:
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that the package declares."""
     try:
-        requirements = importlib.metadata.requires("nemotron") or []
+        requirements = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:  # run from source, not installed
         requirements = []
     names = [re.split(r"[^\w.-]", requirement)[0] for requirement in requirements if "extra ==" not in requirement]

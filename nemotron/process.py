@@ -23,6 +23,12 @@ class ProcessState:
     """Inside `step_process`: the file descriptor of the program's real stdout; None outside."""
     stdin: tuple[IO[str], bytes] | None = None
     """The last stream that was read as stdin, and its content: a step may load several artifacts from one line."""
+    loaded_digests: dict[Path, str] = field(default_factory=dict)
+    """Directory of an artifact -> the digest that this process last loaded from it, or wrote to it."""
+    stages: set[Path] = field(default_factory=set)
+    """Directories of the stages that this process is running as a whole."""
+    warnings: set[str] = field(default_factory=set)
+    """What was already said about file systems: once is enough."""
     working_directories: dict[Path, Path] = field(default_factory=dict)
     """Working directory that is open -> the directory that its artifact will have."""
 

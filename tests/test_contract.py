@@ -531,6 +531,8 @@ def test_the_paperwork_computes_nothing(module):
     """The loop calls the run, and the run calls nothing back: no loss, gradient, schedule or batch is made in it."""
     tree = tree_of(f"nemotron.recipes.training.{module}")
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert not names & {"backward", "zero_grad", "param_groups", "cross_entropy", "clip_grad_norm_", "autocast"}
+    learning = {"backward", "zero_grad", "param_groups", "cross_entropy", "clip_grad_norm_", "autocast"}
+    reads = {"param_groups"} if module == "state" else set()  # whose moments a state holds
+    assert not names & (learning - reads)
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert not calls & {"self.optimizer.step", "self.model", "batches", "collate", "loss_sum", "learning_rate_at"}

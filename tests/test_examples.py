@@ -55,5 +55,5 @@ def test_a_whole_stage_of_an_example_is_one_command(example):
 
 def test_readme_of_an_example_shows_its_commands(example):
     readme = (example / "README.md").read_text()
-    assert 'pip install "nemotron[test]"' in readme
+    assert 'pip install "nemotron-recipes[test]"' in readme
     assert "python -m nemotron.testing.bless stage0 --reason" in readme

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+
+import nemotron
+from nemotron.lineage import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"nemotron": "nemotron", "recipes": "nemotron/recipes", "golden": "nemotron/golden"}
@@ -34,7 +38,7 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "..", str(copy), cwd=copy)
-    (path,) = directory.glob("nemotron-*.whl")
+    (path,) = directory.glob("nemotron_recipes-*.whl")
     return path
 
 
@@ -60,17 +64,37 @@ def test_the_wheel_holds_every_module_and_golden_and_nothing_else(wheel):
 def test_the_wheel_puts_nothing_beside_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     version = wheel.name.split("-")[1]
-    assert {name.split("/")[0] for name in names} == {"nemotron", f"nemotron-{version}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"nemotron", f"nemotron_recipes-{version}.dist-info"}
 
 
 def test_the_metadata_has_the_license_and_pins_the_packages_that_are_raw_text(wheel):
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     headers = HeaderParser().parsestr(archive.read(metadata).decode())
+    assert headers["Name"] == DISTRIBUTION == "nemotron-recipes"
+    assert headers["Version"] == nemotron.__version__
     assert headers["License-Expression"] == "Apache-2.0"
     assert metadata.replace("METADATA", "licenses/LICENSE") in archive.namelist()
     pinned = {line for line in headers.get_all("Requires-Dist", []) if "==" in line and "extra" not in line}
     assert {line.split("==")[0] for line in pinned} == {"sympy", "networkx", "mpmath", "jinja2"}
+
+
+def test_nothing_tells_anybody_to_install_the_package_of_another_project():
+    """`nemotron` on PyPI is not ours: install, uses of its metadata, requirements and wheels name nemotron-recipes."""
+    name = r"""['"\s]nemotron(?:\[[^]]*\])?(?:[=<>~!]=[^'"\s]*)?(?=['"\s`)]|$)"""
+    wrong = re.compile(
+        rf"""\binstall\b[^\n]*?{name}|(?:version|requires|metadata|distribution|files)\(\s*['"]nemotron['"]"""
+        rf"""|\bnemotron\[\w|\bnemotron-(?:\d|\*)|pypi\.org/project/nemotron(?![\w-])"""
+    )
+    hidden = {path for path in ROOT.iterdir() if path.name.startswith(".") and path.name not in (".ci", ".github")}
+    ignored = hidden | {ROOT / "outputs", ROOT / "build", Path(__file__)}
+    kinds = (".py", ".md", ".toml", ".txt", ".yml", ".ini", "")
+    found = []
+    for path in ROOT.rglob("*"):
+        if path.suffix in kinds and not ignored & {path, *path.parents} and path.is_file():
+            lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+            found += [f"{path.relative_to(ROOT)}:{number}: {line}" for number, line in lines if wrong.search(line)]
+    assert not found, "\n".join(found)
 
 
 def test_the_constraints_pin_every_version_exactly_and_agree_with_the_project():

@@ -1,4 +1,4 @@
-"""One line per stage; the plugin comes with `pip install 'nemotron[test]'`."""
+"""One line per stage; the plugin comes with `pip install 'nemotron-recipes[test]'`."""
 
 from nemotron.testing.plugin import stage_fixture
 

@@ -192,7 +192,10 @@ def main() -> int:
             lines, unexplained = changes_table(Path.cwd(), arguments.table)
             print("\n".join(lines))
             for name in unexplained:
-                print(f"{name} changed without a new line in CHANGES.md; change it with nox -s bless", file=sys.stderr)
+                print(
+                    f"{name} changed without a new line in CHANGES.md; change it with python -m nemotron.testing.bless",
+                    file=sys.stderr,
+                )
             return 1 if unexplained else 0
         if not arguments.stage:
             raise BlessError("no stage given; name it as for pytest -k, such as stage0")

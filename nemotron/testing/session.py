@@ -64,7 +64,7 @@ def run_pytest(
     """
     with tempfile.TemporaryDirectory() as directory:
         reports, results = Path(directory) / "reports", Path(directory) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "--report-dir", str(reports), f"--junitxml={results}"]
+        command = [sys.executable, "-m", "pytest", "-q", "--golden-report-dir", str(reports), f"--junitxml={results}"]
         done = subprocess.run(
             [*command, "--rootdir", str(root), *arguments],
             cwd=cwd or root,

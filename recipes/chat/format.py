@@ -2,7 +2,8 @@
 
 In: messages and tools (messages.py). Out: the text and the token ids that the model reads, which of the ids count in
 the loss, and the parts of the model's reply. The thinking of an assistant is part of its content: for example
-"<think>\\nreasoning\\n</think>\\n\\nanswer", or "<think></think>answer" without thinking.
+"<think>\\nreasoning\\n</think>\\n\\nanswer", or "<think></think>answer" without thinking. "reasoning_content", as newer
+datasets have it, is put at the start of the content.
 
     python -c "from nemotron.recipes.nano2.chat import CHAT; print(CHAT.render([{'role': 'user', 'content': 'Hello'}]))"
 
@@ -96,6 +97,7 @@ class ChatFormat:
             ValueError: as `render`.
         """
         check_messages(messages, tools)
+        messages = [self.with_thought(message, f"messages[{index}]") for index, message in enumerate(messages)]
         return self.to_pieces(self, messages, tools, add_generation_prompt)
 
     def render(
@@ -104,7 +106,8 @@ class ChatFormat:
         """The text of a conversation, the same characters as from `template`.
 
         Raises:
-            ValueError: if the messages or tools are malformed, see `check_messages`.
+            ValueError: if the messages or tools are malformed (see `check_messages`), or a message has its thought
+                both as "reasoning_content" and in its content.
         """
         return "".join(piece.text for piece in self.pieces(messages, tools, add_generation_prompt))
 
@@ -175,22 +178,42 @@ class ChatFormat:
         flagged[places[-1]]["content"] += f" {flag}"
         return flagged
 
+    def with_thought(self, message: Message, name: str) -> Message:
+        """The message with its "reasoning_content" at the start of its content.
+
+        Args:
+            message: has passed `check_messages`.
+        Raises:
+            ValueError: if the content has a thinking tag too; `name` is the subject of the sentence.
+        """
+        thought, content = (message.get("reasoning_content") or "").strip(), message.get("content") or ""
+        if not thought:
+            return message
+        if self.open_think in content or self.close_think in content:
+            raise ValueError(f"{name} has reasoning_content and a thinking tag in its content; keep one of them")
+        content = f"{self.reply_prefixes[True]}{thought}\n{self.close_think}\n\n{content.strip()}"
+        return {**{key: message[key] for key in message if key != "reasoning_content"}, "content": content}
+
     # Conversations to train on ----------------------------------------------------------------------------------------
 
     def training_conversations(self, messages: Sequence[Message]) -> list[list[Message]]:
         """One conversation for each assistant turn that can be trained on; it ends with that turn.
 
-        Each contains the flags up to its turn. A turn without reasoning where thinking is off gets the prefix of such
-        replies. An earlier turn that does not begin as its prompt ends, for example one without reasoning where
-        thinking is on, is only context for later turns. The last turn is always included. Pass each conversation to
-        `check_conversation`, which raises if its last turn cannot be trained on.
+        A turn with "weight": 0 is only context for later turns. Each conversation contains the flags up to its turn.
+        A turn without reasoning where thinking is off gets the prefix of such replies. An earlier turn that does not
+        begin as its prompt ends, for example one without reasoning where thinking is on, is only context for later
+        turns. The last turn without "weight": 0 is always included. Pass each conversation to `check_conversation`,
+        which raises if its last turn cannot be trained on.
 
         Raises:
             ValueError: if the messages are malformed, see `check_messages`.
         """
         check_messages(messages, ())
+        messages = [self.with_thought(message, f"messages[{index}]") for index, message in enumerate(messages)]
         conversations: list[list[Message]] = []
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [
+            i for i, message in enumerate(messages) if message["role"] == "assistant" and message.get("weight") != 0
+        ]
         for index in turns:
             content = (messages[index].get("content") or "").strip()
             thinking = self.thinking_requested(messages[:index])

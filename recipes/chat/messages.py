@@ -1,7 +1,8 @@
 """Messages and tools, as every chat format takes them, and the checks that do not depend on the format.
 
 In: messages as transformers takes them, {"role": "system" | "user" | "assistant" | "tool", "content": text}, an
-assistant's also with "tool_calls": [{"type": "function", "function": {"name", "arguments"}}]; tools as JSON schemas.
+assistant's also with "tool_calls": [{"type": "function", "function": {"name", "arguments"}}] and its thought as
+"reasoning_content"; tools as JSON schemas.
 Out: nothing, or a ValueError that names the message and says what to change.
 
 Left out: images, and system messages that are not the first message.
@@ -40,6 +41,11 @@ def check_messages(messages: Sequence[Message], tools: Sequence[Tool]) -> None:
             raise ValueError(f"{name} has {kind}; give a string")
         if role == "assistant" and not calls and not (content or "").strip():
             raise ValueError(f"{name} has neither content nor tool calls; give one of them")
+        thought = message.get("reasoning_content")
+        if thought is not None and not isinstance(thought, str):
+            raise ValueError(f"{name} has reasoning_content of type {type(thought).__name__}; give a string")
+        if thought and thought.strip() and role != "assistant":
+            raise ValueError(f"{name} has reasoning_content in a {role} message; only an assistant thinks")
         if not isinstance(calls, list | tuple):
             raise ValueError(f"{name} has tool_calls of type {type(calls).__name__}; give a list")
         for call in calls:

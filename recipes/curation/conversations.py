@@ -11,6 +11,7 @@ Left out: judging an answer by a language model.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Set
 from typing import Any
@@ -22,6 +23,7 @@ from nemotron.recipes.sources.conversations import Conversation
 
 REPEATED_WORDS = 8
 MAX_REPETITIONS = 3
+MESSAGE_NUMBER = re.compile(r"messages\[([0-9]+)\]")
 MIN_ANSWER_WORDS = 20  # our choice: a shorter answer does not show its language
 
 
@@ -40,6 +42,8 @@ def asked(messages: Iterable[dict[str, Any]]) -> str:
 def structure_rule(check: Callable[[Conversation], None]) -> Rule[Conversation]:
     """Drops conversations that the chat format cannot express, and those that do not end with a reply.
 
+    The fault numbers messages as the row does, without those that the reader added.
+
     Args:
         check: raises a ValueError that says what is wrong with a conversation.
     """
@@ -48,10 +52,14 @@ def structure_rule(check: Callable[[Conversation], None]) -> Rule[Conversation]:
         try:
             check(conversation)
         except ValueError as error:
-            return str(error)
+            number = MESSAGE_NUMBER.match(str(error))
+            if number is None:
+                return str(error)
+            index = max(0, int(number[1]) - conversation.num_added_messages)
+            return f"messages[{index}]{str(error)[number.end() :]}"
         return None if conversation.messages[-1]["role"] == "assistant" else "it does not end with a reply"
 
-    return Rule("structure", "the chat template can express it (proxy: Nemotron 3 Nano)", fault)
+    return Rule("structure", "the chat template can express it (proxy: Nemotron 3 Nano)", fault, prints_reasons=True)
 
 
 def repetition_fault(conversation: Conversation) -> str | None:
@@ -98,7 +106,7 @@ def answer_language_rule() -> Rule[Conversation]:
 
 
 def duplicate_rule(conversations: Iterable[Conversation]) -> Rule[Conversation]:
-    """Drops conversations that ask and answer the same as an earlier one, with the same tools."""
+    """Drops conversations that ask and answer the same as an earlier one, in every turn and with the same tools."""
     first_with: dict[str, str] = {}
     for conversation in conversations:
         first_with.setdefault(asked_and_answered(conversation), conversation.id)
@@ -112,8 +120,11 @@ def duplicate_rule(conversations: Iterable[Conversation]) -> Rule[Conversation]:
 
 def asked_and_answered(conversation: Conversation) -> str:
     """Equal for two conversations if one of them is enough."""
-    *_, reply = conversation.messages
-    return json.dumps([asked(conversation.messages), reply, conversation.tools], sort_keys=True)
+    turns = [
+        message if message["role"] == "assistant" else {"role": message["role"], "asked": asked([message])}
+        for message in conversation.messages
+    ]
+    return json.dumps([turns, conversation.tools], sort_keys=True)
 
 
 def contamination_rule(evaluation_questions: Set[str]) -> Rule[Conversation]:

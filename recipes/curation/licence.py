@@ -4,14 +4,17 @@ Source: arXiv 2508.14444, section 2.2, filters code by a BigCode-like license de
 not know that list (the paper's appendix A); the one below is our choice: permissive licenses without conditions on
 works made with a text.
 
-A text whose source states no license ("unknown", such as a row of a web crawl) is kept, because the published pipeline
-has no license filter on web text; the attribution list counts it.
+Licenses are SPDX expressions, whose identifiers and operators have no case. A license that is not one is dropped, with
+its words in the report. A text whose source states no license ("unknown", such as a row of a web crawl) is kept,
+because the published pipeline has no license filter on web text; the attribution list counts it.
 Left out: finding the license of a text, which each source does.
 """
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
+from license_expression import ExpressionError, LicenseSymbol, LicenseWithExceptionSymbol, get_spdx_licensing
 from pydantic import BaseModel
 
 from nemotron.recipes.curation.rules import Rule
@@ -24,13 +27,33 @@ ALLOWED_LICENCES = (
 )  # fmt: skip
 
 
+SPDX = get_spdx_licensing()
+ALLOWED_KEYS = {licence.casefold() for licence in ALLOWED_LICENCES}
+KNOWN_EXCEPTIONS = {symbol.key for symbol in SPDX.known_symbols.values() if symbol.is_exception}
+
+
 def is_allowed(licence: str) -> bool:
-    """Whether a license is on the list: an SPDX identifier, "A AND B" if both are, "A OR B" if either is."""
-    if " OR " in licence:
-        return any(map(is_allowed, licence.strip("()").split(" OR ")))
-    if " AND " in licence:
-        return all(map(is_allowed, licence.strip("()").split(" AND ")))
-    return licence in (*ALLOWED_LICENCES, UNKNOWN_LICENCE)
+    """Whether a license is on the list: an SPDX identifier, "A AND B" if both are, "A OR B" if either is.
+
+    An exception of the SPDX list ("A WITH B") and "or later" ("A+") only add permissions, so A decides.
+    """
+    if licence == UNKNOWN_LICENCE:
+        return True
+    try:
+        return allows(SPDX.parse(licence))
+    except (ExpressionError, RecursionError):
+        return False
+
+
+def allows(node: Any) -> bool:
+    """Whether an expression that license-expression has parsed, or a part of it, permits the text's use."""
+    if isinstance(node, SPDX.AND):
+        return all(map(allows, node.args))
+    if isinstance(node, SPDX.OR):
+        return any(map(allows, node.args))
+    if isinstance(node, LicenseWithExceptionSymbol):
+        return node.exception_symbol.key in KNOWN_EXCEPTIONS and allows(node.license_symbol)
+    return isinstance(node, LicenseSymbol) and node.key.removesuffix("+").casefold() in ALLOWED_KEYS
 
 
 def licence_rule() -> Rule[Document]:

@@ -9,7 +9,9 @@ import unicodedata
 
 from nemotron.recipes.sources.dataframes import daft
 
-CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\u200b]")
+LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85]")
+"""What `str.splitlines` counts as a line end among the control characters, such as the vertical tab in a title."""
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0e-\x1b\x7f\ufeff\u200b]")
 TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
 BLANK_LINES = re.compile(r"\n{4,}")
 
@@ -17,10 +19,13 @@ BLANK_LINES = re.compile(r"\n{4,}")
 def normalise_text(text: str) -> str:
     """Apply NFC, make \\n the only line end, and remove control characters, trailing spaces and outer blank lines.
 
+    White space among the control characters parts words, so it becomes a line end, and the unit separator a space.
+
     At most two blank lines in a row remain. Indentation and spaces inside a line stay, because they have meaning in
     source code. Applying the function twice changes nothing.
     """
-    text = CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = LINE_ENDS.sub("\n", text).replace("\x1f", " ")
+    text = CONTROL_CHARACTERS.sub("", text)
     # After the control characters, because one of them may separate a letter from its accent.
     text = unicodedata.normalize("NFC", text)
     text = TRAILING_SPACE.sub("", text)

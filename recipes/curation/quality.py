@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from nemotron.recipes.curation.categories import CODE_RULES, PROSE_RULES
-from nemotron.recipes.curation.rules import Rule
+from nemotron.recipes.curation.rules import OTHER_SOURCES, Rule
 from nemotron.recipes.sources import Document
 
 WORD = re.compile(r"\S+")
@@ -38,6 +38,8 @@ class Heuristic:
     """Where the bounds come from."""
     minimum: float = -math.inf
     maximum: float = math.inf
+    remedy: str = OTHER_SOURCES
+    """What the user can do if no document passes."""
 
     def fault(self, document: Document) -> str | None:
         """The measured value, if it is out of bounds."""
@@ -114,6 +116,8 @@ HEURISTICS = (
         "our choice; Gopher has 50 to 100,000 for web pages",
         minimum=5,
         maximum=100_000,
+        remedy="cut a longer text into several .txt files, for example with split -l 500 --additional-suffix=.txt, and "
+        "name their directory",
     ),
     Heuristic("mean word length", mean_word_length, PROSE_RULES, "Gopher", minimum=3, maximum=10),
     Heuristic("words with a letter", share_of_words_with_a_letter, PROSE_RULES, "Gopher", minimum=0.8),
@@ -136,4 +140,7 @@ HEURISTICS = (
 
 def quality_rules() -> list[Rule[Document]]:
     """One rule for each heuristic."""
-    return [Rule(f"quality: {heuristic.name}", heuristic.threshold, fault=heuristic.fault) for heuristic in HEURISTICS]
+    return [
+        Rule(f"quality: {heuristic.name}", heuristic.threshold, fault=heuristic.fault, remedy=heuristic.remedy)
+        for heuristic in HEURISTICS
+    ]

@@ -9,6 +9,8 @@ item is dropped without a report.
 Left out: rules that change a text instead of dropping it.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,11 +19,13 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 from rich.console import Console
 
-from nemotron.recipes.sources import Document
+from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
 
 MAX_EXAMPLES = 5
 MAX_VALUE_CHARACTERS = 200
+OTHER_SOURCES = "use other or more sources"
+NUMBER = re.compile("[0-9]+")
 COLUMN_TYPES = {"bucket": pa.int64(), "exported": pa.bool_(), "has_example": pa.bool_()}  # the others are strings
 
 progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -47,8 +51,10 @@ class Rule(Generic[Item]):
     """What an item must satisfy, and where the rule comes from."""
     fault: Callable[[Item], str | None]
     """What is wrong with an item, in a few words; None if the item stays."""
-    remedy: str = "use other or more sources"
+    remedy: str = OTHER_SOURCES
     """What the user can do if the rule drops every item."""
+    prints_reasons: bool = False
+    """Whether the faults of the dropped items are printed, because each of them is a mistake in the user's data."""
 
 
 class DroppedItem(BaseModel):
@@ -130,6 +136,33 @@ def first_fault(item: Item, rules: Sequence[Rule[Item]]) -> tuple[int, str] | No
     return None
 
 
+def print_reasons(what: str, items: Iterable[tuple[str, str]]) -> None:
+    """Print on stderr how many items each of the most frequent reasons has, with the first of them.
+
+    Args:
+        what: the start of each line, such as "unreadable".
+        items: (id, reason) of each; reasons that differ in numbers only count as one.
+    """
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for id, reason in items:
+        kind = NUMBER.sub("0", reason)
+        counts[kind] += 1
+        first.setdefault(kind, f"{id}: {reason[:MAX_VALUE_CHARACTERS]}")
+    frequent = counts.most_common(MAX_EXAMPLES)
+    for kind, count in frequent:
+        progress.print(f"{what}: {count:,}, the first is {first[kind]}")
+    if others := len(counts) - len(frequent):
+        num_left = counts.total() - sum(count for _, count in frequent)
+        progress.print(f"{what}: {num_left:,} for {others:,} other reasons")
+
+
+def report_unreadable(unreadable: Sequence[Unreadable]) -> list[DroppedItem]:
+    """Print on stderr why rows are unreadable, and return the first of them."""
+    print_reasons("unreadable", ((item.id, item.reason) for item in unreadable))
+    return [DroppedItem(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]]
+
+
 def add_reports(
     rules: Sequence[Rule[Item]],
     num_items: int,
@@ -154,6 +187,8 @@ def add_reports(
     for rule, dropped_here in zip(rules, dropped, strict=True):
         num_kept = num_seen - len(dropped_here)
         progress.print(f"{rule.name:<28} {num_seen:>9,} -> {num_kept:>9,} ({len(dropped_here):,} dropped)")
+        if rule.prints_reasons:
+            print_reasons(rule.name, dropped_here)
         examples = [
             DroppedItem(id=id, value=fault[:MAX_VALUE_CHARACTERS]) for id, fault in sorted(dropped_here)[:MAX_EXAMPLES]
         ]

@@ -31,11 +31,14 @@ def without_thought(format: ChatFormat, conversation: Conversation) -> Conversat
 def with_cut_thought(
     format: ChatFormat, conversation: Conversation, tokenizer: Tokenizer, num_tokens: int
 ) -> EncodedChat | None:
-    """The conversation with only the first tokens of its last trace and the whole answer; None if it is not longer.
+    """The conversation with only the first tokens of its last trace and the whole answer; None if it is not longer, or
+    the last reply is kept out of the loss.
 
     Only the answer counts in the loss (our choice): the budget ends the thought, so the model need not learn to.
     """
     *history, reply = conversation.messages
+    if reply.get("weight") == 0:
+        return None
     thought, answer = split_reply(reply["content"])
     ids = tokenizer.encode(thought, add_special_tokens=False).ids
     if not conversation.reasoning or len(ids) <= num_tokens:

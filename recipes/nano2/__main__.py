@@ -8,14 +8,14 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete
+from nemotron import Artifact, print_complete, whole_stage
 from nemotron.config import ScaledConfig, nested, output_below, parse_command_line, switch
 from nemotron.pipe import print_page, step_process
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import plan
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
-from nemotron.recipes.nemotron_h.device import check_devices
+from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import report_reproduction
 
 
@@ -34,10 +34,12 @@ class Config(ScaledConfig):
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
     """Run the stages in order, each on the checkpoint of the one before; return their artifacts by stage and name."""
     config = replace(config)  # checks it again, with what was assigned to its nested Configs since
-    for stage in (config.pretrain, config.sft):  # refuse now what a later stage would refuse after hours
-        check_devices(MODELS[config.scale], stage.train, stage.eval)
-    base = stage0_pretrain.main(config.pretrain)
-    tuned = stage1_sft.main(replace(config.sft, base_checkpoint_path=base["checkpoint"].path))
+    # Refuse now what a later stage would refuse after hours.
+    pretrain = plan.check(config.pretrain, "--pretrain.train.resume")
+    sft = check_stage(MODELS[config.scale], config.sft, "--sft.train.resume")
+    with whole_stage(pretrain, stage0_pretrain.STEPS), whole_stage(sft, stage1_sft.STEPS):
+        base = stage0_pretrain.main(pretrain)
+        tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
     return {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned}
 
 

@@ -27,7 +27,8 @@ Differs from the published template:
 - Nothing separates a call from the text before it; there a blank line does.
 - The sentences around the tool list are NVIDIA's wording and are not repeated here.
 
-Our choice, where our sources say nothing: tool results are written as they are, not as JSON.
+Our choice, where our sources say nothing: tool results are written as they are, not as JSON; a message's
+"reasoning_content" is put at the start of its content.
 """
 
 from collections.abc import Sequence
@@ -67,6 +68,16 @@ CHAT_TEMPLATE = r"""
     {%- endif -%}
     {%- if message['role'] == 'assistant' and not calls and not content.strip() -%}
         {{- raise_exception(name ~ ' has neither content nor tool calls; give one of them') -}}
+    {%- endif -%}
+    {%- set thought = message.get('reasoning_content') -%}
+    {%- if thought is not string and thought is not none -%}
+        {{- raise_exception(name ~ ' has reasoning_content that is no text; give a string') -}}
+    {%- endif -%}
+    {%- if thought and thought.strip() and message['role'] != 'assistant' -%}
+        {{- raise_exception(name ~ ' has reasoning_content; only an assistant thinks') -}}
+    {%- endif -%}
+    {%- if thought and thought.strip() and ('<think>' in (content or '') or '</think>' in (content or '')) -%}
+        {{- raise_exception(name ~ ' has reasoning_content and a thinking tag in its content; keep one of them') -}}
     {%- endif -%}
     {%- if calls and calls is not sequence -%}
         {{- raise_exception(name ~ ' has tool_calls that are no list; give a list') -}}
@@ -114,6 +125,10 @@ CHAT_TEMPLATE = r"""
         {{- ']</TOOL_RESPONSE>\n' if is_last else '' -}}
     {%- elif message['role'] == 'assistant' -%}
         {%- set content = message['content'] or '' -%}
+        {%- set thought = (message.get('reasoning_content') or '').strip() -%}
+        {%- if thought -%}
+            {%- set content = '<think>\n' ~ thought ~ '\n</think>\n\n' ~ content.strip() -%}
+        {%- endif -%}
         {%- if not loop.last -%}
             {%- set content = content.split('</think>')[-1] -%}
         {%- endif -%}

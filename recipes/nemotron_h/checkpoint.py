@@ -6,7 +6,7 @@ what transformers writes.
 
     config.json              the model's shape; model_type is nemotron_h
     model.safetensors        every weight under its published name, in the model's dtype
-    tokenizer.json, tokenizer_config.json
+    tokenizer.json, tokenizer_config.json, and chat_template.jinja if the tokenizer has one
     generation_config.json   the tokens that begin, end and pad a text
 
 Run: python -c "from nemotron.recipes.nemotron_h.checkpoint import *; print(load_checkpoint(Path('<directory>')))"
@@ -15,6 +15,8 @@ Only safetensors and JSON, no pickle: loading a checkpoint runs no code from it.
 """
 
 import json
+import math
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -27,13 +29,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, ModelConfig, NemotronH
-from nemotron.strict import parse_json_object
+from nemotron.strict import parse_json_object, short
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+MORE_TOKENIZER_FILES = ("chat_template.jinja", "special_tokens_map.json")  # transformers writes them beside the others
 # Published: <unk> 0, which also pads; <s> 1; </s> 2, which also ends a document.
 SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 # Names of the layers in transformers: since version 5, and before it.
 LAYER_TYPES = {MAMBA: ("linear_attention", "mamba"), MLP: ("mlp", "mlp"), ATTENTION: ("full_attention", "attention")}
+# Names that published and third-party configurations use for fields of ours.
+OTHER_NAMES = {
+    "attention_head_dim": "head_dim",
+    "mamba_num_groups": "n_groups",
+    "mamba_n_groups": "n_groups",
+    "mamba_state_dim": "ssm_state_size",
+    "mamba_d_conv": "conv_kernel",
+    "mamba_chunk_size": "chunk_size",
+    "mamba_dt_limit": "time_step_limit",
+    "mamba_conv_bias": "use_conv_bias",
+    "layer_types": "layers_block_type",
+}
 # Fields of config.json that this architecture fixes: `load_config` refuses any other value.
 FIXED_CHOICES = {
     "attention_bias": False,
@@ -41,18 +56,22 @@ FIXED_CHOICES = {
     "mamba_proj_bias": False,
     "mlp_bias": False,
     "mlp_hidden_act": "relu2",
+    "residual_in_fp32": False,
     "sliding_window": None,
     "tie_word_embeddings": False,
     "use_bias": False,
     "use_conv_bias": True,
 }
+# The same for fields that are not written: no other value means what their absence does.
+INFINITY = {"__float__": "Infinity"}  # as transformers writes it
+FIXED_IF_PRESENT = {"quantization_config": (None,), "time_step_limit": (None, [0.0, INFINITY], [0.0, math.inf])}
 
 
 def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, stop_ids: Sequence[int] = ()) -> None:
     """Write the model and a copy of its tokenizer into `directory`, which is created if needed.
 
     Args:
-        tokenizer_path: directory with tokenizer.json and tokenizer_config.json.
+        tokenizer_path: directory with tokenizer.json and tokenizer_config.json, and maybe chat_template.jinja.
         stop_ids: tokens at which generation in transformers stops. Empty: the end-of-document token.
     Raises:
         OSError: if a file cannot be read or written, for example because the disk is full.
@@ -60,6 +79,9 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, sto
     directory.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_path / name, directory / name)
+    for name in MORE_TOKENIZER_FILES:
+        if (tokenizer_path / name).is_file():
+            shutil.copyfile(tokenizer_path / name, directory / name)
     shape = {field.name: getattr(model.config, field.name) for field in fields(ModelConfig)}
     pattern = model.config.hybrid_override_pattern
     config = {
@@ -72,7 +94,6 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, sto
         "initializer_range": model.config.initial_std,
         "layers_block_type": [LAYER_TYPES[letter][0] for letter in pattern],
         "num_hidden_layers": len(pattern),
-        "residual_in_fp32": False,
         # transformers clamps step sizes at this value. The published rule has no limit, so 0.
         "time_step_min": 0.0,
     }
@@ -111,7 +132,7 @@ def load_checkpoint(
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write tensors as safetensors.
+    """Write tensors as safetensors, with the permissions of any new file: safetensors would write 0600.
 
     With one metadata key only: the order of several would vary, and with it the bytes of the file.
 
@@ -121,9 +142,19 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(contiguous, path, metadata={"format": "pt"})
+        os.chmod(path, _permissions_of_a_new_file(path.parent))
     except SafetensorError as error:  # safetensors wraps operating system errors
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else 0, f"cannot write the tensors: {error}", str(path)) from error
+
+
+def _permissions_of_a_new_file(directory: Path) -> int:
+    """As the umask of the process and the directory's defaults have it; the umask cannot be read without setting it."""
+    file = directory / f".permissions-{os.getpid()}"
+    with open(file, "wb") as stream:
+        mode = os.fstat(stream.fileno()).st_mode & 0o777
+    file.unlink()
+    return mode
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
@@ -153,25 +184,35 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def load_config(directory: Path) -> ModelConfig:
-    """Read the shape of the model in `directory`.
+    """Read the shape of the model in `directory`; a field may have one of its other names.
 
     Raises:
-        ValueError: if config.json is missing, damaged or describes another architecture.
+        ValueError: if config.json is missing, damaged, contradicts itself or describes another architecture.
     """
     path = directory / "config.json"
     config = _read_json(path)
     if config.get("model_type") != "nemotron_h":
         raise ValueError(f"{path}: model_type is {config.get('model_type')!r}; only 'nemotron_h' can be loaded")
+    for other, name in OTHER_NAMES.items():
+        if other in config:
+            _agree(path, config, other, name, config[other])
     for name, choice in FIXED_CHOICES.items():
         if config.get(name, choice) != choice:
-            raise ValueError(f"{path}: {name} is {config[name]!r}; this model supports only {choice!r}")
+            raise ValueError(f"{path}: {name} is {short(config[name])}; this model supports only {choice!r}")
+    for name, choices in FIXED_IF_PRESENT.items():
+        if config.get(name) not in choices:
+            raise ValueError(f"{path}: {name} is {short(config[name])}; this model supports only {choices[-1]!r}")
     if "layers_block_type" in config:
         letters = {layer_type: letter for letter, names in LAYER_TYPES.items() for layer_type in names}
         layer_types = config["layers_block_type"]
-        unknown = [layer_type for layer_type in layer_types if layer_type not in letters]
+        if not isinstance(layer_types, list):
+            raise ValueError(f"{path}: layers_block_type is {short(layer_types)}, not a list; write or fetch it again")
+        unknown = [one for one in layer_types if not isinstance(one, str) or one not in letters]
         if unknown:
-            raise ValueError(f"{path}: layers_block_type has {unknown[0]!r}; allowed are {', '.join(sorted(letters))}")
-        config["hybrid_override_pattern"] = "".join(letters[layer_type] for layer_type in layer_types)
+            allowed = ", ".join(sorted(letters))
+            raise ValueError(f"{path}: layers_block_type has {short(unknown[0])}; allowed are {allowed}")
+        pattern = "".join(letters[layer_type] for layer_type in layer_types)
+        _agree(path, config, "layers_block_type", "hybrid_override_pattern", pattern)
     values = {}
     for field in fields(ModelConfig):
         if field.name in config:
@@ -182,6 +223,16 @@ def load_config(directory: Path) -> ModelConfig:
         return ModelConfig(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _agree(path: Path, config: dict[str, Any], other: str, name: str, value: Any) -> None:
+    """Give the field `name` the value that `other` says; ValueError if the config has it already, with another one."""
+    if name in config and config[name] != value:
+        raise ValueError(
+            f"{path}: {other} says {short(value)} and {name} {short(config[name])}, which are two names for one thing; "
+            f"delete the wrong one"
+        )
+    config[name] = value
 
 
 def _read_weights(directory: Path) -> dict[str, torch.Tensor]:

@@ -3,27 +3,30 @@
 In: sources, each "location" or "category=location", as `reading.py` finds them. Out: conversations, and a named reason
 for each row that does not become one. A row has the columns of nvidia/Nemotron-Post-Training-Dataset-v1 or -v2:
 
-    messages    list of {role, content}, in v1 with tool_calls [{id, type, function {name, arguments: JSON}}]
+    messages    list of {role, content}, in v1 with tool_calls [{id, type, function {name, arguments: JSON}}], in newer
+                sets with reasoning_content, the thought before the content; "weight": 0 keeps a reply out of the loss
     reasoning   "on" or "off"; if missing, a conversation with a thinking trace is "on" (our choice)
-    uuid or id, category, license   used if present
+    uuid or id, category, license   used if present; a license may be a list, of which all bind
     metadata    v1: JSON, whose "tools" are the conversation's tools. A column "tools" is read as well.
 
     python -c "from nemotron.recipes.sources.conversations import *; print(read_conversations(['math=chats.jsonl']))"
 
 The reasoning of a row becomes a control flag at the end of the system text, /think or /no_think. A reply without
 thinking gets the empty trace "<think></think>", and a thought begins on the line after its tag. A flag in a later user
-message overrides the system text, as everywhere. Arguments of calls are returned as objects. The recipe checks whether
-it can train on a conversation. Left out: the columns generator and version, and the ids of calls.
+message overrides the system text, as everywhere. Arguments of calls are returned as objects. A message with another key
+that has a value makes its row unreadable, except for those in `IGNORED_KEYS`. The recipe checks whether it can train on
+a conversation. Left out: the columns generator and version, names, and the ids of messages and calls.
 """
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemotron.recipes.sources.dataframes import daft
-from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Unreadable
+import pyarrow as pa
+
+from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
     Row,
@@ -32,6 +35,7 @@ from nemotron.recipes.sources.reading import (
     json_rows,
     parquet_rows,
     read_items,
+    row_licence,
     stated_id,
     stated_text,
     unique_ids,
@@ -42,8 +46,13 @@ ID_COLUMNS = ("uuid", "id")
 COLUMNS = (*ID_COLUMNS, *LICENCE_COLUMNS, "category", "reasoning", "metadata", "tools", "messages")
 DEFAULT_CATEGORY = "chat"  # our choice, if neither the row nor the user names one
 FLAGS = {"on": "/think", "off": "/no_think"}
+THINKING = "<think>\n{}\n</think>\n\n{}"
 NO_THINKING = "<think></think>"
 TRACE = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+READ_KEYS = {"role", "content", "reasoning_content", "tool_calls", "weight"}
+IGNORED_KEYS = {"id", "name", "tool_call_id", "timestamp", "model"}
+"""Keys of a message that say who wrote it and when, not what it says."""
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
@@ -60,13 +69,15 @@ class Conversation:
     reasoning: bool
     """Whether the assistant thinks; the messages say the same with a control flag."""
     messages: tuple[Message, ...]
-    """{"role", "content"}, and "tool_calls" if there are any."""
+    """{"role", "content"}, "tool_calls" if there are any, and "weight": 0 on a reply that is kept out of the loss."""
     tools: tuple[Tool, ...]
     """JSON schemas."""
     licence: str
     """As the row words it, or `UNKNOWN_LICENCE`."""
     origin: str
     """The source as the user gave it, for the attribution list."""
+    num_added_messages: int = 0
+    """Messages at the start that the row does not have: 1 for a system message that holds only the control flag."""
 
 
 def read_conversations(
@@ -110,13 +121,13 @@ def file_conversations(file: SourceFile, num_rows: int | None) -> Iterator[Conve
         yield row if isinstance(row, Unreadable) else row_conversation(row, file)
 
 
-def conversation_columns(file: SourceFile, schema: daft.Schema) -> list[str]:
+def conversation_columns(file: SourceFile, schema: pa.Schema) -> list[str]:
     """The columns of a .parquet file that conversations need.
 
     Raises:
         ValueError: if there is no column 'messages'.
     """
-    names = schema.column_names()
+    names = schema.names
     if "messages" not in names:
         found = ", ".join(sorted(names)) or "none"
         raise ValueError(f"{file.location} has no column 'messages', only {found}; name another source")
@@ -141,16 +152,17 @@ def row_conversation(row: Row, file: SourceFile) -> Conversation | Unreadable:
         reasoning == "on",
         with_control_flag(messages, reasoning),
         tools,
-        stated_text(row, LICENCE_COLUMNS) or UNKNOWN_LICENCE,
+        row_licence(row),
         file.source,
+        num_added_messages=0 if messages[0]["role"] == "system" else 1,
     )
 
 
 def parse_messages(values: Any) -> list[Message]:
-    """The messages, reduced to role, content and calls.
+    """The messages, reduced to role, content with the thought, calls, and a weight of 0.
 
     Raises:
-        ValueError: if a message is malformed; says which one and how.
+        ValueError: if a message is malformed or has a key that is not read; says which one and how.
     """
     if values is None:
         raise ValueError("it has no 'messages'")
@@ -174,11 +186,49 @@ def parse_messages(values: Any) -> list[Message]:
             raise ValueError(f"{name} holds half a surrogate pair, which is not a character")
         if not isinstance(calls, list):
             raise ValueError(f"{name} has tool_calls that are {type(calls).__name__}, not a list")
-        message: Message = {"role": role, "content": content}
+        if key := unread_key(value, READ_KEYS | IGNORED_KEYS):
+            raise ValueError(
+                f"{name} has the key {key!r}, which is not read; move what it says into content, or remove it"
+            )
+        message: Message = {"role": role, "content": with_thought(content, value.get("reasoning_content"), role, name)}
         if calls:
             message["tool_calls"] = [parse_call(call, name) for call in calls]
+        weight = value.get("weight")
+        if role == "assistant" and weight is not None:
+            if not isinstance(weight, int | float) or weight not in (0, 1):
+                raise ValueError(f"{name} has the weight {weight!r}, neither 0 nor 1")
+            if not weight:
+                message["weight"] = 0
         messages.append(message)
+    weights = [message.get("weight", 1) for message in messages if message["role"] == "assistant"]
+    if weights and not any(weights):
+        raise ValueError("every assistant message has the weight 0, so there is nothing to learn")
     return messages
+
+
+def with_thought(content: str, thought: Any, role: str, name: str) -> str:
+    """The content after its thought, which newer datasets keep in 'reasoning_content'.
+
+    Raises:
+        ValueError: if the thought is not text, is not an assistant's, or is not the only one.
+    """
+    if thought is None or (isinstance(thought, str) and not thought.strip()):
+        return content
+    if role != "assistant":
+        raise ValueError(f"{name} has reasoning_content in a {role} message; only an assistant thinks")
+    if not isinstance(thought, str):
+        raise ValueError(f"{name} has {type(thought).__name__} as reasoning_content")
+    if not is_unicode(thought):
+        raise ValueError(f"{name} holds half a surrogate pair, which is not a character")
+    if "<think>" in content or "</think>" in content:
+        raise ValueError(f"{name} has reasoning_content and a thinking tag in its content; keep one of them")
+    return THINKING.format(thought.strip(), content.strip())
+
+
+def unread_key(value: dict[str, Any], known: Set[str]) -> str | None:
+    """The first key that is not known and has a value."""
+    empty: tuple[Any, ...] = (None, "", [], {})
+    return next((ascii(key)[1:-1] for key in value if key not in known and value[key] not in empty), None)
 
 
 def parse_call(value: Any, name: str) -> dict[str, Any]:
@@ -190,13 +240,15 @@ def parse_call(value: Any, name: str) -> dict[str, Any]:
     function = value.get("function") if isinstance(value, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError(f"{name} has a tool call without a function's name")
+    if key := unread_key(value, {"id", "type", "index", "function"}) or unread_key(function, {"name", "arguments"}):
+        raise ValueError(f"{name} calls {function['name']!r} with the key {key!r}, which is not read; remove it")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = parse_json(arguments, f"{name} calls {function['name']!r} with arguments that are")
     if not isinstance(arguments, dict):
         raise ValueError(f"{name} calls {function['name']!r} with arguments that are not a JSON object")
     call = {"name": function["name"], "arguments": arguments}
-    if not is_unicode(json.dumps(call, ensure_ascii=False)):
+    if not is_unicode(to_json(call, f"{name} calls {function['name']!r} with arguments that")):
         raise ValueError(f"{name} holds half a surrogate pair, which is not a character")
     return {"type": "function", "function": call}
 
@@ -231,7 +283,7 @@ def parse_tools(tools: Any, metadata: Any) -> tuple[Tool, ...]:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise ValueError("'tools' is not a list of objects")
-    if not is_unicode(json.dumps(tools, ensure_ascii=False)):
+    if not is_unicode(to_json(tools, "'tools' is what")):
         raise ValueError("'tools' holds half a surrogate pair, which is not a character")
     return tuple(tools)
 
@@ -248,6 +300,20 @@ def parse_json(text: str, subject: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{subject} not JSON: {error}") from error
+
+
+def to_json(value: Any, subject: str) -> str:
+    """The JSON text of a value; a .parquet file can hold dates, bytes and decimals, which JSON cannot.
+
+    Args:
+        subject: the start of the error message, such as "'tools' is what".
+    Raises:
+        ValueError: if JSON cannot hold the value.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"{subject} JSON cannot hold: {error}") from error
 
 
 def with_control_flag(messages: Sequence[Message], reasoning: str) -> tuple[Message, ...]:

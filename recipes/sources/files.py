@@ -11,7 +11,8 @@ datasets differ in them.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from nemotron.recipes.sources.dataframes import daft
+import pyarrow as pa
+
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Document, Unreadable
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
@@ -22,8 +23,8 @@ from nemotron.recipes.sources.reading import (
     parquet_rows,
     read_bytes,
     read_items,
+    row_licence,
     stated_id,
-    stated_text,
     unique_ids,
 )
 
@@ -98,26 +99,34 @@ def row_document(row: Row, file: SourceFile, text_column: str) -> Document | Unr
         return Unreadable(name, f"{text_column!r} is empty")
     if not is_unicode(text):
         return Unreadable(name, f"{text_column!r} holds half a surrogate pair, which is not a character")
-    licence = stated_text(row, LICENCE_COLUMNS) or UNKNOWN_LICENCE
-    return Document(name, name, file.category, text, licence, file.source)
+    return Document(name, name, file.category, text, row_licence(row), file.source)
 
 
 # The text column ------------------------------------------------------------------------------------------------------
 
 
-def text_columns(file: SourceFile, schema: daft.Schema, text_column: str) -> list[str]:
+def text_columns(file: SourceFile, schema: pa.Schema, text_column: str) -> list[str]:
     """The columns of a .parquet file that documents need.
 
     Raises:
         ValueError: if the text column is missing or does not hold text.
     """
-    names = schema.column_names()
+    names = schema.names
     if text_column not in names:
         raise missing_column(file, names, text_column)
-    dtype = schema[text_column].dtype
-    if not dtype.is_string():
-        raise ValueError(f"{file.location}: column {text_column!r} is {dtype}, not text; use --text-column")
+    kind = schema.types[names.index(text_column)]
+    if not is_text(kind):
+        raise ValueError(f"{file.location}: column {text_column!r} is {kind}, not text; use --text-column")
     return [text_column, *(name for name in (ID_COLUMN, *LICENCE_COLUMNS) if name in names and name != text_column)]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text, in any of Arrow's layouts."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def rows_with_text(file: SourceFile, rows: Iterator[Row | Unreadable], text_column: str) -> Iterator[Row | Unreadable]:

@@ -1,14 +1,18 @@
-"""Which license a text states for itself: an SPDX identifier, or several joined by AND.
+"""Which license a text or a column states: an SPDX identifier, or several joined by AND.
 
 The rules look for the words that the licenses themselves prescribe (a notice, a clause, a link) or that grant one
 ("under the MIT license"), not for any occurrence of their letters: a ciphertext that ends in RGPL states nothing. A
 text that states several licenses gets all of them, because all of them bind anyone who copies it. The GNU licenses are
-named without a version, which would need a lawyer to determine.
+named without a version, which would need a lawyer to determine. A license that is stated and not understood is a
+statement too, so that no filter takes its text for one without a license.
 
     python -c "from nemotron.recipes.sources.licences import stated_licence as f; print(f('under the MIT license'))"
 """
 
+import json
 import re
+from collections.abc import Set
+from typing import Any
 
 # License -> words that state it. BSD is handled below, because its variants share their first sentence.
 STATEMENTS = {
@@ -19,7 +23,12 @@ STATEMENTS = {
     "MIT": re.compile(r"Permission is hereby granted, free of charge, to any person|under the MIT [Ll]icen[sc]e"),
     "MPL-2.0": re.compile(r"Mozilla Public Licen[sc]e"),
 }
-SPDX_TAG = re.compile(r"SPDX-License-Identifier: ?([A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*)")
+SPDX_OPERAND = r"\(*[A-Za-z0-9.+:-]+\)*"
+SPDX_TAG = re.compile(
+    rf"SPDX-License-Identifier: ?({SPDX_OPERAND}(?: (?:AND|OR|WITH) {SPDX_OPERAND})*)?", re.IGNORECASE
+)
+NOT_UNDERSTOOD = "not understood"
+"""What a text states whose SPDX tag has no expression."""
 CREATIVE_COMMONS = re.compile(r"creativecommons\.org/licenses/(by(?:-nc)?(?:-nd|-sa)?)/([0-9.]+[0-9])")
 BSD_GRANT = re.compile(r"Redistribution and use in source and binary forms|under the BSD-3-Clause Licen[sc]e")
 BSD_THIRD_CLAUSE = re.compile(r"Neither the names? |may be used to endorse|BSD-3-Clause")
@@ -27,6 +36,8 @@ BSD_NO_PATENT = re.compile(r"NO EXPRESS OR IMPLIED LICEN[SC]ES TO ANY PARTY'S PA
 
 # Every rule above needs one of these words; most texts contain none and need no further search.
 HINT = re.compile(r"licen[sc]e|GPL|Permission is hereby|Redistribution and|creativecommons", re.IGNORECASE)
+CHOICE = re.compile(r"\sOR\s", re.IGNORECASE)
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 LINE_START = re.compile(r"\s*\n[ \t]*#?[ \t]*")
 
 
@@ -38,12 +49,47 @@ def stated_licence(text: str) -> str | None:
     if not HINT.search(text):
         return None
     unwrapped = LINE_START.sub(" ", text)
-    found = {licence for licence, pattern in STATEMENTS.items() if pattern.search(unwrapped)}
-    found |= {match.group(1) for match in SPDX_TAG.finditer(unwrapped)}
+    found = {spdx_expression(match.group(1) or "") for match in SPDX_TAG.finditer(unwrapped)}
+    unwrapped = SPDX_TAG.sub(" ", unwrapped)  # or the GPL in "MIT OR GPL-2.0-only" would count twice
+    found |= {licence for licence, pattern in STATEMENTS.items() if pattern.search(unwrapped)}
     found |= {f"CC-{match.group(1).upper()}-{match.group(2)}" for match in CREATIVE_COMMONS.finditer(unwrapped)}
     if BSD_GRANT.search(unwrapped):
         if BSD_NO_PATENT.search(unwrapped):
             found.add("BSD-3-Clause-Clear")
         else:
             found.add("BSD-3-Clause" if BSD_THIRD_CLAUSE.search(unwrapped) else "BSD-2-Clause")
-    return " AND ".join(sorted(found)) or None
+    return joined(found)
+
+
+def spdx_expression(text: str) -> str:
+    """An expression after an SPDX tag, without the end of the sentence or of the brackets around the tag."""
+    text = text.rstrip(".:")
+    while text.endswith(")") and text.count(")") > text.count("("):
+        text = text[:-1]
+    return text or NOT_UNDERSTOOD
+
+
+def column_licence(value: Any) -> str | None:
+    """The license that the value of a column states: its words, those of a list joined by AND; None if it is empty."""
+    return joined(stated_in(value))
+
+
+def stated_in(value: Any) -> set[str]:
+    """Every license that the value of a column states, also in lists of lists."""
+    if isinstance(value, list):
+        return {licence for item in value for licence in stated_in(item)}
+    if value in (None, {}) or (isinstance(value, str) and not value.strip()):
+        return set()
+    if isinstance(value, str) and not LONE_SURROGATE.search(value):
+        return {value.strip()}
+    try:
+        return {json.dumps(value)}
+    except TypeError:
+        return {repr(value)}
+
+
+def joined(licences: Set[str]) -> str | None:
+    """All of the licenses in one expression, those that offer a choice in brackets; None if there are none."""
+    if len(licences) < 2:
+        return next(iter(licences), None)
+    return " AND ".join(sorted(f"({one})" if CHOICE.search(one) else one for one in licences))

@@ -3,7 +3,8 @@
 In: sources, each "location" or "category=location". Out: the rows of their .jsonl, .jsonl.gz and .parquet files, and a
 named reason for each row that cannot be read. `files.py` makes documents of the rows, `conversations.py` makes
 conversations. A location is a local path, a glob, or a URI that Daft can read (`hf://datasets/...`, `s3://...`,
-`file://...`); a directory means every file below it.
+`file://...`); a directory means every file below it. PyArrow reads .parquet files, and of them only the columns in use,
+because Daft refuses a file for the type of any of its columns.
 
 A row that cannot be read is counted and named. A file that cannot be read to its end is an error, because a truncated
 download would otherwise pass for a smaller corpus. Left out: other formats; files that do not fit into memory.
@@ -24,11 +25,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from nemotron.recipes.sources.dataframes import daft
-from nemotron.recipes.sources.documents import Unreadable
+from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Unreadable
+from nemotron.recipes.sources.licences import column_licence
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
-LICENCE_COLUMNS = ("license", "licence")
+LICENCE_COLUMNS = ("license", "licence", "licenses", "licences")
+
+BATCH_ROWS = 4_096  # our choice: rows of a .parquet file that are turned into Python objects at a time
 
 CATEGORY = re.compile(r"([a-z0-9][a-z0-9+_-]*)=(.+)", re.DOTALL)
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -252,7 +259,11 @@ def list_uri(location: str) -> list[tuple[str, str]]:
 
 
 def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
-    """One row for each line of a .jsonl or .jsonl.gz file that is not blank."""
+    """One row for each line of a .jsonl or .jsonl.gz file that is not blank.
+
+    Raises:
+        ValueError: if the last line has no line end and is not JSON, because the file was cut there.
+    """
     index = -1
     for line_number, line in enumerate(read_lines(file.location), start=1):
         if not line.strip():
@@ -261,11 +272,16 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
         name = f"{file.name}#{index}"
         try:
             columns = json.loads(line.decode("utf-8-sig" if line_number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            yield Unreadable(name, f"line {line_number} is not UTF-8: {error.reason} at byte {error.start}")
-            continue
         except (ValueError, RecursionError) as error:
-            yield Unreadable(name, f"line {line_number} is not JSON: {error}")
+            fault = f"JSON: {error}"
+            if isinstance(error, UnicodeDecodeError):
+                fault = f"UTF-8: {error.reason} at byte {error.start}"
+            if not line.endswith(b"\n"):
+                raise ValueError(
+                    f"{file.location} is truncated or damaged (line {line_number}, the last, is not {fault}); get it "
+                    f"again, or remove the line"
+                ) from error
+            yield Unreadable(name, f"line {line_number} is not {fault}")
             continue
         if isinstance(columns, dict):
             yield Row(name, columns, line_number)
@@ -274,35 +290,84 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
 
 
 def parquet_rows(
-    file: SourceFile, num_rows: int | None, choose_columns: Callable[[daft.Schema], Sequence[str]]
+    file: SourceFile, num_rows: int | None, choose_columns: Callable[[pa.Schema], Sequence[str]]
 ) -> Iterator[Row]:
     """The first `num_rows` rows of a .parquet file, or all of them; other columns than the chosen ones are not read.
 
+    A struct gets a null for every key that its row lacks, so keys with a null are left out, as in the JSON that the row
+    was made of. A null in a map, a list or a column stays.
+
     Args:
         choose_columns: the columns to read; raises ValueError if one that is needed is missing.
+    Raises:
+        ValueError: if two columns have a chosen name, or a chosen column cannot be read.
     """
-    location = file.location
-    if not SCHEME.match(location):
-        location = glob.escape(os.path.abspath(location))  # Daft reads every path as a glob
-    with errors_naming(file.location):
-        table = daft.read_parquet(location, io_config=REMOTE)
-        table = table.select(*choose_columns(table.schema()))
-        batches = (table if num_rows is None else table.limit(num_rows)).to_arrow_iter()
     index = 0
-    while True:
-        with errors_naming(file.location):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        for columns in batch.to_pylist():
-            yield Row(f"{file.name}#{index}", columns)
-            index += 1
+    with errors_naming(file.location), open_binary(file.location) as stream:
+        with arrow_errors_naming(file.location, ""):
+            parquet = pq.ParquetFile(stream, page_checksum_verification=True)
+            schema = parquet.schema_arrow
+        names = choose_columns(schema)
+        for name in names:
+            if schema.names.count(name) > 1:
+                raise ValueError(
+                    f"{file.location} has {schema.names.count(name)} columns named {name!r}; rename one of them"
+                )
+        types = {name: schema.field(name).type for name in names}
+        used = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+        size = BATCH_ROWS if num_rows is None else min(num_rows, BATCH_ROWS)
+        batches = parquet.iter_batches(size, columns=list(names))
+        while num_rows is None or index < num_rows:
+            with arrow_errors_naming(file.location, used):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                columns = [batch.column(name).to_pylist(maps_as_pydicts="strict") for name in names]
+            for values in zip(*columns, strict=True):
+                pairs = zip(types.items(), values, strict=True)
+                yield Row(f"{file.name}#{index}", {name: without_padding(value, kind) for (name, kind), value in pairs})
+                index += 1
+
+
+def without_padding(value: Any, kind: pa.DataType) -> Any:
+    """A value of this type without the keys that Parquet filled in with null, at every depth."""
+    if value is None:
+        return None
+    if pa.types.is_struct(kind):
+        fields = (kind.field(index) for index in range(kind.num_fields))
+        return {one.name: without_padding(value[one.name], one.type) for one in fields if value[one.name] is not None}
+    if pa.types.is_map(kind):
+        return {key: without_padding(item, kind.item_type) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_padding(item, kind.value_type) for item in value]
+    return value
+
+
+@contextmanager
+def arrow_errors_naming(location: str, used_columns: str) -> Iterator[None]:
+    """Turns an error about the content of a .parquet file into one sentence that names the file and what was read."""
+    try:
+        yield
+    except daft.exceptions.DaftCoreException:
+        raise  # of the network, not of the content
+    except (pa.ArrowException, ValueError, KeyError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file system, not of the content
+        if isinstance(error, pa.ArrowInvalid | OSError):
+            raise ValueError(f"{location} is truncated or damaged ({short_reason(error)}); get it again") from error
+        columns = f"columns {used_columns}: " if used_columns else ""
+        raise ValueError(f"{location} cannot be read ({columns}{short_reason(error)}); name another source") from error
 
 
 def stated_text(row: Row, columns: Sequence[str]) -> str | None:
     """The first of the columns that holds text."""
     values = map(row.columns.get, columns)
     return next((value for value in values if isinstance(value, str) and value.strip() and is_unicode(value)), None)
+
+
+def row_licence(row: Row) -> str:
+    """The licenses that the row states, in its words, or `UNKNOWN_LICENCE` if it states none."""
+    return column_licence([row.columns.get(column) for column in LICENCE_COLUMNS]) or UNKNOWN_LICENCE
 
 
 def stated_id(row: Row, columns: Sequence[str]) -> str:
@@ -356,15 +421,26 @@ class UriReader(io.RawIOBase):
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
-        self.num_left = stream.size()
+        self.size = stream.size()
+        self.position = 0
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        self.position = start + offset
+        self.stream.seek(self.position)
+        return self.position
+
     def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(min(len(buffer), self.num_left)) if self.num_left else b""
+        num_bytes = min(len(buffer), self.size - self.position)
+        content = self.stream.read(num_bytes) if num_bytes > 0 else b""
         buffer[: len(content)] = content
-        self.num_left -= len(content)
+        self.position += len(content)
         return len(content)
 
 

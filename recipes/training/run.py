@@ -19,8 +19,9 @@ unchanged, and seeds its draws with `run.step`.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,19 +32,25 @@ from nemotron import Artifact, Scale
 from nemotron.artifact import working_directory
 from nemotron.ladder import Ladder
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
-from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.nemotron_h.device import check_devices
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.curve import plot_curve
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.progress import TrainingProgress
 from nemotron.recipes.training.state import (
     Record,
+    check_before_work,
     check_no_unfinished_run,
     identity_of,
     is_finished,
+    keep_last_states,
     read_training_state,
+    remove_leftovers,
     write_training_state,
 )
+
+StageConfig = TypeVar("StageConfig", bound=Any)
 
 
 class Checkpoint(Artifact):
@@ -95,6 +102,7 @@ class Run:
         else:
             check_no_unfinished_run(work)
             self.record = Record(weights={"initial": weight_fingerprint(model)})
+        remove_leftovers(work)
         self.progress = TrainingProgress("training", total_steps, self.step)
 
     @property
@@ -141,8 +149,13 @@ class Run:
         self.record.validation += [{"step": self.step, "category": name, "loss": losses[name]} for name in losses]
 
     def keep_state(self) -> None:
-        """Write the state to resume from, if one is due."""
+        """Write the state to resume from, if one is due.
+
+        Raises:
+            ValueError: if another run replaced the dataset meanwhile, so that batches of both may have been read.
+        """
         if self.is_due(self.config.checkpoint_every_steps):
+            self.dataset.check_unchanged()
             write_training_state(self.work, self.identity, self.model, self.optimizer, self.record)
 
     def save(
@@ -156,11 +169,13 @@ class Run:
             stop_ids: tokens that end a generation, beside the tokenizer's end of text.
             fields: those that a subclass of Checkpoint adds.
         Raises:
-            ValueError: if the run is not at its last step.
+            ValueError: if the run is not at its last step, or another run replaced the dataset meanwhile.
         """
         if self.step != self.total_steps:
             raise ValueError(f"{self.work} is at step {self.step} of {self.total_steps}; save it after the last step")
-        # The last state stays in the Checkpoint, for whoever wants to train on; earlier ones were deleted.
+        self.dataset.check_unchanged()
+        # The last state stays in the Checkpoint, for whoever wants to train on.
+        keep_last_states(self.work, 1)
         record, work = self.record, self.work
         record.weights["final"] = weight_fingerprint(self.model)
         save_checkpoint(self.model, tokenizer_path, work / "model", stop_ids)
@@ -213,6 +228,22 @@ def training_run(
 def is_done(config: Any, dataset: Artifact) -> bool:
     """Whether `--resume` finds the run finished, so that there is nothing to train."""
     return config.resume and is_finished(config.output_dir, identity_of(config, dataset))
+
+
+def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.resume") -> StageConfig:
+    """Refuse before any work what training or evaluation would refuse after hours of curation; return the config.
+
+    Args:
+        config: of a stage, with the Configs of its training and evaluation as `train` and `eval`.
+        flag: sets `train.resume` in the command that was typed.
+    Raises:
+        ValueError: if a value does not fit, a device is missing, or the place of training holds an unfinished run that
+            it would not continue.
+    """
+    config = replace(config)  # checks it again, with what was assigned to its nested Configs since
+    check_devices(shape, config.train, config.eval)
+    check_before_work(config.train, flag)
+    return config
 
 
 def training_ladder(config: Any, inputs: Mapping[str, Any], num_parameters: int, record: Record) -> Ladder:

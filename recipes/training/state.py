@@ -1,26 +1,50 @@
 """What an unfinished run leaves behind, so that --resume goes on from it to the same bits.
 
-In: model, optimizer and record of a run. Out: <work>/training_state/step-<number>/, the last one only; and back.
-safetensors and JSON. The position in the data is the number of steps, and a loop draws random numbers only from
-generators seeded with the step, so no random state is needed.
+In: model, optimizer and record of a run. Out: <work>/training_state/step-<number>/, the last two; and back.
+
+    model.safetensors, optimizer.safetensors    weights; moments
+    state.json          dataset, config and record
+    checksums.json      size and sha256 of the others
+
+A state is flushed to disk before it gets its name, and checked before it is read. A damaged one is named and deleted,
+and the one before it is taken. The position in the data is the number of steps, and a loop draws random numbers only
+from generators seeded with the step, so no random state is needed.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --resume
 """
 
 import json
+import re
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from pydantic import TypeAdapter
 
 from nemotron import Artifact
 from nemotron.config import recorded_values
-from nemotron.directory import working_name
+from nemotron.directory import (
+    PARTIAL_METADATA,
+    FileRecord,
+    check_not_written,
+    file_record,
+    final_place,
+    repair_swap,
+    sync_directory,
+    working_name,
+)
 from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.strict import one_sentence, parse_json_object
+
+KEPT_STATES = 2
+"""Of an unfinished run: if the disk damages the last one, the run goes on from the one before."""
+CHECKSUMS = "checksums.json"
+STATE_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 class Identity(TypedDict):
@@ -51,47 +75,130 @@ class Record:
 
 def identity_of(config: Any, dataset: Artifact) -> Identity:
     """The identity of a run with this config on this dataset."""
-    return {"dataset": dataset.digest, "config": json.loads(json.dumps(recorded_values(config)))}
+    return {"dataset": dataset.digest, "config": compared_values(config)}
+
+
+@dataclass
+class State:
+    """The content of state.json: the identity of the run, and its record so far."""
+
+    dataset: str
+    config: dict[str, Any]
+    record: Record
 
 
 def complete_states(work: Path) -> list[Path]:
     """Directories of the training states that were written completely, the last one last."""
-    return sorted(path for path in work.glob("training_state/step-*") if path.suffix != ".partial")
+    found = [path for path in work.glob("training_state/step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=steps_of)
 
 
-def check_no_unfinished_run(work: Path) -> None:
-    """Raise ValueError if an earlier run left a state behind that --resume could go on from."""
+def steps_of(state: Path) -> int:
+    """Optimizer steps that were done when a state was written."""
+    return int(state.name.removeprefix("step-"))
+
+
+def check_no_unfinished_run(work: Path, flag: str = "--resume") -> None:
+    """Raise ValueError if an earlier run left a state behind that could be gone on from with `flag`."""
     states = complete_states(work)
     if states:
         raise ValueError(
-            f"{work} holds an unfinished run at {states[-1].name}; add --resume (--train.resume for a stage) to go on, "
-            f"or delete that directory to start over"
+            f"{work} holds an unfinished run at {states[-1].name}; add {flag} to go on, or delete that directory to "
+            f"start over"
         )
 
 
-def read_state_json(path: Path) -> dict[str, Any]:
-    """The record of a state.
+def check_before_work(config: Any, flag: str) -> None:
+    """Refuse before any work what `training_run` would refuse after it: an unfinished run, or one with another config.
+
+    Args:
+        config: of the training step: output_dir and resume.
+        flag: sets `resume` in the command that was typed.
+    Raises:
+        ValueError: if another process is training there, there is an unfinished run and `resume` is not set, or the run
+            to resume had another config.
+    """
+    output_dir = final_place(config.output_dir)
+    check_not_written(output_dir)
+    work = working_name(output_dir)
+    if not config.resume:
+        check_no_unfinished_run(work, flag)
+        return
+    for directory, otherwise in ((work, f"delete {work}"), (output_dir, f"drop {flag}")):
+        states = complete_states(directory)
+        for state in reversed(states):
+            try:
+                found = read_state_json(state)
+            except ValueError as error:
+                print(f"warning: {error}", file=sys.stderr)
+            else:
+                check_config(found, compared_values(config), directory, otherwise)
+                break
+        if states:
+            return
+
+
+def read_state_json(state: Path) -> State:
+    """Dataset, config and record of a state, whose other files are not looked at.
 
     Raises:
-        ValueError: if the file is damaged.
+        ValueError: if it is damaged; the message begins with its path.
     """
+    check_file(state, "state.json", read_checksums(state))
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete {path.parent} to go on without it") from error
+        content = json.loads((state / "state.json").read_bytes())
+        return TypeAdapter(State).validate_python(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{state} is damaged (state.json: {one_sentence(error)})") from None
 
 
-def check_identity(state: dict[str, Any], identity: Identity, directory: Path, otherwise: str) -> None:
+def read_checksums(state: Path) -> dict[str, FileRecord]:
+    """The content of checksums.json.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    path = state / CHECKSUMS
+    try:
+        records = TypeAdapter(dict[str, FileRecord]).validate_python(
+            parse_json_object(path.read_bytes(), path.name, advice="")
+        )
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{state} is damaged ({one_sentence(error).rstrip('; ')})") from None
+    if set(records) != set(STATE_FILES):
+        raise ValueError(f"{state} is damaged ({CHECKSUMS} lists {', '.join(sorted(records)) or 'no file'})")
+    return records
+
+
+def check_file(state: Path, name: str, records: Mapping[str, FileRecord]) -> None:
+    """Raise ValueError if a file of a state is missing, or is not what was written."""
+    if not (state / name).is_file() or (state / name).is_symlink():
+        raise ValueError(f"{state} is damaged ({name} is missing)")
+    if file_record(state / name) != records[name]:
+        raise ValueError(f"{state} is damaged ({name} is not what was written)")
+
+
+def compared_values(config: Any) -> dict[str, Any]:
+    """The fields of a Config that a result depends on, as JSON has them."""
+    return json.loads(json.dumps(recorded_values(config)))
+
+
+def check_identity(state: State, identity: Identity, directory: Path, otherwise: str) -> None:
     """Raise ValueError if the run in `directory`, whose state this is, had another dataset or config."""
-    if state["dataset"] != identity["dataset"]:
+    if state.dataset != identity["dataset"]:
         raise ValueError(
-            f"{directory} was trained on a dataset with digest {state['dataset'][:12]}, not "
+            f"{directory} was trained on a dataset with digest {state.dataset[:12]}, not "
             f"{identity['dataset'][:12]}; resume with that dataset, or {otherwise} to start over"
         )
-    for name, value in identity["config"].items():
-        if state["config"].get(name) != value:
+    check_config(state, identity["config"], directory, otherwise)
+
+
+def check_config(state: State, config: Mapping[str, Any], directory: Path, otherwise: str) -> None:
+    """Raise ValueError if the run in `directory`, whose state this is, had another config."""
+    for name, value in config.items():
+        if state.config.get(name) != value:
             raise ValueError(
-                f"{directory} was trained with {name}={state['config'].get(name)}, not {value}; resume with the same "
+                f"{directory} was trained with {name}={state.config.get(name)}, not {value}; resume with the same "
                 f"value, or {otherwise} to start over"
             )
 
@@ -102,10 +209,16 @@ def is_finished(output_dir: Path, identity: Identity) -> bool:
     Raises:
         ValueError: if the finished run had another dataset or config.
     """
+    output_dir = final_place(output_dir)
+    repair_swap(output_dir)  # killed between its two renames, the run is finished and under another name
     states = complete_states(output_dir)
     if not states or complete_states(working_name(output_dir)):
         return False
-    check_identity(read_state_json(states[-1] / "state.json"), identity, output_dir, "drop --resume")
+    try:
+        state = read_state_json(states[-1])
+    except ValueError as error:
+        raise ValueError(f"{error}; copy the artifact again, or delete {output_dir} to start over") from None
+    check_identity(state, identity, output_dir, "drop --resume")
     print(f"{output_dir} is finished; nothing to resume", file=sys.stderr)
     return True
 
@@ -114,7 +227,7 @@ def write_training_state(
     work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer, record: Record
 ) -> None:
     """Write all that --resume needs; a state that is cut short keeps the name .partial and is never read."""
-    # Written under another name and renamed at the end: a name without .partial is a complete state.
+    # Written under another name, flushed to disk and then renamed: a name without .partial is a complete state.
     directory = work / "training_state" / f"step-{len(record.curve):08d}"
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -129,30 +242,111 @@ def write_training_state(
     save_tensors(moments, partial / "optimizer.safetensors")
     state = {**identity, "record": asdict(record)}
     (partial / "state.json").write_text(json.dumps(state))
+    records = {name: file_record(partial / name, sync=True).model_dump() for name in STATE_FILES}
+    (partial / CHECKSUMS).write_text(json.dumps(records, indent=2) + "\n")
+    file_record(partial / CHECKSUMS, sync=True)
+    sync_directory(partial)
     partial.rename(directory)
-    for older in directory.parent.iterdir():
-        if older != directory:
-            shutil.rmtree(older)
+    for folder in (directory.parent, work, work.parent):
+        sync_directory(folder)
+    keep_last_states(work, KEPT_STATES)
+
+
+def keep_last_states(work: Path, number: int) -> None:
+    """Delete all but the last states; what is half deleted has the name of a state that was cut short."""
+    for state in complete_states(work)[:-number]:
+        delete_state(state)
+
+
+def delete_state(state: Path) -> None:
+    """Delete a state; killed meanwhile, what is left is not taken for a complete one."""
+    partial = state.with_name(state.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    state.rename(partial)
+    shutil.rmtree(partial)
+
+
+def remove_leftovers(work: Path) -> None:
+    """Delete from the working directory of a killed run everything but its states, so that none of it is sealed."""
+    states = complete_states(work)
+    kept = {work / PARTIAL_METADATA, *(state / name for state in states for name in (*STATE_FILES, CHECKSUMS))}
+    opened = {work / "training_state", *states} if states else set()
+    left = [
+        entry
+        for directory in sorted({work, *opened})
+        for entry in sorted(directory.iterdir())
+        if entry not in kept and entry not in opened
+    ]
+    for entry in left:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if left:
+        names = ", ".join(entry.relative_to(work).as_posix() for entry in left)
+        print(f"deleted what an unfinished run left in {work}: {names}", file=sys.stderr)
 
 
 def read_training_state(work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer) -> Record:
-    """Load the last complete state of an unfinished run into model and optimizer, and return its record.
+    """Load the last undamaged state of an unfinished run into model and optimizer, and return its record.
 
     Raises:
-        ValueError: if that run had another dataset or config.
+        ValueError: if that run had another dataset or config, or if every state is damaged.
     """
     states = complete_states(work)
     if not states:
         print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
         return Record(weights={"initial": weight_fingerprint(model)})
-    state = read_state_json(states[-1] / "state.json")
+    damaged: dict[Path, str] = {}
+    for directory in reversed(states):
+        try:
+            state, weights, moments = checked_state(directory, model, optimizer)
+            break
+        except ValueError as error:
+            damaged[directory] = str(error)
+    else:
+        raise ValueError(f"{'; '.join(damaged.values())}; no earlier state is left, so delete {work} to start over")
     check_identity(state, identity, work, f"delete {work}")
-    model.load_state_dict(load_tensors(states[-1] / "model.safetensors"))
-    moments = optimizer.state_dict()
-    for key, tensor in load_tensors(states[-1] / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        moments["state"].setdefault(int(index), {})[name] = tensor
+    model.load_state_dict(weights)
     optimizer.load_state_dict(moments)
-    record = Record(**state["record"])
+    for path, sentence in damaged.items():  # now that the other one is known to fit
+        delete_state(path)
+        print(f"warning: {sentence}; deleted it and took the state before it", file=sys.stderr)
+    record = state.record
     print(f"resumed at step {len(record.curve)}", file=sys.stderr)
     return record
+
+
+def checked_state(
+    directory: Path, model: NemotronH, optimizer: torch.optim.Optimizer
+) -> tuple[State, dict[str, torch.Tensor], dict[str, Any]]:
+    """State, weights and what `optimizer.load_state_dict` takes, after checking that they are whole and fit the model.
+
+    Raises:
+        ValueError: if a file is damaged or belongs to another state or model; the message begins with the path.
+    """
+    records = read_checksums(directory)
+    for name in STATE_FILES:
+        check_file(directory, name, records)
+    state = read_state_json(directory)
+    if len(state.record.curve) != steps_of(directory):
+        raise ValueError(f"{directory} is damaged (its record has {len(state.record.curve)} steps)")
+    weights = load_tensors(directory / "model.safetensors")
+    moments = optimizer.state_dict()
+    tensors = load_tensors(directory / "optimizer.safetensors")
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        if not index.isdecimal():
+            raise ValueError(f"{directory} is damaged (optimizer.safetensors has a tensor {key})")
+        moments["state"].setdefault(int(index), {})[name] = tensor
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != {name: tensor.shape for name, tensor in model.state_dict().items()}:
+        raise ValueError(f"{directory} is damaged (model.safetensors holds the weights of another model)")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
+    for number, values in moments["state"].items():
+        if number >= len(parameters) or needed - values.keys() or not all(
+            tensor.shape in (torch.Size(), parameters[number].shape) for tensor in values.values()
+        ):  # fmt: skip
+            raise ValueError(f"{directory} is damaged (optimizer.safetensors does not fit parameter {number})")
+    return state, weights, moments

@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import string
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from nemotron import Artifact
-from nemotron.artifact import working_directory
+from nemotron.artifact import whole_stage, working_directory
 
 validations: list[str] = []  # the path of every Dataset that was validated, in order
 
@@ -534,6 +536,73 @@ def test_stored_fields_that_do_not_match_the_class_are_refused(tmp_path: Path, f
         Dataset.load(tmp_path / "dataset")
 
 
+# --- inputs that another run replaces
+
+
+def replace_dataset(path: Path) -> None:
+    """What another process does: write another dataset over the one at `path`."""
+    program = f"""
+from pathlib import Path
+from nemotron import Artifact
+from nemotron.artifact import whole_stage, working_directory
+
+class Dataset(Artifact):
+    num_examples: int
+    train_path: Path
+    valid_path: Path | None = None
+
+with working_directory({str(path)!r}, Dataset) as work:
+    (work / "train.txt").write_text("two\\n")
+    Dataset(path=work, num_examples=3, train_path=work / "train.txt").save()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_dataset_replaced_after_it_was_loaded_is_not_recorded_in_its_place(tmp_path: Path):
+    make_dataset(tmp_path / "dataset")
+    dataset = Dataset.load(tmp_path / "dataset")
+    replace_dataset(tmp_path / "dataset")
+    with pytest.raises(ValueError, match=r"dataset had digest \w{12} when it was loaded, and now has \w{12}"):
+        make_checkpoint(tmp_path / "checkpoint", dataset)
+    assert not (tmp_path / "checkpoint" / "metadata.json").exists()
+    with pytest.raises(ValueError, match="because another run replaced it; run this step again"):
+        dataset.check_unchanged()
+
+
+def test_a_dataset_that_was_removed_after_it_was_loaded_is_refused(tmp_path: Path):
+    dataset = make_dataset(tmp_path / "dataset")
+    dataset.check_unchanged()
+    shutil.rmtree(tmp_path / "dataset")
+    with pytest.raises(ValueError, match=r"the dataset that is being read is gone: .*/dataset does not exist"):
+        dataset.check_unchanged()
+    with pytest.raises(ValueError, match="dataset_path is neither inside this artifact nor another one"):
+        make_checkpoint(tmp_path / "checkpoint", dataset)
+
+
+def test_a_dataset_that_was_loaded_again_or_written_by_this_process_is_recorded(tmp_path: Path):
+    make_dataset(tmp_path / "dataset")
+    Dataset.load(tmp_path / "dataset")
+    replace_dataset(tmp_path / "dataset")
+    make_checkpoint(tmp_path / "a", Dataset.load(tmp_path / "dataset"))
+    for number in (4, 5):  # in its place, and by a swap
+        with working_directory(tmp_path / "b", Dataset) as work:
+            make_dataset(work, num_examples=number)
+        dataset = make_dataset(tmp_path / "dataset", num_examples=number)
+        make_checkpoint(tmp_path / f"c{number}", dataset)
+        make_checkpoint(tmp_path / f"d{number}", Dataset(**{**dict(dataset), "path": tmp_path / "b"}))
+
+
+def test_an_input_of_an_input_that_was_replaced_is_refused_by_save(tmp_path: Path):
+    class Results(Artifact):
+        checkpoint_path: Path
+
+    make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
+    checkpoint = Checkpoint.load(tmp_path / "checkpoint")
+    replace_dataset(tmp_path / "dataset")
+    with pytest.raises(ValueError, match=r"checkpoint: dataset_path had digest \w{12}, but .*/dataset now has"):
+        Results(path=tmp_path / "results", checkpoint_path=checkpoint.path).save()
+
+
 # --- the working directory
 
 
@@ -789,3 +858,103 @@ def test_the_output_directory_may_be_below_a_link(tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "outputs").symlink_to(tmp_path / "disk")
     assert write_dataset(tmp_path / "outputs" / "dataset").path == tmp_path / "disk" / "dataset"
+
+
+# --- a whole stage
+
+
+class StageConfig:
+    """What `whole_stage` reads: the stage's directory and the Config of each step."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self.data = Steps.curation.Config(output_dir=output_dir / "data")
+        self.train = Steps.training.Config(output_dir=output_dir / "train")
+
+
+class Steps:
+    """Two steps, as modules."""
+
+    class curation:
+        @dataclass
+        class Config:
+            output_dir: Path
+
+        @staticmethod
+        def main(config: Config) -> Dataset: ...
+
+    class training:
+        @dataclass
+        class Config:
+            output_dir: Path
+
+        @staticmethod
+        def main(config: Config) -> Checkpoint: ...
+
+
+STEPS: Any = (Steps.curation, Steps.training)
+IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from nemotron.directory import locked
+Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_process_writes(directory: Path) -> Iterator[None]:
+    """Another process holds the lock of a directory."""
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == b"locked\n"
+        yield
+        other.stdin.close()
+
+
+@pytest.mark.parametrize("written", ["data.incomplete", "train.incomplete", ".running"])
+def test_a_stage_in_which_another_process_works_is_refused_before_its_first_step(tmp_path: Path, written: str):
+    place = tmp_path / "stage" / written
+    named = "/stage;" if written == ".running" else f"/stage/{written};"
+    with another_process_writes(place):
+        with (
+            pytest.raises(ValueError, match=f"another process is writing {tmp_path}{named}"),
+            whole_stage(StageConfig(tmp_path / "stage"), STEPS),
+        ):
+            pytest.fail("the stage started")
+        assert names(tmp_path / "stage") == [written]
+
+
+def test_a_step_is_refused_where_another_process_runs_the_whole_stage(tmp_path: Path):
+    with (
+        another_process_writes(tmp_path / "stage" / ".running"),
+        pytest.raises(ValueError, match=f"another process is writing {tmp_path}/stage; wait for it"),
+    ):
+        produce(tmp_path / "stage" / "data", Dataset, never)
+
+
+def test_a_stage_runs_its_own_steps_and_leaves_nothing_else(tmp_path: Path):
+    config = StageConfig(tmp_path / "stage")
+    with whole_stage(config, STEPS), whole_stage(config, STEPS):  # opened by the recipe, and by the stage
+        write_dataset(config.data.output_dir)
+    assert names(tmp_path / "stage") == ["data"]
+
+
+def test_a_killed_stage_does_not_block_the_next(tmp_path: Path):
+    (tmp_path / "stage" / ".running").mkdir(parents=True)
+    with whole_stage(StageConfig(tmp_path / "stage"), STEPS):
+        pass
+    assert names(tmp_path / "stage") == []
+
+
+def test_a_place_that_a_later_step_would_refuse_is_refused_before_the_first(tmp_path: Path):
+    make_dataset(tmp_path / "stage" / "train")
+    with (
+        pytest.raises(ValueError, match="type='dataset', expected 'checkpoint'"),
+        whole_stage(StageConfig(tmp_path / "stage"), STEPS),
+    ):
+        pytest.fail("the stage started")

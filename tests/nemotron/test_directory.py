@@ -1,11 +1,13 @@
 """The directory of an artifact: metadata.json is read strictly, and a writer may be killed at any point."""
 
 import builtins
+import errno
 import json
 import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -30,6 +32,7 @@ from nemotron.directory import (
     replaced_name,
     working_name,
 )
+from nemotron.process import process
 
 
 class Dataset(Artifact):
@@ -437,3 +440,90 @@ def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", unknown)
     run_step(tmp_path / "dataset", "text")
     assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "text"
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush_or_lock_gives_one_warning_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+):
+    import fcntl
+
+    fsync = os.fsync
+
+    def files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    def unknown(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(process, "warnings", set())
+    monkeypatch.setattr(os, "fsync", files_only)
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    run_step(tmp_path / "dataset", "text")
+    run_step(tmp_path / "other", "text")
+    assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "text"
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert any("cannot lock directories" in line and os.strerror(number) in line for line in warnings)
+    assert any("cannot flush directories to disk" in line for line in warnings)
+
+
+def test_a_flush_that_fails_for_another_reason_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        run_step(tmp_path / "dataset", "text")
+
+
+# --- names that a step uses beside its directory
+
+
+@pytest.mark.parametrize("keep_on_failure", [False, True])
+@pytest.mark.parametrize("suffix", [".incomplete", ".incomplete.replaced"])
+@pytest.mark.parametrize("kept", ["thesis.txt", "deep/thesis.txt", "metadata.json"])
+def test_what_somebody_keeps_under_a_name_of_ours_is_refused_and_untouched(
+    tmp_path: Path, suffix: str, kept: str, keep_on_failure: bool
+):
+    file = tmp_path / f"notes{suffix}" / kept
+    file.parent.mkdir(parents=True)
+    file.write_text("five years")
+    sentence = rf"notes{suffix} holds {Path(kept).parts[0]}, which no unfinished run of this step wrote; move it"
+    with (
+        pytest.raises(ValueError, match=sentence),
+        working_directory(tmp_path / "notes", Dataset, keep_on_failure),
+    ):
+        pytest.fail("the step started")
+    assert file.read_text() == "five years"
+    assert names(tmp_path) == [f"notes{suffix}"]
+
+
+def test_an_empty_working_directory_is_used(tmp_path: Path):
+    (tmp_path / "dataset.incomplete").mkdir()
+    run_step(tmp_path / "dataset", "text")
+    assert names(tmp_path) == ["dataset"]
+
+
+def test_what_a_killed_step_left_is_its_own(tmp_path: Path):
+    places = kill_at_every_call(lambda place: run_step(place / "dataset", "new"), lambda place: None, tmp_path)
+    for place in places:
+        run_step(place / "dataset", "later")
+        assert sorted(path.name for path in (place / "dataset").iterdir()) == ["deep", "metadata.json"]
+        assert names(place) == ["dataset"]
+
+
+def test_a_failed_step_killed_while_it_cleans_up_does_not_block_the_next(tmp_path: Path):
+    def fail(place: Path) -> None:
+        def stop(work: Path) -> None:
+            write(work, "new")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), working_directory(place / "dataset", Dataset) as work:
+            stop(work)
+
+    for place in kill_at_every_call(fail, lambda place: None, tmp_path):
+        run_step(place / "dataset", "later")
+        assert Dataset.load(place / "dataset").text_path.read_text() == "later"

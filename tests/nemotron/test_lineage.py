@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from nemotron import Artifact, LineageTracker, lineage, set_lineage_tracker
+import nemotron
+from nemotron import Artifact, LineageTracker, set_lineage_tracker
 from nemotron.artifact import working_directory
 from nemotron.lineage import code_version, library_versions, lineage_tree, producer_record, step_name
 
@@ -209,6 +210,22 @@ def test_library_versions_cover_the_declared_dependencies():
     assert "pytest" not in versions
 
 
+def test_the_version_is_in_the_package_and_needs_no_metadata(monkeypatch: pytest.MonkeyPatch):
+    """A clone that is not installed, or next to the `nemotron` of PyPI, still says what it is."""
+
+    def only_the_other_project(name: str) -> object:
+        if name == "nemotron":
+            return "9.9"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", only_the_other_project)
+    monkeypatch.setattr(importlib.metadata, "requires", only_the_other_project)
+    assert nemotron.__version__[0].isdigit()
+    assert nemotron.__version__ != "9.9"
+    assert code_version.__wrapped__(None) == nemotron.__version__
+    assert list(library_versions.__wrapped__()) == ["python"]
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -255,7 +272,7 @@ def test_the_code_version_names_the_commit_and_marks_uncommitted_changes(tmp_pat
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "other.py")
     git(tmp_path, "commit", "-q", "-m", "zero")
-    plain = lineage.installed_version("nemotron")
+    plain = nemotron.__version__
     assert code_version.__wrapped__(str(step)) == plain  # an untracked file is in no commit
     git(tmp_path, "add", "step.py")
     git(tmp_path, "commit", "-q", "-m", "one")
@@ -267,5 +284,5 @@ def test_the_code_version_names_the_commit_and_marks_uncommitted_changes(tmp_pat
 
 def test_the_code_version_without_git_is_the_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert code_version.__wrapped__(__file__) == lineage.installed_version("nemotron")
-    assert code_version.__wrapped__(None) == lineage.installed_version("nemotron")
+    assert code_version.__wrapped__(__file__) == nemotron.__version__
+    assert code_version.__wrapped__(None) == nemotron.__version__

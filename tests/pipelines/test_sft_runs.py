@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_scale_is_refused(trained, tmp_path):
         evaluation.main(config)
 
 
-def test_own_conversations_in_the_released_columns_are_curated(base, tmp_path):
+def test_own_conversations_in_the_released_columns_are_curated(base, tmp_path, capsys):
     rows = [
         {"uuid": str(number), "license": "CC-BY-4.0", "generator": "g", "version": "v2", "category": "math",
          "reasoning": "on" if number % 2 else "off",
@@ -219,6 +219,7 @@ def test_own_conversations_in_the_released_columns_are_curated(base, tmp_path):
         for number in range(40)
     ]  # fmt: skip
     rows.append({**rows[0], "uuid": "bad", "messages": [{"role": "wizard", "content": "Hello"}]})
+    rows.append({**rows[0], "uuid": "thoughtless", "reasoning": "on"})
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     config = data_curation.Config(
@@ -229,6 +230,9 @@ def test_own_conversations_in_the_released_columns_are_curated(base, tmp_path):
     assert dataset.num_conversations == 40
     assert dataset.num_unreadable == 1
     assert "wizard" in dataset.unreadable[0].value
+    printed = capsys.readouterr().err
+    assert "unreadable: 1, the first is bad: messages[0] has the role 'wizard'" in printed
+    assert "structure: 1, the first is thoughtless: messages[1] does not begin with '<think>" in printed
 
 
 # --- the chat ---

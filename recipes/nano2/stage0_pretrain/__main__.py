@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete
+from nemotron import Artifact, print_complete, whole_stage
 from nemotron.config import ScaledConfig, nested, output_below, parse_command_line, switch
 from nemotron.pipe import print_page, step_process
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, plan, training
@@ -33,10 +33,10 @@ class Config(ScaledConfig):
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before; return their artifacts by name."""
-    plan.check(config)  # refuse now what would fail after hours of curation
-    dataset = data_curation.main(config.data)
-    checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
-    results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    with whole_stage(plan.check(config), STEPS):  # refuses now what would fail after hours of curation
+        dataset = data_curation.main(config.data)
+        checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
+        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
     return {"dataset": dataset, "checkpoint": checkpoint, "results": results}
 
 

@@ -46,6 +46,7 @@ from nemotron.recipes.curation.rules import (
     DroppedItem,
     FilterReport,
     apply_to_dataframe,
+    print_reasons,
     progress,
     to_dataframe,
 )
@@ -199,8 +200,7 @@ def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
         documents, unreadable = package_documents(max(1, num_documents - num_problems))
         documents += problem_documents(generate_problems(num_problems, config.seed, "train"))
     progress.print(f"{len(documents):,} raw documents, {len(unreadable):,} unreadable")
-    for item in unreadable[:MAX_EXAMPLES]:
-        progress.print(f"unreadable: {item.id}: {item.reason}")
+    print_reasons("unreadable", ((item.id, item.reason) for item in unreadable))
     if not documents:
         raise ValueError(f"all {len(unreadable)} documents are unreadable, {unreadable[0].id}: {unreadable[0].reason}")
     unknown = sorted({document.category for document in documents} - set(BLEND["phase1"]))

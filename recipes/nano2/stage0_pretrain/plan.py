@@ -13,7 +13,6 @@ from typing import Any
 from nemotron import apply_scale
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
-from nemotron.recipes.nemotron_h.device import check_devices
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
     count_parameters,
@@ -22,6 +21,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_memory_bytes,
 )
 from nemotron.recipes.training.batches import TrainingPhase
+from nemotron.recipes.training.run import check_stage
 
 # Published, arXiv 2508.14444, sections 2.4 and 2.6.
 PUBLISHED_BUT_NOT_BUILT = (
@@ -60,15 +60,16 @@ class Plan:
         return sum(phase.data.num_sequences * phase.data.sequence_length for phase in self.phases)
 
 
-def check(config: Any) -> None:
-    """Raise ValueError for what training or evaluation would refuse, before any work is done.
+def check(config: Any, flag: str = "--train.resume") -> Any:
+    """Raise ValueError for what training or evaluation would refuse, before any work is done; return the config.
 
     Args:
         config: of the stage.
+        flag: continues an unfinished run, in the command that was typed.
     """
-    replace(config)  # checks it again, with what was assigned to its nested Configs since
-    check_devices(MODELS[config.scale], config.train, config.eval)
+    config = check_stage(MODELS[config.scale], config, flag)
     training.training_phases(config.train, data_curation.planned_phases(config.data))
+    return config
 
 
 def page(data: data_curation.Config, train: training.Config) -> str:

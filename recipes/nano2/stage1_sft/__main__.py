@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete
+from nemotron import Artifact, print_complete, whole_stage
 from nemotron.config import ScaledConfig, input_path, nested, output_below, parse_command_line
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
-from nemotron.recipes.nemotron_h.device import check_devices
+from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import report_reproduction
 
 STAGE = "nano2/stage1_sft"  # names the golden
@@ -35,11 +35,11 @@ class Config(ScaledConfig):
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before; return their artifacts by name."""
-    config = replace(config)  # checks it again, with what was assigned to its nested Configs since
-    check_devices(MODELS[config.scale], config.train, config.eval)  # rather now than after curation
-    dataset = data_curation.main(replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
-    checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
-    results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    config = check_stage(MODELS[config.scale], config)  # refuses now what would fail after curation
+    with whole_stage(config, STEPS):
+        dataset = data_curation.main(replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
+        checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
+        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
     return {"dataset": dataset, "checkpoint": checkpoint, "results": results}
 
 

@@ -51,7 +51,7 @@ from nemotron.recipes.curation.conversations import (
 )
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
 from nemotron.recipes.curation.rows import Phase, Row, write_rows
-from nemotron.recipes.curation.rules import MAX_EXAMPLES, DroppedItem, FilterReport, Rule, apply_to_list, progress
+from nemotron.recipes.curation.rules import DroppedItem, FilterReport, Rule, apply_to_list, progress, report_unreadable
 from nemotron.recipes.curation.traces import (
     encoded_turns,
     in_training_order,
@@ -339,6 +339,7 @@ def main(config: Config) -> Dataset:
         # From raw conversations to those that every rule keeps, some of them with their thoughts emptied.
         raw, unreadable = raw_conversations(config)
         progress.print(f"{len(raw):,} raw conversations, {len(unreadable):,} unreadable")
+        first_unreadable = report_unreadable(unreadable)
         evaluation = evaluation_exercises(config)
         conversations, filters = curate(raw, evaluation)
         emptied = {
@@ -383,7 +384,7 @@ def main(config: Config) -> Dataset:
             exercises_path=work / "exercises.parquet",
             samples_path=work / "samples.md",
             filters=filters,
-            unreadable=[DroppedItem(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]],
+            unreadable=first_unreadable,
             num_unreadable=len(unreadable),
             num_emptied_traces=len(emptied),
             num_cut_traces=num_cut,

@@ -4,16 +4,26 @@ import json
 import os
 import subprocess
 import sys
+from enum import Enum
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nemotron.testing.compare import Policy, encode_golden, parse_golden
+from nemotron.testing.plugin import is_full_run, reports
+from nemotron.testing.plugin import pytest_collection_modifyitems as collect
 from nemotron.testing.session import SUMMARY
 
 STAGE = "mine/first"
 
 PLUGINS = ("-p", "syrupy", "-p", "nemotron.testing.plugin")
+DECLARES_A_STAGE = """
+from nemotron.testing.plugin import stage_fixture
+
+stage0 = stage_fixture("mine.first")
+"""
 TEST = """
 import pathlib
 
@@ -121,7 +131,7 @@ def test_update_does_not_replace_a_golden_and_names_the_command_that_does(projec
     code, output = project.pytest("--snapshot-update")
     assert code == 1
     assert "FAILED golden/mine/first.json - --snapshot-update only writes missing goldens; to replace this" in output
-    assert 'nox -s bless -- mine/first --reason "..."' in output
+    assert 'run python -m nemotron.testing.bless mine/first --reason "..."' in output
     assert project.golden.read_bytes() == before
 
 
@@ -206,6 +216,7 @@ def test_full_session_fails_if_no_test_compared_a_golden(project):
 def test_full_session_fails_if_the_only_golden_test_was_deleted(project):
     project.record(2.25)
     (project.directory / "test_stage.py").write_text("def test_something_else():\n    pass\n")
+    (project.directory / "conftest.py").write_text(DECLARES_A_STAGE)
     code, output = project.pytest()
     assert code == 1
     assert "no test compared a run with it; write that test" in output
@@ -248,7 +259,7 @@ def test_session_writes_its_report(project):
     assert (report / "report.txt").read_text() in output
     assert json.loads((report / "report.json").read_text())["differences"][0]["run"] == "2.5"
     project.run_loss(2.25)
-    project.pytest("--report-dir", "elsewhere")
+    project.pytest("--golden-report-dir", "elsewhere")
     assert json.loads((project.directory / "elsewhere" / "mine" / "first" / "report.json").read_text())["equal"] is True
 
 
@@ -269,11 +280,35 @@ def test_only_golden_runs_the_tests_that_compare_a_golden(project):
     assert "1 passed, 1 deselected" in output
 
 
+METADATA = """
+import importlib.metadata
+
+original = importlib.metadata.version
+
+def version(name):
+    if name != "syrupy":
+        return original(name)
+    found = VERSION
+    if found is None:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found
+
+importlib.metadata.version = version
+"""
+
+
 def test_golden_test_without_syrupy_fails_and_says_what_to_install(project):
     project.record(2.25)
-    code, output = project.pytest(plugins=("-p", "nemotron.testing.plugin"))
-    assert code == 1
-    assert "goldens need syrupy, which is not installed; pip install 'nemotron[test]'" in output
+    for version, sentence in (
+        ("7.0.2", "goldens need syrupy 6 or 7, which is installed and not loaded; add -p syrupy"),
+        ("5.0.0", "goldens need syrupy 6 or 7, and 5.0.0 is installed; pip install 'nemotron-recipes[test]'"),
+        (None, "goldens need syrupy 6 or 7, which is not installed; pip install 'nemotron-recipes[test]'"),
+    ):
+        (project.directory / "conftest.py").write_text(METADATA.replace("VERSION", repr(version)))
+        code, output = project.pytest(plugins=("-p", "nemotron.testing.plugin"))
+        assert code == 1
+        assert sentence in output
+        assert "another exception" not in output
 
 
 def test_session_deletes_the_reports_of_the_previous_one(project):
@@ -287,7 +322,7 @@ def test_session_deletes_the_reports_of_the_previous_one(project):
 def test_session_fails_if_reports_cannot_be_written(project):
     project.record(2.25)
     (project.directory / "file").write_text("")
-    code, output = project.pytest("--report-dir", "file")
+    code, output = project.pytest("--golden-report-dir", "file")
     assert code == 1
     assert "FAILED file - cannot write reports there" in output
     assert "Traceback" not in output
@@ -305,6 +340,105 @@ def test_without_golden_runs_the_other_tests(project):
     code, output = project.pytest("--without-golden")
     assert code == 0
     assert "1 passed, 1 deselected" in output
+
+
+# --- other people's projects ---
+
+
+def contents(directory):
+    """Every file of a directory with its bytes."""
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_project_without_stages_and_goldens_is_left_alone(project):
+    project.record(2.25)
+    (project.directory / "golden" / "answers.json").write_text("[42]")
+    report = project.directory / ".golden_report" / "mine" / "first" / "report.txt"
+    report.parent.mkdir(parents=True)
+    report.write_text("of somebody else")
+    (project.directory / "test_stage.py").write_text("def test_something_else():\n    pass\n")
+    (project.directory / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n    parser.addoption('--report-dir', default='reports')\n"
+    )
+    before = contents(project.directory)
+    for arguments in ([], ["-v"], ["--snapshot-update"], ["--report-dir", "."], ["--collect-only"]):
+        code, output = project.pytest(*arguments, PYTHONDONTWRITEBYTECODE="1")
+        assert code == 0, output
+        assert "golden" not in output
+    assert contents(project.directory) == before
+
+
+@pytest.mark.parametrize("owner", ["conftest", "a plugin", "a later plugin"])
+def test_project_keeps_its_own_fixture_golden(project, owner):
+    (project.directory / "test_stage.py").write_text("def test_answer(golden):\n    assert golden == 42\n")
+    module = "conftest" if owner == "conftest" else "somebody"
+    text = "import pytest\n\n@pytest.fixture\ndef golden():\n    return 42\n"
+    (project.directory / f"{module}.py").write_text(text)
+    plugins = {"conftest": PLUGINS, "a plugin": ("-p", "somebody", *PLUGINS)}.get(owner, (*PLUGINS, "-p", "somebody"))
+    for arguments, passed in (
+        ([], "1 passed"),
+        (["--without-golden"], "1 passed"),
+        (["--only-golden"], "1 deselected"),
+    ):
+        code, output = project.pytest(*arguments, plugins=plugins, PYTHONPATH=".")
+        assert passed in output, output
+        assert "golden/" not in output
+        assert code == (5 if arguments == ["--only-golden"] else 0)
+
+
+def test_other_files_in_the_directory_of_goldens_are_not_goldens(project):
+    project.record(2.25)
+    for name, text in (("answers.json", "[42]"), ("pages/index.json", "{}"), ("mine/data/rows.json", "{}")):
+        path = project.directory / "golden" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    code, output = project.pytest()
+    assert code == 0, output
+
+
+NEW_SINCE_PYTEST_7_4 = (
+    *("Dir", "Directory", "FixtureDef", "HIDDEN_PARAM", "PytestFDWarning", "RaisesExc", "RaisesGroup", "ScopeName"),
+    *("SubtestReport", "Subtests", "TerminalReporter", "register_fixture"),
+)
+"""Names that pytest 9.2 exports and pytest 7.4 does not."""
+
+
+def test_plugin_needs_no_name_that_pytest_7_4_lacks(monkeypatch):
+    for name in NEW_SINCE_PYTEST_7_4:
+        monkeypatch.delattr(pytest, name, raising=False)
+    spec = find_spec("nemotron.testing.plugin")
+    spec.loader.exec_module(module_from_spec(spec))
+
+
+def test_full_session_is_recognized_by_pytest_7_4(tmp_path):
+    """Which has two of the three names of where the paths came from, and the third one misspelled."""
+    source = Enum("ArgsSource", ["ARGS", "INCOVATION_DIR", "TESTPATHS"])
+    place = SimpleNamespace(dir=tmp_path)
+    found = []
+    for name in ("ARGS", "INCOVATION_DIR", "TESTPATHS"):
+        config = SimpleNamespace(args_source=source[name], ArgsSource=source, stash=pytest.Stash(), rootpath=tmp_path)
+        config.getoption, config.invocation_params = lambda name, default=None: name == "collectonly" or default, place
+        config.stash[reports] = {}
+        collect(config, [])
+        found.append(is_full_run(SimpleNamespace(config=config, shouldstop=False, shouldfail=False)))
+    assert found == [False, True, True]
+
+
+def test_session_of_xdist_counts_no_golden_as_forgotten(project):
+    """Its processes collect and select the tests, so that the first one cannot know what was left out."""
+    project.record(2.25)
+    (project.directory / "conftest.py").write_text(
+        f"{DECLARES_A_STAGE}\n"
+        "import pytest\n\n"
+        "@pytest.hookimpl(tryfirst=True)\ndef pytest_collection(session):\n    return True\n\n"
+        "@pytest.hookimpl(tryfirst=True)\ndef pytest_runtestloop(session):\n    session.testscollected = 1\n"
+        "    return True\n"
+    )
+    code, output = project.pytest("-k", "something_else")
+    assert code == 0, output
+    code, output = project.pytest("--every-golden")
+    assert code == 1
+    assert "FAILED golden/mine/first.json - no test compared a run with it" in output
 
 
 STEP = """

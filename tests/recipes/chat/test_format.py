@@ -259,6 +259,31 @@ def test_an_earlier_turn_without_its_reasoning_is_only_context(chatml: ChatForma
     assert chatml.training_conversations(messages) == [messages]
 
 
+def test_a_turn_of_weight_zero_is_only_context(chatml: ChatFormat) -> None:
+    messages = [
+        user("a"),
+        assistant(),
+        user("b"),
+        {**assistant(), "weight": 0},
+        user("c"),
+        {**assistant(), "weight": 0},
+    ]
+    assert chatml.training_conversations(messages) == [messages[:2]]
+
+
+def test_reasoning_content_is_trained_on_before_the_content(chatml: ChatFormat, chatml_tokenizer: Tokenizer) -> None:
+    thought = {**assistant("Hi"), "reasoning_content": "Well.\n"}
+    [*_, conversation] = chatml.training_conversations([user("a"), thought, user("b"), thought])
+    chatml.check_conversation(conversation, for_training=True)
+    assert len(chatml.training_conversations([user("a"), thought, user("b"), thought])) == 2
+    assert in_loss(chatml_tokenizer, chatml.encode(chatml_tokenizer, conversation)) == "Well.\n</think>\n\nHi<|im_end|>"
+    both = {**assistant("<think>\nHm.\n</think>\n\nHi"), "reasoning_content": "Well."}
+    with pytest.raises(
+        ValueError, match=r"^messages\[1\] has reasoning_content and a thinking tag in its content; keep"
+    ):
+        chatml.render([user(), both])
+
+
 def test_missing_reasoning_is_not_invented(chatml: ChatFormat) -> None:
     [conversation] = chatml.training_conversations([user(), assistant("Hi")])
     assert conversation == [user(), assistant("Hi")]

@@ -63,6 +63,11 @@ def test_good_conversations_pass() -> None:
         ([user(), assistant(0, call())], "messages[1] has content of type int; give a string"),
         ([user(), assistant(None)], "messages[1] has no content; give a string"),
         ([user(), assistant(" \n")], "messages[1] has neither content nor tool calls; give one of them"),
+        (
+            [{**user(), "reasoning_content": "Well."}],
+            "messages[0] has reasoning_content in a user message; only an assistant thinks",
+        ),
+        ([{**assistant(), "reasoning_content": 7}], "messages[0] has reasoning_content of type int; give a string"),
         ([{**assistant("a"), "tool_calls": {"name": "f"}}], "messages[0] has tool_calls of type dict; give a list"),
         ([{**assistant("a"), "tool_calls": "f()"}], "messages[0] has tool_calls of type str; give a list"),
     ],

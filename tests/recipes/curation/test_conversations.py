@@ -65,6 +65,16 @@ def test_the_structure_rule_reports_what_the_check_raises():
     assert structure_rule(check).fault(conversation("2")) == "no thought"
 
 
+@pytest.mark.parametrize(("num_added", "name"), [(0, "messages[1]"), (1, "messages[0]")])
+def test_messages_are_numbered_as_in_the_row(num_added, name):
+    def check(conversation):
+        raise ValueError("messages[1] says 'messages[1]'")
+
+    rule = structure_rule(check)
+    assert rule.fault(conversation(num_added_messages=num_added)) == f"{name} says 'messages[1]'"
+    assert rule.prints_reasons
+
+
 def test_a_conversation_without_a_last_reply_is_dropped():
     unanswered = conversation(messages=conversation().messages[:1])
     assert structure_rule(lambda conversation: None).fault(unanswered) == "it does not end with a reply"
@@ -107,6 +117,16 @@ def test_an_answer_must_be_in_the_language_of_its_category(category, answer, fau
     assert answer_language_fault(conversation(reply=reply, category=category)) == fault
 
 
+@pytest.mark.parametrize(("num_words", "judged"), [(19, False), (20, True), (21, True)])
+def test_an_answer_of_twenty_words_shows_its_language(num_words, judged):
+    answer = " ".join(GERMAN.split()[:num_words])
+    assert len(answer.split()) == num_words
+    thought = "<think>\nseven words that do not count here\n</think>\n\n"
+    for reply in (f"<think></think>{answer}", thought + answer):
+        found = answer_language_fault(conversation(reply=reply, category="multilingual_fr"))
+        assert found == ("the answer is de, not fr" if judged else None)
+
+
 def kept_ids(conversations):
     return [one.id for one in apply_to_list(conversations, [duplicate_rule(conversations)], {})]
 
@@ -128,6 +148,40 @@ TOOL_LIST = ({"name": "f", "parameters": {}}, {"name": "g", "parameters": {}})
 def calling(id, call, tools=TOOL_LIST):
     reply = {"role": "assistant", "content": "<think>\nwhich?\n</think>\n\n", "tool_calls": [call]}
     return conversation(id, messages=({"role": "user", "content": "Do it."}, reply), tools=tools)
+
+
+def solving(id, *middle):
+    question, reply = conversation().messages
+    return conversation(id, messages=(question, *middle, reply))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("A", "B"),
+        ("A", "a"),
+        ([TOOL_CALLS[0]], [TOOL_CALLS[1]]),
+        ([TOOL_CALLS[0]], TOOL_CALLS),
+    ],
+)
+def test_earlier_turns_of_the_assistant_must_be_the_same_too(one, other):
+    def turn(said):
+        return {"role": "assistant", "content": said} if isinstance(said, str) else {
+            "role": "assistant", "content": "", "tool_calls": said
+        }  # fmt: skip
+
+    result = {"role": "tool", "content": "done"}
+    pair = [solving("1", turn(one), result), solving("2", turn(other), result)]
+    assert kept_ids(pair) == ["1", "2"]
+    assert kept_ids([pair[0], solving("2", turn(one), result)]) == ["1"]
+
+
+def test_who_says_what_distinguishes_conversations():
+    def said(id, *messages):
+        return solving(id, *({"role": role, "content": content} for role, content in messages))
+
+    assert kept_ids([said("1", ("tool", "a")), said("2", ("user", "a"))]) == ["1", "2"]
+    assert kept_ids([said("1", ("user", "a | b")), said("2", ("user", "a"), ("user", "b"))]) == ["1", "2"]
 
 
 def test_the_same_question_with_another_call_is_not_a_duplicate():

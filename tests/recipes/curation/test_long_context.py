@@ -8,6 +8,7 @@ from nemotron.recipes.curation.long_context import (
     CHUNK_SHARE,
     MAX_FACTS_PER_CHUNK,
     MIN_CHUNK_TOKENS,
+    MIN_RECALL_DISTANCE,
     long_document_qa,
     long_documents,
     recall_distances,
@@ -121,6 +122,27 @@ def test_the_seed_alone_decides_the_rows(documents):
     assert qa_rows(documents) != qa_rows(documents, seed=2)
     assert all_recall_rows(documents) == all_recall_rows(documents)
     assert all_recall_rows(documents) != all_recall_rows(documents, seed=2)
+
+
+def test_a_row_may_have_as_few_tokens_of_document_as_chunks(documents):
+    (row,) = qa_rows(documents, length=241, num_sequences=1)
+    assert len(row) == 242
+    with pytest.raises(ValueError, match=r"leaves 2 tokens of document beside .*, fewer than 3; use a larger"):
+        qa_rows(documents, length=240, num_sequences=1)
+
+
+def test_a_recall_row_may_be_filled_to_the_last_token(documents):
+    rows = all_recall_rows(documents, sequence_length=385, long_context_length=385)
+    assert max(len(row.tokens) for row in rows) == 386
+    with pytest.raises(ValueError, match=r"have no room for a fact of \d+ and a question of \d+ tokens at a distance"):
+        all_recall_rows(documents, sequence_length=340, long_context_length=340)
+
+
+def test_the_shortest_distance_is_tested_and_the_longest_once():
+    assert recall_distances(4 * MIN_RECALL_DISTANCE, 1024) == [64, 128, 256, 512, 960]
+    assert recall_distances(4 * MIN_RECALL_DISTANCE - 4, 1024) == [126, 252, 504, 960]
+    assert recall_distances(256, 273) == [64, 128, 255]
+    assert recall_distances(1024 * 15 // 16, 1024) == [240, 480, 960]  # 960 is both a multiple and the longest
 
 
 def test_zero_sequences_give_no_row():

@@ -4,6 +4,7 @@ import pytest
 
 from nemotron.recipes.curation.categories import CODE_RULES, PROSE_RULES
 from nemotron.recipes.curation.quality import HEURISTICS, quality_rules
+from nemotron.recipes.curation.rules import apply_to_list
 from nemotron.recipes.sources import Document
 
 HEURISTIC = {heuristic.name: heuristic for heuristic in HEURISTICS}
@@ -20,6 +21,13 @@ BORDERS = {
     "letters": [("ab123", "ab1234")],
     "import lines": [("import a\n" * 4 + "b = a", "import a\n" * 5 + "b = a")],
 }
+
+
+def test_a_text_of_too_many_words_is_refused_with_the_way_to_cut_it():
+    sentence = r"leaves none of 1 items, .*; cut a longer text into several \.txt files, for example with split -l 500 "
+    book = document("the cat and the dog " * 20_001, PROSE_RULES[0])
+    with pytest.raises(ValueError, match=sentence):
+        apply_to_list([book], quality_rules(), {})
 
 
 def document(text, category):

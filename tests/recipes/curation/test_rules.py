@@ -10,9 +10,11 @@ from nemotron.recipes.curation.rules import (
     Rule,
     apply_to_dataframe,
     apply_to_list,
+    print_reasons,
+    report_unreadable,
     to_dataframe,
 )
-from nemotron.recipes.sources import Document
+from nemotron.recipes.sources import Document, Unreadable
 
 
 def document(id, text="", **fields):
@@ -132,6 +134,35 @@ def test_an_example_with_line_breaks_is_still_one_line(newlines):
 def test_no_items_at_all_is_an_error(apply):
     with pytest.raises(ValueError, match="leaves none of 0 items; its threshold"):
         apply([], [at_least(1)], {})
+
+
+def test_reasons_are_counted_with_the_first_item_of_each(capsys):
+    reasons = [f"line {number} is not JSON" for number in range(3)] + ["it has no 'messages'"]
+    print_reasons("unreadable", [(f"a#{number}", reason) for number, reason in enumerate(reasons)])
+    assert capsys.readouterr().err.splitlines() == [
+        "unreadable: 3, the first is a#0: line 0 is not JSON",
+        "unreadable: 1, the first is a#3: it has no 'messages'",
+    ]
+
+
+def test_rare_reasons_are_counted_together(capsys):
+    print_reasons("unreadable", [("common", "z"), *((letter, letter) for letter in "abcdefg"), ("again", "z")])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "unreadable: 2, the first is common: z"
+    assert lines[-1] == "unreadable: 3 for 3 other reasons"
+    assert len(lines) == MAX_EXAMPLES + 1
+
+
+def test_unreadable_rows_are_printed_and_the_first_returned(capsys):
+    first = report_unreadable([Unreadable(str(number), "no text") for number in range(9)])
+    assert [(item.id, item.value) for item in first] == [(str(number), "no text") for number in range(MAX_EXAMPLES)]
+    assert capsys.readouterr().err == "unreadable: 9, the first is 0: no text\n"
+
+
+def test_a_rule_can_print_its_reasons(capsys):
+    rule = Rule("size", "9", lambda item: f"{item.text} is small" if item.text == "1" else None, prints_reasons=True)
+    apply_to_list(sized([1, 9, 1]), [rule], {})
+    assert capsys.readouterr().err.splitlines()[1:] == ["size: 2, the first is 0002: 1 is small"]
 
 
 def test_long_faults_are_cut():

@@ -41,6 +41,13 @@ def test_an_emptied_thought_keeps_the_answer_and_asks_for_no_thinking():
     assert not emptied.reasoning
 
 
+def test_a_last_reply_of_weight_zero_is_not_cut_into_the_loss(tokenizer):
+    question, reply = conversation().messages
+    assert with_cut_thought(CHAT, conversation(), tokenizer, 1) is not None
+    kept_out = conversation(messages=(question, reply, question, {**reply, "weight": 0}))
+    assert with_cut_thought(CHAT, kept_out, tokenizer, 1) is None
+
+
 def test_every_thought_after_the_last_question_is_emptied(tokenizer):
     messages = (
         *conversation().messages,

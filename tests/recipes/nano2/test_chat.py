@@ -119,6 +119,23 @@ RENDERED = {
         '<SPECIAL_11>Assistant\n<TOOLCALL>[{"name": "find", "arguments": {"what": "é"}}]</TOOLCALL>\n<SPECIAL_12>\n'
         "<SPECIAL_11>User\n<TOOL_RESPONSE>[]</TOOL_RESPONSE>\n",
     ),
+    "a thought in reasoning_content": (
+        [
+            user("1"),
+            {**assistant(" Hi\n"), "reasoning_content": "A\n"},
+            user("2"),
+            {**assistant("B"), "reasoning_content": "C"},
+        ],
+        (),
+        EMPTY_SYSTEM + "<SPECIAL_11>User\n1\n<SPECIAL_11>Assistant\nHi\n<SPECIAL_12>\n"
+        "<SPECIAL_11>User\n2\n<SPECIAL_11>Assistant\n<think>\nC\n</think>\n\nB\n<SPECIAL_12>\n",
+    ),
+    "a thought in reasoning_content before a call": (
+        [user("1"), {**assistant(None, call("f", {})), "reasoning_content": "C"}],
+        (),
+        EMPTY_SYSTEM + "<SPECIAL_11>User\n1\n<SPECIAL_11>Assistant\n<think>\nC\n</think>"
+        '<TOOLCALL>[{"name": "f", "arguments": {}}]</TOOLCALL>\n<SPECIAL_12>\n',
+    ),
     "a last call with its thinking": (
         [user("1 + 2"), assistant("<think>\nAdd.\n</think>\n\n", call())],
         (),
@@ -194,6 +211,9 @@ def calls_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[Any]]:
     return st.lists(st.builds(call, texts, arguments), min_size=1, max_size=2)
 
 
+ANSWERS = st.sampled_from(["Four", " Four\n", "a"])  # without a thinking tag
+
+
 def turns_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
     thoughts = st.builds("<think>\n{}\n</think>\n\n{}".format, texts, texts)
     contents = st.one_of(thoughts, texts.map("<think></think>{}".format), texts.map("a{}".format))
@@ -201,6 +221,7 @@ def turns_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]
         st.builds(user, texts),
         st.builds(tool, texts),
         st.builds(assistant, contents),
+        st.builds(lambda content, thought: {**assistant(content), "reasoning_content": thought}, ANSWERS, texts),
         st.builds(lambda content, calls: assistant(content, *calls), st.none() | contents, calls_of(texts)),
     )
 
@@ -235,6 +256,7 @@ JUNK_MESSAGES = st.fixed_dictionaries(
     optional={
         "role": st.one_of(st.sampled_from(["system", "user", "assistant", "assistant", "tool", "developer", ""]), JUNK),
         "content": JUNK,
+        "reasoning_content": JUNK,
         "tool_calls": JUNK_CALLS,
     },
 )
@@ -272,6 +294,10 @@ MALFORMED: list[list[Any]] = [
     [user(), assistant(0, call())],
     [user(), assistant(None)],
     [user(), assistant(" \n")],
+    [{**user(), "reasoning_content": "Well."}],
+    [user(), {**assistant("a"), "reasoning_content": ["Well."]}],
+    [user(), {**assistant("<think>Hm."), "reasoning_content": "Well."}],
+    [user(), {**assistant("Well.</think>a"), "reasoning_content": "Well."}],
     [{**assistant("a"), "tool_calls": {"name": "f"}}],
     [{**assistant("a"), "tool_calls": "f()"}],
     [user(), assistant(None, {"name": "add", "arguments": {}})],

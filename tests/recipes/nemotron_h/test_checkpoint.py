@@ -1,6 +1,7 @@
 """Checkpoints that transformers reads and writes, and directories that are not valid checkpoints."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -212,6 +213,58 @@ def test_a_config_with_the_infinity_of_published_checkpoints_loads(broken: Path)
     assert load_config(broken) == before
 
 
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        ("attention_head_dim", "head_dim"),
+        ("mamba_num_groups", "n_groups"),
+        ("mamba_state_dim", "ssm_state_size"),
+        ("layer_types", "layers_block_type"),
+    ],
+)
+@pytest.mark.parametrize("both", [False, True])
+def test_a_field_is_read_under_its_other_name(broken: Path, other: str, name: str, both: bool) -> None:
+    before = load_config(broken)
+    config = json.loads((broken / "config.json").read_text())
+    config[other] = config[name]
+    if not both:
+        del config[name]
+    if name == "layers_block_type":
+        del config["hybrid_override_pattern"]
+    (broken / "config.json").write_text(json.dumps(config))
+    assert load_config(broken) == before
+
+
+def test_fields_that_say_nothing_new_are_accepted(broken: Path) -> None:
+    before = load_config(broken)
+    edit_config(quantization_config=None, time_step_limit=None, residual_in_fp32=False)(broken)
+    assert load_config(broken) == before
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_every_file_has_the_permissions_of_a_new_file(
+    umask: int, mode: int, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        save_checkpoint(perturbed_model(SHAPE), tokenizer_path, tmp_path / "model")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert found == dict.fromkeys(found, mode)
+    assert len(found) == 5
+
+
+def test_a_chat_template_beside_the_tokenizer_is_saved_with_it(tokenizer_path: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tokenizer_path, tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    save_checkpoint(perturbed_model(SHAPE), tmp_path / "tokenizer", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi!"
+
+
 # --- invalid checkpoints ---
 
 
@@ -291,7 +344,34 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         edit_weights(lambda tensors: tensors.update(extra=torch.zeros(1))),
         "tensor extra is unexpected; take weights and config.json from the same",
     ),
-    "fewer layers": (edit_config(layers_block_type=["mlp"] * 4), "is unexpected|is missing"),
+    "fewer layers": (
+        edit_config(layers_block_type=["mlp"] * 4, hybrid_override_pattern="removed"),
+        "is unexpected|is missing",
+    ),
+    "two patterns": (
+        edit_config(layers_block_type=["mlp"] * 4),
+        "layers_block_type says '----' and hybrid_override_pattern '.*', which are two names for one thing; delete",
+    ),
+    "two group counts": (
+        edit_config(mamba_num_groups=3),
+        "mamba_num_groups says 3 and n_groups 2, which are two names",
+    ),
+    "two head sizes": (edit_config(attention_head_dim=8), "attention_head_dim says 8 and head_dim .*, which are two"),
+    "layers that are a number": (edit_config(layers_block_type=5), "layers_block_type is 5, not a list"),
+    "layers of numbers": (edit_config(layers_block_type=[[5]]), r"layers_block_type has \[5\]; allowed are attention"),
+    "float32 residual": (
+        edit_config(residual_in_fp32=True),
+        "residual_in_fp32 is True; this model supports only False",
+    ),
+    "clamped steps": (
+        edit_config(time_step_limit=[0.0, 0.1]),
+        r"time_step_limit is \[0.0, 0.1\]; this model supports only \[0.0, inf\]",
+    ),
+    "clamped steps by another name": (edit_config(mamba_dt_limit=[0.001, 0.1]), r"time_step_limit is \[0.001, 0.1\]"),
+    "quantized": (
+        edit_config(quantization_config={"quant_method": "fp8"}),
+        "quantization_config is {'quant_method': 'fp8'}; this model supports only None",
+    ),
     "other shape": (
         edit_weights(lambda tensors: tensors.update({"lm_head.weight": torch.zeros(3, 64)})),
         r"tensor lm_head.weight has shape \(3, 64\) and config.json requires \(512, 64\)",

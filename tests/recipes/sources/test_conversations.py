@@ -1,7 +1,9 @@
 """Rows with the columns of NVIDIA's post-training datasets become conversations; unreadable rows are reported."""
 
+import datetime
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,7 @@ def test_a_row_of_v2_becomes_a_conversation(tmp_path: Path, suffix: str, scheme:
         tools=(),
         licence="CC-BY-4.0",
         origin=source,
+        num_added_messages=1,
     )
     assert (silent.id, silent.category, silent.reasoning, silent.licence) == ("b", "chat", False, "unknown")
     assert silent.messages[0] == {"role": "system", "content": "/no_think"}
@@ -132,6 +135,72 @@ def test_metadata_without_tools_gives_no_tools(tmp_path: Path, metadata: str | N
 )
 def test_tools_may_be_a_column_or_json_in_json(tmp_path: Path, columns: dict[str, Any]) -> None:
     assert read_one(tmp_path / "a.jsonl", row(**columns)).tools == (ADD,)
+
+
+def test_a_parquet_of_structs_gives_what_the_same_jsonl_gives(tmp_path: Path) -> None:
+    """Parquet fills in a null for every key of a struct that a row lacks."""
+
+    def calling(name: str, **arguments: Any) -> dict[str, Any]:
+        return {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": name, "arguments": arguments}}],
+        }
+
+    def tool_with(name: str, **properties: Any) -> dict[str, Any]:
+        return {"name": name, "parameters": {"type": "object", "properties": properties}}
+
+    weather = tool_with(
+        "weather", city={"type": "string", "enum": ["Paris", None]}, days={"type": "integer", "minimum": 1}
+    )
+    stocks = tool_with("stocks", ticker={"type": "string"})
+    rows = [
+        row("a", messages=[ASKED, calling("weather", city="Paris"), calling("stocks", ticker="X", n=[1, None])]),
+        row("b", tools=[weather, stocks], messages=[ASKED, calling("stocks")]),
+        row("c", metadata={"tools": [weather], "page": 1}, messages=[ASKED, calling("weather", city="Rome")]),
+    ]
+    lines = write(tmp_path / "a.jsonl", rows)
+    pq.write_table(
+        pa.Table.from_pylist([{"tools": None, "metadata": None, **one} for one in rows]), tmp_path / "a.parquet"
+    )
+    expected = [(one.messages, one.tools) for one in read_conversations([lines])[0]]
+    conversations, unreadable = read_conversations([str(tmp_path / "a.parquet")])
+    assert unreadable == []
+    assert [(one.messages, one.tools) for one in conversations] == expected
+    assert expected[0][0][2]["tool_calls"][0]["function"]["arguments"] == {"city": "Paris"}
+
+
+def test_a_map_in_a_parquet_is_an_object_and_keeps_its_nulls(tmp_path: Path) -> None:
+    function = pa.struct([("name", pa.string()), ("arguments", pa.map_(pa.string(), pa.string()))])
+    message = pa.struct(
+        [("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(pa.struct([("function", function)])))]
+    )
+    call = {"function": {"name": "f", "arguments": [("city", "Paris"), ("day", None)]}}
+    messages = [ASKED, {"role": "assistant", "content": "a", "tool_calls": [call]}]
+    conversation = read_one(
+        tmp_path / "a.parquet", {"messages": messages}, pa.schema([("messages", pa.list_(message))])
+    )
+    assert conversation.messages[2]["tool_calls"][0]["function"]["arguments"] == {"city": "Paris", "day": None}
+
+
+def test_arguments_and_tools_that_json_cannot_hold_are_reported(tmp_path: Path) -> None:
+    day = datetime.date(2020, 1, 1)
+    call = {"function": {"name": "f", "arguments": {"day": day}}}
+    rows = [
+        {"id": "a", "messages": [ASKED, {"role": "assistant", "content": "a", "tool_calls": [call]}]},
+        {"id": "b", "messages": reply(), "tools": [{"name": "f", "default": day}]},
+        {"id": "c", "messages": reply(), "tools": None},
+    ]
+    pq.write_table(pa.Table.from_pylist([{"tools": None, **one} for one in rows]), tmp_path / "a.parquet")
+    conversations, unreadable = read_conversations([str(tmp_path / "a.parquet")])
+    assert [one.id for one in conversations] == ["c"]
+    assert [(one.id, one.reason) for one in unreadable] == [
+        (
+            "a",
+            "messages[1] calls 'f' with arguments that JSON cannot hold: Object of type date is not JSON serializable",
+        ),
+        ("b", "'tools' is what JSON cannot hold: Object of type date is not JSON serializable"),
+    ]
 
 
 # Thinking -------------------------------------------------------------------------------------------------------------
@@ -187,6 +256,7 @@ def test_the_flag_is_at_the_end_of_the_system_text(tmp_path: Path, system: str, 
     conversation = read_one(tmp_path / "a.parquet", row(reasoning=reasoning, messages=messages))
     assert conversation.messages[0] == {"role": "system", "content": expected}
     assert len(conversation.messages) == 3
+    assert conversation.num_added_messages == 0
 
 
 @pytest.mark.parametrize(
@@ -211,6 +281,55 @@ def test_reasoning_defaults_to_whether_a_reply_has_a_trace(
 def test_a_trace_in_a_user_message_is_ignored(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": TRACE}, {"role": "assistant", "content": "Four"}]
     assert not read_one(tmp_path / "a.jsonl", row(reasoning=None, messages=messages)).reasoning
+
+
+def reply(**keys: Any) -> list[dict[str, Any]]:
+    """The question and an answer to it with these keys."""
+    return [ASKED, {"role": "assistant", "content": "Four", **keys}]
+
+
+MESSAGE_V3 = pa.struct([("role", pa.string()), ("content", pa.string()), ("reasoning_content", pa.string())])
+V3 = pa.schema([("messages", pa.list_(MESSAGE_V3))])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_reasoning_content_is_the_thought_before_the_content(tmp_path: Path, suffix: str) -> None:
+    one = {"messages": reply(reasoning_content="Two and two.\n")}
+    conversation = read_one(tmp_path / f"a.{suffix}", one, V3)
+    assert conversation.reasoning
+    assert conversation.messages == (
+        {"role": "system", "content": "/think"},
+        ASKED,
+        {"role": "assistant", "content": TRACE},
+    )
+
+
+def test_reasoning_content_may_come_before_a_call(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {}}}
+    messages = reply(content=None, reasoning_content="Two.", tool_calls=[call])
+    conversation = read_one(tmp_path / "a.jsonl", row(messages=messages))
+    assert conversation.messages[2]["content"] == "<think>\nTwo.\n</think>\n\n"
+
+
+@pytest.mark.parametrize("thought", [None, "", " \n"])
+def test_an_empty_reasoning_content_is_no_thought(tmp_path: Path, thought: str | None) -> None:
+    conversation = read_one(tmp_path / "a.jsonl", row(reasoning=None, messages=reply(reasoning_content=thought)))
+    assert not conversation.reasoning
+    assert conversation.messages[2] == {"role": "assistant", "content": "<think></think>Four"}
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(0, {"weight": 0}), (0.0, {"weight": 0}), (1, {}), (None, {})])
+def test_only_the_weight_zero_is_kept(tmp_path: Path, weight: float | None, kept: dict[str, int]) -> None:
+    messages = [*reply(weight=weight), *reply()]
+    conversation = read_one(tmp_path / "a.jsonl", row(reasoning="off", messages=messages))
+    assert conversation.messages[2] == {"role": "assistant", "content": "<think></think>Four", **kept}
+
+
+def test_keys_that_say_nothing_are_ignored(tmp_path: Path) -> None:
+    ignored = {"id": "m1", "name": "Ann", "refusal": None, "annotations": [], "audio": {}, "thinking": ""}
+    messages = [{**ASKED, **ignored, "weight": 0}, {"role": "assistant", "content": TRACE, **ignored}]
+    conversation = read_one(tmp_path / "a.jsonl", row(messages=messages))
+    assert conversation.messages[1:] == (ASKED, {"role": "assistant", "content": TRACE})
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -253,11 +372,18 @@ def test_a_file_with_two_categories_raises_a_value_error(tmp_path: Path) -> None
 
 
 def test_no_more_rows_of_a_parquet_are_read_than_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits, limit = [], reading.daft.DataFrame.limit
-    monkeypatch.setattr(reading.daft.DataFrame, "limit", lambda table, num: limits.append(num) or limit(table, num))
-    source = write(tmp_path / "a.parquet", [row(str(number)) for number in range(5)])
+    sizes = []
+
+    class Counting(pq.ParquetFile):
+        def iter_batches(self, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+            for batch in super().iter_batches(*arguments, **options):
+                sizes.append(len(batch))
+                yield batch
+
+    monkeypatch.setattr(reading.pq, "ParquetFile", Counting)
+    source = write(tmp_path / "a.parquet", [row(str(number)) for number in range(50)])
     assert [one.id for one in read_conversations([source], num_conversations=3)[0]] == ["0", "1", "2"]
-    assert limits == [3]
+    assert sum(sizes) == 3
 
 
 def test_file_names_with_glob_characters_are_read(tmp_path: Path) -> None:
@@ -303,6 +429,38 @@ MALFORMED = [
         {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": '{"a": "\\ud83d"}'}}]}]},
         "messages[0] holds half a surrogate pair, which is not a character",
     ),
+    (
+        {"messages": reply(refusal="I cannot.")},
+        "messages[1] has the key 'refusal', which is not read; move what it says into content, or remove it",
+    ),
+    (
+        {"messages": reply(train=False)},
+        "messages[1] has the key 'train', which is not read; move what it says into content, or remove it",
+    ),
+    (
+        {"messages": [{**ASKED, "images": ["a.png"]}]},
+        "messages[0] has the key 'images', which is not read; move what it says into content, or remove it",
+    ),
+    (
+        {"messages": [{**ASKED, "reasoning_content": "Two."}]},
+        "messages[0] has reasoning_content in a user message; only an assistant thinks",
+    ),
+    (
+        {"messages": reply(tool_calls=[{"function": {"name": "add", "arguments": {}, "result": "4"}}])},
+        "messages[1] calls 'add' with the key 'result', which is not read; remove it",
+    ),
+    ({"messages": reply(reasoning_content=["Two."])}, "messages[1] has list as reasoning_content"),
+    (
+        {"messages": reply(reasoning_content="\ud83d")},
+        "messages[1] holds half a surrogate pair, which is not a character",
+    ),
+    (
+        {"messages": reply(reasoning_content="Two.", content=TRACE)},
+        "messages[1] has reasoning_content and a thinking tag in its content; keep one of them",
+    ),
+    ({"messages": reply(weight=0.5)}, "messages[1] has the weight 0.5, neither 0 nor 1"),
+    ({"messages": reply(weight="0")}, "messages[1] has the weight '0', neither 0 nor 1"),
+    ({"messages": reply(weight=0)}, "every assistant message has the weight 0, so there is nothing to learn"),
     ({"reasoning": "maybe"}, "'reasoning' is 'maybe', neither 'on' nor 'off'"),
     ({"reasoning": True}, "'reasoning' is True, neither 'on' nor 'off'"),
     ({"reasoning": ["on"]}, "'reasoning' is ['on'], neither 'on' nor 'off'"),
@@ -367,7 +525,9 @@ def test_broken_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
 
 
 WORDS = st.sampled_from(["user", "assistant", "on", "off", "{}", "[]", "\ud800"])
-KEYS = st.sampled_from(["role", "content", "tool_calls", "function", "name", "arguments", "tools"])
+KEYS = st.sampled_from(
+    ["role", "content", "reasoning_content", "weight", "tool_calls", "function", "name", "arguments", "tools"]
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3) | WORDS,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
@@ -459,10 +619,6 @@ def test_uris_are_read_through_daft(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             calls.append(("list", path, io_config))
             return real.from_pydict({"path": [f"{root}/data/chat.parquet", f"{root}/data/code.jsonl"]})
 
-        def read_parquet(self, path: str, io_config: object) -> Any:
-            calls.append(("parquet", path, io_config))
-            return real.read_parquet(path.replace(root, str(tmp_path)))
-
         def File(self, path: str, io_config: object) -> Any:
             calls.append(("bytes", path, io_config))
             return real.File(path.replace(root, f"file://{tmp_path}"))
@@ -472,6 +628,6 @@ def test_uris_are_read_through_daft(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [(one.id, one.origin) for one in conversations] == [("a", root), ("b", root)]
     assert calls == [
         ("list", f"{root}/**", REMOTE),
-        ("parquet", f"{root}/data/chat.parquet", REMOTE),
+        ("bytes", f"{root}/data/chat.parquet", REMOTE),
         ("bytes", f"{root}/data/code.jsonl", REMOTE),
     ]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,25 @@ def test_a_licence_column_is_used(tmp_path: Path, column: str) -> None:
     assert [d.licence for d in read_sources([source])[0]] == ["MIT", "unknown", "unknown"]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["license", "licence", "licenses", "licences"])
+def test_a_licence_of_any_type_is_stated(tmp_path: Path, column: str, suffix: str) -> None:
+    values = [["GPL-3.0-only"], ["MIT", "ISC"], [], None]
+    rows = [{"text": "a", column: value} for value in values]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        write_lines(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    licences = [d.licence for d in read_sources([str(path)])[0]]
+    assert licences == ["GPL-3.0-only", "ISC AND MIT", "unknown", "unknown"]
+
+
+def test_all_licence_columns_bind(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [{"text": "a", "license": "MIT", "licenses": ["GPL-3.0-only", "MIT"]}])
+    assert [d.licence for d in read_sources([source])[0]] == ["GPL-3.0-only AND MIT"]
+
+
 def test_the_text_column_can_be_named(tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "a.jsonl", [{"content": "a", "text": 1}])
     table = write_parquet(tmp_path / "b.parquet", {"content": ["b"], "text": [1]})
@@ -188,8 +208,63 @@ def test_rows_without_the_text_column_before_the_first_with_it_are_reported(tmp_
 
 def test_a_text_column_of_another_type_raises_a_value_error(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", {"text": [[1, 2], [3]]})
-    with pytest.raises(ValueError, match=r"column 'text' is List\[Int64\], not text; use --text-column"):
+    with pytest.raises(ValueError, match=r"column 'text' is list<element: int64>, not text; use --text-column"):
         read_sources([source])
+
+
+UNUSUAL = {
+    "string_view": pa.array(["a", "b"], pa.string_view()),
+    "binary_view": pa.array([b"a", b"b"], pa.binary_view()),
+    "time32": pa.array([1, 2], pa.time32("s")),
+    "decimal256": pa.array([Decimal(1), Decimal(2)], pa.decimal256(50, 2)),
+}
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_columns_that_are_not_used_may_have_any_type_and_any_name(tmp_path: Path, scheme: str) -> None:
+    columns = {"text": pa.array(["words", "more"]), **UNUSUAL}
+    names = [*columns, "twice", "twice", "text.raw"]
+    table = pa.table([*columns.values(), *[pa.array([1, 2])] * 3], names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [d.text for d in read_sources([f"{scheme}{tmp_path}/a.parquet"])[0]] == ["words", "more"]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pa.array(["a", "b"], pa.large_string()),
+        pa.array(["a", "b"], pa.string_view()),
+        pa.array(["a", "b"]).dictionary_encode(),
+        pa.array(["a", "b"], pa.json_()),
+    ],
+    ids=lambda texts: str(texts.type),
+)
+def test_every_type_of_text_is_text(tmp_path: Path, texts: pa.Array) -> None:
+    source = write_parquet(tmp_path / "a.parquet", {"text": texts})
+    assert [d.text for d in read_sources([source])[0]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", [name for name in UNUSUAL if name != "string_view"])
+def test_a_text_column_of_an_unusual_type_is_named_with_its_type(tmp_path: Path, name: str) -> None:
+    source = write_parquet(tmp_path / "a.parquet", {"text": UNUSUAL[name]})
+    with pytest.raises(ValueError, match=rf"column 'text' is {name}.*, not text; use --text-column"):
+        read_sources([source])
+
+
+def test_two_columns_of_a_used_name_raise_a_value_error(tmp_path: Path) -> None:
+    for name in ("text", "id"):
+        names = ["text", "id", name]
+        pq.write_table(pa.table([pa.array(["a"])] * 3, names=names), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match=rf"a\.parquet has 2 columns named '{name}'; rename one of them"):
+            read_sources([f"{tmp_path}/a.parquet"])
+
+
+def test_a_parquet_with_text_that_is_not_utf8_raises_a_one_line_error(tmp_path: Path) -> None:
+    texts = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xe9"]).buffers())
+    source = write_parquet(tmp_path / "a.parquet", {"text": texts})
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be read \(.*text: string.*utf-8.*\)") as error:
+        read_sources([source])
+    one_line(error)
 
 
 # Unreadable rows ------------------------------------------------------------------------------------------------------
@@ -264,7 +339,7 @@ def test_every_line_of_any_bytes_is_a_document_or_reported(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / "a.jsonl"
-    path.write_bytes(b'{"text": "one"}\n' + b"\n".join(lines))
+    path.write_bytes(b'{"text": "one"}\n' + b"\n".join(lines) + b"\n")
     documents, unreadable = read_sources([str(path)])
     rows = [line for line in b"\n".join(lines).split(b"\n") if line.strip()]
     assert len(documents) + len(unreadable) == 1 + len(rows)
@@ -301,6 +376,37 @@ def test_a_truncated_gzip_raises_a_one_line_error(tmp_path: Path, keep: float, s
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz is truncated or damaged \(.*\); get it again") as error:
         read_sources([scheme + str(path)])
     one_line(error)
+
+
+LINES = '{"text": "one"}\n{"text": "zwei ü"}\n'.encode()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("keep", range(1, len(LINES) + 1))
+def test_json_lines_cut_anywhere_in_the_last_line_raise_a_one_line_error(
+    tmp_path: Path, suffix: str, scheme: str, keep: int
+) -> None:
+    content = LINES[:keep]
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    *_, last_line = content.splitlines(keepends=True)
+    if last_line.rstrip().endswith(b"}"):
+        documents, unreadable = read_sources([scheme + str(path)])
+        assert (len(documents), unreadable) == (content.count(b"}"), [])
+        return
+    number = content.count(b"\n") + 1
+    sentence = (
+        rf"a\.{suffix} is truncated or damaged \(line {number}, the last, is not .*\); get it again, or remove the"
+    )
+    with pytest.raises(ValueError, match=sentence) as error:
+        read_sources([scheme + str(path)])
+    one_line(error)
+
+
+def test_a_cut_line_that_is_not_reached_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES[:-5])
+    assert len(read_sources([str(tmp_path / "a.jsonl")], num_documents=1)[0]) == 1
 
 
 @pytest.mark.parametrize("damage", [b"no gzip at all", None])
@@ -492,10 +598,6 @@ def test_uris_are_read_through_daft_with_few_tries(tmp_path: Path, monkeypatch: 
             paths = [p.removeprefix("file://").replace(str(tmp_path), root) for p in found.to_pydict()["path"]]
             return reading.daft_itself.from_pydict({"path": sorted(paths, reverse=True)})  # type: ignore[attr-defined]
 
-        def read_parquet(self, path: str, io_config: object) -> object:
-            calls.append(("parquet", path, io_config))
-            return reading.daft_itself.read_parquet(path.replace(root, str(tmp_path)))  # type: ignore[attr-defined]
-
         def File(self, path: str, io_config: object) -> object:
             calls.append(("bytes", path, io_config))
             return reading.daft_itself.File(path.replace(root, f"file://{tmp_path}"))  # type: ignore[attr-defined]
@@ -507,12 +609,12 @@ def test_uris_are_read_through_daft_with_few_tries(tmp_path: Path, monkeypatch: 
     assert unreadable == []
     assert calls == [
         ("list", f"{root}/**", REMOTE),
-        ("parquet", f"{root}/b.parquet", REMOTE),
+        ("bytes", f"{root}/b.parquet", REMOTE),
         ("bytes", f"{root}/x/a.jsonl.gz", REMOTE),
     ]
     calls.clear()
     assert [d.text for d in read_sources([f"{root}/b.parquet"])[0]] == ["b"]
-    assert calls == [("parquet", f"{root}/b.parquet", REMOTE)]
+    assert calls == [("bytes", f"{root}/b.parquet", REMOTE)]
 
 
 @pytest.mark.parametrize("name", ["", "a.parquet", "a.jsonl"])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron.recipes.sources import reading
 from nemotron.recipes.sources.reading import (
     Row,
     UriReader,
@@ -33,6 +34,14 @@ def test_a_uri_is_never_read_beyond_its_end() -> None:
     content = bytes(range(256)) * 40
     reader = io.BufferedReader(UriReader(Strict(content)), buffer_size=1_000)
     assert reader.read(10) + reader.read() + reader.read(5) == content
+
+
+@pytest.mark.parametrize("is_network", [True, False])
+def test_an_error_of_the_network_is_not_taken_for_one_of_the_content(is_network: bool) -> None:
+    error = reading.daft.exceptions.DaftCoreException("no answer") if is_network else KeyError("twice")
+    expected = (type(error), "no answer") if is_network else (ValueError, r"^a\.parquet cannot be read \(columns id: ")
+    with pytest.raises(expected[0], match=expected[1]), reading.arrow_errors_naming("a.parquet", "id: string"):
+        raise error
 
 
 @given(st.lists(st.sampled_from(["a", "a#2", "a#2#2", "a#3", "b"])))

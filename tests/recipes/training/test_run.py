@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,10 +14,13 @@ from pydantic.dataclasses import dataclass
 from nemotron import Artifact
 from nemotron.config import ScaledConfig, at_every_scale, switch
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import Batch
+from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+from nemotron.recipes.training.state import complete_states, identity_of, read_training_state
 
 SHAPE = ModelConfig(
     vocab_size=300, hidden_size=16, hybrid_override_pattern="M-*", intermediate_size=32, num_attention_heads=2,
@@ -61,7 +65,7 @@ def log_probabilities(model, tokens):
     return torch.log_softmax(model(tokens[:, :-1]), -1).gather(-1, tokens[:, 1:, None])[..., 0]
 
 
-def grpo(config, prompts, interrupt_at=None):
+def grpo(config, prompts, interrupt_at=None, meanwhile=lambda run: None):
     """Reward replies for small token ids: rollouts, group advantages, ratio, KL to a frozen reference, one step."""
     policy = NemotronH(SHAPE, dtype=torch.float64)
     initialize(policy, config.seed)
@@ -103,10 +107,12 @@ def grpo(config, prompts, interrupt_at=None):
             mean_kl = (kl * counts).sum().item() / batch.num_in_loss
             numbers = {"loss": loss.item(), "grad_norm": grad_norm, "reward": rewards.mean().item(), "kl": mean_kl}
             run.note("rollouts", batch, **numbers)
+            if run.step == TOTAL_STEPS:
+                run.note_validation({"prompts": loss.item()})
+            meanwhile(run)
             run.keep_state()
             if run.step == interrupt_at:
                 raise KeyboardInterrupt
-        run.note_validation({"prompts": loss.item()})
         run.save(prompts.tokenizer_path, {"num_prompts": len(PROMPTS)})
     return Checkpoint.load(config.output_dir)
 
@@ -142,6 +148,66 @@ def test_a_loop_that_makes_its_own_data_resumes_to_the_same_bits(prompts, traine
         grpo(config, prompts, interrupt_at)
     resumed = grpo(Config(output_dir=tmp_path / "training", resume=True), prompts)
     assert resumed.digest == trained.digest
+
+
+def strays(work):
+    """What a killed run may leave in its working directory."""
+    (work / "model").mkdir(exist_ok=True)
+    (work / "model" / ".tmpAbc").write_text("cut short")
+    (work / "notes.txt").write_text("stray")
+    (work / "training_state" / "step-00000009.partial").mkdir()
+    (work / "training_state" / "step-00000009.partial" / "model.safetensors").write_text("cut short")
+    (next(work.glob("training_state/step-0000000?")) / ".nfs01").write_text("stray")
+
+
+def test_what_a_killed_run_left_is_not_sealed_into_the_checkpoint(prompts, trained, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        grpo(Config(output_dir=tmp_path / "training"), prompts, interrupt_at=3)
+    strays(tmp_path / "training.incomplete")
+    resumed = grpo(Config(output_dir=tmp_path / "training", resume=True), prompts)
+    assert resumed.digest == trained.digest
+    assert list(resumed.files) == list(trained.files)
+    assert "deleted what an unfinished run left" in capsys.readouterr().err
+
+
+def test_what_was_written_and_not_moved_is_written_again(prompts, trained, tmp_path):
+    """Killed between save() and the swap."""
+    shutil.copytree(trained.path, tmp_path / "training.incomplete")
+    resumed = grpo(Config(output_dir=tmp_path / "training", resume=True), prompts)
+    assert resumed.digest == trained.digest
+
+
+def test_a_run_that_was_killed_between_the_renames_of_its_swap_is_finished(prompts, trained, tmp_path, capsys):
+    shutil.copytree(trained.path, tmp_path / "training.incomplete")
+    shutil.copytree(trained.path, tmp_path / "training.incomplete.replaced")
+    assert grpo(Config(output_dir=tmp_path / "training", resume=True), prompts).digest == trained.digest
+    assert "is finished; nothing to resume" in capsys.readouterr().err
+
+
+def test_a_checkpoint_holds_the_last_state_only(trained):
+    assert [path.name for path in (trained.path / "training_state").iterdir()] == ["step-00000004"]
+
+
+@pytest.mark.parametrize("every", [1, 100])
+@pytest.mark.parametrize("load_again", [False, True])
+def test_a_dataset_that_another_run_replaces_is_not_recorded(prompts, tmp_path, every, load_again):
+    dataset = Prompts.load(shutil.copytree(prompts.path, tmp_path / "prompts"))
+    save_tokenizer(train_tokenizer(["other text to learn merges from"] * 5, 300), tmp_path / "other" / "tokenizer")
+    Prompts(path=tmp_path / "other", tokenizer_path=tmp_path / "other" / "tokenizer").save()
+
+    def replace(run):
+        if run.step == 2:
+            shutil.rmtree(dataset.path)
+            (tmp_path / "other").rename(dataset.path)
+            if load_again:
+                Prompts.load(dataset.path)
+
+    config = Config(output_dir=tmp_path / "training", checkpoint_every_steps=every)
+    with pytest.raises(ValueError, match=r"the prompts had digest .* when it was loaded, and now has"):
+        grpo(config, dataset, meanwhile=replace)
+    assert not (tmp_path / "training").exists()
+    kept = [path.name for path in tmp_path.glob("training.incomplete/training_state/*")]
+    assert kept == (["step-00000001"] if every == 1 else [])
 
 
 def test_a_finished_run_is_not_run_again(prompts, trained, capsys):
@@ -213,6 +279,24 @@ def test_something_is_due_at_its_interval_and_after_the_last_step(prompts, tmp_p
 
     loop(Config(output_dir=tmp_path / "training"))
     assert found == due
+
+
+@pytest.mark.parametrize("every", [1, 3, 9])
+def test_the_state_of_a_checkpoint_is_that_after_the_last_step(prompts, tmp_path, every):
+    """Whoever trains on starts from the weights of the checkpoint, and from moments and a record that go with them."""
+    config = Config(output_dir=tmp_path / "training", checkpoint_every_steps=every)
+    checkpoint = grpo(config, prompts)
+    last = complete_states(checkpoint.path)[-1]
+    assert last.parent == checkpoint.training_state_path
+    assert last.name == f"step-{TOTAL_STEPS:08d}"
+
+    model = NemotronH(SHAPE, dtype=torch.float64)
+    initialize(model, config.seed + 1)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.0), lr=config.learning_rate)
+    record = read_training_state(checkpoint.path, identity_of(config, prompts), model, optimizer)
+    assert record.curve == pq.read_table(checkpoint.curve_path).to_pylist()
+    assert {float(moments["step"]) for moments in optimizer.state_dict()["state"].values()} == {TOTAL_STEPS}
+    assert weight_fingerprint(model) == weight_fingerprint(load_checkpoint(checkpoint.checkpoint_path))
 
 
 def test_a_checkpoint_of_another_scale_is_refused(trained):

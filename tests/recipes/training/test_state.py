@@ -1,5 +1,8 @@
 """States of unfinished runs: when a run is finished, when it can be resumed, what is refused."""
 
+import json
+import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,19 +11,26 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from nemotron.config import ScaledConfig, at_every_scale, input_path, switch
+from nemotron.directory import PARTIAL_METADATA, file_record
 from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nemotron_h.checkpoint import save_tensors
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.state import (
+    CHECKSUMS,
+    STATE_FILES,
     Identity,
     Record,
+    check_before_work,
     check_no_unfinished_run,
+    complete_states,
     identity_of,
     is_finished,
     read_training_state,
+    remove_leftovers,
     write_training_state,
 )
 
-IDENTITY: Identity = {"dataset": "d" * 64, "config": {"learning_rate": 1e-3, "seed": 7}}
+IDENTITY: Identity = {"dataset": "d" * 64, "config": {"scale": "tiny", "learning_rate": 1e-3, "seed": 7}}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,9 @@ def trained(directory, model, steps=1):
     optimizer = torch.optim.AdamW(model.parameters())
     model.lm_head.weight.sum().backward()
     optimizer.step()
-    write_training_state(directory, IDENTITY, model, optimizer, Record(curve=[{"step": i} for i in range(steps)]))
+    write_training_state(
+        directory, IDENTITY, model, optimizer, Record(curve=[{"step": i, "loss": 0.5} for i in range(steps)])
+    )
 
 
 def test_a_finished_run_has_nothing_to_resume(tmp_path, model, capsys):
@@ -76,10 +88,22 @@ def test_an_unfinished_run_with_another_dataset_or_config_is_not_resumed(tmp_pat
         read_training_state(work, identity, model, optimizer)
 
 
-def test_only_the_last_state_is_kept(tmp_path, model):
-    trained(tmp_path, model, steps=1)
-    trained(tmp_path, model, steps=2)
-    assert [path.name for path in (tmp_path / "training_state").iterdir()] == ["step-00000002"]
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_the_last_two_states_are_kept(tmp_path, model):
+    for steps in (1, 2, 3):
+        trained(tmp_path, model, steps)
+    assert names(tmp_path / "training_state") == ["step-00000002", "step-00000003"]
+
+
+def test_the_states_are_in_the_order_of_their_steps(tmp_path, model):
+    for steps in (9, 10):
+        trained(tmp_path, model, steps)
+        (state,) = tmp_path.glob(f"training_state/step-*{steps}")
+        state.rename(state.with_name(f"step-{steps}"))
+    assert [path.name for path in complete_states(tmp_path)] == ["step-9", "step-10"]
 
 
 def test_an_incomplete_state_is_ignored(tmp_path, model):
@@ -89,12 +113,160 @@ def test_an_incomplete_state_is_ignored(tmp_path, model):
     check_no_unfinished_run(tmp_path)
 
 
-def test_a_damaged_state_is_refused_with_its_path(tmp_path, model):
+def test_a_state_is_on_disk_before_it_has_its_name(tmp_path, model, monkeypatch):
+    calls = []
+    rename, fsync = Path.rename, os.fsync
+
+    def noted(descriptor):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", lambda path, target: (calls.append("renamed"), rename(path, target))[1])
     trained(tmp_path, model)
-    (state,) = tmp_path.glob("training_state/step-*")
-    (state / "state.json").write_text('{"dataset": ')
-    with pytest.raises(ValueError, match=r"state\.json is damaged \(.*\); delete .*step-00000001 to go on without it"):
-        read_training_state(tmp_path, IDENTITY, model, torch.optim.AdamW(model.parameters()))
+    files = ["model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"]
+    folders = ["training_state", tmp_path.name, tmp_path.parent.name]
+    assert calls == [*files, "step-00000001.partial", "renamed", *folders]
+
+
+def zero_half(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def edit_a_number(path):
+    path.write_text(path.read_text().replace("0.5", "0.25"))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def replace_by_a_link(path):
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+DAMAGES = {
+    **{f"half of {name} is zero": (name, zero_half) for name in (*STATE_FILES, CHECKSUMS)},
+    **{f"a bit of {name}": (name, flip_a_bit) for name in (*STATE_FILES, CHECKSUMS)},
+    **{f"{name} is cut": (name, truncate) for name in (*STATE_FILES, CHECKSUMS)},
+    **{f"{name} is gone": (name, Path.unlink) for name in (*STATE_FILES, CHECKSUMS)},
+    **{f"{name} is a link": (name, replace_by_a_link) for name in STATE_FILES},
+    "an edited loss": ("state.json", edit_a_number),
+    "empty checksums": (CHECKSUMS, lambda path: path.write_text("{}")),
+    "checksums nested deep": (CHECKSUMS, lambda path: path.write_text("[" * 100_000)),
+}
+
+
+def resumed(directory, model):
+    return read_training_state(directory, IDENTITY, model, torch.optim.AdamW(model.parameters()))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_named_and_the_one_before_is_taken(tmp_path, model, capsys, damage):
+    name, apply = DAMAGES[damage]
+    for steps in (1, 2):
+        trained(tmp_path, model, steps)
+    apply(tmp_path / "training_state" / "step-00000002" / name)
+    assert len(resumed(tmp_path, model).curve) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"warning: \S+/step-00000002 is damaged \(.+\); deleted it and took the state before it", said[0]
+    )
+    assert said[1:] == ["resumed at step 1"]
+    trained(tmp_path, model, 2)  # the run gets there again
+    assert len(resumed(tmp_path, model).curve) == 2
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_without_an_undamaged_state_a_run_is_refused_and_nothing_is_deleted(tmp_path, model, damage):
+    name, apply = DAMAGES[damage]
+    trained(tmp_path, model)
+    apply(tmp_path / "training_state" / "step-00000001" / name)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        ValueError, match=r"step-00000001 is damaged \(.*\); no earlier state is left, so delete"
+    ) as error:
+        resumed(tmp_path, model)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_state_of_another_run_is_not_deleted(tmp_path, model):
+    for steps in (1, 2):
+        trained(tmp_path, model, steps)
+    flip_a_bit(tmp_path / "training_state" / "step-00000002" / "model.safetensors")
+    with pytest.raises(ValueError, match="was trained on a dataset with digest"):
+        read_training_state(tmp_path, {**IDENTITY, "dataset": "e" * 64}, model, torch.optim.AdamW(model.parameters()))
+    assert names(tmp_path / "training_state") == ["step-00000001", "step-00000002"]
+
+
+def reseal(directory, content):
+    """Replace files of a state, with checksums that match."""
+    for name, value in content.items():
+        file = next(file for file in STATE_FILES if file.startswith(name))
+        if file == "state.json":
+            (directory / file).write_text(value)
+        else:
+            save_tensors(value, directory / file)
+    records = {name: file_record(directory / name).model_dump() for name in STATE_FILES}
+    (directory / CHECKSUMS).write_text(json.dumps(records))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({"state": text} for text in ("{}", '"x"', "[" * 100_000, "null", "")),
+        {"state": json.dumps({"dataset": "d" * 64, "record": {"curve": [{}]}})},
+        {"state": json.dumps({**IDENTITY, "record": "x"})},
+        {"state": json.dumps({**IDENTITY, "record": {"curve": [{}] * 7}})},
+        {"model": {"lm_head.weight": torch.zeros(1)}},
+        {"optimizer": {"0.exp_avg": torch.zeros(1)}},
+        {"optimizer": {"x": torch.zeros(1)}},
+        {"optimizer": {f"9999.{name}": torch.zeros(()) for name in ("step", "exp_avg", "exp_avg_sq")}},
+        {"optimizer": {f"0.{name}": torch.zeros(3) for name in ("step", "exp_avg", "exp_avg_sq")}},
+    ],
+)
+def test_a_state_that_is_whole_and_makes_no_sense_is_damaged_too(tmp_path, model, content):
+    trained(tmp_path, model)
+    reseal(tmp_path / "training_state" / "step-00000001", content)
+    with pytest.raises(ValueError, match=r"step-00000001 is damaged \(.*\); no earlier state is left, so delete"):
+        resumed(tmp_path, model)
+
+
+def test_a_damaged_state_of_a_finished_run_is_one_sentence(tmp_path, model):
+    trained(tmp_path / "run", model)
+    truncate(tmp_path / "run" / "training_state" / "step-00000001" / "state.json")
+    with pytest.raises(ValueError, match=r"step-00000001 is damaged \(.*\); copy the artifact again, or delete"):
+        is_finished(tmp_path / "run", IDENTITY)
+
+
+def test_what_a_killed_run_left_is_deleted_by_name(tmp_path, model, capsys):
+    for steps in (1, 2):
+        trained(tmp_path, model, steps)
+    (tmp_path / PARTIAL_METADATA).touch()
+    kept = sorted(tmp_path.rglob("*"))
+    (tmp_path / "training_state" / "step-00000001.partial").mkdir()
+    (tmp_path / "training_state" / "notes").touch()
+    (tmp_path / "training_state" / "step-00000002" / ".tmpAbc").touch()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / ".tmpAbc").touch()
+    (tmp_path / "curve.parquet").symlink_to("/etc/hostname")
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == kept
+    assert capsys.readouterr().err == (
+        f"deleted what an unfinished run left in {tmp_path}: curve.parquet, model, training_state/notes, "
+        f"training_state/step-00000001.partial, training_state/step-00000002/.tmpAbc\n"
+    )
+    remove_leftovers(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 @dataclass
@@ -113,6 +285,22 @@ class Config(ScaledConfig):
     """Changes no number."""
     resume: bool = switch()
     """A way to start."""
+
+
+@pytest.mark.parametrize("place", ["run", "run.incomplete"])
+def test_a_run_with_another_config_is_refused_before_any_work(tmp_path, model, place):
+    trained(tmp_path / place, model)  # with seed 7
+    check_before_work(Config(output_dir=tmp_path / "run", seed=7, resume=True), "--resume")
+    otherwise = {"run": "drop --here.resume", "run.incomplete": f"delete {tmp_path}/run.incomplete"}[place]
+    with pytest.raises(ValueError, match=f"{place} was trained with seed=7, not 8; .*, or {otherwise} to start over"):
+        check_before_work(Config(output_dir=tmp_path / "run", seed=8, resume=True), "--here.resume")
+    flip_a_bit(tmp_path / place / "training_state" / "step-00000001" / "state.json")
+    check_before_work(Config(output_dir=tmp_path / "run", seed=8, resume=True), "--resume")  # named when it is read
+
+
+def test_a_finished_run_without_resume_is_run_again(tmp_path, model):
+    trained(tmp_path / "run", model)
+    check_before_work(Config(output_dir=tmp_path / "run", seed=8), "--resume")
 
 
 def test_the_identity_of_a_run_is_its_dataset_and_what_its_result_depends_on():

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from letters.stage0_bigram import data_curation, evaluation, training
-from nemotron import Artifact, print_complete
+from nemotron import Artifact, print_complete, whole_stage
 from nemotron.config import ScaledConfig, nested, parse_command_line
 from nemotron.pipe import step_process
 
@@ -31,9 +31,10 @@ class Config(ScaledConfig):
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before."""
-    dataset = data_curation.main(config.data)
-    checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
-    results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    with whole_stage(config, STEPS):  # alone in its directory
+        dataset = data_curation.main(config.data)
+        checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
+        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
     return {"dataset": dataset, "checkpoint": checkpoint, "results": results}
 
 

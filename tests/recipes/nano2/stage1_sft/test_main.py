@@ -1,14 +1,23 @@
 """How the stage's orchestrator connects its steps, and what it refuses before any work."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import torch
 
+from nemotron.config import parse_command_line
+from nemotron.directory import locked, working_name
 from nemotron.recipes.nano2.__main__ import Config as RecipeConfig
 from nemotron.recipes.nano2.__main__ import main as recipe_main
+from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
+from nemotron.recipes.nano2.stage0_pretrain import data_curation as stage0_curation
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
 from nemotron.recipes.nano2.stage1_sft.__main__ import STEPS, Config, main
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.training.state import Record, compared_values, write_training_state
 from nemotron.testing.stage import step_name
 
 
@@ -99,8 +108,6 @@ def test_an_input_of_a_step_is_refused_in_a_whole_run(name, step):
 
 
 def test_the_recipe_runs_stage_1_on_the_checkpoint_of_stage_0(monkeypatch, tmp_path):
-    from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
-
     class Written:
         path = tmp_path / "checkpoint"
 
@@ -109,3 +116,56 @@ def test_the_recipe_runs_stage_1_on_the_checkpoint_of_stage_0(monkeypatch, tmp_p
     monkeypatch.setattr(stage1_sft, "main", lambda config: given.append(config) or {"results": Written()})
     assert list(recipe_main(RecipeConfig(output_dir=tmp_path / "run"))) == ["nano2/stage0_pretrain", "nano2/stage1_sft"]
     assert [config.base_checkpoint_path for config in given] == [tmp_path / "checkpoint"]
+
+
+def unfinished_run(config):
+    """A run that was killed after its first state."""
+    model = NemotronH(MODELS["tiny"])
+    initialize(model, 0)
+    optimizer = torch.optim.AdamW(model.parameters())
+    identity = {"dataset": "d" * 64, "config": compared_values(config)}
+    write_training_state(working_name(config.output_dir), identity, model, optimizer, Record(curve=[{"step": 0}]))
+
+
+def never(config):
+    pytest.fail("curation started")
+
+
+@pytest.mark.parametrize(
+    ("config_class", "path", "flag"),
+    [
+        (stage0_pretrain.Config, "train", "--train.resume"),
+        (Config, "train", "--train.resume"),
+        (RecipeConfig, "pretrain.train", "--pretrain.train.resume"),
+        (RecipeConfig, "sft.train", "--sft.train.resume"),
+    ],
+    ids=["stage 0", "stage 1", "recipe at stage 0", "recipe at stage 1"],
+)
+def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command(
+    config_class, path, flag, tmp_path, monkeypatch
+):
+    config = config_class(output_dir=tmp_path / "run")
+    train = attrgetter(path)(config)
+    unfinished_run(train)
+    monkeypatch.setattr(data_curation, "main", never)
+    monkeypatch.setattr(stage0_curation, "main", never)
+    run = {stage0_pretrain.Config: stage0_pretrain.main, Config: main, RecipeConfig: recipe_main}[config_class]
+    with pytest.raises(ValueError, match=f"holds an unfinished run at step-00000001; add {flag} to go on, or delete"):
+        run(config)
+    resumed = parse_command_line(config_class, [f"--output-dir={tmp_path / 'run'}", flag])
+    assert attrgetter(path)(resumed).resume
+    attrgetter(path)(resumed).learning_rate = 0.125
+    with pytest.raises(ValueError, match=r"training\.incomplete was trained with learning_rate=.*, not 0\.125"):
+        run(resumed)
+
+
+@pytest.mark.parametrize("orchestrator", [stage0_pretrain, stage1_sft], ids=["stage 0", "stage 1"])
+def test_a_stage_beside_a_running_one_is_refused_before_curation(orchestrator, tmp_path, monkeypatch):
+    """The other trains: without this, its dataset would be replaced under it."""
+    config = orchestrator.Config(output_dir=tmp_path / "run", seed=7)
+    monkeypatch.setattr(orchestrator.data_curation, "main", never)
+    unfinished_run(config.train)  # it has written a state: no reason to advise --train.resume
+    work = working_name(config.train.output_dir)
+    sentence = r"another process is writing .*training\.incomplete; wait for it"
+    with locked(work), pytest.raises(ValueError, match=sentence):
+        orchestrator.main(config)
