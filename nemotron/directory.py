@@ -349,8 +349,8 @@ def check_replaceable(final: Path, artifact_type: str) -> None:
         if is_artifact(parent):
             raise ValueError(f"output_dir={final} is inside the artifact {parent}; choose one outside of it")
     work, replaced = working_name(final), replaced_name(final)
-    for place, owned in ((work, is_own(work, artifact_type)), (replaced, is_artifact(replaced))):
-        if place.exists() and not owned and (kept := sorted(path.name for path in place.iterdir())):
+    for place, is_ours in ((work, is_own(work, artifact_type)), (replaced, is_artifact(replaced))):
+        if place.exists() and not is_ours and (kept := sorted(path.name for path in place.iterdir())):
             raise ValueError(
                 f"{place} holds {kept[0]}, which no unfinished run of this step wrote; move it elsewhere or choose "
                 f"another output_dir"

@@ -1,6 +1,7 @@
 """Compare the numbers of a run with the recorded ones, unrounded and in the order in which they were computed.
 
-In: the ladder of every step of a stage (`ladder.json`, a list of {rung, name, step, value}) and the stage's golden.
+In: the golden of a stage, and the `ladder.json` of each of its modules, a list of {rung, name, step, value} in which
+step is the optimizer step, or 0.
 Out: the differences, first broken rung first, and the largest relative difference of the numbers that agree.
 Used by the snapshot extension of this package and by runs that compare themselves; imports neither pytest nor syrupy.
 
@@ -150,7 +151,7 @@ def _window(text: str, start: int, limit: int) -> str:
 
 
 def parse_json(text: str | bytes, name: str) -> Json:
-    """Parse strict JSON; `name` says in errors whose text it is.
+    """Parse strict JSON; error messages use `name` to say where the text comes from.
 
     Raises:
         GoldenError: if it is not UTF-8 or JSON, or holds NaN, an infinity, a number beyond floats, or a key twice.

@@ -109,7 +109,7 @@ def read_catalogue(path: Path) -> tuple[list[Mutant], list[str]]:
     """The mutants of a catalogue, in order, and its `tests`: the test files and folders of its stage.
 
     Raises:
-        ValueError: if a name occurs twice, or a mutant has an unknown field or lacks one.
+        ValueError: if a name occurs twice, or a mutant has an unknown field or lacks a required one.
     """
     mutants = []
     catalogue = tomllib.loads(path.read_text(encoding="utf-8"))

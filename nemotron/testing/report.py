@@ -213,9 +213,10 @@ def report_of(golden_text: str | bytes | None, run: Mapping[str, Json]) -> Repor
 
 
 def with_upstream(found: Iterable[Report]) -> list[Report]:
-    """The reports in running order; one that first differs at its inputs names the first earlier stage that differs.
+    """The reports in running order, with `upstream` set on those whose first difference is in their inputs.
 
-    Stages of a recipe run in the order of their names: stage0_pretrain, stage1_sft.
+    `upstream` is the earliest stage of the same recipe that differs; it stays empty if no earlier stage does. Stages
+    run in the order of their names: stage0_pretrain, stage1_sft.
     """
     reports = sorted(found, key=lambda report: report.stage)
     first_different: dict[str, str] = {}

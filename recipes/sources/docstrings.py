@@ -99,7 +99,7 @@ def cut_examples(docstring: str) -> tuple[str, bool]:
     Three things are cut: sections with "Example" in their heading, up to the next heading of the same or a higher rank;
     doctests anywhere else, from the prompt to the next blank line; the paragraph before such a doctest if it ends in a
     colon. Underlined headings that become empty are cut as well, and in every docstring several blank lines become one,
-    so that no gap gives a cut away.
+    so that no gap shows where something was cut.
     """
     lines = docstring.split("\n")
     kept: list[str] = []
