@@ -117,7 +117,7 @@ PLUGIN_CELLS = [  # pytest, syrupy, xdist
 def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | None) -> None:
     """Run a project that does not use the plugin, and the example that does, with the installed wheel.
 
-    tests/nemotron/testing/neighbor is green without the plugin, and must be green with it. It needs no torch, so each
+    tests/nemotron/testing/neighbor is green without the plugin, and must be green with it. No torch is needed, so each
     environment is small.
     """
     outside = Path(session.create_tmp()).resolve()

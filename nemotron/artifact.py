@@ -53,7 +53,7 @@ from nemotron.strict import one_sentence
 
 
 class Ladder(Protocol):
-    """What `Artifact.save` needs of a step's ladder, the recorded numbers that a golden is compared with."""
+    """What `Artifact.save` needs of a step's ladder, the numbers that are compared with the stage's golden file."""
 
     def write(self, directory: Path, /) -> object:
         """Write ladder.json into the directory."""
@@ -263,7 +263,7 @@ class Artifact(BaseModel):
             except ValueError as error:
                 raise ValueError(f"{path}: {field} is neither inside this artifact nor another one: {error}") from None
             _check_digest(place, target.type, process.loaded_digests.get(place, target.digest), target.digest)
-            _check_inputs(place, target)  # what was read through it
+            _check_inputs(place, target)  # the inputs of that artifact, which the step may have read through it
             relative = Path(os.path.relpath(place, path)).as_posix()
             metadata.inputs[field] = Reference(type=target.type, digest=target.digest, path=relative)
 
@@ -284,7 +284,7 @@ def _check_digest(path: Path, artifact_type: str, loaded: str, found: str) -> No
 
 
 def _check_inputs(path: Path, metadata: Metadata) -> None:
-    """Raise ValueError if an input of the artifact at `path` is there and is no longer what the artifact was made from.
+    """Raise ValueError if an input of the artifact at `path` exists and has changed since the artifact was made.
 
     Reads no file but metadata.json: load() of the input checks its files.
     """
@@ -362,7 +362,7 @@ def working_directory(
 
 @contextmanager
 def whole_stage(config: Any, steps: Sequence[ModuleType]) -> Iterator[None]:
-    """Run all steps of a stage, alone in its directory; what a later step would refuse is refused before the first.
+    """Run all steps of a stage, alone in its directory; first check that every step can write its artifact.
 
     Inside, no other process can run the stage or one of its steps in this directory. A recipe that has opened the stage
     already may open it again in the same process.
@@ -371,7 +371,7 @@ def whole_stage(config: Any, steps: Sequence[ModuleType]) -> Iterator[None]:
         config: of the stage: output_dir, and the Config of each step as a field.
         steps: the modules, each with Config and main.
     Raises:
-        ValueError: if another process writes there, or the place of a step holds something else than its artifact.
+        ValueError: if another process writes there, or a step's output directory holds anything but its artifact.
     """
     stage = Path(os.path.abspath(config.output_dir)).resolve()
     if stage in process.stages:

@@ -5,9 +5,9 @@
         learning_rate: PositiveFloat = by_scale(tiny=4e-3, small=2e-3, medium=1e-3, full=published(4.5e-4))
         '''Peak learning rate.'''
 
-`Config(scale="small")` has the numbers of small, `--scale small --help` shows them, and bounds are types that are
-checked on the command line, in Python, by `dataclasses.replace` and on assignment. A Config with the name of one scale
-and the numbers of another is refused.
+`Config(scale="small")` has the numbers of small, and `--scale small --help` shows them. Bounds are part of the types;
+they are checked on the command line, in Python, by `dataclasses.replace` and on assignment. A Config with the name of
+one scale and the numbers of another is refused.
 
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale full --help
 """
@@ -34,7 +34,7 @@ Dtype = Literal["float64", "float32", "bfloat16"]
 
 OUR_CHOICE = "our choice"
 OWNED = ("scale", "seed", "output_dir")
-"""Fields that an orchestrator hands down to the Configs of its steps."""
+"""Fields that an orchestrator, the `__main__` of a stage or recipe, hands down to the Configs of its steps."""
 
 AnyConfig = TypeVar("AnyConfig", bound="ScaledConfig")
 
@@ -58,7 +58,7 @@ def proxy(value: Any, model: str) -> Marked:
 
 
 def same_as(value: Any, stage: str) -> Marked:
-    """A number that is unknown to us here, and taken over from an earlier stage of the recipe."""
+    """A number that is unknown to us for this stage, and taken over from an earlier stage of the recipe."""
     return Marked(value, f"our choice, as in {stage}")
 
 
@@ -97,10 +97,11 @@ def output_below(*parts: str) -> Any:
 
 
 def input_path(*default_below: str) -> Any:
-    """A field with the directory of an artifact that the step reads. An orchestrator sets it, so it is no flag there.
+    """A field with the directory of an artifact that the step reads; not a flag of an orchestrator, which sets it.
 
     Args:
-        default_below: where an earlier stage writes it, as in `output_below`; None, which means the pipe, if left out.
+        default_below: where an earlier stage writes the artifact, as in `output_below`. If left out, the default is
+            None: read it from the pipe.
     """
     if not default_below:
         return field(default=None, metadata={"input": True, "recorded": False})
@@ -114,7 +115,7 @@ def switch() -> Any:
 
 
 def nested(config_class: type[AnyConfig], folder: str) -> Any:
-    """A field of an orchestrator's Config: the Config of a step or stage, which takes over what the orchestrator owns.
+    """A field of an orchestrator's Config: the Config of a step or stage, which inherits the fields in OWNED.
 
     Args:
         folder: where it writes, below the orchestrator's `output_dir`.
@@ -200,7 +201,7 @@ class ScaledConfig(metaclass=_ConfigMeta):
         """Raise ValueError if fields contradict each other. It may not assign to them."""
 
     def _check_nested(self, item: dataclasses.Field[Any]) -> None:
-        """Raise ValueError if a nested Config has another scale, seed or directory than this one, or an input."""
+        """Raise ValueError if a nested Config lacks the scale, seed or directory handed down, or sets an input."""
         inner = getattr(self, item.name)
         for owned, value in handed_down(vars(self), item.metadata["folder"]).items():
             if getattr(inner, owned) != value:
@@ -226,7 +227,7 @@ class ScaledConfig(metaclass=_ConfigMeta):
 
 
 def recorded_values(config: Any) -> dict[str, Any]:
-    """The fields of a Config that its step's result depends on: no paths, and nothing that is marked otherwise."""
+    """The fields of a Config that its step's result depends on: no paths, and no field with recorded=False."""
     fields = [item for item in dataclasses.fields(config) if item.metadata.get("recorded", True)]
     return {
         item.name: getattr(config, item.name) for item in fields if not isinstance(getattr(config, item.name), Path)
@@ -263,7 +264,7 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
 
 
 def _owned_flags(args: Sequence[str] | None) -> dict[str, Any]:
-    """What the command line says of the fields that decide the defaults; tyro explains what is wrong with them."""
+    """The values on the command line for OWNED, on which other defaults depend; tyro explains mistakes in them."""
     found = {}
     for name, kind in (("scale", str), ("seed", int), ("output_dir", Path)):
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

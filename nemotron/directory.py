@@ -30,10 +30,10 @@ from nemotron.strict import one_sentence, parse_json_object
 
 SCHEMA_VERSION = 1
 METADATA = "metadata.json"
-PARTIAL_METADATA = "metadata.json.partial"  # its name until it is complete; from the start in a working directory
+PARTIAL_METADATA = "metadata.json.partial"  # until it is complete; empty at first, to mark a working directory
 RUNNING = ".running"  # in the directory of a stage: locked while the whole stage runs
 UNSUPPORTED = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What fsync and flock answer on a file system that cannot do them."""
+"""Error numbers of fsync and flock on a file system that does not support them."""
 MAX_METADATA_BYTES = 16 << 20  # our choice: enough for 100,000 files
 
 
@@ -174,7 +174,7 @@ def check_files(directory: Path, metadata: Metadata, hashes: bool = True) -> Non
     """Compare the files of a directory with their records; without `hashes`, compare sizes only.
 
     Raises:
-        ValueError: if a file is missing, differs, or is not listed; a reader of all Parquet files would read it too.
+        ValueError: if a file is missing, differs, or is not listed (a reader of *.parquet would read it too).
     """
     present = dict.fromkeys(list_files(directory))
     for name in present:
@@ -206,10 +206,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def flush_to_disk(descriptor: int, place: Path) -> None:
-    """fsync; where the file system cannot do it, a warning.
+    """Call fsync; print a warning if the file system does not support it.
 
     Raises:
-        OSError: if it can, and failed: the disk is full or broken.
+        OSError: if fsync is supported and fails, because the disk is full or broken.
     """
     try:
         os.fsync(descriptor)
@@ -318,7 +318,7 @@ def repair_swap(final: Path) -> None:
 
 
 def remove_content(directory: Path, ignore_errors: bool = False) -> None:
-    """Empty a directory, metadata.json and what marks it as a step's own last: until then it is recognizable."""
+    """Empty a directory; metadata.json and the mark of a step go last, so that it stays recognizable until then."""
     last = (METADATA, PARTIAL_METADATA)
     for entry in sorted(directory.iterdir(), key=lambda entry: (entry.name in last, entry.name)):
         try:
@@ -370,7 +370,7 @@ def check_replaceable(final: Path, artifact_type: str) -> None:
 
 
 def is_artifact(directory: Path, artifact_type: str | None = None) -> bool:
-    """Whether a directory has readable metadata, of an artifact of this type."""
+    """Whether a directory has readable metadata of an artifact of this type, or of any type if None."""
     if not directory.is_dir():
         return False
     try:
@@ -381,12 +381,12 @@ def is_artifact(directory: Path, artifact_type: str | None = None) -> bool:
 
 
 def is_own(work: Path, artifact_type: str) -> bool:
-    """Whether a working directory is one that a step opened, or finished before it could be moved."""
+    """Whether a step opened this working directory, or finished an artifact in it that was not yet moved."""
     return (work / PARTIAL_METADATA).is_file() or is_artifact(work, artifact_type)
 
 
 def mark_as_own(work: Path) -> None:
-    """Write what tells a step's working directory from somebody's directory with that name; save() replaces it."""
+    """Write the mark that tells a step's working directory from any other of that name; save() replaces the mark."""
     with open(work / PARTIAL_METADATA, "ab"):
         pass
     sync_directory(work)

@@ -1,7 +1,7 @@
-"""What a step must reproduce, written down in the order in which it happens: ladder.json, which the goldens pin.
+"""ladder.json: the numbers that a step must reproduce, in the order in which it computes them.
 
-In: numbers, as a step computes them. Out: a list of {"rung", "name", "step", "value"}. The first entry that differs
-from the golden names the cause, because everything above it is still equal.
+In: numbers, as a step computes them. Out: a list of {"rung", "name", "step", "value"}, which tests compare with
+golden/<recipe>/<stage>.json. The first entry that differs names the cause, because everything above it is still equal.
 
     ladder = Ladder()
     ladder.add_config(config)
@@ -38,11 +38,11 @@ class Ladder:
 
         Args:
             rung: what the values are about.
-            values: name -> count as int, id as sha256, float, or lists and dicts of these. Never a time or a path.
+            values: name -> number, string (such as the sha256 of ids), or lists and dicts of these; no time, no path.
             at_step: optimizer step that the values belong to, from 0.
             named: more values, by keyword.
         Raises:
-            ValueError: for an unknown rung, an entry that is there already, or a value that JSON cannot say exactly.
+            ValueError: for an unknown rung, a repeated entry, or a value that JSON cannot represent exactly.
         """
         if rung not in get_args(Rung):
             raise ValueError(f"unknown rung {rung!r}; use one of {', '.join(get_args(Rung))}")

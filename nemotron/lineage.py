@@ -134,8 +134,8 @@ def producer_record(module: str, config: Any) -> dict[str, Any]:
 
     Args:
         module: name of the module that defines the artifact's class: the step, unless `config` says otherwise.
-        config: the step's Config, a mapping, or None. The step is the module that defines a Config's class, because
-            several steps may write artifacts of one class.
+        config: the step's Config, a mapping, or None. For a Config, the module that defines its class is the step,
+            because several steps may write artifacts of one class.
     """
     if is_dataclass(config) and not isinstance(config, type):
         module, values = type(config).__module__, asdict(config)

@@ -18,7 +18,7 @@ class ProcessState:
     tracker: "LineageTracker | None" = None
     """Receives every artifact that this process saves or loads; set by `set_lineage_tracker`."""
     logged_digests: set[str] = field(default_factory=set)
-    """Digests that this process wrote and logged: reading them back is not the use of an input."""
+    """Digests of artifacts that this process saved and logged; loading these is not logged as the use of an input."""
     stdout: int | None = None
     """Inside `step_process`: the file descriptor of the program's real stdout; None outside."""
     stdin: tuple[IO[str], bytes] | None = None
@@ -28,7 +28,7 @@ class ProcessState:
     stages: set[Path] = field(default_factory=set)
     """Directories of the stages that this process is running as a whole."""
     warnings: set[str] = field(default_factory=set)
-    """What was already said about file systems: once is enough."""
+    """Keys of the warnings that this process has printed; each is printed once."""
     working_directories: dict[Path, Path] = field(default_factory=dict)
     """Working directory that is open -> the directory that its artifact will have."""
 

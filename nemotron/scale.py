@@ -16,8 +16,8 @@ _TINY_MAX_ROWS = 10_000  # a whole recipe takes minutes, however large the corpu
 def apply_scale(count: int, scale: Scale) -> int:
     """Number of rows out of `count` that a run at `scale` takes, rounded down.
 
-    tiny takes 1 % and at most 10,000, small 10 %, medium 30 %, full all. At least 1 of a count of 1 or more, never more
-    than count, and never fewer of a larger count.
+    tiny takes 1 % and at most 10,000, small 10 %, medium 30 %, full all. The result is at least 1 if count is, never
+    more than count, and never smaller for a larger count.
 
     Args:
         count: rows there are, >= 0.

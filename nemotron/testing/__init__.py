@@ -1,1 +1,1 @@
-"""Checks that a stage still gives its recorded numbers; `compare.py` needs only Python, the rest needs pytest."""
+"""Checks that a stage still gives its recorded numbers; the comparison itself (`compare.py`) needs no pytest."""

@@ -3,9 +3,9 @@
 In: stages that have a golden. Out: one line per cell with the largest relative difference; exit code 1 after an alarm.
 Run: nox -s alarms    (python -m nemotron.testing.alarms [stage ...] in the root of the repository)
 
-A cell runs pytest in a new process on the tests of one stage. It sets the vector instructions of the torch and MKL
-kernels, the number of threads, PYTHONHASHSEED, the order of the tests, the working directory, and locale with time
-zone. Every pair of values of two settings occurs in at least one cell.
+A cell is one environment: pytest runs the tests of one stage there in a new process. It sets the vector instructions
+of the torch and MKL kernels, the number of threads, PYTHONHASHSEED, the order of the tests, the working directory, and
+locale with time zone. Every pair of values of any two settings occurs in at least one cell.
 
 Left out: other processor architectures, other torch versions.
 """
@@ -95,7 +95,7 @@ def supported_kernels() -> tuple[str, ...]:
 def pairwise_cells(kernels: tuple[str, ...]) -> list[Cell]:
     """Cells that together contain every pair of values of two settings.
 
-    Greedy: each next cell is the one that covers most of the pairs that are still missing.
+    Greedy: each next cell is the one that covers the largest number of the pairs still missing.
     """
     settings = (kernels, THREADS, HASH_SEEDS, range(len(PLACES)), ORDERS, DIRECTORIES)
     candidates = [Cell(*values) for values in itertools.product(*settings)]

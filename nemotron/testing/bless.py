@@ -6,8 +6,8 @@ Commit both.
 Run: nox -s bless -- stage0 --reason "..."      (python -m nemotron.testing.bless in the root of the repository)
      nox -s bless -- nano2/stage0_pretrain --reason "..."       if several recipes have a stage0
 
-      python -m nemotron.testing.bless --table main    a table of the goldens that changed since that commit; exit
-                                                       code 1 if one has no new line in golden/CHANGES.md
+      python -m nemotron.testing.bless --table main    a table of the goldens that differ from those of commit main;
+                                                       exit code 1 if golden/CHANGES.md lacks a new line for one
 
 Refuses, and writes nothing: in CI; if something is not committed; without a reason; if a test of the stage fails for
 another reason than its golden; if a second run in a new process is not bit-identical to the first. All differences are
@@ -28,7 +28,7 @@ from nemotron.testing.session import run_pytest, selection
 CHANGES = "CHANGES.md"
 """Name of the file in GOLDEN_DIRECTORY that records each change."""
 HEADLINE_RUNG = "headline"
-"""Ladder entries whose values before and after are shown in the line of CHANGES.md."""
+"""Rung of the ladder entries whose values before and after are shown in the line of CHANGES.md."""
 CI_VARIABLES = ("CI", "GITHUB_ACTIONS")
 
 

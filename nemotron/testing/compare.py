@@ -1,12 +1,12 @@
 """Compare the numbers of a run with the recorded ones, unrounded and in the order in which they were computed.
 
-In: the golden of a stage, and the `ladder.json` of each of its modules, a list of {rung, name, step, value} in which
-step is the optimizer step, or 0.
+In: the golden of a stage (golden/<recipe>/<stage>.json), and the `ladder.json` of each of its modules, a list of
+{rung, name, step, value} in which step is the optimizer step, or 0.
 Out: the differences, first broken rung first, and the largest relative difference of the numbers that agree.
 Used by the snapshot extension of this package and by runs that compare themselves; imports neither pytest nor syrupy.
 
 Keys, the order of the entries, lengths, integers, strings, booleans and null must be equal. Floats must agree within
-the policy in the golden, which MAX_RTOL and MAX_ATOL limit. Why these limits: trained in float64, a stage differs
+the golden's policy: tolerances of at most MAX_RTOL and MAX_ATOL. Why these limits: trained in float64, a stage differs
 between instruction sets, thread counts and torch versions by at most 1e-12, and a hyper-parameter that is off by one
 part in a million changes the loss by at least 3e-9.
 
@@ -85,7 +85,7 @@ class Difference:
     """One place where a run differs from its golden."""
 
     place: str
-    """Step, rung, name, and the position in the value: "training, curve, loss, step 41"."""
+    """Module, rung, name, optimizer step and position in the value: "training, curve, loss, step 41"."""
     golden: str
     """The recorded value as JSON, or "nothing"."""
     run: str
@@ -93,7 +93,7 @@ class Difference:
     reason: str
     """The kind of difference: "relative difference 3e-07"."""
     step: str
-    """The step of the ladder: "training"; empty if golden and run have different steps."""
+    """The module that wrote the ladder: "training"; empty for a difference in the list of modules."""
     label: Label
     """The entry: ("curve", "loss", 41)."""
 

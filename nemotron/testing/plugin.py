@@ -7,9 +7,9 @@ In a test: assert golden(name="nano2/stage0_pretrain") == stage0.document
 .golden_report/<recipe>/<stage>/; a GitHub workflow also shows them in the summary of the job. `-k` also accepts the
 name of a golden, and selects the tests of the file that compares it: -k nano2/stage0_pretrain.
 
-A session fails if a compared run differs from its golden, even if no test failed. A full session also fails if no test
-compared one of the goldens. A session is full if nothing was left out: no paths, no -k, -m, --lf or --ignore, not in a
-subdirectory, not stopped early, not distributed by xdist. --every-golden applies the same check to any session.
+A session fails if a compared run differs from its golden, even if no test failed. A full session also fails if there
+is a golden that no test compared. A session is full if nothing was left out: it has no paths, -k, -m, --lf or --ignore,
+and is not in a subdirectory, stopped early or distributed by xdist. --every-golden applies that check to any session.
 
 pytest loads the plugin in every project of the environment. It does nothing in a project that calls no `stage_fixture`
 and has no test that takes `golden`; if another plugin has a fixture `golden`, that project keeps it.
@@ -47,7 +47,7 @@ _golden_requested = pytest.StashKey[bool]()
 """In pytest's config: whether one of the collected tests takes `golden`; absent if this process collected nothing."""
 _num_deselected = pytest.StashKey[int]()
 _problems = pytest.StashKey[list[str]]()
-"""In pytest's config: a line for each reason other than a test why the session fails."""
+"""In pytest's config: a line for each reason, other than a failed test, why the session fails."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,8 +70,8 @@ def stage_fixture(package: str, after: str | None = None) -> Any:
     """A session fixture that runs a stage once at tiny scale: `stage0 = stage_fixture("my_recipe.stage0_words")`.
 
     Args:
-        package: package of the stage, with a `__main__` as `run_stage` describes it; its last two names are the recipe
-            and the stage, which also name the golden.
+        package: package of the stage, with a `__main__` as `run_stage` describes it; the last two parts of its name,
+            recipe and stage, also name the golden.
         after: name of the fixture of the previous stage, whose checkpoint this stage starts from: the stage's Config
             takes the checkpoint's directory as `base_checkpoint_path`.
 
@@ -287,7 +287,7 @@ def _unwritable(root: Path, error: OSError) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Show the report of every stage, and the reasons other than tests why the session fails."""
+    """Show the report of every stage, and the reasons, other than failed tests, why the session fails."""
     for report in config.stash[reports].values():
         for line in report.lines():
             terminalreporter.write_line(line, green=report.equal, red=not report.equal)

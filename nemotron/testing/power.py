@@ -5,11 +5,11 @@ or survived; the totals with and without the golden's config rung, which alone w
 code 1 if a mutant survived that must be killed, or was killed although its entry says why it survives.
 Run: nox -s power -- nano2/stage0_pretrain    (python -m nemotron.testing.power, in the root of the repository)
 
-Each mutant is installed into a separate directory (pip install --no-deps --target) and tested with copies of tests and
-golden. In an editable environment, a changed search path would redirect `nemotron` but not `nemotron.recipes`. First
-the goldens of the mutated stage and of the earlier stages of its recipe are compared; stages run in the order of their
-names (stage0_, stage1_), so the first stage that fails is the one where the mistake shows. If no golden differs, the
-other tests of the mutated stage run until one fails.
+Each mutant is installed into a separate directory (pip install --no-deps --target), because a changed search path alone
+would redirect `nemotron` but not `nemotron.recipes` in an editable environment. It is tested with copies of tests and
+golden: the goldens of its stage and of the earlier stages of the recipe are compared first. Stages run in the order of
+their names (stage0_, stage1_), so the earliest stage that fails is the one where the mistake shows. If nothing differs,
+or the config rung alone, the other tests of the mutated stage run until one fails.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
         root: root of the repository.
         stage: recipe and stage, "nano2/stage0_pretrain".
         mutant: the mistake to apply.
-        tests: files and folders for pytest; tests without a golden run only if no golden differs, until one fails.
+        tests: files and folders for pytest; those without a golden run only if no rung but config differs.
 
     Raises:
         ValueError: if the mutant does not fit the source, or the tests would not import its installation.

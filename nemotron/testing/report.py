@@ -4,8 +4,8 @@ In: a golden and the document of a run, or the reason why they were not compared
 report.txt, report.json, run.json (the run in the format of a golden) and, if a series of floats differs, curves.svg.
 The terminal, GitHub's step summary and the JSON all show the same `lines`.
 
-A ladder is in the order of the computation: every rung before the first broken one is equal, so the cause is between
-the two.
+A ladder is in the order of the computation: every rung before the first broken one is equal, so the cause lies between
+the last equal rung and the first broken one.
 """
 
 import json
@@ -43,7 +43,7 @@ WIDTH = 120
 VALUE_WIDTH = 30
 """Most characters of a value in a line; a float has at most 24."""
 MAX_CONFIG_LINES = 8
-"""Config values shown that differ."""
+"""Most config values shown, of those that differ."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Report:
     error: str = ""
     """Why nothing was compared: a sentence, followed by lines of the traceback if there is one; else empty."""
     upstream: str = ""
-    """An earlier stage that differs from its golden, if this one first differs at its inputs; else empty."""
+    """An earlier stage that differs from its golden, if this one differs first in its inputs; else empty."""
 
     @property
     def equal(self) -> bool:

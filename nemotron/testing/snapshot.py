@@ -72,7 +72,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         return Path(snapshot_location).is_relative_to(cls.directory)
 
     def discover_snapshots(self, **kwargs: Any) -> SnapshotCollections:
-        """None, because syrupy deletes discovered snapshots that no test used."""
+        """An empty collection, because syrupy deletes discovered snapshots that no test used."""
         return SnapshotCollections()
 
     @classmethod

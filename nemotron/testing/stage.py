@@ -1,8 +1,8 @@
-"""Run a stage at tiny scale, by its own orchestrator, and keep everything that it hands over.
+"""Run a stage at tiny scale, by its own orchestrator (`__main__`), and keep what it returns, records and prints.
 
-In: the package of a stage, and the checkpoint of the stage before it if it takes one. Out: a `StageRun`, the artifacts,
-the ladders and what was written to stdout.
-Used by `stage_fixture` (plugin.py); a run from the command line compares itself by `report_reproduction`.
+In: the package of a stage and, if the stage takes one, the checkpoint of the previous stage. Out: a `StageRun` with the
+artifacts, the ladders and what was written to stdout.
+Used by `stage_fixture` (plugin.py); a run from the command line calls `report_reproduction` instead.
 """
 
 import contextlib
@@ -73,11 +73,11 @@ def run_stage(package: str, directory: Path, base_checkpoint_path: Path | None =
         package: of the stage, "nemotron.recipes.nano2.stage0_pretrain". Its `__main__` has `STEPS`, the modules of the
             steps in order; `Config`, which takes scale and output_dir; and `main`, which returns the artifacts by name.
         directory: gets one directory per step.
-        base_checkpoint_path: of the checkpoint of the stage before, for the Config of a stage that takes one.
+        base_checkpoint_path: directory of the previous stage's checkpoint, for a stage whose Config takes one.
 
     Raises:
-        StageError: if the orchestrator is missing or incomplete, a step crashes, or a ladder cannot be compared; from
-            the error raised.
+        StageError: if the orchestrator is missing or incomplete, a step crashes, or a ladder cannot be compared; its
+            `__cause__` is the original error.
     """
     name = stage_name(package)
     given = {} if base_checkpoint_path is None else {"base_checkpoint_path": base_checkpoint_path}

@@ -9,11 +9,11 @@ datasets have it, is put at the start of the content.
 
 Our choices, for all formats:
 
-- Only the last turn counts in the loss, and only what the model writes itself: not the tag that the prompt ends with,
-  but the end of the turn. Earlier turns lack their reasoning, so they are not what a model writes;
+- The loss covers only what the model writes itself in the last turn. That includes the end of the turn, but not the tag
+  that the prompt ends with. Earlier turns lack their reasoning, so they are not what a model writes;
   `training_conversations` turns each of them into the last turn of a separate conversation.
-- A turn that is trained on must begin as its prompt ends. The prefix of replies without thinking is added where
-  thinking is off. Missing reasoning cannot be invented, so a turn without it is an error where thinking is on.
+- A turn that is trained on must begin with the prefix that its prompt ends with (`reply_prefixes`). Where thinking is
+  off, the prefix is added. A missing thought cannot be invented, so it is an error where thinking is on.
 - Text never becomes a special token: an end of turn that a user spells out is encoded like any other characters.
 
 transformers gives the same ids, with two exceptions. It parses a special token that a text spells out; and it may merge
@@ -81,7 +81,7 @@ class ChatFormat:
     """Takes the tool calls out of a reply, for example `split_json_calls` (reply.py)."""
     pretrain_command: str
     finetune_command: str
-    """Commands that error messages recommend: they make the tokenizer, and a checkpoint that chats."""
+    """Commands that error messages recommend: the first makes the tokenizer, the second a checkpoint that can chat."""
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -125,7 +125,7 @@ class ChatFormat:
         those of its prompt: `encode(..., messages[:-1], add_generation_prompt=True)`.
 
         Args:
-            tokenizer: is set to `encode_special_tokens = True`, which files do not save: special tokens that a text
+            tokenizer: is set to `encode_special_tokens = True`, which its files do not keep: special tokens that a text
                 spells out stay text, here and in everything it encodes later.
         Raises:
             ValueError: if the messages are malformed (see `check_messages`), the reply at the end does not begin as its
@@ -184,7 +184,7 @@ class ChatFormat:
         Args:
             message: has passed `check_messages`.
         Raises:
-            ValueError: if the content has a thinking tag too; `name` is the subject of the sentence.
+            ValueError: if the content has a thinking tag too; the error text begins with `name`.
         """
         thought, content = (message.get("reasoning_content") or "").strip(), message.get("content") or ""
         if not thought:
@@ -313,7 +313,7 @@ class ChatFormat:
         """Check that the tokenizer has the special tokens of the format, with their ids.
 
         Raises:
-            ValueError: names the first token that is missing or has another id; `name` is the subject of the sentence.
+            ValueError: names the first token that is missing or has another id; the error text begins with `name`.
         """
         for token, index in self.special_ids.items():
             if tokenizer.token_to_id(token) != index:

@@ -1,8 +1,8 @@
 """Messages and tools, as every chat format takes them, and the checks that do not depend on the format.
 
-In: messages as transformers takes them, {"role": "system" | "user" | "assistant" | "tool", "content": text}, an
-assistant's also with "tool_calls": [{"type": "function", "function": {"name", "arguments"}}] and its thought as
-"reasoning_content"; tools as JSON schemas.
+In: messages as transformers takes them, {"role": "system" | "user" | "assistant" | "tool", "content": text}. An
+assistant message may also have "tool_calls": [{"type": "function", "function": {"name", "arguments"}}], and its thought
+as "reasoning_content". Tools are JSON schemas.
 Out: nothing, or a ValueError that names the message and says what to change.
 
 Left out: images, and system messages that are not the first message.
@@ -113,7 +113,7 @@ def to_json(value: Any, name: str) -> str:
     """The value as JSON, as transformers writes it in a chat template.
 
     Raises:
-        ValueError: if the value cannot be written as JSON; `name` is the subject of the sentence.
+        ValueError: if the value cannot be written as JSON; the error text begins with `name`.
     """
     try:
         return json.dumps(value, ensure_ascii=False)
@@ -127,7 +127,7 @@ def check_characters(text: str, name: str) -> None:
     """Check that the text can be encoded as UTF-8.
 
     Raises:
-        ValueError: if the text contains a lone surrogate; `name` is the subject of the sentence.
+        ValueError: if the text contains a lone surrogate; the error text begins with `name`.
     """
     if LONE_SURROGATE.search(text):
         raise ValueError(f"{name} contains a lone surrogate, which is not a character; remove it")

@@ -1,8 +1,8 @@
 """A chat with a fine-tuned checkpoint, in the terminal or through a pipe, for any `ChatFormat`.
 
 In: a directory with the Hugging Face files of a checkpoint, or with a subdirectory `model` of them; lines from the
-terminal, or one message from the pipe. Out: the answer on stdout while it is generated; the thinking on stderr, and
-also there whether the reply was cut off.
+terminal, or one message from the pipe. Out: the answer on stdout while it is generated; the thinking on stderr, with
+a note if the reply was cut off.
 Run: a recipe's chat_cli.py, such as python -m nemotron.recipes.nano2.chat_cli <checkpoint>
 
 The format's flags (/think and /no_think) switch thinking until the next flag: they may be anywhere in a message, also
@@ -78,7 +78,7 @@ class Chat:
     messages: list[dict[str, Any]]
 
     def reply(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Answer one more user message, piece by piece, and add both to `messages`.
+        """Answer one more user message, piece by piece, and add the message and the reply to `messages`.
 
         Yields:
             Text, and whether it goes to stderr: thinking, or the note that the reply was cut off.

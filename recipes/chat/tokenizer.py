@@ -36,7 +36,7 @@ def load_chat_tokenizer(format: ChatFormat, directory: Path) -> Tokenizer:
     """The tokenizer of a chat model; special tokens that a text spells out stay text.
 
     Raises:
-        ValueError: if the directory has no tokenizer, no chat template, or not the special tokens of the format.
+        ValueError: if the tokenizer or chat template is missing, or the tokenizer lacks special tokens of the format.
     """
     config = read_tokenizer_config(directory)
     # transformers saves the template to chat_template.jinja.

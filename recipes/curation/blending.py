@@ -16,7 +16,7 @@ class BlendShare(BaseModel):
     weight: float
     num_sequences: int
     epochs: float | None
-    """How often the category's tokens are read in this phase; None for sequences that are made for it."""
+    """How often the category's tokens are read in this phase; None for sequences that are made for this phase."""
 
 
 def blend_order(weights: Mapping[str, float], num_sequences: int) -> list[str]:

@@ -1,7 +1,7 @@
 """What kind of text each category of the pretraining blend holds, and how curation treats it.
 
-Which kind a category has, and which heuristic rules fit it, is our reading: the rules were written for English web
-pages and for code. Mathematics, questions and answers, and other languages are neither.
+The kind of each category, and the heuristic rules that apply to it, are our choice. The rules were written for English
+web pages and for code, so none apply to mathematics, questions and answers, and other languages.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Category:
     """One category of the blend."""
 
     kind: Kind
-    """The blend keeps the share of each kind, even if some of its categories have no documents."""
+    """The blend keeps the total share of each kind, even if some categories of that kind have no documents."""
     rules: Literal["prose", "code"] | None = None
-    """Which language and quality rules apply."""
+    """Which language and quality rules apply; None if neither applies."""
     templated: bool = False
     """A chat template already rendered the documents, so no end-of-document token follows them."""
 

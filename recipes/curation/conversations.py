@@ -1,7 +1,7 @@
 """The rules that drop conversations.
 
 In: conversations. Out: a `Rule` for each thing that can be wrong with one, for `apply_to_list`.
-Sources: what the paper publishes, and Nemotron 3 Nano as proxy; each rule's threshold names its source.
+Sources: the Nano 2 paper (arXiv 2508.14444), and Nemotron 3 Nano as proxy; most thresholds name their source.
 
     rules = [structure_rule(check), repetition_rule(), answer_language_rule()]
     remaining = apply_to_list(conversations, rules, reports)
@@ -42,7 +42,7 @@ def asked(messages: Iterable[dict[str, Any]]) -> str:
 def structure_rule(check: Callable[[Conversation], None]) -> Rule[Conversation]:
     """Drops conversations that the chat format cannot express, and those that do not end with a reply.
 
-    The fault numbers messages as the row does, without those that the reader added.
+    A fault numbers the messages as in the source's row, which lacks the system message that the reader may add.
 
     Args:
         check: raises a ValueError that says what is wrong with a conversation.
@@ -119,7 +119,7 @@ def duplicate_rule(conversations: Iterable[Conversation]) -> Rule[Conversation]:
 
 
 def asked_and_answered(conversation: Conversation) -> str:
-    """Equal for two conversations if one of them is enough."""
+    """A key that is equal for two conversations if they are duplicates of each other."""
     turns = [
         message if message["role"] == "assistant" else {"role": message["role"], "asked": asked([message])}
         for message in conversation.messages
@@ -130,8 +130,8 @@ def asked_and_answered(conversation: Conversation) -> str:
 def contamination_rule(evaluation_questions: Set[str]) -> Rule[Conversation]:
     """Drops conversations that ask a question of the evaluation or share 13 words in a row with one.
 
-    Generated exercises share wordings with the evaluation and by construction no task, so only the same question
-    drops them.
+    Generated exercises share their wording with the evaluation but, by construction, none of its tasks, so one is
+    dropped only if it asks the very same question.
 
     Args:
         evaluation_questions: what `asked` returns for each evaluation exercise.

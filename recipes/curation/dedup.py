@@ -4,8 +4,8 @@ In: a dataframe of documents. Out: rules that drop the other documents. A rule h
 Source: Nemotron-CC's parameters, from NVIDIA's curation recipes: shingles of 24 characters, 260 hashes in 20 bands of
 13, Jaccard similarity 0.8. MinHash proposes pairs; the exact Jaccard similarity of their shingle sets decides.
 
-20 bands of 13 propose 68 % of the pairs with a similarity of exactly 0.8, and 99.7 % of the pairs at 0.9. Pairs that
-they do not propose are kept.
+20 bands of 13 propose 68 % of the pairs with a similarity of exactly 0.8, and 99.7 % of the pairs at 0.9. Both
+documents of a pair that they do not propose are kept.
 Left out: removing passages that otherwise different documents share (exact-substring deduplication).
 """
 
@@ -44,7 +44,7 @@ def _digests(text: daft.Series) -> list[str]:
 
 @daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
 def _characters_as_words(text: daft.Series) -> list[str]:
-    """Put a space between characters, because Daft's shingles are of words between spaces."""
+    """Put a space between characters, because Daft makes shingles of words that spaces separate."""
     return [" ".join(document.replace(" ", "\N{OPEN BOX}")) for document in text.to_pylist()]
 
 

@@ -37,9 +37,9 @@ def write_held_out_data(
         documents: of both splits; only the validation split is used.
         sequence_length: predicted tokens in a validation sequence; the last one of a category may be shorter.
         long_context_length: predicted tokens in a long sequence.
-        validation_sequences: at most that many of each category.
-        long_validation_sequences: at most that many.
-        rows_per_distance: recall rows of each distance.
+        validation_sequences: maximum number of validation sequences of each category.
+        long_validation_sequences: maximum number of long sequences.
+        rows_per_distance: number of recall rows for each distance (`recall_distances`).
     """
     sequences: list[Row] = []
     for category, stream in streams_of(documents, "validation", min_tokens=2).items():

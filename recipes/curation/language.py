@@ -2,8 +2,8 @@
 
 The rule keeps prose that is English with a probability of 0.3 or more. It keeps all other documents: source code has no
 natural language to identify, and generated problems are English by construction.
-Source: Nemotron-CC (arXiv 2412.02595) keeps pages that fastText's lid.176 calls English with 0.3 or more. We use
-py3langid because its wheel includes its model; its probabilities are on another scale, so the number is a proxy.
+Source: Nemotron-CC (arXiv 2412.02595) keeps pages that fastText's lid.176 finds English with a score of 0.3 or more.
+We use py3langid because its wheel includes its model; its scores are on another scale, so the threshold is a proxy.
 
 Left out: languages other than English; the published corpus has fifteen more, from separate sources.
 """

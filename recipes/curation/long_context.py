@@ -1,6 +1,6 @@
 """Long-context training rows, and test rows that measure how far back a model can recall a fact.
 
-In: documents as token ids, each with its module. Out: rows of token ids.
+In: documents as token ids, each with its module (such as the source file of a docstring). Out: rows of token ids.
 Source: arXiv 2508.14444, section 2.6: academic documents above 32k tokens are cut into chunks of 1,024 tokens, a
 language model writes questions and answers about a random 10 % of the chunks, and all pairs are appended to the end of
 the document.
@@ -93,8 +93,8 @@ def long_document_qa(
 ) -> list[list[int]]:
     """Training rows: a long document with facts planted in a tenth of its chunks, then all questions and answers.
 
-    The first row has one fact, in its last chunk; the last row has `MAX_FACTS_PER_CHUNK` facts in each of a tenth of
-    all its chunks. If there are more rows than long documents, the documents are used again with other facts.
+    With many rows, the first has one fact, in its last chunk; the last row has `MAX_FACTS_PER_CHUNK` facts in each of
+    a tenth of all its chunks. If there are more rows than long documents, documents are reused with other facts.
 
     Args:
         documents: (module, token ids without end-of-document) pairs of the training split.
@@ -144,7 +144,7 @@ def long_document_qa(
 
 
 def recall_distances(sequence_length: int, long_context_length: int) -> list[int]:
-    """Distances to test, in tokens: 1/4, 1/2, 1, 2, ... times the base length, then the longest that fits a row."""
+    """Distances to test, in tokens: 1/4, 1/2, 1, 2, ... times `sequence_length`, then the longest that fits a row."""
     longest = long_context_length * 15 // 16  # the rest is for the text before the fact
     num_doubled = (4 * long_context_length // sequence_length).bit_length()
     doubled = [sequence_length * 2**power // 4 for power in range(num_doubled)]
@@ -162,7 +162,7 @@ def recall_rows(
 ) -> list[RecallRow]:
     """Test rows: held-out text with up to four facts, and a question about one of them at a known distance.
 
-    The place of that fact among the others changes from row to row, as far as they fit after it, so neither the first
+    The number of other facts after that fact is drawn for each row, as far as they fit there, so neither the first
     nor the last number of a row is a good guess. Sentences and separators are the same as in training rows; keys are
     different.
 
@@ -241,7 +241,7 @@ def _draw(generator: random.Random, items: Sequence[Item], count: int) -> list[I
 
 
 def _encode_with_value(encode: Encode, text: str, value: int) -> tuple[list[int], int]:
-    """Token ids of `text` and the index of the first of its three digits."""
+    """Token ids of `text`, and the index in them of the first of the three digits of `value`."""
     tokens = encode(text)
     digits = [token for digit in f"{value:03d}" for token in encode(digit)]
     places = [place for place in range(len(tokens) - 2) if tokens[place : place + 3] == digits]

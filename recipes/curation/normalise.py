@@ -19,14 +19,14 @@ BLANK_LINES = re.compile(r"\n{4,}")
 def normalise_text(text: str) -> str:
     """Apply NFC, make \\n the only line end, and remove control characters, trailing spaces and outer blank lines.
 
-    White space among the control characters parts words, so it becomes a line end, and the unit separator a space.
+    Control characters that are white space separate words, so they become line ends, and the unit separator a space.
 
     At most two blank lines in a row remain. Indentation and spaces inside a line stay, because they have meaning in
     source code. Applying the function twice changes nothing.
     """
     text = LINE_ENDS.sub("\n", text).replace("\x1f", " ")
     text = CONTROL_CHARACTERS.sub("", text)
-    # After the control characters, because one of them may separate a letter from its accent.
+    # After the control characters are removed, because one of them may separate a letter from its accent.
     text = unicodedata.normalize("NFC", text)
     text = TRAILING_SPACE.sub("", text)
     text = BLANK_LINES.sub("\n\n\n", text)

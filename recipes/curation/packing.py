@@ -10,7 +10,7 @@ Fine-tuning: whole conversations share a row, without cutting any of them and wi
 whether each counts in the loss. Out: rows that also have the conversation number of each token, so that attention and
 state do not cross conversations.
 
-n tokens   L sequence length
+Letters: n tokens  L sequence length
 """
 
 from bisect import bisect_left, insort

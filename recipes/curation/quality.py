@@ -1,11 +1,11 @@
 """Heuristic quality rules: cheap measures of a text, each with bounds and their source.
 
-In: documents. Out: a rule for each measure. It applies to one kind of text, prose or code, and drops what is out of
-bounds.
+In: documents. Out: a rule for each measure. Each rule applies to prose or to code, and drops documents whose
+measure is out of bounds.
 Sources: Gopher (arXiv 2112.11446, appendix A.1) for prose; for code Codex (arXiv 2107.03374, section 3.1) and OpenCoder
-(arXiv 2411.04905), whose heuristics section 2.2 of the Nano 2 paper (arXiv 2508.14444) names. Some of their bounds were
-made for web pages and for all of GitHub, and do not fit docstrings and library modules; a bound that differs is marked
-as our choice.
+(arXiv 2411.04905), whose heuristics the Nano 2 paper names (arXiv 2508.14444, section 2.2). Some of their bounds were
+made for web pages and for all of GitHub, and do not fit docstrings and library modules; a bound that differs from
+theirs is marked as our choice.
 
 Nemotron-CC applies such rules only to pages that its scorers rank low. Here they apply to every document.
 Left out: rules that drop nothing from the offline corpus, such as those against menus and cookie notices.
@@ -35,7 +35,7 @@ class Heuristic:
     name: str
     measure: Callable[[str], float]
     categories: tuple[str, ...]
-    """The categories that it applies to; documents of others pass."""
+    """The categories that the measure applies to; documents of other categories pass."""
     origin: str
     """Where the bounds come from."""
     minimum: float = -math.inf

@@ -39,14 +39,14 @@ def write_rows(path: Path, rows: Iterable[Row], **columns: pa.DataType) -> None:
     remaining = iter(rows)
     with pq.ParquetWriter(path, schema) as writer:
         while group := list(islice(remaining, ROW_GROUP_ROWS)):
-            complete = [{name: row[name] for name in columns} for row in group]  # PyArrow would write null for none
+            complete = [{name: row[name] for name in columns} for row in group]  # PyArrow would write null if missing
             writer.write_table(pa.Table.from_pylist(complete, schema=schema))
 
 
 def read_rows(
     path: Path, rows_per_batch: int, first_batch: int = 0, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """Read a Parquet file in batches of consecutive rows, in file order; row groups make no difference.
+    """Read a Parquet file in batches of consecutive rows, in file order; a batch may span row groups.
 
     Rows are decoded one batch at a time, and row groups before `first_batch` are not read.
 

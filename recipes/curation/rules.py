@@ -137,11 +137,11 @@ def first_fault(item: Item, rules: Sequence[Rule[Item]]) -> tuple[int, str] | No
 
 
 def print_reasons(what: str, items: Iterable[tuple[str, str]]) -> None:
-    """Print on stderr how many items each of the most frequent reasons has, with the first of them.
+    """Print on stderr the most frequent reasons, each with its number of items and the first of these items.
 
     Args:
         what: the start of each line, such as "unreadable".
-        items: (id, reason) of each; reasons that differ in numbers only count as one.
+        items: (id, reason) of each; reasons that differ only in numbers count as the same.
     """
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
@@ -175,7 +175,7 @@ def add_reports(
         num_items: items before the first rule.
         faults: for each dropped item the index of the rule that dropped it, its id and its fault.
     Raises:
-        ValueError: if a rule leaves no item, or two rules have one name.
+        ValueError: if a rule leaves no item, or two rules have the same name.
     """
     for index, rule in enumerate(rules):
         if rule.name in reports or rule.name in [earlier.name for earlier in rules[:index]]:

@@ -2,7 +2,7 @@
 
 In: (module, category) of every document. Out: the held-out modules. All documents of a module (the docstrings and the
 source of a file) are on one side, and near-duplicates were dropped before, so no held-out document has a near-duplicate
-in training. Our choice; the paper does not say how its validation text was held out.
+in training. This is our choice; the Nano 2 paper does not say how its validation text was held out.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Documents with their token ids, on their side of the split.
+"""Documents with their token ids and their side of the train/validation split.
 
 In: documents that every rule kept. Out: the same in training order, each with its split and its tokens; the tokenizer;
 and the tokens of a category as one stream, from which training rows are read.
@@ -34,7 +34,7 @@ def split_and_tokenize(
 
     Args:
         held_out_share: share of the modules whose documents go to the validation split.
-        vocab_size: tokens of the tokenizer.
+        vocab_size: number of tokens in the tokenizer's vocabulary.
         seed: picks the validation modules and the order.
     """
 
@@ -57,7 +57,7 @@ def split_and_tokenize(
 
 
 def streams_of(documents: Sequence[TokenizedDocument], split: str, min_tokens: int) -> dict[str, TokenStream]:
-    """Category -> its documents of one split, one after the other.
+    """Category -> the tokens of its documents in one split, concatenated.
 
     Raises:
         ValueError: if a category has fewer tokens than `min_tokens`.

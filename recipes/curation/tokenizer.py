@@ -61,7 +61,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
-        "pad_token": "<unk>",  # published: 0 is the id of both
+        "pad_token": "<unk>",  # published: both have id 0
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }

@@ -1,8 +1,8 @@
 """Turn conversations into rows: empty or cut their thoughts, encode their turns, pack and order the rows.
 
 In: conversations in a chat format. Out: rows of token ids with the loss mask.
-Source: arXiv 2508.14444, section 3: about a tenth of the reasoning traces are emptied, and in the third part traces are
-cut to a budget while the answer stays.
+Source: arXiv 2508.14444, section 3: about a tenth of the reasoning traces are emptied, and in the third part of
+fine-tuning traces are cut to a budget while the answer stays.
 """
 
 from dataclasses import asdict, replace
@@ -18,7 +18,7 @@ from nemotron.recipes.sources.conversations import Conversation
 
 
 def without_thought(format: ChatFormat, conversation: Conversation) -> Conversation:
-    """The same with the traces after its last question emptied, and asked to be."""
+    """A copy with the traces after its last question emptied, and with the flag that turns thinking off."""
     messages = format.with_flag(conversation.messages, thinking=False)
     for message in reversed(messages):
         if message["role"] in ("system", "user"):
@@ -31,10 +31,10 @@ def without_thought(format: ChatFormat, conversation: Conversation) -> Conversat
 def with_cut_thought(
     format: ChatFormat, conversation: Conversation, tokenizer: Tokenizer, num_tokens: int
 ) -> EncodedChat | None:
-    """The conversation with only the first tokens of its last trace and the whole answer; None if it is not longer, or
-    the last reply is kept out of the loss.
+    """The conversation with its last trace cut to `num_tokens` tokens and the whole answer, or None.
 
-    Only the answer counts in the loss (our choice): the budget ends the thought, so the model need not learn to.
+    None if it has no reasoning, the trace is not longer than that, or the last reply is kept out of the loss.
+    Only the answer counts in the loss (our choice): the budget ends the thought, so the model need not learn to end it.
     """
     *history, reply = conversation.messages
     if reply.get("weight") == 0:
@@ -71,13 +71,13 @@ def packed(chats: list[EncodedChat], capacity: int) -> list[PackedRow]:
 
 
 def in_training_order(rows: list[PackedRow], seed: int, part: str) -> list[Row]:
-    """The rows in an order that depends on nothing but what is in them."""
+    """The rows in a shuffled order that depends only on their tokens, the seed and the part."""
     keyed = [(digest_of(seed, part, *row.tokens), asdict(row)) for row in rows]
     return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
 
 
 def samples_page(format: ChatFormat, conversations: list[Conversation], tokenizer: Tokenizer) -> str:
-    """Markdown: the first conversation of each category, what counts in the loss in bold brackets."""
+    """Markdown: the first conversation of each category, with what counts in the loss between ⟦ and ⟧."""
     lines = ["# Conversations as the model reads them", "", "What counts in the loss is between ⟦ and ⟧.", ""]
     for category in sorted({c.category for c in conversations}):
         first = next(c for c in conversations if c.category == category)

@@ -33,7 +33,7 @@ class Config(ScaledConfig):
 
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
     """Run the stages in order, each on the checkpoint of the one before; return their artifacts by stage and name."""
-    config = replace(config)  # checks it again, with what was assigned to its nested Configs since
+    config = replace(config)  # validates again: a field of a nested Config may have changed since
     # Refuse now what a later stage would refuse after hours.
     pretrain = plan.check(config.pretrain, "--pretrain.train.resume")
     sft = check_stage(MODELS[config.scale], config.sft, "--sft.train.resume")

@@ -1,12 +1,12 @@
-"""The pretraining blend: the share of tokens that each category of text has in each phase, and where it was released.
+"""The pretraining blend: the share of tokens that each category of text has in each phase, and its released datasets.
 
 The phases are published (arXiv 2508.14444, sections 2.2 and 2.3: phase 1 for diversity, phases 2 and 3 for quality,
 switches at 60 % and 90 % of the tokens). The percentages are only in a figure that we could not read, so
-Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. They sum to
-100.0 and 100.1 as printed; `renormalised` divides by the sum.
+Nemotron 3 Nano's two phases serve as proxy: its first for our phase 1, its second for our phases 2 and 3. The printed
+percentages sum to 100.0 and 100.1; `renormalised` divides by the sum.
 
 A category without a document leaves its weight to those of its kind (prose, code, math): what stays as published is how
-much prose, code and math a phase has. Shared among all, it would go to code: offline, three tokens in five of phase 1.
+much prose, code and math a phase has. If all categories shared the weight, code would have 57 % of phase 1 offline.
 
 Long-context phase (published, section 2.6): 20 % questions on long documents, and phase 3's weights for the rest.
 """
@@ -48,7 +48,7 @@ PHASE2 = {
 LONG_DOCUMENT_QA = "long-document-qa"
 LONG_DOCUMENT_QA_SHARE = 0.2  # published, section 2.6
 
-# The long-context phase has phase 3's weights in what the questions leave (published, section 2.6).
+# The long-context phase has phase 3's weights in the 80 % that the questions leave (published, section 2.6).
 BLEND = {"phase1": PHASE1, "phase2": PHASE2, "phase3": PHASE2, "long_context": PHASE2}
 
 # NVIDIA's released datasets for each category. Which dataset belongs to which category is our reading of the dataset
@@ -75,7 +75,7 @@ RELEASED: dict[str, tuple[str, ...]] = {
 
 
 def renormalised(weights: dict[str, float], present: list[str]) -> dict[str, float]:
-    """Share of each category that is present: its kind's share of the blend, divided as the weights in that kind are.
+    """Share of each category in `present`: its kind's share of the blend, divided in proportion to the weights.
 
     Raises:
         ValueError: if none of `present` has a weight.

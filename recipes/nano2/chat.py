@@ -10,20 +10,20 @@ Published (chat template on the model card of Nemotron-Nano-9B-v2; the paper is 
     <SPECIAL_11>User         also for tool results, <TOOL_RESPONSE>[...]</TOOL_RESPONSE>
     <SPECIAL_11>Assistant    ends with <SPECIAL_12>; calls tools with <TOOLCALL>[{"name", "arguments"}]</TOOLCALL>
 
-- /think and /no_think in system and user texts switch thinking, also inside a word, and are removed. The last message
-  that has one decides; without one, thinking is on.
-- A reply begins after "<think>\n", or after "<think></think>" without thinking.
+- The flags /think and /no_think in system and user texts, also inside a word, switch thinking and are removed. The last
+  message that has a flag decides; without any flag, thinking is on.
+- A reply with thinking begins after "<think>\n", one without after "<think></think>".
 - Assistant turns before the last message lose their thinking.
 - A blank line separates the tools from the system text.
 - Results of consecutive tool messages are joined by ", ". Arguments that are given as text are written as they are.
 
-Differs from the published template:
+Where this differs from the published template ("there"):
 
 - Within one message the last flag wins; there /think wins.
 - </think> in a system or user text is not a flag; there it counts as /think.
 - Earlier turns lose the text up to the last </think>; there only the text between the first </think> and the next one
   is kept.
-- A last assistant message has its thinking tag in its content; there the template puts the tag before it.
+- A last assistant message has its thinking tag in its content; there the template puts the tag before the content.
 - Nothing separates a call from the text before it; there a blank line does.
 - The sentences around the tool list are NVIDIA's wording and are not repeated here.
 

@@ -11,7 +11,7 @@ from nemotron.config import published
 from nemotron.recipes.nemotron_h.model import PUBLISHED_12B, ModelConfig
 
 MODELS: dict[Scale, ModelConfig] = {
-    # The smallest model with every kind of layer, in which every phase and filter does something.
+    # The smallest model with every kind of layer; at this scale every phase and filter still has an effect.
     "tiny": ModelConfig(
         vocab_size=512,
         hidden_size=64,
@@ -61,8 +61,8 @@ MODELS: dict[Scale, ModelConfig] = {
     "full": PUBLISHED_12B,  # published: table 1 and the released configuration
 }
 
-# float64 at tiny, so that the numbers are the same on every machine. The paper trains in FP8 (section 2.4), which this
-# code does not.
+# float64 at tiny, so that the numbers are the same on every machine. NVIDIA trained in FP8 (section 2.4), which is
+# not built here.
 DTYPES: dict[Scale, Any] = {"tiny": "float64", "small": "bfloat16", "medium": "bfloat16", "full": "bfloat16"}
 DEVICES: dict[Scale, Any] = {"tiny": "cpu", "small": "cpu", "medium": "cuda", "full": "cuda"}
 VOCAB_SIZES: dict[Scale, Any] = {

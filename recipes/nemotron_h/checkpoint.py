@@ -62,7 +62,7 @@ FIXED_CHOICES = {
     "use_bias": False,
     "use_conv_bias": True,
 }
-# The same for fields that are not written: no other value means what their absence does.
+# The same for fields that `save_checkpoint` does not write: only these values mean the same as an absent field.
 INFINITY = {"__float__": "Infinity"}  # as transformers writes it
 FIXED_IF_PRESENT = {"quantization_config": (None,), "time_step_limit": (None, [0.0, INFINITY], [0.0, math.inf])}
 
@@ -109,7 +109,7 @@ def load_checkpoint(
     """Load the model in `directory`, written by `save_checkpoint` or by transformers.
 
     Args:
-        dtype: dtype of the loaded weights. None: the dtype that each was saved in.
+        dtype: dtype of the loaded weights. None: the dtype that each tensor was saved in.
     Raises:
         ValueError: if the directory is not a complete checkpoint of this architecture; the message says why.
     """
@@ -134,7 +134,7 @@ def load_checkpoint(
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, with the permissions of any new file: safetensors would write 0600.
 
-    With one metadata key only: the order of several would vary, and with it the bytes of the file.
+    There is only one metadata key: the order of several would vary, and with it the bytes of the file.
 
     Raises:
         OSError: if the file cannot be written, for example because the disk is full.
@@ -149,7 +149,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _permissions_of_a_new_file(directory: Path) -> int:
-    """As the umask of the process and the directory's defaults have it; the umask cannot be read without setting it."""
+    """Mode that umask and directory give a new file; found by trial, as the umask cannot be read without setting it."""
     file = directory / f".permissions-{os.getpid()}"
     with open(file, "wb") as stream:
         mode = os.fstat(stream.fileno()).st_mode & 0o777
@@ -184,7 +184,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def load_config(directory: Path) -> ModelConfig:
-    """Read the shape of the model in `directory`; a field may have one of its other names.
+    """Read the shape of the model in `directory`; a field may be under its name in `OTHER_NAMES`.
 
     Raises:
         ValueError: if config.json is missing, damaged, contradicts itself or describes another architecture.
@@ -226,7 +226,7 @@ def load_config(directory: Path) -> ModelConfig:
 
 
 def _agree(path: Path, config: dict[str, Any], other: str, name: str, value: Any) -> None:
-    """Give the field `name` the value that `other` says; ValueError if the config has it already, with another one."""
+    """Set the field `name` to the value that `other` states; ValueError if `name` is there with a different value."""
     if name in config and config[name] != value:
         raise ValueError(
             f"{path}: {other} says {short(value)} and {name} {short(config[name])}, which are two names for one thing; "

@@ -1,6 +1,6 @@
 """What a device can hold, checked before any work is done.
 
-In: a device's name, a model's shape. Out: nothing, or one sentence that says what to do.
+In: a device's name, a model's shape. Out: nothing, or a ValueError whose sentence says what to do.
 """
 
 import os
@@ -36,7 +36,7 @@ def check_devices(shape: ModelConfig, train: Any, evaluate: Any) -> None:
 
 
 def device_memory_bytes(device: str) -> int:
-    """Memory of the device that a tensor on it would use.
+    """Total memory of the device; for "cuda" without a number, of the current CUDA device.
 
     Raises:
         ValueError: if this machine has no such device.
@@ -63,6 +63,6 @@ def weight_dtype(dtype: str) -> torch.dtype:
 def autocast(dtype: str, device: str) -> torch.autocast:
     """The context in which a model computes its matrix products in `dtype`.
 
-    Leave it after each forward pass: inside, it caches bfloat16 copies of the weights, which the next step makes stale.
+    Leave it after each forward pass: inside, it caches bfloat16 copies of the weights, which the optimizer makes stale.
     """
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bfloat16")

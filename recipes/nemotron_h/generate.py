@@ -111,7 +111,7 @@ class NewToken:
     logprob: float
     """Natural logarithm of the model's probability for it, before temperature and top-p."""
     forced: bool
-    """Whether the thinking budget inserted it instead of the model."""
+    """True if the thinking budget inserted it, False if the model chose it."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ In: token ids (b, t). Out: next-token logits (b, t, vocab_size).
 A row can hold several documents (`segments`), or can be read in pieces (`DecodingState`).
 Run: python -c "from nemotron.recipes.nemotron_h.plan import *; print(count_parameters(PUBLISHED_12B))"
 
-Where to start: `Layer` is one step of the residual stream, `Mamba2Mixer` is the layer that differs from a transformer,
+Where to start: `Layer` adds to the residual stream once, `Mamba2Mixer` is the layer that differs from a transformer,
 `ssd_scan_sequential` defines what it computes, and `ssd_scan_chunked` computes the same result in parallel.
 
 Sources: arXiv 2504.03624 and 2508.14444 section 2.1 (architecture), arXiv 2405.21060 (Mamba-2). The initial weights and
@@ -96,7 +96,7 @@ class ModelConfig:
 
     @property
     def initial_std(self) -> float:
-        """Standard deviation of the initial weights: published 0.0125 at 5120, 0.014 at 4096, 0.0099 at 8192."""
+        """Standard deviation of the initial weights; published by hidden size: 5120 0.0125, 4096 0.014, 8192 0.0099."""
         return self.initializer_range or math.sqrt(0.8 / self.hidden_size)
 
     @property
@@ -186,7 +186,7 @@ class CausalConv(nn.Module):
 
         Args:
             segments: (b, t) document of each position, which sees only its own document. None: one document per row.
-            before: (b, k - 1, channels) the positions before the first one. None: zeros.
+            before: (b, k - 1, channels) inputs at the positions before those of x. None: zeros.
         """
         _, t, _ = x.shape
         k = self.weight.shape[-1]
@@ -269,7 +269,7 @@ def ssd_scan_chunked(
 
         y_i = sum over j <= i of (C_i . B_j) exp(dt_(j+1) A + ... + dt_i A) dt_j x_j  +  D x_i
 
-    A t x t matrix would be too large, and t sequential steps too slow. So every position reads the earlier positions of
+    The t x t matrix is too large, and t sequential steps too slow. So every position reads the earlier positions of
     its chunk through a small matrix, and everything before the chunk through the state.
 
     Args:
@@ -305,9 +305,9 @@ def ssd_scan_chunked(
     # Logarithm of the decay from the start of the chunk to each position: products of decays become sums.
     log_decay = (dt * A).view(b, c, i, g, r).permute(0, 1, 3, 4, 2).cumsum(-1)  # (b, c, g, r, i)
 
-    # 1. Within a chunk, one (i, j) matrix per head: C_i . B_j times the decay from j to i, a difference of two sums.
-    # Future positions are masked before the exponential: it could overflow there, with a gradient of infinity times 0.
-    # In place, because these matrices are large.
+    # 1. Within a chunk, one (i, j) matrix per head: C_i . B_j times the decay from j to i, whose logarithm is a
+    # difference of two sums. Future positions are masked before the exponential: it could overflow there, with a
+    # gradient of infinity times 0. The operations are in place, because these matrices are large.
     future = torch.full((i, i), -math.inf, dtype=x.dtype, device=x.device).triu(1)
     if segments is not None:  # other documents are masked like the future
         segments = segments.view(b, c, i)
@@ -645,7 +645,7 @@ class NemotronH(nn.Module):
         Args:
             segments: (b, t) document number of each position, 0 or more; the positions of a document are contiguous.
                 Attention, convolution and scan do not cross from one document to another. None: one document per row.
-            state: what the rows have read so far. They continue from there, and it is updated. Not with `segments`.
+            state: what the rows have read so far. The rows continue from it; the call updates it. Not with `segments`.
             num_new: (b,) how many of the t tokens of each row to read; the rest is padding, which leaves no trace in
                 the state. None: all. Only with `state`.
 

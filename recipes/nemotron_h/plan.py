@@ -3,8 +3,8 @@
 In: a `ModelConfig`. Out: numbers. Nothing is trained and no weight is allocated.
 Run: python -c "from nemotron.recipes.nemotron_h.plan import *; print(count_parameters(PUBLISHED_12B))"
 
-Left out: communication between devices, reading data, and operations outside matrix products. Those are under 1 % of
-the operations; they are limited by memory bandwidth, and the assumed utilization accounts for their time.
+Left out: communication between devices, reading data, and operations outside matrix products. The latter are under
+1 % of all operations; memory bandwidth limits them, and the assumed utilization accounts for their time.
 
 Letters are those of `model.py`.
 """
@@ -75,7 +75,7 @@ HARDWARE: dict[str, Hardware] = {
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Number of parameters, counted on the model itself, which is built without memory."""
+    """Number of parameters, counted on the model itself, which is built without allocating its weights."""
     return sum(parameter.numel() for parameter in NemotronH(config, device="meta").parameters())
 
 
@@ -125,8 +125,8 @@ def training_memory_bytes(
     """
     parameters = count_parameters(config)
     number = 8 if dtype == "float64" else 4
-    # Bytes per logit. The loss holds two tensors of this size: the log-softmax, and the logits or their gradient. Both
-    # are float32 with bfloat16, plus the bfloat16 logits themselves.
+    # Bytes per logit. The loss holds two numbers for each: its log-softmax, and the logit or its gradient. With
+    # bfloat16 both are float32, and the bfloat16 logit is held as well.
     logit = {"float64": 16, "float32": 8, "bfloat16": 10}[dtype]
     tokens = micro_batch_sequences * sequence_length
     return {

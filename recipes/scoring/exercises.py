@@ -1,8 +1,9 @@
-"""Ask a chat model exercises and judge its replies: the exam that every stage from fine-tuning on takes.
+"""Give a chat model exercises and judge its replies: the exam after every stage from fine-tuning on.
 
 In: a model, its tokenizer and chat format, and exercises with verifiers. Out: the replies, each taken apart and judged,
 and shares of them as metrics.
-An answer is right if the verifier of its family accepts what follows the thought.
+An answer is right if the reply has no format error and the verifier of the exercise's family accepts what follows the
+thought.
 """
 
 import sys
@@ -52,7 +53,7 @@ class Answered:
 
     @property
     def obeyed(self) -> bool:
-        """Whether it thought, or did not, as it was asked to, and ended its turn."""
+        """Whether the model thought, or did not, as the prompt asked, and ended its turn."""
         return self.reply.obeys and self.continuation.finish == "stop"
 
 
@@ -69,7 +70,7 @@ def ask(
     """The model's replies to the exercises, in their order.
 
     Args:
-        seed: of the first exercise's draws; each exercise has the next one.
+        seed: sampling seed of the first exercise; each further exercise has the next integer.
         batch_replies: replies that are written side by side; changes memory and speed, not the replies.
     """
     answered: list[Answered] = []
@@ -135,7 +136,7 @@ def share(holds: Sequence[bool]) -> float:
 
 
 def exam_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float]:
-    """Shares between 0 and 1 by mode; `all` is the mean over the families without long context, which is apart."""
+    """By mode: shares from 0 to 1, and mean thought tokens; `all` is the mean over all families but long context."""
     metrics: dict[str, float] = {}
     for mode, replies in answered.items():
         by_family: dict[str, list[Answered]] = {}

@@ -61,7 +61,7 @@ class KneserNey:
     """Modified Kneser-Ney smoothing, interpolated over the orders 1 to `order`.
 
     The highest order counts occurrences. A lower order counts how many different tokens were seen before its n-gram:
-    a token that follows many contexts is a better guess in a new one than a token that follows a single context often.
+    a token that follows many contexts is a better guess in a new context than one that often follows a single context.
     Each order has its own three discounts, for counts of 1, of 2, and of 3 or more.
 
     Args:

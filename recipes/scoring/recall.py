@@ -3,8 +3,8 @@
 In: rows that end in the three digits of an answer (recipes/curation/long_context.py writes them), a model's `Score`.
 Out: for each distance, the share of right answers and the share of right digits.
 
-An answer is right if each of its digits is the model's most likely token, given everything before it. This is the
-answer that greedy decoding would write, because decoding departs from it at the first digit that is wrong here.
+An answer is right if each of its digits is the model's most likely token, given everything before it. Greedy
+decoding would get the same answers right, because it reads the same tokens up to its first wrong digit.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Recall:
     digits: Accuracy
     """Single digits, each given the right digits before it; guessing one of 10."""
     answer_loss: float
-    """Mean loss of a whole answer in nats. A model that knows only that it is a number reaches ln 1000 = 6.9."""
+    """Mean loss of a whole answer in nats. A model that knows only that three digits follow reaches ln 1000 = 6.9."""
 
 
 def recall_by_distance(

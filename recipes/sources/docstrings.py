@@ -33,7 +33,7 @@ class Docstring:
     text: str
     """The docstring without its worked examples; may be empty."""
     has_example: bool | None
-    """Label A; None if the text still mentions an example, which would give the label away."""
+    """Label A; None if the text still mentions an example, which would reveal the label."""
 
 
 def parse_python(text: str) -> ast.Module:

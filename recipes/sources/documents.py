@@ -16,8 +16,8 @@ class Document:
     """Unique in its source and the same on every machine: "sympy/core/add.py::Add.flatten", "math/arithmetic/000123",
     the source's own id, or "<file>#<row>"."""
     module: str
-    """What belongs together, for sampling and for the train/validation split: the file of a docstring, the block of
-    twenty of a problem, the id itself if nothing is known."""
+    """What sampling and the train/validation split keep together: for a docstring its file, for a problem its block of
+    twenty problems, otherwise the id itself."""
     category: str
     """In the blend: "academic" for docstrings, "code" for source, "math" for problems, else what the user names."""
     text: str

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from nemotron.recipes.sources.docstrings import MODULE
 
-MAX_HOPS = 10  # our choice: length of a chain of re-exports; ends circular imports
+MAX_HOPS = 10  # our choice: longest chain of re-exports that is followed; ends circular imports
 
 
 class Exports:
@@ -32,7 +32,7 @@ class Exports:
         """True for an object in `__all__` of its module or of a parent package, False for a private one, else None.
 
         An object is private if a part of its qualified name starts with an underscore, except names like __init__. A
-        text that names its own object would give the label away (the underscore is in the name), so it gets None.
+        text that names its own object would reveal the label (the underscore is in the name), so it gets None.
 
         Args:
             path: the file.

@@ -133,7 +133,7 @@ def rows_with_text(file: SourceFile, rows: Iterator[Row | Unreadable], text_colu
     """The rows of a .jsonl file, with an `Unreadable` for each row without the text column.
 
     Raises:
-        ValueError: if no row has the column, or none before `ROWS_WITHOUT_TEXT` that lack it.
+        ValueError: if every row lacks the column, or each of the first `ROWS_WITHOUT_TEXT` rows does.
     """
     waiting: list[Unreadable] = []  # rows without the column, until one with it shows that the file has it
     columns: set[str] = set()

@@ -3,8 +3,8 @@
 The rules look for the words that the licenses themselves prescribe (a notice, a clause, a link) or that grant one
 ("under the MIT license"), not for any occurrence of their letters: a ciphertext that ends in RGPL states nothing. A
 text that states several licenses gets all of them, because all of them bind anyone who copies it. The GNU licenses are
-named without a version, which would need a lawyer to determine. A license that is stated and not understood is a
-statement too, so that no filter takes its text for one without a license.
+named without a version, which would need a lawyer to determine. A license that is stated but not understood is
+reported too, so that no filter takes the text for an unlicensed one.
 
     python -c "from nemotron.recipes.sources.licences import stated_licence as f; print(f('under the MIT license'))"
 """
@@ -28,7 +28,7 @@ SPDX_TAG = re.compile(
     rf"SPDX-License-Identifier: ?({SPDX_OPERAND}(?: (?:AND|OR|WITH) {SPDX_OPERAND})*)?", re.IGNORECASE
 )
 NOT_UNDERSTOOD = "not understood"
-"""What a text states whose SPDX tag has no expression."""
+"""The license of a text whose SPDX tag has no expression."""
 CREATIVE_COMMONS = re.compile(r"creativecommons\.org/licenses/(by(?:-nc)?(?:-nd|-sa)?)/([0-9.]+[0-9])")
 BSD_GRANT = re.compile(r"Redistribution and use in source and binary forms|under the BSD-3-Clause Licen[sc]e")
 BSD_THIRD_CLAUSE = re.compile(r"Neither the names? |may be used to endorse|BSD-3-Clause")
@@ -89,7 +89,7 @@ def stated_in(value: Any) -> set[str]:
 
 
 def joined(licences: Set[str]) -> str | None:
-    """All of the licenses in one expression, those that offer a choice in brackets; None if there are none."""
+    """All of the licenses in one expression, with brackets around those that offer a choice; None if there are none."""
     if len(licences) < 2:
         return next(iter(licences), None)
     return " AND ".join(sorted(f"({one})" if CHOICE.search(one) else one for one in licences))

@@ -4,7 +4,7 @@ In: sources, each "location" or "category=location". Out: the rows of their .jso
 named reason for each row that cannot be read. `files.py` makes documents of the rows, `conversations.py` makes
 conversations. A location is a local path, a glob, or a URI that Daft can read (`hf://datasets/...`, `s3://...`,
 `file://...`); a directory means every file below it. PyArrow reads .parquet files, and of them only the columns in use,
-because Daft refuses a file for the type of any of its columns.
+because Daft refuses a whole file if it does not support the type of one column.
 
 A row that cannot be read is counted and named. A file that cannot be read to its end is an error, because a truncated
 download would otherwise pass for a smaller corpus. Left out: other formats; files that do not fit into memory.
@@ -62,7 +62,7 @@ class SourceFile:
     location: str
     """Local path or URI."""
     name: str
-    """The path below the source's directory, or below the fixed part of its glob: in ids, the same on every machine."""
+    """The path below the source's directory or its glob's fixed part; used in ids, so the same on every machine."""
     category: str
     source: str
     """The location as the user gave it, for the attribution list."""
@@ -300,7 +300,7 @@ def parquet_rows(
     Args:
         choose_columns: the columns to read; raises ValueError if one that is needed is missing.
     Raises:
-        ValueError: if two columns have a chosen name, or a chosen column cannot be read.
+        ValueError: if two columns have the same chosen name, or a chosen column cannot be read.
     """
     index = 0
     with errors_naming(file.location), open_binary(file.location) as stream:

@@ -29,7 +29,7 @@ class Batch:
     in_loss: torch.Tensor
     """(b, t + 1) whether a token counts in the loss when it is predicted."""
     segments: torch.Tensor
-    """(b, t + 1) number in its row of the document that a token belongs to; padding has one more."""
+    """(b, t + 1) number of a token's document within its row; padding has the number after the last document's."""
 
     def split(self, rows: int) -> Iterator["Batch"]:
         """The batch in pieces of at most `rows` rows: what one forward pass takes."""
@@ -52,7 +52,7 @@ class Batch:
 
     @property
     def digest(self) -> str:
-        """Identifies the content: the tokens, and mask and segments unless each row is one text that counts whole."""
+        """Identifies the content: the tokens; mask and segments too unless all tokens count and a row is one text."""
         digest = hashlib.sha256()
         identifying = (
             (self.tokens,)
@@ -72,7 +72,7 @@ class TrainingPhase:
     batch_sequences: int
     """Rows per optimizer step; the last step of a phase takes what is left."""
     micro_batch_sequences: int
-    """Rows per forward pass, as they are after a cut."""
+    """Rows per forward pass, counted after the cut if rows are cut."""
     cut_to: int | None = None
     """Predicted tokens of a row, if rows are cut."""
 
@@ -112,7 +112,7 @@ def collate(table: pa.Table) -> Batch:
     """Rows of a Parquet file as one batch, shorter rows padded on the right.
 
     Args:
-        table: the column tokens; also in_loss and segments, without which every token counts and a row is one sequence.
+        table: the column tokens, and maybe in_loss (else every token counts) and segments (else a row is one document).
     Raises:
         ValueError: for a row without tokens, or with a mask or segments of another length.
     """

@@ -1,6 +1,6 @@
-"""Two numbers that represent a tensor in the ladder: they change with any element, but hardly with its last bit.
+"""Two numbers that represent a tensor in ladder.json: they change with any element, but hardly with its last bit.
 
-A digest of the bytes would not do: it differs between processors that agree to fifteen digits.
+A digest of the bytes would not do: it differs between processors whose results agree to fifteen digits.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""The paperwork of a training step: what it writes down, resumes from and hands over. No arithmetic is done here.
+"""The paperwork of a training run: what it records, resumes from and hands over. No arithmetic is done here.
 
 In: a loop's config, model and optimizer, and the Dataset that it reads. Out: a Checkpoint: the Hugging Face directory,
-the state to resume from, the curves and their plot, and the ladder.
+the state to resume from, the curves and their plot, and the ladder: the numbers that a rerun must reproduce.
 
     with training_run(config, model, optimizer, dataset, total_steps) as run:
         for phase, batch in batches(dataset.path, phases, first_step=run.step):
@@ -11,8 +11,8 @@ the state to resume from, the curves and their plot, and the ladder.
         run.save(dataset.tokenizer_path, inputs)
     return Checkpoint.load(config.output_dir)
 
-The loop calls the run; the run never calls the loop. The numbers that it notes are the loop's own: curve, ladder and
-plot take any. A loop that makes its own data (rollouts) or holds a second model (reference, teacher, reward) uses it
+The loop calls the run; the run never calls the loop. Which numbers are noted is up to the loop: curve, ladder and plot
+take any. A loop that makes its own data (rollouts) or holds a second model (reference, teacher, reward) uses `Run`
 unchanged, and seeds its draws with `run.step`.
 """
 
@@ -166,7 +166,7 @@ class Run:
         Args:
             tokenizer_path: directory of the tokenizer that goes with the model.
             inputs: what the run was given, for the ladder.
-            stop_ids: tokens that end a generation, beside the tokenizer's end of text.
+            stop_ids: tokens that end a generation. Empty: the end-of-document token.
             fields: those that a subclass of Checkpoint adds.
         Raises:
             ValueError: if the run is not at its last step, or another run replaced the dataset meanwhile.
@@ -212,7 +212,7 @@ def training_run(
     total_steps: int,
     checkpoint_class: type[Checkpoint] = Checkpoint,
 ) -> Iterator[Run]:
-    """A run in the step's working directory: from its beginning or, with `config.resume`, from its last state.
+    """A run in the working directory of output_dir: from its beginning or, with `config.resume`, from its last state.
 
     Args:
         config: needs output_dir, resume and checkpoint_every_steps.
@@ -237,10 +237,10 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
         config: of a stage, with the Configs of its training and evaluation as `train` and `eval`.
         flag: sets `train.resume` in the command that was typed.
     Raises:
-        ValueError: if a value does not fit, a device is missing, or the place of training holds an unfinished run that
-            it would not continue.
+        ValueError: if a value does not fit, a device is missing, or training's output_dir belongs to an unfinished
+            run that training would not continue.
     """
-    config = replace(config)  # checks it again, with what was assigned to its nested Configs since
+    config = replace(config)  # checks it again, with the values assigned to its nested Configs since it was made
     check_devices(shape, config.train, config.eval)
     check_before_work(config.train, flag)
     return config

@@ -1,14 +1,14 @@
-"""What an unfinished run leaves behind, so that --resume goes on from it to the same bits.
+"""What an unfinished run leaves behind, so that --resume continues it with bit-identical results.
 
-In: model, optimizer and record of a run. Out: <work>/training_state/step-<number>/, the last two; and back.
+In: model, optimizer and record of a run. Out: the last two states, <work>/training_state/step-<number>/; and back.
 
     model.safetensors, optimizer.safetensors    weights; moments
     state.json          dataset, config and record
     checksums.json      size and sha256 of the others
 
-A state is flushed to disk before it gets its name, and checked before it is read. A damaged one is named and deleted,
-and the one before it is taken. The position in the data is the number of steps, and a loop draws random numbers only
-from generators seeded with the step, so no random state is needed.
+A state is flushed to disk before it gets its name, and checked before it is read. A damaged one is reported and
+deleted, and the state before it is used. The position in the data is the number of steps, and a loop draws random
+numbers only from generators seeded with the step, so no random state is needed.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --resume
 """
 
@@ -42,13 +42,13 @@ from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.strict import one_sentence, parse_json_object
 
 KEPT_STATES = 2
-"""Of an unfinished run: if the disk damages the last one, the run goes on from the one before."""
+"""States kept of an unfinished run: if the disk damages the last one, the run resumes from the one before."""
 CHECKSUMS = "checksums.json"
 STATE_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 class Identity(TypedDict):
-    """What a run may only be resumed with."""
+    """What must be unchanged when a run is resumed."""
 
     dataset: str
     """Digest of the Dataset."""
@@ -61,9 +61,9 @@ class Record:
     """What a run writes down as it goes; a resumed run continues the same record."""
 
     curve: list[dict[str, Any]] = field(default_factory=list)
-    """A row a step: step, phase, batch (digest of its content), tokens (in the loss), and the loop's own numbers."""
+    """A row per step: step, phase, batch (digest of its content), tokens (in the loss), and the loop's own numbers."""
     validation: list[dict[str, Any]] = field(default_factory=list)
-    """A row a measurement and category: step, category, loss."""
+    """A row per measurement and category: step, category, loss."""
     weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Fingerprints of the weights: "initial", "after step 1", "final"."""
 
@@ -99,7 +99,7 @@ def steps_of(state: Path) -> int:
 
 
 def check_no_unfinished_run(work: Path, flag: str = "--resume") -> None:
-    """Raise ValueError if an earlier run left a state behind that could be gone on from with `flag`."""
+    """Raise ValueError if an earlier run left a state behind from which `flag` would continue."""
     states = complete_states(work)
     if states:
         raise ValueError(
@@ -109,7 +109,7 @@ def check_no_unfinished_run(work: Path, flag: str = "--resume") -> None:
 
 
 def check_before_work(config: Any, flag: str) -> None:
-    """Refuse before any work what `training_run` would refuse after it: an unfinished run, or one with another config.
+    """Refuse before any work what `training_run` would refuse later: an unfinished run, or one with another config.
 
     Args:
         config: of the training step: output_dir and resume.
@@ -179,7 +179,7 @@ def check_file(state: Path, name: str, records: Mapping[str, FileRecord]) -> Non
 
 
 def compared_values(config: Any) -> dict[str, Any]:
-    """The fields of a Config that a result depends on, as JSON has them."""
+    """The fields of a Config that a result depends on, after a round trip through JSON."""
     return json.loads(json.dumps(recorded_values(config)))
 
 
@@ -210,7 +210,7 @@ def is_finished(output_dir: Path, identity: Identity) -> bool:
         ValueError: if the finished run had another dataset or config.
     """
     output_dir = final_place(output_dir)
-    repair_swap(output_dir)  # killed between its two renames, the run is finished and under another name
+    repair_swap(output_dir)  # if killed between its two renames, a finished run has another name
     states = complete_states(output_dir)
     if not states or complete_states(working_name(output_dir)):
         return False
@@ -253,13 +253,13 @@ def write_training_state(
 
 
 def keep_last_states(work: Path, number: int) -> None:
-    """Delete all but the last states; what is half deleted has the name of a state that was cut short."""
+    """Delete all but the last `number` states."""
     for state in complete_states(work)[:-number]:
         delete_state(state)
 
 
 def delete_state(state: Path) -> None:
-    """Delete a state; killed meanwhile, what is left is not taken for a complete one."""
+    """Delete a state, renamed to .partial first: if this is cut short, the rest is not taken for a complete state."""
     partial = state.with_name(state.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     state.rename(partial)
@@ -267,7 +267,7 @@ def delete_state(state: Path) -> None:
 
 
 def remove_leftovers(work: Path) -> None:
-    """Delete from the working directory of a killed run everything but its states, so that none of it is sealed."""
+    """Delete all but the states from a killed run's working directory, so that nothing else enters the artifact."""
     states = complete_states(work)
     kept = {work / PARTIAL_METADATA, *(state / name for state in states for name in (*STATE_FILES, CHECKSUMS))}
     opened = {work / "training_state", *states} if states else set()
@@ -309,7 +309,7 @@ def read_training_state(work: Path, identity: Identity, model: NemotronH, optimi
     check_identity(state, identity, work, f"delete {work}")
     model.load_state_dict(weights)
     optimizer.load_state_dict(moments)
-    for path, sentence in damaged.items():  # now that the other one is known to fit
+    for path, sentence in damaged.items():  # now that an earlier state is known to fit
         delete_state(path)
         print(f"warning: {sentence}; deleted it and took the state before it", file=sys.stderr)
     record = state.record

@@ -8,8 +8,8 @@ What the papers leave open is marked where it is decided.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
 Left out: text from HTML, exact-substring deduplication, and everything that language models write or rewrite, which is
-a third of the published corpus. Filters run as dataframes wherever Daft runs; reading, and the split, the tokenizer and
-the packing that follow, hold all documents in the memory of one process.
+a third of the published corpus. Filters run as dataframes wherever Daft runs; before them reading, and
+after them splitting, tokenizing and packing, hold all documents in the memory of one process.
 """
 
 from collections import Counter
@@ -143,7 +143,7 @@ class Dataset(Artifact):
     validation_path: Path
     """Rows as in the phases, from held-out modules; the last row of a category may be shorter."""
     long_validation_path: Path
-    """tokens (long_context_length + 1 ids): of one held-out document each, of several joined where none is so long."""
+    """tokens (long_context_length + 1 ids): each of one held-out document, or of several joined if none is so long."""
     problems_path: Path
     """Multiple-choice problems for evaluation: id, question, choices, correct."""
     recall_path: Path
@@ -165,7 +165,7 @@ class Dataset(Artifact):
     """Categories of the published blend that have no document; the others of their kind share their weight."""
 
     def counts(self) -> dict[str, int]:
-        """What the ladder of a step that reads this Dataset names as its inputs."""
+        """What a step that reads this Dataset records in its ladder as inputs."""
         names = ("num_examples", "num_documents", "vocab_size", "sequence_length", "long_context_length")
         return {name: getattr(self, name) for name in names}
 
@@ -187,7 +187,7 @@ def planned_phases(config: Config) -> list[Phase]:
 
 
 def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
-    """The raw corpus: the scale's share of `raw_documents`, a few more where packages come by whole modules."""
+    """The raw corpus: the scale's share of `raw_documents`, or a few more: packages are read in whole modules."""
     # The scale is applied here, once: everything below works on whatever documents there are.
     wanted = config.raw_documents
     num_documents = None if wanted == "all" else apply_scale(wanted, config.scale)
@@ -212,8 +212,8 @@ def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
 def evaluation_texts(raw: Sequence[Document], problems: Sequence[Problem]) -> dict[str, Iterable[str]]:
     """The evaluation sets of which no training document may repeat 13 words.
 
-    Two more are kept apart in other ways: recall questions ask for keys that no training text has, and the validation
-    split takes whole modules, because modules share 13 words of boilerplate.
+    Two more sets are kept apart in other ways: recall questions ask for keys that no training text has; the validation
+    split takes whole modules and is not compared by words, because modules share boilerplate.
     """
     texts: dict[str, Iterable[str]] = {"evaluation problems": [problem.question for problem in problems]}
     modules = {document.module for document in raw if document.origin.split(" ")[0] in PACKAGES}
@@ -230,7 +230,7 @@ def curate(
 ) -> tuple[list[Document], dict[str, FilterReport], list[ScorerReport]]:
     """The normalized documents that every filter keeps, with their buckets, and all reports.
 
-    The scorers come last: while there are duplicates, the modules that test a scorer repeat those that trained it.
+    The scorers come last: before duplicates are dropped, modules that test a scorer repeat modules that trained it.
     """
     filters: dict[str, FilterReport] = {}
     documents = to_dataframe(raw)
@@ -241,7 +241,7 @@ def curate(
     # What it repeats. A model memorizes what it reads often; exact copies go first, since comparing pairs is slow.
     documents = apply_to_dataframe(documents, [exact_duplicates_rule(documents)], filters)
     documents = apply_to_dataframe(documents, [near_duplicates_rule(documents)], filters)
-    # What would give an answer of the evaluation away.
+    # What it shares with the evaluation: a model that has read the questions is not tested by them.
     documents = apply_to_dataframe(documents, [decontamination_rule(evaluation_sets)], filters)
     # How good it is, among its kind: 20 buckets of equal mass, of which the lowest are dropped (Nemotron-CC).
     documents, scorers = add_buckets(documents, seed)
@@ -252,8 +252,8 @@ def curate(
 def write_training_sequences(
     work: Path, documents: Sequence[TokenizedDocument], tokenizer: Tokenizer, config: Config
 ) -> dict[str, dict[str, BlendShare]]:
-    """Write one file per phase. Each category is read on from phase to phase, and starts over when it ends."""
-    # The documents of a category lie end to end as one stream of tokens, which all phases read on.
+    """Write one file per phase. A phase reads on in each category where the last one stopped, and wraps at its end."""
+    # The documents of a category lie end to end as one stream of tokens, which the phases read one after another.
     streams = streams_of(documents, "train", config.sequence_length + 1)
     blend: dict[str, dict[str, BlendShare]] = {}
     for phase in planned_phases(config):

@@ -66,7 +66,7 @@ class Config(ScaledConfig):
 
 
 class Results(Artifact):
-    """What the model can do, every number with what it has to be compared with."""
+    """What the model can do, each number beside what to compare it with."""
 
     checkpoint_path: Path
     """The Checkpoint that was evaluated."""
@@ -83,7 +83,7 @@ ALL = "all"  # every category of text, every family of problems
 def baseline_rows(dataset: Dataset, max_tokens: int) -> list[np.ndarray]:
     """The text of the training sequences, once, however many epochs of it the model read.
 
-    Reading it again would only harm the baseline: Kneser-Ney smoothing goes by what occurred exactly once.
+    Repeated text would only harm the baseline: Kneser-Ney discounts come from n-grams that occur one to four times.
     """
     # How many tokens each category has, found from how many were read and how often.
     first_epoch: dict[str, int] = {}  # category -> tokens that are still unread
@@ -109,7 +109,7 @@ def baseline_rows(dataset: Dataset, max_tokens: int) -> list[np.ndarray]:
 
 
 def question_prompt(family: str, question: str) -> str:
-    """The start of a problem's training text (`problem_text`): up to the space before the answer, without the steps."""
+    """The start of a problem's training text (`problem_text`): up to the space before the answer, no worked steps."""
     return question if family == lookup.FAMILY else f"Question: {question}\nAnswer:"
 
 
@@ -160,7 +160,7 @@ def main(config: Config) -> Results:
         metrics["long_loss/beyond_base_length"] = float(long[dataset.sequence_length :].mean())
         metrics["long_loss/num_documents"] = len(long_rows)
 
-        # Recall of one of 1,000 values by its key, which shows whether the context reaches that far.
+        # Recall of one of 1,000 values by its key: shows at which distances the model still uses its context.
         recall_rows = read_token_rows(dataset.recall_path)
         answer_starts, distances = (read_column(dataset.recall_path, name) for name in ("answer_start", "distance"))
         recall = recall_by_distance(score, recall_rows, answer_starts, distances)

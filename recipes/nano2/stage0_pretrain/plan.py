@@ -64,8 +64,8 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
     """Raise ValueError for what training or evaluation would refuse, before any work is done; return the config.
 
     Args:
-        config: of the stage.
-        flag: continues an unfinished run, in the command that was typed.
+        config: Config of the stage.
+        flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
     config = check_stage(MODELS[config.scale], config, flag)
     training.training_phases(config.train, data_curation.planned_phases(config.data))
@@ -81,7 +81,7 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
     """The plan of a run with these configs; both of the same scale.
 
     Raises:
-        ValueError: if the sizes do not fit each other, as the run would.
+        ValueError: if the sizes do not fit each other; the run would raise it too.
     """
     model = replace(MODELS[train.scale], vocab_size=data.vocab_size)
     phases = training.training_phases(train, data_curation.planned_phases(data))
@@ -158,7 +158,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def sparkline(values: list[float], width: int = 60) -> str:
-    """Values as a row of blocks; each shows the last value of its share."""
+    """Values as a row of blocks; each block shows the last of the values that it stands for."""
     blocks = "▁▂▃▄▅▆▇█"
     width, highest = min(width, len(values)), max(values)
     shown = [values[(i + 1) * len(values) // width - 1] for i in range(width)]

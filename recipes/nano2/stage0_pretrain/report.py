@@ -88,7 +88,7 @@ def results_table(
 def plot_results(
     text: dict[str, dict[str, float]], long: np.ndarray, base_length: int, recall: dict[int, Recall], path: Path
 ) -> None:
-    """Bits per byte by category, loss by position, recall by distance; the same bytes each time."""
+    """Plot bits per byte by category, loss by position and recall by distance; equal numbers give an equal file."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     text_axes, long_axes, recall_axes = figure.subplots(1, 3)
     places = np.arange(len(text))

@@ -82,7 +82,7 @@ class Config(ScaledConfig):
     """Share of the steps of phases 1 to 3, at their end, over which the learning rate falls."""
 
     # The long-context phase: longer sequences (64 times at full, 4 at tiny) and fewer of them, for as many tokens per
-    # step. At tiny and small its rate is above the end of the decay, or so few steps would change nothing.
+    # step. At tiny and small its rate is above that at the end of the decay; else so few steps change nothing.
     long_context_batch_sequences: PositiveInt = by_scale(tiny=2, small=2, medium=32, full=published(12, "section 2.6"))
     """Sequences per optimizer step in the long-context phase."""
     long_context_micro_batch_sequences: PositiveInt = by_scale(tiny=1, small=2, medium=1, full=1)  # tiny: two pieces
@@ -94,7 +94,7 @@ class Config(ScaledConfig):
     cut_long_context: bool = False
     """Cut the long sequences to the length of the others: the same tokens without the long context, as a control."""
 
-    # AdamW scales the step of each weight by running averages of its gradient and of the squared gradient.
+    # AdamW scales the update of each weight by running averages of its gradient and of the squared gradient.
     beta1: BelowOne = at_every_scale(published(0.9, "section 2.5"))
     """AdamW: decay of the first moment."""
     beta2: BelowOne = at_every_scale(published(0.95, "section 2.5"))
@@ -195,7 +195,7 @@ def loss_sum(model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor
     """Cross-entropy in nats, summed over a (b, t + 1) batch: the model at position i predicts token i + 1."""
     logits = model(tokens[:, :-1])
     labels = tokens[:, 1:]
-    # At least float32, also when matrix products are bfloat16: a softmax over 131,072 tokens needs the precision.
+    # At least float32, also when matrix products are bfloat16: a softmax over 131,072 classes needs the precision.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
 
@@ -261,7 +261,7 @@ def main(config: Config) -> Checkpoint:
         for phase, batch in batches(dataset.path, phases, first_step=run.step):
             # The loss is the mean of -log(probability of the right next token), in nats. backward() adds its slope for
             # each weight to the weight's gradient. What does not fit into memory goes through the model in pieces. Each
-            # is divided by the tokens of the whole step: a mean of means would give tokens of small pieces more weight.
+            # sum is divided by the tokens of the whole step: a mean of means gives tokens of small pieces more weight.
             optimizer.zero_grad()
             loss = 0.0
             for micro_batch in batch.to(config.device).split(phase.micro_batch_sequences):
@@ -270,7 +270,7 @@ def main(config: Config) -> Checkpoint:
                 micro_loss.backward()
                 loss += micro_loss.item()
 
-            # Clipping. A rare bad batch gives a long gradient; scaled down, it cannot throw the weights far off.
+            # Clipping. A rare bad batch gives a gradient of large norm; scaled down, it cannot move the weights far.
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
             run.check_finite(loss=loss, grad_norm=grad_norm)
 

@@ -3,9 +3,9 @@
 In: the Checkpoint of stage 0, for its tokenizer; generated exercises, or conversations in the columns of NVIDIA's
 released post-training datasets (--sources). Out: a Dataset: a file of rows for each of the three published parts of
 fine-tuning, what to evaluate on, and for every filter what it dropped and why.
-Source: arXiv 2508.14444, section 3. Published: about 10 % of the reasoning traces emptied, samples concatenated, then
-tool calling without concatenation with a subsample of the rest, then long context with traces cut to a budget and their
-answers kept. What the paper leaves open is marked where it is decided.
+Source: arXiv 2508.14444, section 3. Published: about 10 % of the reasoning traces are emptied. The first part
+concatenates all samples; the second is tool calling, not concatenated, and a subsample of the rest; the third is long
+context, and traces cut to a budget with their answers kept. What the paper leaves open is marked where it is decided.
 Run: python -m nemotron.recipes.nano2.stage1_sft.data_curation --scale tiny --base-checkpoint-path <directory>
 
 Left out: conversations that language models write or translate, which is nearly all of the published data; generated
@@ -68,7 +68,7 @@ from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.run import Checkpoint
 
 # Exercises of each family, relative to each other. Our choice: what a small model learns slowly comes often, what is
-# long or learned at once comes rarely. Published samples, in millions: math 1.5, code 1.1, science 2.0, tools 0.4,
+# long or learned fast comes rarely. Published samples, in millions: math 1.5, code 1.1, science 2.0, tools 0.4,
 # conversation 1.5, multilingual 5.0, safety 0.05 (sources differ).
 EXERCISE_WEIGHTS = {
     "math": 1.4,
@@ -106,7 +106,7 @@ class Config(ScaledConfig):
     )
     """Number of raw conversations, of which the scale takes its share; "all" reads every one of the sources."""
     difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=1, medium=2, full=4)
-    """Of the generated exercises."""
+    """Difficulty of the generated exercises."""
 
     # What becomes training data.
     sequence_length: PositiveInt = by_scale(
@@ -160,7 +160,7 @@ class Dataset(Artifact):
     """The base model's tokenizer with the chat template."""
     phases: list[Phase]
     """The three parts, in training order. The columns of their files: tokens, in_loss (whether a token counts in the
-    loss when it is predicted), segments (number in its row of the conversation that a token belongs to). "everything"
+    loss when it is predicted), segments (which conversation of its row a token belongs to, a number). "everything"
     packs all conversations, several to a row; "tools" has tool calling and a share of the rest, each conversation in a
     row of its own; "long_context" has long context, and a share of the rest with its traces cut."""
     validation_path: Path
@@ -178,7 +178,7 @@ class Dataset(Artifact):
     num_cut_traces: int
 
     def counts(self) -> dict[str, int]:
-        """What the ladder of a step that reads this Dataset names as its inputs."""
+        """What a step that reads this Dataset records in its ladder as inputs."""
         names = ("num_examples", "num_conversations", "sequence_length", "long_context_length")
         return {name: getattr(self, name) for name in names}
 
@@ -201,7 +201,7 @@ def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadab
             f"scale={config.scale} trains on conversations of your own; name them with --sources, for example "
             f"hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2/data/*.parquet"
         )
-    # Each family by its weight, its exercises drawn from its own generator: more of one changes none of another.
+    # Each family gets its weight's share, drawn from its own generator: more of one changes none of another.
     total = sum(EXERCISE_WEIGHTS.values())
     conversations = []
     for name, family in FAMILIES.items():
@@ -232,7 +232,7 @@ def curate(raw: list[Conversation], evaluation: list[Exercise]) -> tuple[list[Co
         for messages in CHAT.training_conversations(conversation.messages):
             CHAT.check_conversation(messages, conversation.tools, for_training=True)
 
-    # What each conversation shows by itself: it can be learned, does not repeat itself, answers in its language.
+    # What each conversation shows by itself: it can be learned, does not repeat itself, answers in the right language.
     reports: dict[str, FilterReport] = {}
     rules = [structure_rule(check), repetition_rule(), answer_language_rule()]
     conversations = apply_to_list(raw, rules, reports)
@@ -291,7 +291,7 @@ def parts_of(
 
 
 def evaluation_exercises(config: Config) -> list[Exercise]:
-    """Exercises of every family whose task is in no training exercise."""
+    """Exercises of every family, for evaluation; no training exercise has the same task."""
     number = config.exercises_per_family
     return [
         exercise

@@ -1,9 +1,9 @@
 """Ask the fine-tuned model exercises that it has not seen, with thinking, without, and with a budget for it.
 
-In: the Checkpoint of training.py, and through it its Dataset and stage 0's Checkpoint, which is asked as well.
+In: the Checkpoint of training.py, and through it its Dataset and stage 0's Checkpoint, whose model is asked too.
 Out: Results: metrics, a readable table, a plot, sample conversations, and every reply.
 Source: the published evaluation (arXiv 2508.14444, table 8) runs benchmarks that a small model cannot answer. The
-exercises here have their form: an answer counts if a verifier accepts it. Published: temperature 0.6 and top-p 0.95
+exercises here are scored alike: an answer counts if a verifier accepts it. Published: temperature 0.6 and top-p 0.95
 with thinking, greedy without, and the budget's rule.
 Run: python -m nemotron.recipes.nano2.stage1_sft.evaluation --scale tiny --checkpoint-path <directory>
 
@@ -74,7 +74,7 @@ class Config(ScaledConfig):
     grace_tokens: NonNegativeInt = by_scale(tiny=8, small=12, medium=published(500), full=published(500))
     """Tokens beyond the budget after which a thought is closed by force."""
     temperature: float = at_every_scale(published(0.6, "with thinking"))
-    """Of replies with thinking, 0 for greedy ones; those without are always greedy."""
+    """Temperature of replies with thinking, 0 for greedy; replies without thinking are always greedy."""
     top_p: float = at_every_scale(published(0.95, "with thinking"))
     """Share of the probability that replies with thinking are drawn from."""
     device: str = by_scale(**DEVICES, recorded=False)
@@ -85,7 +85,7 @@ class Config(ScaledConfig):
 
 
 class Results(Artifact):
-    """What the model answers, every number with what it has to be compared with."""
+    """What the model answers, each number beside what to compare it with."""
 
     checkpoint_path: Path
     """The Checkpoint that was evaluated."""
@@ -102,7 +102,7 @@ HEADLINE = ("exact_match/all/think", "obeyed/think", "obeyed/no_think")  # what 
 
 
 def modes_of(config: Config, tokenizer: Tokenizer) -> list[Mode]:
-    """The base model with thinking, then the fine-tuned one with it, without it, and with it within a budget."""
+    """The base model with thinking; the fine-tuned model with thinking, without, and with a thinking budget."""
     drawn = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
     budget = ThinkingBudget(config.thinking_budget, tokenizer, config.grace_tokens)
     return [

@@ -55,7 +55,7 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: S
 
 
 def plot_results(metrics: dict[str, float], families: Sequence[str], path: Path) -> None:
-    """Exact match of every family, a bar a mode."""
+    """Plot the exact match of every family, one bar per mode."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(families))

@@ -1,6 +1,6 @@
 """Fine-tune the base model on conversations: three parts, one loop, the loss on what the assistant writes.
 
-In: the Dataset of data_curation.py (rows of tokens with a mask and document boundaries), and through it stage 0's
+In: the Dataset of data_curation.py (rows of tokens with a loss mask and conversation numbers), and through it stage 0's
 Checkpoint. Out: a Checkpoint: a Hugging Face directory with the chat template, the state to resume from, the curve.
 Source: arXiv 2508.14444, section 3. Learning rate, batch size, number of epochs and masking are not disclosed: the
 values here are our choice or, where marked, those of another NVIDIA model.
@@ -59,7 +59,7 @@ class Config(ScaledConfig):
     dataset_path: Path | None = input_path()
     """Directory of the Dataset; read from the pipe if left out."""
 
-    # Batches, counted in rows. Several conversations share a row.
+    # Batches, counted in rows. Several conversations share a row, except in the second part.
     batch_sequences: PositiveInt = by_scale(
         tiny=4, small=10, medium=16, full=proxy(64, "Nemotron 3 Nano, of 256k tokens")
     )
@@ -69,7 +69,7 @@ class Config(ScaledConfig):
     micro_batch_sequences: PositiveInt = by_scale(tiny=2, small=10, medium=1, full=1)
     """Rows per forward pass; changes memory, not the result."""
 
-    # Schedule. At full scale a ninth of the peak of pretraining, to keep what the model knows.
+    # Schedule. At full scale the peak is a ninth of that of pretraining, to keep what the model knows.
     learning_rate: PositiveFloat = by_scale(
         tiny=3e-3, small=2e-3, medium=proxy(5e-5, "Nemotron 3 Nano"), full=proxy(5e-5, "Nemotron 3 Nano")
     )
@@ -145,14 +145,14 @@ def learning_rate_at(step: int, num_steps: int, config: Config) -> float:
 
 
 def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:
-    """Cross-entropy in nats, summed over the tokens that count: position i predicts i + 1 of the same conversation.
+    """Cross-entropy in nats, summed over tokens that count: position i predicts token i + 1 of its conversation.
 
     Prompt tokens are masked here: the model reads them and does not learn to predict them.
     """
     # Segments keep the conversations of one row apart: attention and state do not cross from one to the next.
     hidden = model.backbone(batch.tokens[:, :-1], segments=batch.segments[:, :-1])  # (b, t, d)
     counts = batch.in_loss[:, 1:]  # (b, t): whether the token after each position counts
-    # Logits only for the positions that count: with 131,072 tokens they are the largest tensor of a step.
+    # Logits only for the positions that count: with a vocabulary of 131,072 they are the largest tensor.
     logits = model.lm_head(hidden[counts])
     labels = batch.tokens[:, 1:][counts]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also when matrix products are bfloat16
@@ -198,7 +198,7 @@ def main(config: Config) -> Checkpoint:
     parameters = parameter_groups(model, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below
 
-    # Part 1 reads everything; part 2 tool calls, one per row; part 3 long context and reasoning cut short. Parts 2 and
+    # Part 1 reads everything; part 2 tool calling, unpacked; part 3 long context and reasoning cut short. Parts 2 and
     # 3 repeat a share of the rest (section 3).
     validation = validation_batches(dataset, config.validation_sequences)
     with training_run(config, model, optimizer, dataset, total_steps) as run:
@@ -217,7 +217,7 @@ def main(config: Config) -> Checkpoint:
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
             run.check_finite(loss=loss, grad_norm=grad_norm)
 
-            # Schedule: one line down over all three parts, so that the last part changes the model least.
+            # Schedule: a straight line down over all three parts, so that the last part changes the model least.
             learning_rate = learning_rate_at(run.step, total_steps, config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate

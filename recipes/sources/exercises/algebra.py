@@ -158,8 +158,8 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
     """Exercises of one split; fewer exercises are a prefix of more.
 
     Args:
-        num_exercises: how many; 0 gives none. Difficulty 1 has 8,057 training tasks and 905 evaluation tasks, which
-            may repeat.
+        num_exercises: how many; 0 gives none. Difficulty 1 has 8,057 training tasks and 905 evaluation tasks;
+            exercises may repeat one.
         seed: selects the exercises.
         split: "train" or "evaluation"; they share no task, for any seeds and difficulties.
         difficulty: 1: sums and differences below 10, and x + a = b; 2: with two digits, and ax = b; 3: ax + b = c; 4:

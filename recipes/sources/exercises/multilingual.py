@@ -130,7 +130,7 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
     Args:
         num_exercises: how many; 0 gives none. Difficulty 1 has about 9,300 training tasks and 1,070 evaluation tasks,
-            each in four languages, which may repeat.
+            each in four languages; exercises may repeat one.
         seed: selects the exercises.
         split: "train" or "evaluation"; they share no task, for any seeds, difficulties and languages.
         difficulty: 1: two numbers or things, three digits; each higher difficulty adds a thing and a digit; letters

@@ -98,7 +98,7 @@ def draw_base(generator: random.Random, difficulty: int) -> Exercise:
 
 
 def draw_table(generator: random.Random, difficulty: int) -> Exercise:
-    """A table of masses: a row, the heaviest, the lightest, or their difference. Row order is wording."""
+    """A table of masses: a row, the heaviest, the lightest, or their difference. Row order belongs to the wording."""
     num_rows, largest = (3, 20) if difficulty == 1 else (5, 99)
     masses: dict[str, int] = {}
     while len(masses) < num_rows:

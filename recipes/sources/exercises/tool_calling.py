@@ -193,7 +193,7 @@ def draw_value(generator: random.Random, table: str, largest: int) -> int | str:
 
 
 def draw_requests(generator: random.Random, num_requests: int, largest: int) -> list[Request]:
-    """Requests about different rows. Most have a value: the others are too few to keep some for evaluation."""
+    """Requests about different rows. Most have a value: too few others exist to keep some for evaluation."""
     requests: dict[tuple[str, str], Request] = {}
     while len(requests) < num_requests:
         table, effect = (

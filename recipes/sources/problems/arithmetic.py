@@ -342,7 +342,7 @@ def generate_problems(num_problems: int, seed: int, *, split: Split, difficulty:
     Returns:
         Problems with different questions; about half are word problems.
     Raises:
-        ValueError: if a number is out of range, the split is unknown, or the difficulty has fewer problems.
+        ValueError: if a number is out of range, the split is unknown, or the difficulty has fewer than `num_problems`.
     """
     check_num_problems(num_problems)
     if difficulty not in LARGEST_TERM:

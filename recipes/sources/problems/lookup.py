@@ -1,8 +1,8 @@
 """Facts and a question about one of them: "The code of Bakide is 417." What is the code of Bakide?
 
 In: a number of problems, a seed, a split. Out: problems whose question contains the answer, one of 1,000 values. The
-number of facts grows from problem to problem. They train the recall that evaluation measures over a distance, in the
-same words.
+number of facts grows from problem to problem. They train recall, in the same words in which evaluation measures it
+over a distance.
 
     python -c "import nemotron.recipes.sources.problems.lookup as p;print(p.generate_problems(9, 0, split='train')[-1])"
 

@@ -30,7 +30,7 @@ class Config(ScaledConfig):
     num_steps: PositiveInt = 40
     """Steps of gradient descent on all pairs."""
     learning_rate: PositiveFloat = 8.0
-    """Of the loss in nats per pair."""
+    """Step size; the loss is in nats per pair."""
 
 
 class Checkpoint(Artifact):
