@@ -6,8 +6,8 @@ language model writes questions and answers about a random 10 % of the chunks, a
 the document.
 
 Offline there is no language model to write questions, so facts ("key -> three digits") are planted in the drawn chunks,
-and the questions ask for them. Shorter rows have shorter chunks, and the number of facts and their distance increase
-from the first row to the last; both are our choice. Training and evaluation use disjoint sets of keys.
+and the questions ask for them. Shorter rows have shorter chunks. From the first row to the last, facts become more and
+lie further back from the questions; these are our choices. Training and evaluation use disjoint sets of keys.
 
 Left out: questions about the document's own content.
 """
