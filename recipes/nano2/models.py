@@ -65,6 +65,8 @@ MODELS: dict[Scale, ModelConfig] = {
 # not built here.
 DTYPES: dict[Scale, Any] = {"tiny": "float64", "small": "bfloat16", "medium": "bfloat16", "full": "bfloat16"}
 DEVICES: dict[Scale, Any] = {"tiny": "cpu", "small": "cpu", "medium": "cuda", "full": "cuda"}
+# Sequences per optimizer step of pretraining: curation makes phases of whole batches, and training reads them.
+BATCH_SEQUENCES: dict[Scale, Any] = {"tiny": 8, "small": 8, "medium": 256, "full": published(768, "section 2.5")}
 VOCAB_SIZES: dict[Scale, Any] = {
     "tiny": MODELS["tiny"].vocab_size,
     "small": MODELS["small"].vocab_size,

@@ -54,7 +54,7 @@ from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets,
 from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, MIN_VOCAB_SIZE, save_tokenizer
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
-from nemotron.recipes.nano2.models import VOCAB_SIZES
+from nemotron.recipes.nano2.models import BATCH_SEQUENCES, VOCAB_SIZES
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.files import read_sources
@@ -89,10 +89,12 @@ class Config(ScaledConfig):
     num_sequences: PositiveInt = by_scale(
         tiny=100 * 8,
         small=1300 * 8,  # docstrings are read about four times; at more epochs of less text the model memorizes them
-        medium=11_440 * 256,  # 20 tokens per parameter
-        full=published(3_178_910 * 768, "20T tokens in whole batches, section 2.5"),
+        medium=11_444 * 256,  # 20 tokens per parameter
+        full=published(3_178_914 * 768, "20T tokens in whole batches, section 2.5"),
     )
     """Training sequences of phases 1 to 3 together."""
+    batch_sequences: PositiveInt = by_scale(**BATCH_SEQUENCES)
+    """Sequences per optimizer step of training; phases 1 and 2 have whole batches."""
     sequence_length: PositiveInt = by_scale(tiny=128, small=256, medium=2048, full=published(8192, "section 2.5"))
     """Predicted tokens in a training sequence of phases 1 to 3."""
     long_context_sequences: NonNegativeInt = by_scale(
@@ -175,9 +177,10 @@ LONG_CONTEXT = "long_context"
 
 
 def planned_phases(config: Config) -> list[Phase]:
-    """The four phases; they switch at 60 % and 90 % of the sequences (published, section 2.3), rounded down."""
-    first, second = config.num_sequences * 60 // 100, config.num_sequences * 90 // 100
-    sequences = {"phase1": first, "phase2": second - first, "phase3": config.num_sequences - second}
+    """The four phases; they switch at 60 % and 90 % of the batches (published, section 2.3), rounded down."""
+    batch, total = config.batch_sequences, config.num_sequences
+    first, second = (total * percent // (100 * batch) * batch for percent in (60, 90))
+    sequences = {"phase1": first, "phase2": second - first, "phase3": total - second}
     phases = [(name, number, config.sequence_length) for name, number in sequences.items()]
     phases.append((LONG_CONTEXT, config.long_context_sequences, config.long_context_length))
     return [

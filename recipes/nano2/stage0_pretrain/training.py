@@ -39,7 +39,7 @@ from nemotron.config import (
 )
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
-from nemotron.recipes.nano2.models import DEVICES, DTYPES, MODELS
+from nemotron.recipes.nano2.models import BATCH_SEQUENCES, DEVICES, DTYPES, MODELS
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import LONG_CONTEXT, Dataset
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
@@ -62,7 +62,7 @@ class Config(ScaledConfig):
     """Directory of the Dataset; read from the pipe if left out."""
 
     # Batches. A large batch gives a gradient with little noise; the micro batch is what fits into memory at once.
-    batch_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=256, full=published(768, "section 2.5"))
+    batch_sequences: PositiveInt = by_scale(**BATCH_SEQUENCES)
     """Sequences per optimizer step."""
     micro_batch_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=8, full=1)
     """Sequences per forward pass; changes memory, not the result."""

@@ -42,14 +42,15 @@ def test_a_config_that_cannot_work_cannot_be_made(fields, message):
         Config(**fields)
 
 
-@given(st.integers(1, 10**12))
-def test_phases_share_all_sequences_and_switch_at_60_and_90_percent(num_sequences):
-    phases = data_curation.planned_phases(Config(num_sequences=num_sequences, long_context_sequences=7))
+@given(st.integers(1, 10**12), st.integers(1, 1000))
+def test_phases_share_all_sequences_and_switch_at_60_and_90_percent_of_the_batches(num_sequences, batch):
+    config = Config(num_sequences=num_sequences, batch_sequences=batch, long_context_sequences=7)
+    phases = data_curation.planned_phases(config)
     assert [phase.name for phase in phases] == ["phase1", "phase2", "phase3", data_curation.LONG_CONTEXT]
     first, second, third, long = (phase.num_sequences for phase in phases)
     assert first + second + third == num_sequences
-    assert first == num_sequences * 6 // 10
-    assert first + second == num_sequences * 9 // 10
+    assert first == num_sequences * 6 // (10 * batch) * batch
+    assert first + second == num_sequences * 9 // (10 * batch) * batch
     assert long == 7
 
 

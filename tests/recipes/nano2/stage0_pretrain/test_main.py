@@ -36,7 +36,12 @@ def test_the_plan_follows_the_flags_of_the_steps():
         ("train", "device", "cuda:99", "device=cuda:99: this machine has"),
         ("eval", "device", "cuda:99", "device=cuda:99: this machine has"),
         ("train", "warmup_steps", 83, "give at most 82 warmup steps"),
-        ("data", "num_sequences", 8, "warmup_steps=5 and the decay over the last 1 of 3 steps overlap; give at most 2"),
+        (
+            "data",
+            "num_sequences",
+            24,
+            "warmup_steps=5 and the decay over the last 1 of 3 steps overlap; give at most 2",
+        ),
     ],
 )
 def test_what_training_or_evaluation_would_refuse_is_refused_before_curation(tmp_path, step, name, value, sentence):

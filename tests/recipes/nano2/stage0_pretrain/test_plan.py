@@ -36,7 +36,9 @@ def test_the_plan_refuses_what_the_run_would_refuse():
 
 
 def test_a_batch_that_does_not_divide_the_sequences_gives_one_smaller_step_per_phase():
-    data = data_curation.Config(num_sequences=100, long_context_sequences=7)  # 60, 30, 10 and 7 sequences
+    data = data_curation.Config(
+        num_sequences=100, batch_sequences=1, long_context_sequences=7
+    )  # 60, 30, 10 and 7 sequences
     plan = pretraining_plan(data, training.Config(warmup_steps=0))
     assert [phase.num_steps for phase in plan.phases] == [8, 4, 2, 4]
     assert plan.num_tokens == 100 * 128 + 7 * 512

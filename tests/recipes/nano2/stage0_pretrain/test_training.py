@@ -46,7 +46,9 @@ def test_loss_compares_each_position_with_the_next_token():
 
 
 def test_steps_come_from_the_dataset_and_the_batch_sizes():
-    phases = planned_phases(data_curation.Config(num_sequences=100, long_context_sequences=7))  # 60, 30, 10 and 7
+    phases = planned_phases(
+        data_curation.Config(num_sequences=100, batch_sequences=1, long_context_sequences=7)
+    )  # 60, 30, 10 and 7
     config = Config(batch_sequences=8, long_context_batch_sequences=2, warmup_steps=0)
     chosen = training.training_phases(config, phases)
     assert [phase.num_steps for phase in chosen] == [8, 4, 2, 4]
