@@ -4,7 +4,7 @@ import hypothesis
 
 from nemotron.testing.plugin import stage_fixture
 
-collect_ignore = ["tests/nemotron/testing/neighbor"]  # a project of its own, which test_plugin.py runs
+collect_ignore = ["tests/nemotron/testing/neighbor"]  # another project, which test_plugin.py runs
 
 # The same examples on every machine, and no time limits: a slow machine is not a bug.
 # Others, for a search: pytest --hypothesis-profile random

@@ -31,6 +31,15 @@ def install_project(session: nox.Session) -> None:
     session.install("-e", ".[test]", *CONSTRAINTS)
 
 
+def build_wheel(session: nox.Session, outside: Path) -> Path:
+    """Build the wheel of this directory into `outside`/wheel."""
+    for leftover in (outside / "wheel", ROOT / "build"):  # an old build may contain deleted modules
+        shutil.rmtree(leftover, ignore_errors=True)
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(outside / "wheel"), ".")
+    (wheel,) = (outside / "wheel").glob("nemotron_recipes-*.whl")
+    return wheel
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check the rules in pyproject.toml and the format; `ruff check --fix` and `ruff format` fix most errors."""
@@ -43,10 +52,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of the installed wheel: an editable install hides nemotron.recipes from mypy."""
     outside = Path(session.create_tmp()).resolve()
-    for leftover in (outside / "wheel", ROOT / "build"):  # an old build may contain deleted modules
-        shutil.rmtree(leftover, ignore_errors=True)
-    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(outside / "wheel"), ".")
-    (wheel,) = (outside / "wheel").glob("nemotron_recipes-*.whl")
+    wheel = build_wheel(session, outside)
     session.install(f"{wheel}[test]", "mypy", *CONSTRAINTS)
     session.install("--force-reinstall", "--no-deps", str(wheel))  # a reused environment may have an older one
     session.chdir(outside)
@@ -121,10 +127,8 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     environment is small.
     """
     outside = Path(session.create_tmp()).resolve()
-    for leftover in (outside, ROOT / "build"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(outside / "wheel"), ".")
-    (wheel,) = (outside / "wheel").glob("nemotron_recipes-*.whl")
+    shutil.rmtree(outside, ignore_errors=True)
+    wheel = build_wheel(session, outside)
     constraints = outside / "constraints.txt"  # the pinned versions, without those of this cell
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     constraints.write_text("".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))))
@@ -149,7 +153,7 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     ini.write_text(ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"))
     for processes in in_parallel:  # also where goldens are not supported, a test without one passes
         session.run("pytest", *processes, "-k", "guessing")
-    supported = syrupy is not None and syrupy.split(".")[0] in ("6", "7")
+    supported = syrupy is not None and syrupy.split(".")[0] in ("6", "7")  # SYRUPY_MAJORS of the plugin
     session.run("pytest", success_codes=[0 if supported else 1])
     if xdist:
         session.run("pytest", "-n", "2", success_codes=[1])  # goldens are compared in one process

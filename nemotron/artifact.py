@@ -275,7 +275,7 @@ class Artifact(BaseModel):
 
 
 def _check_digest(path: Path, artifact_type: str, loaded: str, found: str) -> None:
-    """Raise ValueError if the artifact that was loaded from a directory is no longer the one that is found there."""
+    """Raise ValueError if a directory no longer holds the artifact that was loaded from it."""
     if found != loaded:
         raise ValueError(
             f"{path}: the {artifact_type} had digest {loaded[:12]} when it was loaded, and now has {found[:12]}, "

@@ -109,9 +109,13 @@ def input_path(*default_below: str) -> Any:
     return field(default=found.default, metadata={**found.metadata, "input": True})
 
 
-def switch() -> Any:
-    """A field that is False, and changes how a command runs and not its result: --plan, --resume."""
-    return field(default=False, metadata={"recorded": False})
+def switch(*, of_whole_run: bool = False) -> Any:
+    """A field that is False, and changes how a command runs and not its result: --resume.
+
+    Args:
+        of_whole_run: only the outermost Config has the flag, as --plan.
+    """
+    return field(default=False, metadata={"recorded": False, "of_whole_run": of_whole_run})
 
 
 def nested(config_class: type[AnyConfig], folder: str) -> Any:
@@ -137,10 +141,10 @@ class _ConfigMeta(type):
         names = [item.name for item in dataclasses.fields(cls) if item.name != "numbers_of"]  # type: ignore[arg-type]
         twice = sorted(set(names[: len(args)]) & given.keys())
         unknown = sorted(given.keys() - {*names, "numbers_of"})
-        if twice or len(args) > len(names):
-            raise ValueError(
-                f"{cls.__name__}: {twice[0] if twice else len(args)} given twice or too often; use keywords"
-            )
+        if twice:
+            raise ValueError(f"{cls.__name__}: {twice[0]} is given twice; use keywords")
+        if len(args) > len(names):
+            raise ValueError(f"{cls.__name__}: {len(args)} values for {len(names)} fields; use keywords")
         if unknown:
             raise ValueError(
                 f"{cls.__module__}.{cls.__name__} has no field {unknown[0]}; its fields are {', '.join(names)}"
@@ -285,7 +289,7 @@ def _flags(instance: ScaledConfig, is_nested: bool) -> Any:
     config_class = type(instance)
     specs = []
     for item in dataclasses.fields(instance):
-        owned = item.name in OWNED or "input" in item.metadata or item.name == "plan"
+        owned = item.name in OWNED or item.metadata.get("input") or item.metadata.get("of_whole_run")
         if item.metadata.get("hidden") or (is_nested and owned):
             continue
         documented = [vars(base).get("__pydantic_fields__", {}).get(item.name) for base in config_class.__mro__]

@@ -4,10 +4,11 @@ In: directories. Out: checked `Metadata`, or one sentence that names the artifac
 
 A step writes in `<name>.incomplete` and marks it as its own with metadata.json.partial; a directory with that name and
 other content is refused. The swap renames the old `<name>` to `<name>.incomplete.replaced`, then the new directory to
-`<name>`, then removes the old one. The next reader or writer completes a swap that was interrupted. A writer locks the
-directory that it writes in; a swap locks the parent; a whole stage locks `.running` in its directory. Locks end with
-their process. A file system without locks, or without flushing of directories, gives a warning: there, two processes
-can write the same directory, and a power failure can lose a finished one.
+`<name>`, then removes the old one. The next writer completes a swap that was interrupted; so does the next reader if
+`<name>` is missing. A writer locks the directory that it writes in; a swap locks the parent; a whole stage locks
+`.running` in its directory. Locks end with their process. A file system without locks, or without flushing of
+directories, gives a warning: there, two processes can write the same directory, and a power failure can lose a finished
+one.
 """
 
 import errno

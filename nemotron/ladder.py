@@ -10,12 +10,12 @@ golden/<recipe>/<stage>.json. The first entry that differs names the cause, beca
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nemotron.config import recorded_values
+from nemotron.strict import check_exact
 
 Rung = Literal[
     "package versions", "config", "inputs", "alphabet", "conversations", "exercises", "filters", "scorers", "documents",
@@ -51,7 +51,7 @@ class Ladder:
         for name, value in {**(values or {}), **named}.items():
             if (rung, name, at_step) in self._labels:
                 raise ValueError(f"the ladder already has {rung}, {name}, step {at_step}; give each entry another name")
-            check_value(value, f"{rung}, {name}, step {at_step}")
+            check_exact(value, f"{rung}, {name}, step {at_step}")
             self._labels.add((rung, name, at_step))
             self.entries.append({"rung": rung, "name": name, "step": at_step, "value": value})
 
@@ -63,21 +63,3 @@ class Ladder:
     def write(self, directory: Path) -> None:
         """Write ladder.json into a step's directory; `Artifact.save` calls this."""
         (directory / "ladder.json").write_text(json.dumps(self.entries, indent=1, allow_nan=False))
-
-
-def check_value(value: Any, place: str) -> None:
-    """Raise ValueError for what JSON would change or refuse: NaN, infinities, tuples, numpy's numbers, other keys."""
-    if isinstance(value, dict) and all(type(key) is str for key in value):
-        for key, inner in value.items():
-            check_value(inner, f"{place}, {key}")
-    elif isinstance(value, list):
-        for inner in value:
-            check_value(inner, place)
-    elif type(value) is float and not math.isfinite(value):
-        raise ValueError(
-            f"{place}: {value} cannot be recorded, because it equals nothing; find the code that computed it"
-        )
-    elif value is not None and type(value) not in (str, int, float, bool):
-        raise ValueError(
-            f"{place}: {type(value).__name__} cannot be recorded; give str, int, float, bool, list or dict"
-        )

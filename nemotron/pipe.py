@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, NoReturn
 
+from nemotron.directory import METADATA
 from nemotron.process import process
 from nemotron.strict import one_sentence, parse_json_object, short
 
@@ -89,7 +90,7 @@ def print_complete(artifacts: Mapping[str, "Artifact"]) -> None:
     if not artifacts:
         raise ValueError("artifacts={} is empty; give print_complete at least one artifact")
     for name, artifact in artifacts.items():
-        if not (artifact.path / "metadata.json").is_file():
+        if not (artifact.path / METADATA).is_file():
             raise ValueError(
                 f"{name}: {artifact.path} holds no saved artifact; print the artifact that load(output_dir) returns"
             )

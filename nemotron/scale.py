@@ -10,7 +10,7 @@ Scale = Literal["tiny", "small", "medium", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 _PERCENT: dict[Scale, int] = {"tiny": 1, "small": 10, "medium": 30, "full": 100}
-_TINY_MAX_ROWS = 10_000  # a whole recipe takes minutes, however large the corpus is
+_TINY_MAX_ROWS = 10_000  # a tiny stage stays fast, however large the corpus is
 
 
 def apply_scale(count: int, scale: Scale) -> int:

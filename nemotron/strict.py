@@ -73,6 +73,34 @@ def parse_json_object(
     return value
 
 
+MAX_DEPTH = 20  # our choice: nested lists and dicts in a recorded value
+
+
+def check_exact(value: object, place: str, depth: int = 0) -> None:
+    """Raise ValueError for what JSON changes or rejects: NaN, infinities, tuples, numpy numbers, keys that are no text.
+
+    Args:
+        place: where the value is recorded; the start of the sentence.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{place} has more than {MAX_DEPTH} nested lists and dicts; record flatter values")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if type(key) is not str:
+                raise ValueError(f"{place} has the key {key!r}, which is not a string; convert it to one")
+            check_exact(inner, f"{place}, {json.dumps(key)}", depth + 1)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            check_exact(inner, f"{place}, value {index}", depth + 1)
+    elif type(value) is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{place} is {value}, which is not equal to any number; find what computed it")
+    elif value is not None and type(value) not in (str, int, bool):
+        raise ValueError(
+            f"{place} has type {type(value).__name__}; a ladder holds str, int, float, bool, None, lists and dicts"
+        )
+
+
 _FREE_SPACE = "free some space and run the step again"
 _CHANGE_PERMISSIONS = "change its permissions or choose another place"
 _ADVICE = {
@@ -114,7 +142,7 @@ def _validation_sentence(error: ValidationError) -> str:
             own_words.append(message)
             continue
         found = short(detail["input"])
-        # A field with several types has an error of its own for each of them; a list with equal bad elements has the
+        # A field with several types has one error for each of them; a list with equal bad elements has the
         # same error twice.
         is_union = len(said_of[detail["loc"][:1], found]) > 1
         name = ".".join(map(str, detail["loc"][:1] if is_union else detail["loc"])) or "value"

@@ -373,7 +373,7 @@ TESTED_ELSEWHERE = {
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_stage_is_its_steps_an_orchestrator_and_a_readme(stage):
-    """Every module with a Config of its own is a step, and declared as one."""
+    """Every module that defines a Config is a step, and declared as one."""
     with_config = {
         path.stem
         for path in stage.glob("*.py")

@@ -24,7 +24,9 @@ from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Conf
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
-    path for path in ROOT.rglob("*.md") if not {"outputs", "build"} & set(path.parts) and "/." not in str(path)
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part in ("outputs", "build") or part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 
 WHOLE = "python -m nemotron.recipes.nano2 --scale tiny"
@@ -73,6 +75,10 @@ def test_every_command_of_the_readme_is_run_by_a_test():
     assert commands == RUN_HERE | RUN_ELSEWHERE.keys()
     for command, (path, text) in RUN_ELSEWHERE.items():
         assert text in (ROOT / path).read_text(encoding="utf-8"), command
+
+
+def test_the_readmes_are_found():
+    assert ROOT / "README.md" in READMES
 
 
 def test_commands_are_found_in_blocks_only():

@@ -129,7 +129,8 @@ def main() -> int:
     parser.add_argument("stages", nargs="*", help="nano2/stage0_pretrain or stage0; default: all that have a golden")
     root = Path.cwd()
     goldens = sorted(
-        path.relative_to(root / GOLDEN_DIRECTORY).with_suffix("").as_posix() for path in root.glob("golden/*/*.json")
+        path.relative_to(root / GOLDEN_DIRECTORY).with_suffix("").as_posix()
+        for path in (root / GOLDEN_DIRECTORY).glob("*/*.json")
     )
     wanted = parser.parse_args().stages
     stages = [stage for stage in goldens if not wanted or any(_matches(name, stage) for name in wanted)]

@@ -7,7 +7,7 @@ Run: nox -s bless -- stage0 --reason "..."      (python -m nemotron.testing.bles
      nox -s bless -- nano2/stage0_pretrain --reason "..."       if several recipes have a stage0
 
       python -m nemotron.testing.bless --table main    a table of the goldens that differ from those of commit main;
-                                                       exit code 1 if golden/CHANGES.md lacks a new line for one
+                                                       exit code 1 if golden/CHANGES.md lacks a line for a change
 
 Refuses, and writes nothing: in CI; if something is not committed; without a reason; if a test of the stage fails for
 another reason than its golden; if a second run in a new process is not bit-identical to the first. All differences are

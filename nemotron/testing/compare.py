@@ -1,7 +1,7 @@
 """Compare the numbers of a run with the recorded ones, unrounded and in the order in which they were computed.
 
-In: the golden of a stage (golden/<recipe>/<stage>.json), and the `ladder.json` of each of its modules, a list of
-{rung, name, step, value} in which step is the optimizer step, or 0.
+In: the golden of a stage (golden/<recipe>/<stage>.json), and the `ladder.json` of each of its steps, a list of
+{rung, name, step, value} in which step is the optimizer step, 0 or null.
 Out: the differences, first broken rung first, and the largest relative difference of the numbers that agree.
 Used by the snapshot extension of this package and by runs that compare themselves; imports neither pytest nor syrupy.
 
@@ -17,7 +17,6 @@ Left out: the report that shows the likely cause (report.py).
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ Json = Any
 Label = tuple[str, str, int | None]
 """Rung, name and training step of an entry; unique in its ladder."""
 
-MAX_DEPTH = 20
 """Levels of nested lists and dicts; no ladder needs more."""
 
 NOTHING = "nothing"
@@ -85,7 +83,7 @@ class Difference:
     """One place where a run differs from its golden."""
 
     place: str
-    """Module, rung, name, optimizer step and position in the value: "training, curve, loss, step 41"."""
+    """Step of the stage, rung, name, optimizer step and position in the value: "training, curve, loss, step 41"."""
     golden: str
     """The recorded value as JSON, or "nothing"."""
     run: str
@@ -93,7 +91,7 @@ class Difference:
     reason: str
     """The kind of difference: "relative difference 3e-07"."""
     step: str
-    """The module that wrote the ladder: "training"; empty for a difference in the list of modules."""
+    """The step of the stage that wrote the ladder: "training"; empty for a difference in the list of steps."""
     label: Label
     """The entry: ("curve", "loss", 41)."""
 
@@ -377,25 +375,12 @@ def _check_ladder(document: Mapping[str, Json], whose: str) -> None:
             labels.add(label_of(entry))
 
 
-def _check_exact(value: object, place: str, depth: int = 0) -> None:
-    """Raise GoldenError for values that JSON changes or rejects: other keys, NaN, infinities, tuples, numpy numbers."""
-    if depth > MAX_DEPTH:
-        raise GoldenError(f"{place} has more than {MAX_DEPTH} nested lists and dicts; record flatter values")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if type(key) is not str:
-                raise GoldenError(f"{place} has the key {key!r}, which is not a string; convert it to one")
-            _check_exact(inner, f"{place}, {_dumps(key)}", depth + 1)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _check_exact(inner, f"{place}, value {index}", depth + 1)
-    elif type(value) is float:
-        if not math.isfinite(value):
-            raise GoldenError(f"{place} is {value}, which is not equal to any number; find what computed it")
-    elif value is not None and type(value) not in (str, int, bool):
-        raise GoldenError(
-            f"{place} has type {type(value).__name__}; a ladder holds str, int, float, bool, None, lists and dicts"
-        )
+def _check_exact(value: object, place: str) -> None:
+    """Raise GoldenError for values that JSON changes or rejects."""
+    try:
+        strict.check_exact(value, place)
+    except ValueError as error:
+        raise GoldenError(str(error)) from None
 
 
 def _dumps(value: Json) -> str:

@@ -46,6 +46,7 @@ _declared: set[str] = set()
 _golden_requested = pytest.StashKey[bool]()
 """In pytest's config: whether one of the collected tests takes `golden`; absent if this process collected nothing."""
 _num_deselected = pytest.StashKey[int]()
+"""In pytest's config: number of tests that -k, -m and other options left out."""
 _problems = pytest.StashKey[list[str]]()
 """In pytest's config: a line for each reason, other than a failed test, why the session fails."""
 

@@ -2,7 +2,8 @@
 
 In: a catalogue of source edits, tests/mutants/<recipe>/<stage>.toml. Out: one line per mutant, killed (by which rung)
 or survived; the totals with and without the golden's config rung, which alone would find every changed constant; exit
-code 1 if a mutant survived that must be killed, or was killed although its entry says why it survives.
+code 1 if a mutant that must be killed survived or was found by the config rung alone, or if one was killed although its
+entry says why it survives.
 Run: nox -s power -- nano2/stage0_pretrain    (python -m nemotron.testing.power, in the root of the repository)
 
 Each mutant is installed into a separate directory (pip install --no-deps --target), because a changed search path alone
@@ -26,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from nemotron.testing.compare import Json
+from nemotron.testing.compare import Json, relative_difference
 from nemotron.testing.report import CONFIG_RUNG
 from nemotron.testing.session import Session, run_pytest
 
@@ -235,14 +236,14 @@ def judge_session(mutant: Mutant | None, session: Session) -> Verdict:
 
 
 def relative_change(difference: dict[str, str]) -> float:
-    """Relative difference of a pair of floats; 0.0 if the values are not both floats or the golden is 0."""
+    """Relative difference of a pair of floats; 0.0 if the values are not both floats."""
     try:
         golden, run = json.loads(difference["golden"]), json.loads(difference["run"])
     except ValueError:
         return 0.0
-    if not isinstance(golden, float) or not isinstance(run, float) or golden == 0:
+    if not isinstance(golden, float) or not isinstance(run, float):
         return 0.0
-    return abs(run - golden) / abs(golden)
+    return relative_difference(golden, run)
 
 
 def try_all(
@@ -313,7 +314,7 @@ def campaign(root: Path, stages: list[str], only: list[str], jobs: int) -> tuple
 
     Raises:
         ValueError: if a stage or mutant is unknown, a mutant does not fit the source, or the tests of a stage fail
-            without a mutant. Except in the last case nothing was installed.
+            without a mutant.
         CampaignError: as for `try_mutant`.
     """
     known = stages_with_catalogue(root)
@@ -342,7 +343,10 @@ def campaign(root: Path, stages: list[str], only: list[str], jobs: int) -> tuple
             result = f"killed by {found.rung or CONFIG_RUNG}" if found.killed else f"SURVIVED {mutant.survives}"
             if found.killed_without_config == bool(mutant.survives):
                 unexpected.append(mutant.name)
-                result += f", but it should survive: {mutant.survives}; remove that line" if mutant.survives else ""
+                if mutant.survives:
+                    result += f", but it should survive: {mutant.survives}; remove that line"
+                elif found.killed:
+                    result += ", but it must be killed by another rung or a test"
             count = f"[{len(results)}/{len(mutants)}]"
             print(f"{count} {mutant.family}: {mutant.name}: {result}", file=sys.stderr, flush=True)
             verdicts.append({"stage": stage, **asdict(found)})

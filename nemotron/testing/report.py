@@ -104,7 +104,7 @@ class Report:
         if self.equal:
             return self.comparison.lines()
         if self.upstream:
-            return [f"{self.stage}: not compared, because its input comes from {self.upstream}, which differs"]
+            return [f"{self.stage} differs first in its inputs, from {self.upstream}, which differs; mend that first"]
         differences = self.comparison.differences
         first = differences[0]
         result = next((d for d in differences if d.label[0] != CONFIG_RUNG), None)
@@ -201,7 +201,7 @@ class Report:
 
 
 def report_of(golden_text: str | bytes | None, run: Mapping[str, Json]) -> Report:
-    """Compare a run with its golden; None if there is no golden.
+    """Compare a run with its golden; `golden_text` is None if there is no golden.
 
     Raises:
         GoldenError: if golden or run cannot be compared.

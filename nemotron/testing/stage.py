@@ -141,8 +141,9 @@ def reproduction(stage: str, directory: Path) -> str:
     if not shipped.is_file():
         return f"nothing is recorded for {stage}"
     try:
-        golden, _ = parse_golden(shipped.read_bytes())
-        comparison = compare(shipped.read_bytes(), stage_document(stage, directory, list(golden["ladder"])))
+        text = shipped.read_bytes()
+        golden, _ = parse_golden(text)
+        comparison = compare(text, stage_document(stage, directory, list(golden["ladder"])))
     except GoldenError as error:
         return f"reproduces golden/{stage}.json: cannot be compared, {error}"
     if comparison.equal:

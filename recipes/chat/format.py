@@ -27,9 +27,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from nemotron.recipes.chat.messages import (
-    LONE_SURROGATE,
     Message,
     Tool,
+    check_characters,
     check_messages,
     check_order_and_tools,
 )
@@ -139,8 +139,7 @@ class ChatFormat:
         ids: list[int] = []
         in_loss: list[bool] = []
         for piece in pieces:
-            if LONE_SURROGATE.search(piece.text):
-                raise ValueError("a text contains a lone surrogate, which is not a character; remove it")
+            check_characters(piece.text, "a text")
             if piece.is_special:
                 piece_ids = [self.special_ids[piece.text]]
             else:

@@ -9,11 +9,11 @@ documents of a pair that they do not propose are kept.
 Left out: removing passages that otherwise different documents share (exact-substring deduplication).
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rules import Rule
 from nemotron.recipes.sources import Document
 from nemotron.recipes.sources.dataframes import daft
@@ -39,7 +39,7 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
 
 @daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
 def _digests(text: daft.Series) -> list[str]:
-    return [hashlib.sha256(document.encode()).hexdigest() for document in text.to_pylist()]
+    return [digest_of(document) for document in text.to_pylist()]
 
 
 @daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)

@@ -4,7 +4,7 @@ Source: arXiv 2508.14444, section 2.2, filters code by a BigCode-like license de
 not know that list (the paper's appendix A); the one below is our choice: permissive licenses without conditions on
 works made with a text.
 
-Licenses are SPDX expressions, whose identifiers and operators have no case. A text whose license is not such an
+Licenses are SPDX expressions; upper and lower case do not matter. A text whose license is not such an
 expression is dropped, and the report quotes the license. A text whose source states no license ("unknown", such as a
 row of a web crawl) is kept, because the published pipeline has no license filter on web text; the attribution list
 counts it.

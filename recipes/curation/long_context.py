@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.sources.problems.lookup import draw_facts, fact_sentence, question_sentence
-from nemotron.recipes.sources.problems.problem import seeded_random
+from nemotron.recipes.sources.problems.problem import draw_several, seeded_random
 
 CHUNK_SHARE = 0.1  # published
 CHUNK_TOKENS = 1024  # published
@@ -118,10 +118,12 @@ def long_document_qa(
     for index in range(num_sequences):
         hardness = (index + 1) / num_sequences
         reach = max(1, round(hardness * num_chunks))  # facts are in the last `reach` chunks
-        drawn_chunks = _draw(generator, range(num_chunks - reach, num_chunks), max(1, round(reach * CHUNK_SHARE)))
+        drawn_chunks = draw_several(
+            generator, range(num_chunks - reach, num_chunks), max(1, round(reach * CHUNK_SHARE))
+        )
         facts_per_chunk = max(1, round(hardness * MAX_FACTS_PER_CHUNK))
         facts = draw_facts(generator, "train", len(drawn_chunks) * facts_per_chunk)
-        questions = [encode(_question_line(key, value)) for key, value in _draw(generator, facts, len(facts))]
+        questions = [encode(_question_line(key, value)) for key, value in draw_several(generator, facts, len(facts))]
         appended = [*encode("\n"), *(token for question in questions for token in question), end_of_document]
         planted = {
             chunk: encode("\n" + "".join(f"{fact_sentence(*fact)}\n" for fact in facts[part :: len(drawn_chunks)]))
@@ -233,11 +235,6 @@ def _require_long_documents(
             f"use more sources or a smaller long_context_length"
         )
     return bodies
-
-
-def _draw(generator: random.Random, items: Sequence[Item], count: int) -> list[Item]:
-    """`count` of the items without replacement, in random order."""
-    return sorted(items, key=lambda _: generator.random())[:count]
 
 
 def _encode_with_value(encode: Encode, text: str, value: int) -> tuple[list[int], int]:

@@ -160,7 +160,7 @@ def print_reasons(what: str, items: Iterable[tuple[str, str]]) -> None:
 def report_unreadable(unreadable: Sequence[Unreadable]) -> list[DroppedItem]:
     """Print on stderr why rows are unreadable, and return the first of them."""
     print_reasons("unreadable", ((item.id, item.reason) for item in unreadable))
-    return [DroppedItem(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]]
+    return [DroppedItem(id=item.id, value=item.reason[:MAX_VALUE_CHARACTERS]) for item in unreadable[:MAX_EXAMPLES]]
 
 
 def add_reports(

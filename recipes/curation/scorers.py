@@ -8,8 +8,8 @@ the text; a document gets the maximum over the scorers; the buckets form groups.
 Stand-ins: two of Nemotron-CC's three scorers imitate judgments of large language models. Without such a judge, each
 scorer here learns a label that comes from the source and that the text does not show: has_example, the docstring had a
 worked example (removed from the text); exported, the documented object is exported and not private. Both labels relate
-to the care that went into a docstring; neither measures quality. Text without labels, such as source code, problems or
-the user's own files, gets no bucket.
+to the care that went into a docstring; neither measures quality. Categories without any label, such as source code
+and problems, get no bucket; in a category with labels, the user's files get one too.
 
 Each scorer is a logistic regression on hashed words and pairs of adjacent words: float64, all documents in every step,
 no randomness.

@@ -69,7 +69,7 @@ def streams_of(documents: Sequence[TokenizedDocument], split: str, min_tokens: i
         if len(tokens) < min_tokens:
             raise ValueError(
                 f"the corpus is too small: the {split} split of category {category!r} has {len(tokens)} tokens and "
-                f"needs {min_tokens}; bring more documents or lower --sequence-length"
+                f"needs {min_tokens}; bring more documents{' or lower --sequence-length' if split == 'train' else ''}"
             )
         streams[category] = TokenStream(tokens)
     return streams

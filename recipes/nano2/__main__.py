@@ -25,7 +25,7 @@ class Config(ScaledConfig):
 
     output_dir: Path = output_below("nano2")
     """Where the artifacts go, one folder per stage."""
-    plan: bool = switch()
+    plan: bool = switch(of_whole_run=True)
     """Print what the scale would do in stage 0, and do none of it."""
     pretrain: stage0_pretrain.Config = nested(stage0_pretrain.Config, "stage0_pretrain")
     sft: stage1_sft.Config = nested(stage1_sft.Config, "stage1_sft")
@@ -36,6 +36,7 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
     config = replace(config)  # validates again: a field of a nested Config may have changed since
     # Refuse now what a later stage would refuse after hours.
     pretrain = plan.check(config.pretrain, "--pretrain.train.resume")
+    stage1_sft.data_curation.check_sources(config.sft.data)
     sft = check_stage(MODELS[config.scale], config.sft, "--sft.train.resume")
     with whole_stage(pretrain, stage0_pretrain.STEPS), whole_stage(sft, stage1_sft.STEPS):
         base = stage0_pretrain.main(pretrain)

@@ -71,7 +71,7 @@ CHAT_TEMPLATE = r"""
     {%- endif -%}
     {%- set thought = message.get('reasoning_content') -%}
     {%- if thought is not string and thought is not none -%}
-        {{- raise_exception(name ~ ' has reasoning_content that is no text; give a string') -}}
+        {{- raise_exception(name ~ ' has reasoning_content that is not a string; give one') -}}
     {%- endif -%}
     {%- if thought and thought.strip() and message['role'] != 'assistant' -%}
         {{- raise_exception(name ~ ' has reasoning_content; only an assistant thinks') -}}
@@ -80,7 +80,7 @@ CHAT_TEMPLATE = r"""
         {{- raise_exception(name ~ ' has reasoning_content and a thinking tag in its content; keep one of them') -}}
     {%- endif -%}
     {%- if calls and calls is not sequence -%}
-        {{- raise_exception(name ~ ' has tool_calls that are no list; give a list') -}}
+        {{- raise_exception(name ~ ' has tool_calls that are not a list; give one') -}}
     {%- endif -%}
     {%- for call in calls or [] -%}
         {%- set function = call['function'] if call is mapping else none -%}
@@ -105,7 +105,7 @@ CHAT_TEMPLATE = r"""
     {{- ('\n\n' if seen.system else '') ~ '<AVAILABLE_TOOLS>[' -}}
     {%- for tool in tools -%}
         {%- if tool is not mapping -%}
-            {{- raise_exception('tools[' ~ loop.index0 ~ '] is no JSON object; give its schema') -}}
+            {{- raise_exception('tools[' ~ loop.index0 ~ '] is not a JSON object; give its schema') -}}
         {%- endif -%}
         {%- set wrapped = tool['type'] == 'function' and tool['function'] is mapping -%}
         {{- (tool['function'] if wrapped else tool)|tojson ~ ('' if loop.last else ', ') -}}

@@ -20,7 +20,7 @@ def check_fits(shape: ModelConfig, *, dtype: str, device: str) -> None:
     if needed > present:
         raise ValueError(
             f"training needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and {device} has "
-            f"{present / 2**30:,.0f} GiB; use a smaller --scale, or read what this one takes with --plan"
+            f"{present / 2**30:,.0f} GiB; use a smaller --scale"
         )
 
 

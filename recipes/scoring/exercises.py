@@ -16,12 +16,10 @@ from nemotron.recipes.chat.format import ChatFormat
 from nemotron.recipes.chat.reply import Reply
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.sources.exercises import long_context, tool_calling
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.sources.exercises.tool_calling import check_call, parse_tool_calls
-
-TOOL_CALLING, LONG_CONTEXT = "tool_calling", "long_context"
-"""Families that are also reported by themselves."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +142,12 @@ def exam_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float]
             by_family.setdefault(one.exercise.family, []).append(one)
         for family, members in by_family.items():
             metrics[f"exact_match/{family}/{mode}"] = share([one.right for one in members])
-        short = [metrics[f"exact_match/{family}/{mode}"] for family in by_family if family != LONG_CONTEXT]
+        short = [metrics[f"exact_match/{family}/{mode}"] for family in by_family if family != long_context.FAMILY]
         metrics[f"exact_match/all/{mode}"] = sum(short) / len(short)
         metrics[f"obeyed/{mode}"] = share([one.obeyed for one in replies])
         metrics[f"format_errors/{mode}"] = share([bool(one.reply.errors) for one in replies])
         metrics[f"stopped/{mode}"] = share([one.continuation.finish == "stop" for one in replies])
-        calls = [one for one in by_family.get(TOOL_CALLING, []) if "<TOOLCALL>" in one.exercise.answer]
+        calls = [one for one in by_family.get(tool_calling.FAMILY, []) if "<TOOLCALL>" in one.exercise.answer]
         if calls:
             metrics[f"valid_tool_calls/{mode}"] = share([calls_are_valid(one) for one in calls])
         metrics[f"thought_tokens/{mode}"] = sum(one.num_thought for one in replies) / len(replies)

@@ -55,6 +55,7 @@ class Level:
     weight: Floats
     """Per context: (sum of d) / (sum of c), the probability mass left to the order below."""
     discounts: tuple[float, float, float]
+    """For counts of 1, of 2, and of 3 or more; shows whether they were computed or are the fallback."""
 
 
 class KneserNey:

@@ -583,13 +583,15 @@ def test_a_dataset_that_was_loaded_again_or_written_by_this_process_is_recorded(
     make_dataset(tmp_path / "dataset")
     Dataset.load(tmp_path / "dataset")
     replace_dataset(tmp_path / "dataset")
-    make_checkpoint(tmp_path / "a", Dataset.load(tmp_path / "dataset"))
+    replaced = Dataset.load(tmp_path / "dataset")
+    assert make_checkpoint(tmp_path / "a", replaced).inputs["dataset_path"].digest == replaced.digest
     for number in (4, 5):  # in its place, and by a swap
         with working_directory(tmp_path / "b", Dataset) as work:
             make_dataset(work, num_examples=number)
         dataset = make_dataset(tmp_path / "dataset", num_examples=number)
-        make_checkpoint(tmp_path / f"c{number}", dataset)
-        make_checkpoint(tmp_path / f"d{number}", Dataset(**{**dict(dataset), "path": tmp_path / "b"}))
+        assert make_checkpoint(tmp_path / f"c{number}", dataset).inputs["dataset_path"].digest == dataset.digest
+        swapped = Dataset.load(tmp_path / "b")
+        assert make_checkpoint(tmp_path / f"d{number}", swapped).inputs["dataset_path"].digest == swapped.digest
 
 
 def test_an_input_of_an_input_that_was_replaced_is_refused_by_save(tmp_path: Path):

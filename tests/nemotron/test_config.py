@@ -185,8 +185,10 @@ def test_an_unknown_field_is_refused_with_those_that_exist():
 
 
 def test_an_argument_given_twice_is_refused():
-    with pytest.raises(ValueError, match="Step: scale given twice"):
+    with pytest.raises(ValueError, match="Step: scale is given twice; use keywords"):
         Step("small", scale="full")
+    with pytest.raises(ValueError, match="Step: 20 values for 8 fields; use keywords"):
+        Step(*["small"] * 20)
 
 
 def test_an_unknown_scale_is_refused_with_the_four_that_exist():

@@ -164,7 +164,7 @@ def test_the_validation_rows_are_the_held_out_documents_in_order(curated):
         assert stream.count(END_OF_DOCUMENT) == len(held_out)
 
 
-def test_each_filter_sees_what_the_one_before_it_kept(curated, sources):
+def test_each_filter_sees_what_the_one_before_it_kept(curated):
     reports = list(curated.filters.values())
     assert reports[0].num_seen == 80 + 40 + 300
     for before, after in pairwise(reports):

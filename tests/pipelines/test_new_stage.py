@@ -91,9 +91,14 @@ def test_a_stage_in_its_places_satisfies_the_contract(tree):
 
 def test_a_place_that_is_left_out_turns_the_contract_red(tree):
     left_out = [f"tests/recipes/{RECIPE}/{NEW}/test_training.py", f"recipes/{RECIPE}/{NEW}/README.md"]
-    for place in left_out:
-        (tree / place).unlink()
-    done = contract(tree, "file_of_tests or a_stage_is_its_steps")
+    kept = {tree / place: (tree / place).read_bytes() for place in left_out}
+    for path in kept:
+        path.unlink()
+    try:
+        done = contract(tree, "file_of_tests or a_stage_is_its_steps")
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
     assert "2 failed" in done.stdout
     assert left_out[0] in done.stdout
     assert "README.md" in done.stdout

@@ -24,7 +24,7 @@ class Config(ScaledConfig):
 
     output_dir: Path = output_below("nano2", "stage0_pretrain")
     """Where the artifacts go, one folder per step."""
-    plan: bool = switch()
+    plan: bool = switch(of_whole_run=True)
     """Print what the scale would do, and do none of it."""
     data: data_curation.Config = nested(data_curation.Config, "data_curation")
     train: training.Config = nested(training.Config, "training")

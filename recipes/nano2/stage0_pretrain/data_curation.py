@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 from nemotron import Artifact, apply_scale, print_complete
 from nemotron.artifact import working_directory
-from nemotron.config import Fraction, ScaledConfig, by_scale, output_below, parse_command_line, published
+from nemotron.config import BelowOne, Fraction, ScaledConfig, by_scale, output_below, parse_command_line, published
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.blending import BlendShare, blend_order
@@ -42,12 +42,11 @@ from nemotron.recipes.curation.normalise import normalised
 from nemotron.recipes.curation.quality import quality_rules
 from nemotron.recipes.curation.rows import TOKENS, Phase, write_rows
 from nemotron.recipes.curation.rules import (
-    MAX_EXAMPLES,
     DroppedItem,
     FilterReport,
     apply_to_dataframe,
-    print_reasons,
     progress,
+    report_unreadable,
     to_dataframe,
 )
 from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_rule, group_of
@@ -94,7 +93,7 @@ class Config(ScaledConfig):
     )
     """Training sequences of phases 1 to 3 together."""
     batch_sequences: PositiveInt = by_scale(**BATCH_SEQUENCES)
-    """Sequences per optimizer step of training; phases 1 and 2 have whole batches."""
+    """Sequences per optimizer step of training, which must be the same there: phases 1 and 2 have whole batches."""
     sequence_length: PositiveInt = by_scale(tiny=128, small=256, medium=2048, full=published(8192, "section 2.5"))
     """Predicted tokens in a training sequence of phases 1 to 3."""
     long_context_sequences: NonNegativeInt = by_scale(
@@ -107,7 +106,7 @@ class Config(ScaledConfig):
     """Predicted tokens in a sequence of the long-context phase."""
 
     # What is held out for evaluation; our choice throughout.
-    held_out_share: Fraction = by_scale(tiny=0.1, small=0.1, medium=0.01, full=0.001)
+    held_out_share: BelowOne = by_scale(tiny=0.1, small=0.1, medium=0.01, full=0.001)
     """Share of the modules that no training sequence comes from."""
     validation_sequences: PositiveInt = by_scale(tiny=128, small=256, medium=1024, full=4096)
     """Validation sequences of each category, at most."""
@@ -157,14 +156,14 @@ class Dataset(Artifact):
     filters: dict[str, FilterReport]
     """In the order in which they were applied."""
     unreadable: list[DroppedItem]
-    """The first of the things that a source could not read."""
+    """The first documents that could not be read."""
     num_unreadable: int
     scorers: list[ScorerReport]
     attribution: list[Attribution]
     blend: dict[str, dict[str, BlendShare]]
     """Phase -> category."""
     absent_categories: list[str]
-    """Categories of the published blend that have no document; the others of their kind share their weight."""
+    """Categories of the blend that have no document; the others of their kind share their weight."""
 
     def counts(self) -> dict[str, int]:
         """What a step that reads this Dataset records in its ladder as inputs."""
@@ -203,7 +202,6 @@ def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
         documents, unreadable = package_documents(max(1, num_documents - num_problems))
         documents += problem_documents(generate_problems(num_problems, config.seed, "train"))
     progress.print(f"{len(documents):,} raw documents, {len(unreadable):,} unreadable")
-    print_reasons("unreadable", ((item.id, item.reason) for item in unreadable))
     if not documents:
         raise ValueError(f"all {len(unreadable)} documents are unreadable, {unreadable[0].id}: {unreadable[0].reason}")
     unknown = sorted({document.category for document in documents} - set(BLEND["phase1"]))
@@ -268,9 +266,10 @@ def write_training_sequences(
         # Which category each sequence comes from: at every point of the file, close to the shares of the blend.
         order = blend_order(weights, phase.num_sequences)
         if phase.name == LONG_CONTEXT:  # published: questions about academic documents
-            academic = [one for one in documents if one.document.category == "academic"] or documents
+            training = [one for one in documents if one.split == "train"]
+            academic = [one for one in training if one.document.category == "academic"] or training
             questions = long_document_qa(
-                [(one.document.module, one.tokens.tolist()) for one in academic if one.split == "train"],
+                [(one.document.module, one.tokens.tolist()) for one in academic],
                 lambda text: tokenizer.encode(text).ids,
                 end_of_document=END_OF_DOCUMENT,
                 seed=config.seed,
@@ -331,6 +330,7 @@ def main(config: Config) -> Dataset:
     with working_directory(config.output_dir, Dataset) as work:
         # From raw text to documents that every filter keeps.
         raw, unreadable = raw_documents(config)
+        first_unreadable = report_unreadable(unreadable)
         problems = generate_problems(config.num_problems, config.seed, "evaluation")
         kept, filters, scorers = curate(raw, evaluation_texts(raw, problems), config.seed)
 
@@ -378,7 +378,7 @@ def main(config: Config) -> Dataset:
             documents_path=work / "documents.parquet",
             quality_groups={name: groups[name] for name in GROUPS},
             filters=filters,
-            unreadable=[DroppedItem(id=item.id, value=item.reason) for item in unreadable[:MAX_EXAMPLES]],
+            unreadable=first_unreadable,
             num_unreadable=len(unreadable),
             scorers=scorers,
             attribution=attribution_of(kept),

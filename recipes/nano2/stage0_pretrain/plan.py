@@ -68,6 +68,11 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
     config = check_stage(MODELS[config.scale], config, flag)
+    if config.data.batch_sequences != config.train.batch_sequences:
+        raise ValueError(
+            f"data.batch_sequences={config.data.batch_sequences} rounds the phases to whole batches, and "
+            f"train.batch_sequences={config.train.batch_sequences} reads them; give both the same value"
+        )
     training.training_phases(config.train, data_curation.planned_phases(config.data))
     return config
 
@@ -158,7 +163,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def sparkline(values: list[float], width: int = 60) -> str:
-    """Values as a row of blocks; each block shows the last of the values that it stands for."""
+    """Values as a row of blocks; each block shows the last of the values that it represents."""
     blocks = "▁▂▃▄▅▆▇█"
     width, highest = min(width, len(values)), max(values)
     shown = [values[(i + 1) * len(values) // width - 1] for i in range(width)]

@@ -9,7 +9,7 @@ context, and traces cut to a budget with their answers kept. What the paper leav
 Run: python -m nemotron.recipes.nano2.stage1_sft.data_curation --scale tiny --base-checkpoint-path <directory>
 
 Left out: conversations that language models write or translate, which is nearly all of the published data; generated
-exercises with verifiers stand in for its categories.
+exercises with verifiers take the place of its categories.
 """
 
 import hashlib
@@ -151,7 +151,7 @@ class Dataset(Artifact):
     num_examples: int = Field(gt=0)
     """Rows of all three parts."""
     num_conversations: int = Field(gt=0)
-    """Conversations that every filter kept."""
+    """Conversations that every filter kept, except those for length, which come later."""
     base_checkpoint_path: Path
     """Stage 0's Checkpoint, whose tokenizer wrote the rows and whose weights training starts from."""
     sequence_length: int
@@ -162,7 +162,7 @@ class Dataset(Artifact):
     """The three parts, in training order. The columns of their files: tokens, in_loss (whether a token counts in the
     loss when it is predicted), segments (which conversation of its row a token belongs to, a number). "everything"
     packs all conversations, several to a row; "tools" has tool calling and a share of the rest, each conversation in a
-    row of its own; "long_context" has long context, and a share of the rest with its traces cut."""
+    separate row; "long_context" has long context, and a share of the rest with its traces cut."""
     validation_path: Path
     """Rows as in the phases, with the column family: the evaluation exercises with a right reply."""
     exercises_path: Path
@@ -183,24 +183,24 @@ class Dataset(Artifact):
         return {name: getattr(self, name) for name in names}
 
 
-ROW_COLUMNS = {
-    "tokens": pa.list_(pa.int32()),
-    "in_loss": pa.list_(pa.bool_()),
-    "segments": pa.list_(pa.int32()),
-}
+ROW_COLUMNS = {"tokens": pa.list_(pa.int32()), "in_loss": pa.list_(pa.bool_()), "segments": pa.list_(pa.int32())}
+
+
+def check_sources(config: Config) -> None:
+    """Raise ValueError if all conversations are wanted and no sources are named."""
+    if config.raw_conversations == "all" and not config.sources:
+        raise ValueError(
+            "raw_conversations=all needs --sources, because exercises have no end; name your conversations, for "
+            "example hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2/data/*.parquet"
+        )
 
 
 def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadable]]:
     """The scale's share of the raw conversations: of the sources, or exercises of every family."""
-    wanted = config.raw_conversations
-    count = None if wanted == "all" else apply_scale(wanted, config.scale)
-    if config.sources:
+    check_sources(config)
+    count = None if config.raw_conversations == "all" else apply_scale(config.raw_conversations, config.scale)
+    if config.sources or count is None:
         return read_conversations(config.sources, num_conversations=count)
-    if count is None:
-        raise ValueError(
-            f"scale={config.scale} trains on conversations of your own; name them with --sources, for example "
-            f"hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2/data/*.parquet"
-        )
     # Each family gets its weight's share, drawn from its own generator: more of one changes none of another.
     total = sum(EXERCISE_WEIGHTS.values())
     conversations = []

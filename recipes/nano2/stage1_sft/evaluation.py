@@ -125,10 +125,11 @@ def main(config: Config) -> Results:
         # Ask every exercise in every mode, in the precision of the weights, also where training computed in bfloat16.
         tokenizer = load_chat_tokenizer(CHAT, checkpoint.checkpoint_path)
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
+        tuned = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
+        modes = modes_of(config, tokenizer)
         answered: dict[str, list[Answered]] = {}
-        for mode in modes_of(config, tokenizer):
-            path = checkpoint.checkpoint_path if mode.knows_format else base.checkpoint_path
-            model = load_checkpoint(path, device=config.device)
+        for mode in modes:
+            model = tuned if mode.knows_format else load_checkpoint(base.checkpoint_path, device=config.device)
             answered[mode.name] = ask(
                 model, tokenizer, CHAT, exercises, mode, seed=config.seed, batch_replies=config.batch_replies
             )
@@ -142,7 +143,7 @@ def main(config: Config) -> Results:
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()
         ladder.add_config(config)
-        ladder.add("inputs", weight_fingerprint(model))
+        ladder.add("inputs", weight_fingerprint(tuned))
         ladder.add("exercises", sha256=sha256_of(exercise.id for exercise in exercises))
         for name, replies in answered.items():
             tokens = (str(token) for one in replies for token in [*one.continuation.tokens, -1])
@@ -156,10 +157,10 @@ def main(config: Config) -> Results:
         plot_results(metrics, list(FAMILIES), work / "results.svg")
         samples = []
         for family in FAMILIES:
-            for name in ("think", "no_think", "budget"):
-                one = next(one for one in answered[name] if one.exercise.family == family)
-                text = f"{CHAT.reply_prefixes[name != 'no_think']}{one.text}"
-                samples.append((name, one.exercise, text, one.right))
+            for mode in modes[1:]:
+                one = next(one for one in answered[mode.name] if one.exercise.family == family)
+                text = f"{CHAT.reply_prefixes[mode.thinking]}{one.text}"
+                samples.append((mode.name, one.exercise, text, one.right))
         (work / "samples.md").write_text(samples_page(samples), encoding="utf-8")
         rows: list[dict[str, Any]] = [
             {"mode": name, "id": one.exercise.id, "family": one.exercise.family, "reply": one.text,

@@ -47,7 +47,8 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: S
     lines.append(f"| tokens of thought | {' | '.join(thoughts)} |")
     lines += [
         "",
-        f"{metrics['within_budget']:.0%} of the thoughts stay within the budget; it closed {closed:,} of them.",
+        f"{metrics['within_budget']:.0%} of the thoughts stay within the budget and its grace; "
+        f"the budget closed {closed:,} of them.",
         "The base model was never taught the format, so it scores if any line of its output is correct.",
         "",
     ]

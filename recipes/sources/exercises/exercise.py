@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nemotron.recipes.sources.problems.problem import Split, seeded_random, split_of
+from nemotron.recipes.sources.problems.problem import Split, check_split, seeded_random, split_of
 
 DIFFICULTIES = (1, 2, 3, 4)
 NAMES = ("Ada", "Ben", "Carl", "Dina", "Emil", "Fay", "Gus", "Hana", "Ivan", "Joan", "Kofi", "Lena", "Maya", "Noor",
@@ -72,8 +72,7 @@ def draw_exercises(
     """
     if num_exercises < 0:
         raise ValueError(f"num_exercises={num_exercises} must not be negative")
-    if split not in ("train", "evaluation"):
-        raise ValueError(f"split={split!r} must be 'train' or 'evaluation'")
+    check_split(split)
     if difficulty not in DIFFICULTIES:
         raise ValueError(f"difficulty={difficulty} must be one of {', '.join(map(str, DIFFICULTIES))}")
     exercises: list[Exercise] = []

@@ -19,7 +19,7 @@ from itertools import permutations
 from typing import Any
 
 from nemotron.recipes.sources.exercises.exercise import Exercise, draw_exercises, user_exercise
-from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item, draw_several
 
 FAMILY = "instruction_following"
 # Each begins with a different letter.
@@ -112,7 +112,7 @@ def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
             listed = [" ".join(listed)]
             values = {"repeat": draw_integer(generator, 2, 3 if difficulty == 1 else 5), "upper": None}
         kinds = list(values) if difficulty > 1 else [kind for kind in values if kind != "alphabet"]
-        kinds = kinds[:difficulty] if repeated else sorted(kinds, key=lambda _kind: generator.random())[:difficulty]
+        kinds = kinds[:difficulty] if repeated else draw_several(generator, kinds, difficulty)
         constraints = [(kind, values[kind]) for kind in kinds]
         answer = longest_correct_reply(listed, constraints)
         if answer is None:

@@ -21,7 +21,7 @@ from nemotron.recipes.sources.exercises.exercise import (
     same_words,
     user_exercise,
 )
-from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item, draw_several
 
 FAMILY = "long_context"
 TEXT_WORDS = {1: 47, 2: 250, 3: 1_000, 4: 4_000}  # a minimum; the sentence that reaches it is the last one added
@@ -44,16 +44,11 @@ def draw_names(generator: random.Random, num_names: int, num_syllables: int) -> 
     return list(names)
 
 
-def shuffled(generator: random.Random, items: list[str]) -> list[str]:
-    """The items in random order."""
-    return sorted(items, key=lambda _item: generator.random())
-
-
 def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
     """A text and a question about one fact; from difficulty 3 on, about two related facts."""
     num_people = draw_integer(generator, *NUM_PEOPLE[difficulty])
     if difficulty == 1:
-        people, towns = (shuffled(generator, list(names))[:num_people] for names in (NAMES, TOWNS))
+        people, towns = (draw_several(generator, list(names), num_people) for names in (NAMES, TOWNS))
     else:
         people, towns = (draw_names(generator, num_people, num_syllables) for num_syllables in (2, 3))
     thing, first, second = draw_item(generator, THINGS), people[0], people[1]
@@ -84,7 +79,7 @@ def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
     while num_words < TEXT_WORDS[difficulty]:
         sentences.append(" ".join(draw_item(generator, part) for part in (SUBJECTS, VERBS, TIMES)) + ".")
         num_words += len(sentences[-1].split())
-    text = f"{' '.join(shuffled(generator, sentences))}\n{question}"
+    text = f"{' '.join(draw_several(generator, sentences, len(sentences)))}\n{question}"
     return user_exercise(FAMILY, text, steps, answer, " ".join([question, *sorted(facts)]))
 
 

@@ -12,7 +12,6 @@ replies of more than a few words.
 
 import random
 import re
-from collections.abc import Sequence
 
 from nemotron.recipes.sources.exercises.exercise import (
     Exercise,
@@ -22,7 +21,7 @@ from nemotron.recipes.sources.exercises.exercise import (
     same_words,
     user_exercise,
 )
-from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item, draw_several
 
 FAMILY = "multilingual"
 LETTERS = "abcdefgh"
@@ -59,11 +58,6 @@ COLOURS = (
     ("white", "weiß", "blanc", "blanco"),
     ("yellow", "gelb", "jaune", "amarillo"),
 )
-
-
-def draw_several(generator: random.Random, items: Sequence, number: int) -> list:
-    """Distinct items in random order."""
-    return sorted(items, key=lambda _item: generator.random())[:number]
 
 
 def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:

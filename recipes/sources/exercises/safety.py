@@ -76,7 +76,7 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
             may repeat one.
         seed: selects the exercises.
         split: "train" or "evaluation"; they share no request, for any seeds and difficulties.
-        difficulty: 1: two wordings each for yes and no; each higher difficulty adds two; from 2 on they stand before or
+        difficulty: 1: two wordings each for yes and no; each higher difficulty adds two; from 2 on they come before or
             after the request, from 3 on with an irrelevant remark, at 4 with owners who change their mind.
     Raises:
         ValueError: if a number is out of range or the split is unknown.

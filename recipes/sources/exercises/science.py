@@ -21,7 +21,7 @@ from nemotron.recipes.sources.exercises.exercise import (
     same_words,
     user_exercise,
 )
-from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item, draw_several
 
 FAMILY = "science"
 STEPS_OF_TEN = (("cm", "m", 100), ("mm", "m", 1000), ("m", "km", 1000), ("mm", "cm", 10), ("g", "kg", 1000),
@@ -126,7 +126,7 @@ def draw_table(generator: random.Random, difficulty: int) -> Exercise:
 
 def draw_symbols(generator: random.Random, difficulty: int) -> Exercise:
     """The symbols of three of twenty elements, so in evaluation only the combinations are new."""
-    names = sorted(SYMBOLS, key=lambda _name: generator.random())[:3]
+    names = draw_several(generator, list(SYMBOLS), 3)
     question = f"What are the chemical symbols of {names[0]}, {names[1]} and {names[2]}? Separate them by spaces."
     steps = "\n".join(f"{name}: {SYMBOLS[name]}" for name in names)
     return user_exercise(FAMILY, question, steps, " ".join(SYMBOLS[name] for name in names), f"symbols {sorted(names)}")
@@ -144,7 +144,7 @@ def draw_speed(generator: random.Random, difficulty: int) -> Exercise:
 
 def draw_formula_mass(generator: random.Random, difficulty: int) -> Exercise:
     """The mass of a molecule from the atomic masses that the question states."""
-    symbols = sorted(ATOMIC_MASSES, key=lambda _symbol: generator.random())[:3]
+    symbols = draw_several(generator, list(ATOMIC_MASSES), 3)
     formula = [(symbol, draw_integer(generator, 2, 12)) for symbol in symbols]
     parts = [count * ATOMIC_MASSES[symbol] for symbol, count in formula]
     table = ", ".join(f"{symbol} {mass}" for symbol, mass in ATOMIC_MASSES.items())

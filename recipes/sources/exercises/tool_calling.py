@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemotron.recipes.sources.exercises.exercise import NAMES, Exercise, draw_exercises, last_word, same_words
-from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
+from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item, draw_several
+from nemotron.strict import parse_json
 
 FAMILY = "tool_calling"
 NUM_TOOLS = {1: 1, 2: 4, 3: 6, 4: 8}  # a second description does not fit into the 256 tokens of difficulty 1
@@ -77,18 +78,6 @@ TOOLS = {
 }
 
 
-def reject_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; ValueError if a name occurs twice in it."""
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name occurs twice in an object")
-    return dict(pairs)
-
-
-def reject_constant(name: str) -> None:
-    """ValueError for NaN and Infinity, which Python's parser accepts but JSON does not have."""
-    raise ValueError(f"{name} is not JSON")
-
-
 def parse_tool_calls(reply: str) -> list[dict[str, Any]]:
     """The calls of a reply, at least one: {"name": text, "arguments": object}.
 
@@ -99,10 +88,7 @@ def parse_tool_calls(reply: str) -> list[dict[str, Any]]:
     if not (text.startswith("<TOOLCALL>") and text.endswith("</TOOLCALL>")):
         raise ValueError("a call must be between <TOOLCALL> and </TOOLCALL>, with nothing before or after it")
     inside = text.removeprefix("<TOOLCALL>").removesuffix("</TOOLCALL>")
-    try:
-        calls = json.loads(inside, object_pairs_hook=reject_repeated_names, parse_constant=reject_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the content of <TOOLCALL> is not JSON: {error}") from error
+    calls = parse_json(inside, "the content of <TOOLCALL>", advice="write a JSON list of calls")
     if not isinstance(calls, list) or not calls:
         raise ValueError("the content of <TOOLCALL> must be a list of at least one call")
     for call in calls:
@@ -225,7 +211,7 @@ def draw_tools(generator: random.Random, requests: Sequence[Request], num_tools:
     names = {request.call["name"] for request in requests}
     while len(names) < num_tools:
         names.add(draw_item(generator, list(TOOLS)))
-    return tuple(TOOLS[name] for name in sorted(sorted(names), key=lambda _name: generator.random()))
+    return tuple(TOOLS[name] for name in draw_several(generator, sorted(names), len(names)))
 
 
 def format_calls(requests: Sequence[Request]) -> str:

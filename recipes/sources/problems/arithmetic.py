@@ -19,6 +19,7 @@ from nemotron.recipes.sources.problems.problem import (
     Problem,
     Split,
     check_num_problems,
+    check_split,
     draw_integer,
     draw_item,
     problem_id,
@@ -347,8 +348,7 @@ def generate_problems(num_problems: int, seed: int, *, split: Split, difficulty:
     check_num_problems(num_problems)
     if difficulty not in LARGEST_TERM:
         raise ValueError(f"difficulty={difficulty} must be one of {', '.join(map(str, LARGEST_TERM))}")
-    if split not in ("train", "evaluation"):
-        raise ValueError(f"split={split!r} must be 'train' or 'evaluation'")
+    check_split(split)
     generator = seeded_random(FAMILY, seed, split, difficulty)
     questions: set[str] = set()
     problems: list[Problem] = []

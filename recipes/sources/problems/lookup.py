@@ -16,6 +16,7 @@ from nemotron.recipes.sources.problems.problem import (
     Problem,
     Split,
     check_num_problems,
+    check_split,
     draw_integer,
     draw_item,
     problem_id,
@@ -80,8 +81,7 @@ def generate_problems(num_problems: int, seed: int, *, split: Split, difficulty:
     check_num_problems(num_problems)
     if difficulty < 0:
         raise ValueError(f"difficulty={difficulty} must not be negative")
-    if split not in ("train", "evaluation"):
-        raise ValueError(f"split={split!r} must be 'train' or 'evaluation'")
+    check_split(split)
     generator = seeded_random(FAMILY, seed, split, difficulty)
     problems: list[Problem] = []
     for index in range(num_problems):

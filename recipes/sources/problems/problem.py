@@ -56,6 +56,17 @@ def draw_item(generator: random.Random, items: Sequence[Item]) -> Item:
     return items[int(generator.random() * len(items))]
 
 
+def draw_several(generator: random.Random, items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of the items without replacement, in random order."""
+    return sorted(items, key=lambda _: generator.random())[:count]
+
+
+def check_split(split: str) -> None:
+    """ValueError if the split is unknown."""
+    if split not in ("train", "evaluation"):
+        raise ValueError(f"split={split!r} must be 'train' or 'evaluation'")
+
+
 def problem_id(family: str, split: Split, index: int) -> str:
     """The id of the problem at `index` of its split."""
     return f"{'math' if split == 'train' else 'evaluation'}/{family}/{index:06d}"

@@ -260,7 +260,7 @@ def test_random_or_failing_run_is_not_blessed(repository, old, new, sentence):
             "letters/stage0_bigram/evaluation.py",
             'ladder.add("headline", metrics)',
             'ladder.add("headline", {**metrics, "bits_per_letter": float("nan")})',
-            "nan cannot be recorded",
+            "is nan, which is not equal to any number",
         ),
         (str(GOLDEN), '"schema_version": 1', '"schema_version": ', "the golden is not valid JSON"),
     ],

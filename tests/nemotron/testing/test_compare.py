@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron.strict import MAX_DEPTH
 from nemotron.testing.compare import (
     MAX_ATOL,
-    MAX_DEPTH,
     MAX_RTOL,
     GoldenError,
     Policy,

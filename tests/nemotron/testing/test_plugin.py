@@ -407,7 +407,9 @@ def test_plugin_needs_no_name_that_pytest_7_4_lacks(monkeypatch):
     for name in NEW_SINCE_PYTEST_7_4:
         monkeypatch.delattr(pytest, name, raising=False)
     spec = find_spec("nemotron.testing.plugin")
-    spec.loader.exec_module(module_from_spec(spec))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.stage_fixture
 
 
 def test_full_session_is_recognized_by_pytest_7_4(tmp_path):
@@ -546,7 +548,7 @@ def test_report_of_a_later_stage_does_not_depend_on_the_order_of_tests(two_stage
     code, output = two_stages.pytest()
     assert code == 1
     assert output.index("test_0.py") < output.index("test_1.py")
-    assert "mine/stage1_a: not compared, because its input comes from mine/stage0_a, which differs" in output
+    assert "mine/stage1_a differs first in its inputs, from mine/stage0_a, which differs; mend that first" in output
 
 
 def test_name_of_a_golden_selects_the_tests_of_its_file(two_stages):

@@ -146,7 +146,7 @@ def test_later_stage_whose_input_already_differs_takes_one_line():
     other = {"stage": "mine/stage0_first", "ladder": {"training": [entry("curve", "loss", 2.0)]}}
     earlier = report_of(encode_golden(first, Policy()), other)
     later = report_of(GOLDEN, changed(("data_curation", 1, "ba"), ("training", 3, 3.7)))
-    sentence = "mine/stage1_second: not compared, because its input comes from mine/stage0_first, which differs"
+    sentence = "mine/stage1_second differs first in its inputs, from mine/stage0_first, which differs; mend that first"
     for found in ([earlier, later], [later, earlier]):
         reports = with_upstream(found)
         assert [report.stage for report in reports] == ["mine/stage0_first", "mine/stage1_second"]

@@ -24,7 +24,7 @@ def tokenizer():
 
 
 def documents_of(tokenizer, texts, prefix="short"):
-    """Documents of (category, split, text), each a module of its own."""
+    """Documents of (category, split, text), each in a separate module."""
     tokens = encode_documents(tokenizer, [text for _, _, text in texts])
     return [
         TokenizedDocument(Document(f"{prefix}{n}", f"{prefix}{n}", category, text, "MIT", "a"), split, ids)

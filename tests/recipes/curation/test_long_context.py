@@ -157,7 +157,7 @@ def test_training_and_test_rows_share_no_key(documents):
     assert {split_of(key.lower()) for key in tested} == {"evaluation"}
 
 
-def test_facts_and_questions_read_as_in_the_problems_that_teach_them(documents):
+def test_facts_and_questions_read_as_in_the_problems_that_teach_them():
     (problem,) = lookup.generate_problems(1, 0, split="train")
     text = problem_text(problem) + "\n"
     assert FACT.sub("", text, count=1) == QUESTION.search(text).group() + "\n"

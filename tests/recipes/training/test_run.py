@@ -133,6 +133,23 @@ def test_what_the_loop_notes_is_in_curve_ladder_and_plot(trained):
     assert all(label in trained.plot_path.read_text() for label in ("reward", "kl"))
 
 
+def test_a_stage_adds_a_field_to_the_checkpoint_by_a_subclass(prompts, tmp_path):
+    class Rewarded(Checkpoint):
+        num_prompts: int
+
+    model = NemotronH(SHAPE, dtype=torch.float64)
+    initialize(model, 1)
+    config, optimizer = Config(output_dir=tmp_path / "training"), torch.optim.AdamW(model.parameters())
+    with training_run(config, model, optimizer, prompts, 1, checkpoint_class=Rewarded) as run:
+        model.lm_head.weight.grad = torch.zeros_like(model.lm_head.weight)
+        optimizer.step()
+        run.note("phase", BATCH, loss=0.0)
+        run.note_validation({"text": 0.0})
+        run.keep_state()
+        run.save(prompts.tokenizer_path, {}, num_prompts=2)
+    assert Rewarded.load(tmp_path / "training").num_prompts == 2
+
+
 def test_rungs_follow_the_order_of_events(trained):
     ladder = json.loads((trained.path / "ladder.json").read_text())
     assert list(dict.fromkeys(entry["rung"] for entry in ladder)) == [

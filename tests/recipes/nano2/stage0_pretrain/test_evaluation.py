@@ -313,7 +313,7 @@ def test_results_refer_to_the_checkpoint(results, checkpoint):
     assert results.inputs["checkpoint_path"].digest == checkpoint.digest
 
 
-def test_evaluation_is_silent_on_stdout_and_prints_the_table_to_stderr(results, config, capfd):
+def test_evaluation_is_silent_on_stdout_and_prints_the_table_to_stderr(config, capfd):
     evaluation.main(config)
     out, err = capfd.readouterr()
     assert out == ""

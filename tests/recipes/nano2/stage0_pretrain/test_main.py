@@ -36,6 +36,7 @@ def test_the_plan_follows_the_flags_of_the_steps():
         ("train", "device", "cuda:99", "device=cuda:99: this machine has"),
         ("eval", "device", "cuda:99", "device=cuda:99: this machine has"),
         ("train", "warmup_steps", 83, "give at most 82 warmup steps"),
+        ("train", "batch_sequences", 4, r"data\.batch_sequences=8 .* and train\.batch_sequences=4 reads them"),
         (
             "data",
             "num_sequences",

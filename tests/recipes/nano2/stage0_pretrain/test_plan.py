@@ -21,7 +21,7 @@ def test_the_plan_says_what_the_finished_run_did(stage0):
     assert [phase.name for phase in plan.phases for _ in range(phase.num_steps)] == [row["phase"] for row in curve]
 
 
-def test_the_schedule_turns_where_the_plan_says(stage0):
+def test_the_schedule_turns_where_the_plan_says():
     plan = plan_of("tiny")
     rates, turns = plan.learning_rates, plan.schedule
     peak = max(rates)

@@ -170,7 +170,7 @@ def test_a_length_that_fits_nothing_is_refused_with_its_flag(tokenizer):
 
 
 def test_a_scale_without_exercises_asks_for_sources():
-    with pytest.raises(ValueError, match=r"scale=full trains on conversations of your own; name them with --sources"):
+    with pytest.raises(ValueError, match=r"raw_conversations=all needs --sources, because exercises have no end"):
         data_curation.raw_conversations(Config(scale="full"))
 
 

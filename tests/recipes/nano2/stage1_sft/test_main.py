@@ -29,6 +29,14 @@ def test_every_step_gets_the_stages_scale_and_seed_and_its_own_directory():
     assert [step.output_dir for step in steps] == [Path("out") / step_name(step) for step in STEPS]
 
 
+def test_fine_tuning_without_conversations_is_refused_before_pretraining(tmp_path):
+    recipe = RecipeConfig(output_dir=tmp_path / "run")
+    recipe.sft.data.raw_conversations = "all"
+    with pytest.raises(ValueError, match="raw_conversations=all needs --sources"):
+        recipe_main(recipe)
+    assert not (tmp_path / "run").exists()
+
+
 def test_each_step_reads_what_the_one_before_wrote(monkeypatch, tmp_path):
     given = {}
 

@@ -24,7 +24,7 @@ def test_the_table_has_a_row_for_each_family_and_a_dash_for_what_was_not_measure
     assert "| **all but long_context** | 25% |" in table
     assert "| tool calls that fit their tools | - | 100% | - | - |" in table
     assert "| tokens of thought | 7.2 |" in table
-    assert "it closed 3 of them" in table
+    assert "the budget closed 3 of them" in table
 
 
 def test_the_plot_has_the_same_bytes_for_the_same_numbers(tmp_path):

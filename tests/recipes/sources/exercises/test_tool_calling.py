@@ -167,8 +167,9 @@ def test_only_the_tools_of_the_exercise_can_be_called() -> None:
 @pytest.mark.parametrize(
     ("inside", "message"),
     [
-        ("", "is not JSON"), ("[", "is not JSON"), ("[NaN]", "NaN is not JSON"), ("{}", "at least one call"),
-        ("[]", "at least one call"), ("[1]", "exactly"), ('[{"name": "a"}]', "exactly"), ("[" * 100_000, "is not JSON"),
+        ("", "is not valid JSON"), ("[", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"),
+        ("[NaN]", "holds NaN, which is not a number in JSON"), ("{}", "at least one call"),
+        ("[]", "at least one call"), ("[1]", "exactly"), ('[{"name": "a"}]', "exactly"),
         ('[{"name": "a", "arguments": {}, "id": 1}]', "exactly"), ('[{"name": 1, "arguments": {}}]', "must be text"),
         ('[{"name": "a", "arguments": []}]', "an object"), ('[{"name": "a", "name": "b", "arguments": {}}]', "twice"),
     ],
