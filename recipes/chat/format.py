@@ -65,8 +65,8 @@ class ChatFormat:
     stop_tokens: Mapping[str, int]
     """Tokens that end a reply, and their ids."""
     flags: Mapping[bool, str]
-    """Texts in system and user messages that switch thinking, such as /think and /no_think; the last one wins, and
-    without one thinking is on."""
+    """Texts in system and user messages that switch thinking, such as /think and /no_think. The last message that has one
+    decides; if it has both, thinking is on, as without any."""
     reply_prefixes: Mapping[bool, str]
     """What the prompt ends with, so every reply begins after it."""
     open_think: str
@@ -151,13 +151,13 @@ class ChatFormat:
     # Thinking on and off ----------------------------------------------------------------------------------------------
 
     def thinking_requested(self, messages: Sequence[Message]) -> bool:
-        """Whether the assistant should think after these messages: as the last flag says, and yes without a flag."""
+        """Whether the assistant should think after these messages; see the field `flags`."""
         thinking = True
         for message in messages:
             if message["role"] in ("system", "user"):
                 text = message["content"].replace(self.close_think, "<>")  # </think> contains /think
-                if text.rfind(self.flags[True]) != text.rfind(self.flags[False]):
-                    thinking = text.rfind(self.flags[True]) > text.rfind(self.flags[False])
+                if self.flags[True] in text or self.flags[False] in text:
+                    thinking = self.flags[True] in text
         return thinking
 
     def without_flags(self, text: str) -> str:
@@ -168,13 +168,16 @@ class ChatFormat:
         ).strip()
 
     def with_flag(self, messages: Sequence[Message], *, thinking: bool) -> list[dict[str, Any]]:
-        """A copy of the conversation with a flag at the end of its last system or user message, where it wins."""
+        """A copy of the conversation with this flag alone in its last system or user message, where it decides."""
         flag = self.flags[thinking]
         places = [index for index, message in enumerate(messages) if message["role"] in ("system", "user")]
         flagged = [dict(message) for message in messages]
         if not places:
             return [{"role": "system", "content": flag}, *flagged]
-        flagged[places[-1]]["content"] += f" {flag}"
+        text = flagged[places[-1]]["content"]
+        while self.thinking_requested([{"role": "user", "content": f"{text} {flag}"}]) is not thinking:
+            text = self.without_flags(text)  # more than once if the rest spells a flag again
+        flagged[places[-1]]["content"] = f"{text} {flag}"
         return flagged
 
     def with_thought(self, message: Message, name: str) -> Message:

@@ -11,24 +11,25 @@ Published (chat template on the model card of Nemotron-Nano-9B-v2; the paper is 
     <SPECIAL_11>Assistant    ends with <SPECIAL_12>; calls tools with <TOOLCALL>[{"name", "arguments"}]</TOOLCALL>
 
 - The flags /think and /no_think in system and user texts, also inside a word, switch thinking and are removed. The last
-  message that has a flag decides; without any flag, thinking is on.
+  message that has a flag decides; if it has both, /think wins. Without any flag, thinking is on.
 - A reply with thinking begins after "<think>\n", one without after "<think></think>".
-- Assistant turns before the last message lose their thinking.
+- Of an assistant turn before the last message, only the text between the first </think> and the next one is kept.
+- Calls follow the text of their turn after a blank line. Arguments that are given as text are written as they are.
 - A blank line separates the tools from the system text.
-- Results of consecutive tool messages are joined by ", ". Arguments that are given as text are written as they are.
+- Results of consecutive tool messages are joined by ", ".
 
-Where this differs from the published template ("there"):
+Where this differs on purpose from the published template ("there"):
 
-- Within one message the last flag wins; there /think wins.
-- </think> in a system or user text is not a flag; there it counts as /think.
-- Earlier turns lose the text up to the last </think>; there only the text between the first </think> and the next one
-  is kept.
-- A last assistant message has its thinking tag in its content; there the template puts the tag before the content.
-- Nothing separates a call from the text before it; there a blank line does.
-- The sentences around the tool list are NVIDIA's wording and are not repeated here.
+- </think> in a system or user text is not a flag and stays as it is; there it counts as /think, which is a slip.
+- A last assistant message has its thinking tag in its content, so that a conversation shows whether it thinks, and a
+  missing thought is found; there the template puts the tag before the content.
+- The sentences around the tool list, which introduce it and show how to write calls and results, are NVIDIA's wording:
+  they are left out, with the blank lines between them. A published checkpoint brings them in its own template, which the
+  chat and fine-tuning use and keep (recipes/chat/template.py).
 
-Our choice, where our sources say nothing: tool results are written as they are, not as JSON; a message's
-"reasoning_content" is put at the start of its content.
+Our choice, where our sources say nothing: there is no blank line before the tools if the system text is empty; texts lose
+the white space around them; tool results are written as they are, not as JSON; a message's "reasoning_content" is put at
+the start of its content; malformed messages are an error.
 """
 
 from collections.abc import Sequence
@@ -91,8 +92,8 @@ CHAT_TEMPLATE = r"""
     {%- endfor -%}
     {%- if message['role'] in ['system', 'user'] -%}
         {%- set flags = content.replace('</think>', '<>') -%}
-        {%- if flags.rfind('/think') != flags.rfind('/no_think') -%}
-            {%- set seen.thinking = flags.rfind('/think') > flags.rfind('/no_think') -%}
+        {%- if '/think' in flags or '/no_think' in flags -%}
+            {%- set seen.thinking = '/think' in flags -%}
         {%- endif -%}
     {%- endif -%}
     {%- if message['role'] == 'system' -%}
@@ -129,13 +130,18 @@ CHAT_TEMPLATE = r"""
         {%- if thought -%}
             {%- set content = '<think>\n' ~ thought ~ '\n</think>\n\n' ~ content.strip() -%}
         {%- endif -%}
-        {%- if not loop.last -%}
-            {%- set content = content.split('</think>')[-1] -%}
+        {%- if not loop.last and '</think>' in content -%}
+            {%- set content = content.split('</think>')[1] -%}
         {%- endif -%}
-        {{- '<SPECIAL_11>Assistant\n' ~ content.strip() -}}
+        {%- set content = content.strip() -%}
+        {{- '<SPECIAL_11>Assistant\n' ~ content -}}
         {%- for call in message['tool_calls'] or [] -%}
             {%- set arguments = call['function']['arguments'] -%}
-            {{- '<TOOLCALL>[' if loop.first else ', ' -}}
+            {%- if loop.first -%}
+                {{- ('' if content in ['', '<think></think>'] else '\n\n') ~ '<TOOLCALL>[' -}}
+            {%- else -%}
+                {{- ', ' -}}
+            {%- endif -%}
             {{- '{"name": ' ~ call['function']['name']|tojson ~ ', "arguments": ' -}}
             {{- (arguments if arguments is string else arguments|tojson) ~ '}' -}}
             {{- ']</TOOLCALL>' if loop.last else '' -}}
@@ -190,17 +196,19 @@ def tool_block(system: str, tools: Sequence[Tool]) -> str:
 def assistant_text(message: Message, name: str, *, keep_thinking: bool) -> str:
     """The text of an assistant turn: its content, with or without its thinking, and its tool calls."""
     content = message.get("content") or ""
-    if not keep_thinking:
-        content = content.rpartition(CLOSE_THINK)[2]
+    if not keep_thinking and CLOSE_THINK in content:
+        content = content.split(CLOSE_THINK)[1]
+    content = content.strip()
     calls = [call["function"] for call in message.get("tool_calls") or []]
     if not calls:
-        return content.strip()
+        return content
     written = ", ".join(
         f'{{"name": {to_json(call["name"], name)}, "arguments": '
         f"{call['arguments'] if isinstance(call['arguments'], str) else to_json(call['arguments'], name)}}}"
         for call in calls
     )
-    return f"{content.strip()}{OPEN_CALL}[{written}]{CLOSE_CALL}"
+    blank_line = "" if content in ("", OPEN_THINK + CLOSE_THINK) else "\n\n"  # only after text; a tag is not text
+    return f"{content}{blank_line}{OPEN_CALL}[{written}]{CLOSE_CALL}"
 
 
 CHAT = ChatFormat(

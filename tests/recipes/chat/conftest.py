@@ -20,8 +20,8 @@ TEMPLATE = r"""
 {%- set seen = namespace(thinking=true) -%}
 {%- for message in messages -%}
     {%- if message['role'] in ['system', 'user'] -%}
-        {%- if message['content'].rfind('/reason') != message['content'].rfind('/direct') -%}
-            {%- set seen.thinking = message['content'].rfind('/reason') > message['content'].rfind('/direct') -%}
+        {%- if '/reason' in message['content'] or '/direct' in message['content'] -%}
+            {%- set seen.thinking = '/reason' in message['content'] -%}
         {%- endif -%}
     {%- endif -%}
 {%- endfor -%}

@@ -195,7 +195,8 @@ def test_a_tokenizer_without_the_special_tokens_is_an_error(chatml: ChatFormat, 
         ([user("Hello /direct")], False),
         ([system("/direct"), user("Hello /reason")], True),
         ([user("/direct Hello"), assistant("Hi /reason"), tool("/reason"), user("Bye")], False),
-        ([user("/reason then /direct")], False),
+        ([user("/reason then /direct")], True),
+        ([user("/direct then /reason")], True),
         ([user("/think /no_think")], True),  # flags of another format
     ],
 )
@@ -213,7 +214,7 @@ def test_the_closing_tag_of_thoughts_is_not_a_flag(chatml: ChatFormat) -> None:
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_an_added_flag_wins(chatml: ChatFormat, thinking: bool) -> None:
-    asked = user("a /reason /direct")
+    asked = user("a /reason /direct /di/reasonrect /rea/reasonson")
     for messages in ([asked], [asked, assistant("b")], [system("s"), asked]):
         before = [dict(message) for message in messages]
         assert chatml.thinking_requested(chatml.with_flag(messages, thinking=thinking)) is thinking

@@ -81,9 +81,20 @@ RENDERED = {
         EMPTY_SYSTEM + "<SPECIAL_11>User\nHello\n<SPECIAL_11>Assistant\n<think>\nWell.\n</think>\n\nHi\n<SPECIAL_12>\n",
     ),
     "an earlier reply without its thinking": (
-        [user("Hello"), assistant("<think>\nA </think> B\n</think>\n\nHi"), user("Bye")],
+        [user("Hello"), assistant("<think>\nA\n</think>\n\nHi"), user("Bye")],
         (),
         EMPTY_SYSTEM + "<SPECIAL_11>User\nHello\n<SPECIAL_11>Assistant\nHi\n<SPECIAL_12>\n<SPECIAL_11>User\nBye\n",
+    ),
+    "of several closing tags in an earlier reply, what follows the first up to the next": (
+        [user("Hello"), assistant("<think>\nA </think> B\n</think>\n\nC </think> D"), user("Bye")],
+        (),
+        EMPTY_SYSTEM + "<SPECIAL_11>User\nHello\n<SPECIAL_11>Assistant\nB\n<SPECIAL_12>\n<SPECIAL_11>User\nBye\n",
+    ),
+    "several closing tags in the last reply": (
+        [user("Hello"), assistant("<think>\nA </think> B\n</think>\n\nC")],
+        (),
+        EMPTY_SYSTEM
+        + "<SPECIAL_11>User\nHello\n<SPECIAL_11>Assistant\n<think>\nA </think> B\n</think>\n\nC\n<SPECIAL_12>\n",
     ),
     "flags and the white space around them": (
         [system("/no_think Be brief."), user("Hello there /think \n"), user("/nothink </think> un/thinkable")],
@@ -113,7 +124,7 @@ RENDERED = {
         ],
         (),
         EMPTY_SYSTEM + "<SPECIAL_11>User\n1 + 2, 3 + 4\n"
-        '<SPECIAL_11>Assistant\nLet me see.<TOOLCALL>[{"name": "add", "arguments": {"a": 1, "b": 2}}, '
+        '<SPECIAL_11>Assistant\nLet me see.\n\n<TOOLCALL>[{"name": "add", "arguments": {"a": 1, "b": 2}}, '
         '{"name": "add", "arguments": {"a":3,  "b":4}}]</TOOLCALL>\n<SPECIAL_12>\n'
         "<SPECIAL_11>User\n<TOOL_RESPONSE>[3,  7\n]</TOOL_RESPONSE>\n"
         '<SPECIAL_11>Assistant\n<TOOLCALL>[{"name": "find", "arguments": {"what": "é"}}]</TOOLCALL>\n<SPECIAL_12>\n'
@@ -133,14 +144,26 @@ RENDERED = {
     "a thought in reasoning_content before a call": (
         [user("1"), {**assistant(None, call("f", {})), "reasoning_content": "C"}],
         (),
-        EMPTY_SYSTEM + "<SPECIAL_11>User\n1\n<SPECIAL_11>Assistant\n<think>\nC\n</think>"
+        EMPTY_SYSTEM + "<SPECIAL_11>User\n1\n<SPECIAL_11>Assistant\n<think>\nC\n</think>\n\n"
         '<TOOLCALL>[{"name": "f", "arguments": {}}]</TOOLCALL>\n<SPECIAL_12>\n',
     ),
     "a last call with its thinking": (
         [user("1 + 2"), assistant("<think>\nAdd.\n</think>\n\n", call())],
         (),
-        EMPTY_SYSTEM + "<SPECIAL_11>User\n1 + 2\n<SPECIAL_11>Assistant\n<think>\nAdd.\n</think>"
+        EMPTY_SYSTEM + "<SPECIAL_11>User\n1 + 2\n<SPECIAL_11>Assistant\n<think>\nAdd.\n</think>\n\n"
         '<TOOLCALL>[{"name": "add", "arguments": {"a": 1, "b": 2}}]</TOOLCALL>\n<SPECIAL_12>\n',
+    ),
+    "a last call without thinking": (
+        [user("1 + 2 /no_think"), assistant("<think></think> ", call("f", {}))],
+        (),
+        EMPTY_SYSTEM + "<SPECIAL_11>User\n1 + 2\n<SPECIAL_11>Assistant\n<think></think>"
+        '<TOOLCALL>[{"name": "f", "arguments": {}}]</TOOLCALL>\n<SPECIAL_12>\n',
+    ),
+    "a last call without thinking after a text": (
+        [user("1 + 2 /no_think"), assistant("<think></think>Let me see.\n", call("f", {}))],
+        (),
+        EMPTY_SYSTEM + "<SPECIAL_11>User\n1 + 2\n<SPECIAL_11>Assistant\n<think></think>Let me see.\n\n"
+        '<TOOLCALL>[{"name": "f", "arguments": {}}]</TOOLCALL>\n<SPECIAL_12>\n',
     ),
 }
 
@@ -166,10 +189,12 @@ THINKING = [
     ([system("/think"), user("/no_think Hello"), assistant("Hi"), user("Bye")], False),
     ([user("/no_think Hello"), assistant("Hi /think"), tool("/think"), user("Bye")], False),
     ([user("/no_think Hello"), assistant("Hi"), user("Bye /think")], True),
-    ([user("/think then /no_think")], False),
+    # Of two flags in one message /think wins, whatever the order.
+    ([user("/think then /no_think")], True),
     ([user("/no_think then /think")], True),
-    ([user("/think then /no_think then /think")], True),
-    ([user("/no_think then /think then /no_think")], False),
+    ([user("/no_think then /think then /no_think")], True),
+    ([system("/think then /no_think"), user("Hello")], True),
+    ([user("/think /no_think"), assistant("Hi"), user("/no_think")], False),
     ([user("/no_th</think>ink")], True),
     ([user("/no_think a </think> b")], False),
     ([user("path/no_thinking")], False),
@@ -211,14 +236,17 @@ def calls_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[Any]]:
     return st.lists(st.builds(call, texts, arguments), min_size=1, max_size=2)
 
 
+FLAGS = st.sampled_from(["/think", "/no_think"])
 ANSWERS = st.sampled_from(["Four", " Four\n", "a"])  # without a thinking tag
 
 
 def turns_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
     thoughts = st.builds("<think>\n{}\n</think>\n\n{}".format, texts, texts)
-    contents = st.one_of(thoughts, texts.map("<think></think>{}".format), texts.map("a{}".format))
+    closings = st.lists(texts, min_size=2, max_size=4).map(lambda parts: "a" + "</think>".join(parts))
+    contents = st.one_of(thoughts, closings, texts.map("<think></think>{}".format), texts.map("a{}".format))
     return st.one_of(
         st.builds(user, texts),
+        st.builds("{}{} {}".format, texts, FLAGS, FLAGS).map(user),
         st.builds(tool, texts),
         st.builds(assistant, contents),
         st.builds(lambda content, thought: {**assistant(content), "reasoning_content": thought}, ANSWERS, texts),
@@ -406,6 +434,25 @@ def test_the_loss_covers_the_reply_and_its_end_by_hand(tokenizer: Tokenizer) -> 
         for token, in_loss in zip(encoded.ids, encoded.in_loss, strict=True)
     )
     assert shown.lstrip("·") == "C\n</think>\n\nD\n<SPECIAL_12>·"
+
+
+@pytest.mark.parametrize(
+    ("content", "flag", "learned"),
+    [
+        ("<think>\nAdd.\n</think>", "", "Add.\n</think>\n\n{call}\n<SPECIAL_12>·"),
+        ("<think></think>", " /no_think", "{call}\n<SPECIAL_12>·"),
+        ("<think></think>See.", " /no_think", "See.\n\n{call}\n<SPECIAL_12>·"),
+    ],
+)
+def test_the_loss_covers_a_call_and_the_blank_line_before_it(
+    tokenizer: Tokenizer, content: str, flag: str, learned: str
+) -> None:
+    encoded = CHAT.encode(tokenizer, [user(f"1 + 2{flag}"), assistant(content, call("f", {}))])
+    shown = "".join(
+        tokenizer.decode([token], skip_special_tokens=False) if in_loss else "·"
+        for token, in_loss in zip(encoded.ids, encoded.in_loss, strict=True)
+    )
+    assert shown.lstrip("·") == learned.format(call='<TOOLCALL>[{"name": "f", "arguments": {}}]</TOOLCALL>')
 
 
 def test_a_conversation_that_does_not_end_with_a_reply_has_no_loss(tokenizer: Tokenizer) -> None:
