@@ -45,6 +45,8 @@ class Marked:
 
     value: Any
     origin: str
+    is_explicit: bool = True
+    """False if the number was written without a mark."""
 
 
 def published(value: Any, where: str = "") -> Marked:
@@ -57,6 +59,11 @@ def proxy(value: Any, model: str) -> Marked:
     return Marked(value, f"proxy: {model}")
 
 
+def our_choice(value: Any, why: str = "") -> Marked:
+    """A number that nobody published for this model; without the mark, a reader cannot tell it from a forgotten one."""
+    return Marked(value, f"{OUR_CHOICE}: {why}" if why else OUR_CHOICE)
+
+
 def same_as(value: Any, stage: str) -> Marked:
     """A number that is unknown to us for this stage, and taken over from an earlier stage of the recipe."""
     return Marked(value, f"our choice, as in {stage}")
@@ -65,13 +72,16 @@ def same_as(value: Any, stage: str) -> Marked:
 def marked_field(values: dict[Scale, Any], **metadata: Any) -> Any:
     """A dataclass field with these values, of which some are `Marked`; the others are our choice."""
     marked = {
-        scale: value if isinstance(value, Marked) else Marked(value, OUR_CHOICE) for scale, value in values.items()
+        scale: value if isinstance(value, Marked) else Marked(value, OUR_CHOICE, is_explicit=False)
+        for scale, value in values.items()
     }
     return field(default=marked["tiny"].value, metadata={"by_scale": marked, **metadata})
 
 
 def by_scale(*, tiny: Any, small: Any, medium: Any, full: Any, recorded: bool = True) -> Any:
     """A field of a Config with a default for each scale; an unmarked value is our choice.
+
+    At full, the published run, every value has a mark: `published`, `proxy`, `same_as` or `our_choice`.
 
     Args:
         recorded: False for a field that changes where, when or how fast a step works, and not its result: it is neither
@@ -242,6 +252,12 @@ def origin_of(config_class: type[ScaledConfig], name: str, scale: Scale) -> str:
     """Where the default of a field at a scale comes from; empty for a field that has no such number."""
     (found,) = (item for item in dataclasses.fields(config_class) if item.name == name)
     return found.metadata["by_scale"][scale].origin if "by_scale" in found.metadata else ""
+
+
+def unmarked_numbers(config_class: type[ScaledConfig], scale: Scale = "full") -> list[str]:
+    """The fields whose value at this scale was written without a mark, so that it may be a forgotten one."""
+    fields = [item for item in dataclasses.fields(config_class) if "by_scale" in item.metadata]
+    return [item.name for item in fields if not item.metadata["by_scale"][scale].is_explicit]
 
 
 def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None = None) -> AnyConfig:

@@ -65,8 +65,8 @@ class ChatFormat:
     stop_tokens: Mapping[str, int]
     """Tokens that end a reply, and their ids."""
     flags: Mapping[bool, str]
-    """Texts in system and user messages that switch thinking, such as /think and /no_think. The last message that has one
-    decides; if it has both, thinking is on, as without any."""
+    """Texts in system and user messages that switch thinking, such as /think and /no_think. The last message that has
+    one decides; if it has both, thinking is on, as without any."""
     reply_prefixes: Mapping[bool, str]
     """What the prompt ends with, so every reply begins after it."""
     open_think: str

@@ -24,6 +24,7 @@ import tyro
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from nemotron.config import published
 from nemotron.recipes.chat.format import ChatFormat
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
@@ -42,13 +43,13 @@ class Config:
     budget: int | Literal["none"] = "none"
     """Tokens that the model may think. Then the thinking is closed at the next line end, and at the latest after
     --grace-tokens more."""
-    grace_tokens: int = 500  # published
+    grace_tokens: int = published(500, "Nemotron Nano 2, budget control").value
     """Tokens beyond the budget after which the thinking is closed by force."""
     max_new_tokens: int | Literal["context"] = "context"
     """Maximum tokens of one reply; "context" means up to the end of the model's context."""
-    temperature: float = 0.6  # published, with thinking
+    temperature: float = published(0.6, "model card of Nemotron Nano 9B v2, with thinking").value
     """Sampling temperature with thinking; 0 is greedy. Replies without thinking are always greedy."""
-    top_p: float = 0.95  # published, with thinking
+    top_p: float = published(0.95, "model card of Nemotron Nano 9B v2, with thinking").value
     """With thinking: sample from the most likely tokens that together have this probability."""
     system: str = ""
     """System message."""

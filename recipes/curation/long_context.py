@@ -6,8 +6,9 @@ language model writes questions and answers about a random 10 % of the chunks, a
 the document.
 
 Offline there is no language model to write questions, so facts ("key -> three digits") are planted in the drawn chunks,
-and the questions ask for them. Shorter rows have shorter chunks. From the first row to the last, facts become more and
-lie further back from the questions; these are our choices. Training and evaluation use disjoint sets of keys.
+and the questions ask for them. Short documents are joined into one that fills a row. Shorter rows have shorter chunks.
+From the first row to the last, facts become more and lie further back from the questions. These are our choices.
+Training and evaluation use disjoint sets of keys.
 
 Left out: questions about the document's own content.
 """
@@ -18,18 +19,19 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeVar
 
+from nemotron.config import our_choice, published
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.sources.problems.lookup import draw_facts, fact_sentence, question_sentence
 from nemotron.recipes.sources.problems.problem import draw_several, seeded_random
 
-CHUNK_SHARE = 0.1  # published
-CHUNK_TOKENS = 1024  # published
-CHUNKS_PER_ROW = 512  # published: chunks of 1,024 tokens in a row of 524,288
-MIN_CHUNK_TOKENS = 64  # our choice: long enough for the facts of a chunk
-MAX_FACTS_PER_CHUNK = 4  # our choice: we do not know how many questions the published prompt asks for
+CHUNK_SHARE: float = published(0.1, "Nemotron Nano 2, section 2.6").value
+CHUNK_TOKENS: int = published(1024, "Nemotron Nano 2, section 2.6").value
+CHUNKS_PER_ROW: int = our_choice(512, "what a published row of 524,288 tokens has; so shorter rows differ less").value
+MIN_CHUNK_TOKENS: int = our_choice(64, "long enough for the facts of a chunk").value
+MAX_FACTS_PER_CHUNK: int = our_choice(4, "we do not know how many questions the published prompt asks for").value
 
-RECALL_FACTS = 4  # our choice: facts in a test row, of which one is asked for
-MIN_RECALL_DISTANCE = 64  # our choice: long enough for a fact and a question
+RECALL_FACTS: int = our_choice(4, "facts in a test row, of which one is asked for").value
+MIN_RECALL_DISTANCE: int = our_choice(64, "long enough for a fact and a question").value
 
 Encode = Callable[[str], list[int]]
 Item = TypeVar("Item")

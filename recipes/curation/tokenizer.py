@@ -2,8 +2,9 @@
 
 In: texts of the training split. Out: a tokenizer, and a directory that `AutoTokenizer.from_pretrained` reads.
 Published (model card of Nemotron Nano 2): 131,072 tokens; `<unk>` is 0, `<s>` is 1, `</s>` is 2, `<SPECIAL_10>` to
-`<SPECIAL_12>` are 10 to 12. We name 3 to 9 in the same way. We do not know how the published tokenizer splits text
-before merging; this one splits like GPT-2's, and makes every digit a separate token.
+`<SPECIAL_12>` are 10 to 12. We name 3 to 9 in the same way. `<s>` has its place and is never used: documents are
+separated by `</s>` alone, so that a text begins after `</s>` (our choice). We do not know how the published tokenizer
+splits text before merging; this one splits like GPT-2's, and makes every digit a separate token.
 
 Any text can be encoded and decodes to itself, because all 256 bytes are tokens.
 Left out: the chat template, which fine-tuning adds.
@@ -58,7 +59,9 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     (directory / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<s>",
+        # What a text begins after here: </s> ends the document before it, and <s> is in no training text. Programs that
+        # score a text from its first token, such as lm-evaluation-harness, put this token before it.
+        "bos_token": "</s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
         "pad_token": "<unk>",  # published: both have id 0

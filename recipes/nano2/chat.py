@@ -23,13 +23,12 @@ Where this differs on purpose from the published template ("there"):
 - </think> in a system or user text is not a flag and stays as it is; there it counts as /think, which is a slip.
 - A last assistant message has its thinking tag in its content, so that a conversation shows whether it thinks, and a
   missing thought is found; there the template puts the tag before the content.
-- The sentences around the tool list, which introduce it and show how to write calls and results, are NVIDIA's wording:
-  they are left out, with the blank lines between them. A published checkpoint brings them in its own template, which the
-  chat and fine-tuning use and keep (recipes/chat/template.py).
+- The sentences around the tool list, which introduce it and show how to write calls and results, are NVIDIA's wording.
+  They are left out, with the blank lines between them. A published checkpoint brings them in its own template.
 
-Our choice, where our sources say nothing: there is no blank line before the tools if the system text is empty; texts lose
-the white space around them; tool results are written as they are, not as JSON; a message's "reasoning_content" is put at
-the start of its content; malformed messages are an error.
+Our choice, where our sources say nothing: there is no blank line before the tools if the system text is empty; texts
+lose the white space around them; tool results are written as they are, not as JSON; a message's "reasoning_content" is
+put at the start of its content; malformed messages are an error.
 """
 
 from collections.abc import Sequence
@@ -211,12 +210,14 @@ def assistant_text(message: Message, name: str, *, keep_thinking: bool) -> str:
     return f"{content}{blank_line}{OPEN_CALL}[{written}]{CLOSE_CALL}"
 
 
+# Published are the special tokens and their ids, the flags, the prefixes and the tags.
 CHAT = ChatFormat(
     template=CHAT_TEMPLATE,
-    special_ids={SYSTEM: 10, TURN: 11, END_OF_TURN: 12},  # published
-    stop_tokens={"</s>": 2, TURN: 11, END_OF_TURN: 12},  # published: end of text, the next turn, the end of this one
-    flags={True: "/think", False: "/no_think"},  # published
-    reply_prefixes={True: f"{OPEN_THINK}\n", False: f"{OPEN_THINK}{CLOSE_THINK}"},  # published
+    special_ids={SYSTEM: 10, TURN: 11, END_OF_TURN: 12},
+    # The ids at which NVIDIA's programs stop: end of text, the next turn, the end of this one. One list: our choice.
+    stop_tokens={"</s>": 2, TURN: 11, END_OF_TURN: 12},
+    flags={True: "/think", False: "/no_think"},
+    reply_prefixes={True: f"{OPEN_THINK}\n", False: f"{OPEN_THINK}{CLOSE_THINK}"},
     open_think=OPEN_THINK,
     close_think=CLOSE_THINK,
     to_pieces=nano2_pieces,

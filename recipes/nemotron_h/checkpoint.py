@@ -27,14 +27,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, ModelConfig, NemotronH
 from nemotron.strict import parse_json_object, short
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MORE_TOKENIZER_FILES = ("chat_template.jinja", "special_tokens_map.json")  # transformers writes them beside the others
-# Published: <unk> 0, which also pads; <s> 1; </s> 2, which also ends a document.
-SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+# Ids for a tokenizer that does not name these tokens. Published: <unk> 0, which also pads; </s> 2, which ends a text.
+# Our choice: a text also begins after </s>, which separates documents in training, and not after the unused <s> 1.
+SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
 # Names of the layers in transformers: since version 5, and before it.
 LAYER_TYPES = {MAMBA: ("linear_attention", "mamba"), MLP: ("mlp", "mlp"), ATTENTION: ("full_attention", "attention")}
 # Names that published and third-party configurations use for fields of ours.
@@ -75,7 +77,9 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, sto
         stop_ids: tokens at which generation in transformers stops. Empty: the end-of-document token.
     Raises:
         OSError: if a file cannot be read or written, for example because the disk is full.
+        ValueError: if the tokenizer is damaged, or names a special token that it does not have.
     """
+    special_tokens = special_token_ids(tokenizer_path)
     directory.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_path / name, directory / name)
@@ -90,7 +94,7 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, sto
         "dtype": str(model.lm_head.weight.dtype).removeprefix("torch."),
         **shape,
         **FIXED_CHOICES,
-        **SPECIAL_TOKENS,
+        **special_tokens,
         "initializer_range": model.config.initial_std,
         "layers_block_type": [LAYER_TYPES[letter][0] for letter in pattern],
         "num_hidden_layers": len(pattern),
@@ -99,8 +103,35 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, sto
     }
     _write_json(directory / "config.json", config)
     stops = {"eos_token_id": list(stop_ids)} if stop_ids else {}
-    _write_json(directory / "generation_config.json", SPECIAL_TOKENS | stops)
+    _write_json(directory / "generation_config.json", special_tokens | stops)
     save_tensors(model.state_dict(), directory / "model.safetensors")
+
+
+def special_token_ids(tokenizer_path: Path) -> dict[str, int]:
+    """Ids of the tokens that pad, begin and end a text: those that tokenizer_config.json names, else SPECIAL_TOKENS.
+
+    Raises:
+        ValueError: if a file is damaged, or the tokenizer lacks a token that its configuration names.
+    """
+    path = tokenizer_path / "tokenizer_config.json"
+    config = parse_json_object(path.read_bytes(), str(path), advice="write or fetch it again")
+    file = tokenizer_path / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers raises no narrower class
+        raise ValueError(f"{file} is not a tokenizer ({error}); write or fetch it again") from error
+    ids = dict(SPECIAL_TOKENS)
+    for name in ids:
+        token = config.get(name.removesuffix("_id"))
+        token = token.get("content") if isinstance(token, dict) else token  # transformers writes either form
+        if token is not None:
+            number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+            if number is None:
+                raise ValueError(f"{path}: {name.removesuffix('_id')} {short(token)} is not in {file.name}; correct it")
+            ids[name] = number
+    return ids
 
 
 def load_checkpoint(

@@ -4,7 +4,8 @@ In: a model and the token ids of the prompts. Out: for each prompt the tokens th
 The layers keep a state from token to token (`DecodingState`). The cost of a token therefore does not depend on how many
 came before it, except for the attention over them. Prompts of unequal length are padded on the right; `num_new` keeps
 the padding out of the states.
-Thinking can have a budget, as published for Nemotron Nano 2 (arXiv 2508.14444; its rule is on the model card).
+Thinking can have a budget, by the rule published for serving Nemotron Nano 2 (arXiv 2508.14444). The client on the
+model card has a simpler rule, which is not built here: it cuts the thought at the budget, in the middle of a line.
 
     state = DecodingState(model, 1)
     with torch.no_grad():                           # or the state keeps the graph of every token
@@ -24,6 +25,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from nemotron.config import published
 from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, purpose_generator
 
 END_OF_THINKING = "</think>"
@@ -46,7 +48,7 @@ class ThinkingBudget:
     tokens: int
     """Tokens that the model may think."""
     tokenizer: Tokenizer
-    grace_tokens: int = 500  # published
+    grace_tokens: int = published(500, "Nemotron Nano 2, budget control").value
     """Additional tokens to finish the line."""
 
     def __post_init__(self) -> None:

@@ -65,6 +65,7 @@ class ModelConfig:
     mamba_head_dim: int
     n_groups: int
     ssm_state_size: int
+    # These three are published for every size: NVIDIA's Megatron-LM, and transformers.
     conv_kernel: int = 4
     chunk_size: int = 128
     """Positions that the scan handles at once. Changes speed and memory, not the result."""
@@ -110,8 +111,9 @@ class ModelConfig:
         return self.mamba_inner_size + 2 * self.n_groups * self.ssm_state_size
 
 
-# Published: 2508.14444 table 1. The paper's text gives a Mamba head size of 64, the released weights have 80; only 80
-# yields the 12.31 and 8.89 billion parameters of the model cards.
+# Published: 2508.14444 table 1, and NVIDIA's configurations of these models in Megatron-LM and Megatron-Bridge. The
+# fields that are not named here have their defaults, as there. The paper's text gives a Mamba head size of 64, the
+# configurations 80; only 80 yields the 8.89 billion parameters of the 9B's model card.
 PUBLISHED_12B = ModelConfig(
     vocab_size=131072,
     hidden_size=5120,

@@ -13,7 +13,7 @@ after them splitting, tokenizing and packing, hold all documents in the memory o
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,16 @@ from tokenizers import Tokenizer
 
 from nemotron import Artifact, apply_scale, print_complete
 from nemotron.artifact import working_directory
-from nemotron.config import BelowOne, Fraction, ScaledConfig, by_scale, output_below, parse_command_line, published
+from nemotron.config import (
+    BelowOne,
+    Fraction,
+    ScaledConfig,
+    by_scale,
+    our_choice,
+    output_below,
+    parse_command_line,
+    published,
+)
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.blending import BlendShare, blend_order
@@ -61,6 +70,8 @@ from nemotron.recipes.sources.packages import PACKAGES, package_documents, packa
 from nemotron.recipes.sources.problems.families import generate_problems
 from nemotron.recipes.sources.problems.problem import Problem, problem_documents
 
+LONG_CONTEXT = "long_context"  # name of the last phase
+
 
 @dataclass
 class Config(ScaledConfig):
@@ -77,9 +88,11 @@ class Config(ScaledConfig):
     out: installed packages and generated problems at tiny and small, NVIDIA's released datasets at medium and full."""
     text_column: str = "text"
     """Column of the sources that holds the text."""
-    raw_documents: PositiveInt | Literal["all"] = by_scale(tiny=150_000, small=150_000, medium=20_000_000, full="all")
+    raw_documents: PositiveInt | Literal["all"] = by_scale(
+        tiny=150_000, small=150_000, medium=20_000_000, full=our_choice("all")
+    )
     """Size of the raw corpus, of which the scale takes its share; "all" reads every row of the sources."""
-    package_share: Fraction = by_scale(tiny=0.6, small=0.35, medium=0.6, full=0.6)
+    package_share: Fraction = by_scale(tiny=0.6, small=0.35, medium=0.6, full=our_choice(0.6))
     """Share of an offline corpus that is text of packages; the rest is generated problems."""
 
     # What becomes training data.
@@ -105,16 +118,16 @@ class Config(ScaledConfig):
     )
     """Predicted tokens in a sequence of the long-context phase."""
 
-    # What is held out for evaluation; our choice throughout.
-    held_out_share: BelowOne = by_scale(tiny=0.1, small=0.1, medium=0.01, full=0.001)
+    # What is held out for evaluation.
+    held_out_share: BelowOne = by_scale(tiny=0.1, small=0.1, medium=0.01, full=our_choice(0.001))
     """Share of the modules that no training sequence comes from."""
-    validation_sequences: PositiveInt = by_scale(tiny=128, small=256, medium=1024, full=4096)
+    validation_sequences: PositiveInt = by_scale(tiny=128, small=256, medium=1024, full=our_choice(4096))
     """Validation sequences of each category, at most."""
-    long_validation_sequences: PositiveInt = by_scale(tiny=8, small=16, medium=64, full=64)
+    long_validation_sequences: PositiveInt = by_scale(tiny=8, small=16, medium=64, full=our_choice(64))
     """Long validation sequences, at most."""
-    num_problems: PositiveInt = by_scale(tiny=100, small=300, medium=1000, full=1000)
+    num_problems: PositiveInt = by_scale(tiny=100, small=300, medium=1000, full=our_choice(1000))
     """Multiple-choice problems for evaluation."""
-    recall_rows: PositiveInt = by_scale(tiny=8, small=25, medium=100, full=100)
+    recall_rows: PositiveInt = by_scale(tiny=8, small=25, medium=100, full=our_choice(100))
     """Recall rows for evaluation, of each distance."""
 
     def check(self) -> None:
@@ -171,10 +184,6 @@ class Dataset(Artifact):
         return {name: getattr(self, name) for name in names}
 
 
-LONG_CONTEXT = "long_context"
-"""Name of the last phase."""
-
-
 def planned_phases(config: Config) -> list[Phase]:
     """The four phases; they switch at 60 % and 90 % of the batches (published, section 2.3), rounded down."""
     batch, total = config.batch_sequences, config.num_sequences
@@ -191,8 +200,7 @@ def planned_phases(config: Config) -> list[Phase]:
 def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
     """The raw corpus: the scale's share of `raw_documents`, or a few more: packages are read in whole modules."""
     # The scale is applied here, once: everything below works on whatever documents there are.
-    wanted = config.raw_documents
-    num_documents = None if wanted == "all" else apply_scale(wanted, config.scale)
+    num_documents = None if config.raw_documents == "all" else apply_scale(config.raw_documents, config.scale)
     released = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
     sources = config.sources or (released if config.scale in ("medium", "full") else ())
     if sources or num_documents is None:
@@ -259,16 +267,16 @@ def write_training_sequences(
     blend: dict[str, dict[str, BlendShare]] = {}
     for phase in planned_phases(config):
         weights = renormalised(BLEND[phase.name], list(streams))
-        questions: Iterable[Sequence[int]] = ()
+        questions: Iterator[Sequence[int]] = iter(())
         if phase.name == LONG_CONTEXT:
             weights = {name: weight * (1 - LONG_DOCUMENT_QA_SHARE) for name, weight in weights.items()}
             weights[LONG_DOCUMENT_QA] = LONG_DOCUMENT_QA_SHARE
         # Which category each sequence comes from: at every point of the file, close to the shares of the blend.
         order = blend_order(weights, phase.num_sequences)
-        if phase.name == LONG_CONTEXT:  # published: questions about academic documents
+        if phase.name == LONG_CONTEXT:  # about academic documents, as published; about any if there are none
             training = [one for one in documents if one.split == "train"]
             academic = [one for one in training if one.document.category == "academic"] or training
-            questions = long_document_qa(
+            made = long_document_qa(
                 [(one.document.module, one.tokens.tolist()) for one in academic],
                 lambda text: tokenizer.encode(text).ids,
                 end_of_document=END_OF_DOCUMENT,
@@ -276,21 +284,18 @@ def write_training_sequences(
                 length=phase.sequence_length,
                 num_sequences=order.count(LONG_DOCUMENT_QA),
             )
+            questions = iter(made)
         epochs_before = {category: stream.epochs for category, stream in streams.items()}
-        made = iter(questions)
         rows = (
             {"category": name,
-             "tokens": next(made) if name == LONG_DOCUMENT_QA else streams[name].next_row(phase.sequence_length)}
+             "tokens": next(questions) if name == LONG_DOCUMENT_QA else streams[name].next_row(phase.sequence_length)}
             for name in order
         )  # fmt: skip
         # A row has one token more than it predicts: the last one is only a label, and begins the next row.
         write_rows(work / phase.file, rows, category=pa.string(), tokens=TOKENS)
+        epochs = {category: stream.epochs - epochs_before[category] for category, stream in streams.items()}
         blend[phase.name] = {
-            name: BlendShare(
-                weight=weight,
-                num_sequences=order.count(name),
-                epochs=streams[name].epochs - epochs_before[name] if name in streams else None,
-            )
+            name: BlendShare(weight=weight, num_sequences=order.count(name), epochs=epochs.get(name))
             for name, weight in weights.items()
         }
         shares = ", ".join(f"{name} {share.num_sequences:,}" for name, share in blend[phase.name].items())

@@ -24,7 +24,15 @@ from tokenizers import Tokenizer
 
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
-from nemotron.config import ScaledConfig, at_every_scale, by_scale, input_path, output_below, parse_command_line
+from nemotron.config import (
+    ScaledConfig,
+    at_every_scale,
+    by_scale,
+    input_path,
+    our_choice,
+    output_below,
+    parse_command_line,
+)
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.digests import sha256_of_rows
@@ -55,11 +63,11 @@ class Config(ScaledConfig):
     """Where the Results go."""
     checkpoint_path: Path | None = input_path()
     """Directory of the Checkpoint; read from the pipe if left out."""
-    batch_tokens: PositiveInt = by_scale(tiny=2048, small=2048, medium=65_536, full=65_536, recorded=False)
+    batch_tokens: PositiveInt = by_scale(tiny=2048, small=2048, medium=65_536, full=our_choice(65_536), recorded=False)
     """Tokens in one forward pass: what the caches of a CPU hold, or a GPU's memory; does not change the result."""
-    ngram_order: PositiveInt = at_every_scale(5)
+    ngram_order: PositiveInt = at_every_scale(our_choice(5))
     """Length in tokens of the n-grams of the Kneser-Ney baseline."""
-    max_baseline_tokens: PositiveInt = at_every_scale(40_000_000)
+    max_baseline_tokens: PositiveInt = at_every_scale(our_choice(40_000_000))
     """The baselines read at most this many training tokens, which take about 10 GB of memory."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to evaluate: cpu, cuda, cuda:1, ..."""

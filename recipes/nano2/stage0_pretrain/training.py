@@ -31,6 +31,7 @@ from nemotron.config import (
     at_every_scale,
     by_scale,
     input_path,
+    our_choice,
     output_below,
     parse_command_line,
     proxy,
@@ -64,7 +65,7 @@ class Config(ScaledConfig):
     # Batches. A large batch gives a gradient with little noise; the micro batch is what fits into memory at once.
     batch_sequences: PositiveInt = by_scale(**BATCH_SEQUENCES)
     """Sequences per optimizer step."""
-    micro_batch_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=8, full=1)
+    micro_batch_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=8, full=our_choice(1))
     """Sequences per forward pass; changes memory, not the result."""
 
     # Schedule: warmup, plateau, decay. Smaller models tolerate a higher learning rate.
@@ -85,8 +86,8 @@ class Config(ScaledConfig):
     # step. At tiny and small its rate is above that at the end of the decay; else so few steps change nothing.
     long_context_batch_sequences: PositiveInt = by_scale(tiny=2, small=2, medium=32, full=published(12, "section 2.6"))
     """Sequences per optimizer step in the long-context phase."""
-    long_context_micro_batch_sequences: PositiveInt = by_scale(tiny=1, small=2, medium=1, full=1)  # tiny: two pieces
-    """Sequences per forward pass in the long-context phase."""
+    long_context_micro_batch_sequences: PositiveInt = by_scale(tiny=1, small=2, medium=1, full=our_choice(1))
+    """Sequences per forward pass in the long-context phase; tiny takes a batch in two pieces."""
     long_context_learning_rate: PositiveFloat = by_scale(
         tiny=4e-4, small=2e-4, medium=1e-5, full=published(4.5e-6, "section 2.6")
     )
@@ -115,11 +116,13 @@ class Config(ScaledConfig):
     """Compile the model with torch.compile; the numbers change in their last digits."""
 
     # What is recorded on the way.
-    checkpoint_every_steps: PositiveInt = by_scale(tiny=35, small=400, medium=500, full=1000, recorded=False)
+    checkpoint_every_steps: PositiveInt = by_scale(
+        tiny=35, small=400, medium=500, full=our_choice(1000), recorded=False
+    )
     """Steps between two states that --resume can continue from."""
-    validate_every_steps: PositiveInt = by_scale(tiny=50, small=250, medium=500, full=1000)
+    validate_every_steps: PositiveInt = by_scale(tiny=50, small=250, medium=500, full=our_choice(1000))
     """Steps between two measurements of the validation loss."""
-    validation_sequences: PositiveInt = by_scale(tiny=8, small=32, medium=256, full=1024)
+    validation_sequences: PositiveInt = by_scale(tiny=8, small=32, medium=256, full=our_choice(1024))
     """Validation sequences per category in each measurement."""
     resume: bool = switch()
     """Continue an unfinished run in the same output directory from its last state."""

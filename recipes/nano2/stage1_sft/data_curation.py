@@ -33,8 +33,10 @@ from nemotron.config import (
     at_every_scale,
     by_scale,
     input_path,
+    our_choice,
     output_below,
     parse_command_line,
+    proxy,
     published,
 )
 from nemotron.ladder import Ladder
@@ -102,27 +104,24 @@ class Config(ScaledConfig):
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of NVIDIA's post-training
     datasets, for example hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2/data/*.parquet. Left out: exercises."""
     raw_conversations: PositiveInt | Literal["all"] = by_scale(
-        tiny=48_000, small=230_000, medium=2_000_000, full=published("all", "about 80B tokens")
+        tiny=48_000, small=230_000, medium=2_000_000, full=our_choice("all", "the published run read about 80B tokens")
     )
     """Number of raw conversations, of which the scale takes its share; "all" reads every one of the sources."""
-    difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=1, medium=2, full=4)
+    difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=1, medium=2, full=our_choice(4))
     """Difficulty of the generated exercises."""
 
     # What becomes training data.
     sequence_length: PositiveInt = by_scale(
-        tiny=352,  # tool calling takes up to 330
-        small=256,
-        medium=16_383,
-        full=published(131_072, "samples concatenated to about 128k tokens"),
+        tiny=352, small=256, medium=16_383, full=published(131_072, "about 128k tokens, section 3")
     )
-    """Predicted tokens in a packed row; no conversation may be longer."""
+    """Predicted tokens in a packed row; no conversation may be longer. At tiny, tool calling takes up to 330."""
     long_context_length: PositiveInt = by_scale(
-        tiny=511, small=1023, medium=16_383, full=262_144  # Nemotron-H concatenated up to 512k tokens
-    )  # fmt: skip
+        tiny=511, small=1023, medium=16_383, full=proxy(262_144, "Nemotron 3 Nano, rows of 256k tokens")
+    )
     """Predicted tokens in a row of the third part."""
-    empty_trace_share: Fraction = at_every_scale(published(0.1, "section 3"))
+    empty_trace_share: Fraction = at_every_scale(published(0.1, "about 10 % of the prompts, section 3"))
     """Share of the conversations whose reasoning trace is emptied, so that they answer at once."""
-    rest_share: Fraction = at_every_scale(0.1)  # the published subsample is unknown to us
+    rest_share: Fraction = at_every_scale(our_choice(0.1, "the published subsample is unknown to us"))
     """Share of the other conversations that the second and the third part repeat."""
     trace_tokens_min: PositiveInt = by_scale(
         tiny=2, small=4, medium=published(1000, "section 3"), full=published(1000, "section 3")
@@ -134,7 +133,7 @@ class Config(ScaledConfig):
     """The longest that a cut trace may be, in tokens."""
 
     # What is held out for evaluation.
-    exercises_per_family: PositiveInt = by_scale(tiny=4, small=50, medium=200, full=500)
+    exercises_per_family: PositiveInt = by_scale(tiny=4, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
     def check(self) -> None:

@@ -30,8 +30,10 @@ from nemotron.config import (
     at_every_scale,
     by_scale,
     input_path,
+    our_choice,
     output_below,
     parse_command_line,
+    proxy,
     published,
 )
 from nemotron.ladder import Ladder
@@ -62,20 +64,22 @@ class Config(ScaledConfig):
     """Where the Results go."""
     checkpoint_path: Path | None = input_path()
     """Directory of the Checkpoint; read from the pipe if left out."""
-    batch_replies: PositiveInt = at_every_scale(64, recorded=False)
+    batch_replies: PositiveInt = at_every_scale(our_choice(64), recorded=False)
     """Replies that are written side by side; changes memory and speed, not the replies; their
     log-probabilities may differ in the last digits."""
     max_new_tokens: PositiveInt = by_scale(
-        tiny=64, small=128, medium=4096, full=published(32_768, "evaluation by NeMo-Skills")
+        tiny=64, small=128, medium=4096, full=proxy(32_768, "Nemotron Nano 9B v2 in NVIDIA's NeMo-Skills")
     )
     """Tokens of one reply, at most."""
-    thinking_budget: PositiveInt = by_scale(tiny=8, small=12, medium=1024, full=4096)
+    thinking_budget: PositiveInt = by_scale(tiny=8, small=12, medium=1024, full=our_choice(4096))
     """Tokens of thought in the mode that has a budget."""
-    grace_tokens: NonNegativeInt = by_scale(tiny=8, small=12, medium=published(500), full=published(500))
+    grace_tokens: NonNegativeInt = by_scale(
+        tiny=8, small=12, medium=published(500, "budget control"), full=published(500, "budget control")
+    )
     """Tokens beyond the budget after which a thought is closed by force."""
-    temperature: float = at_every_scale(published(0.6, "with thinking"))
+    temperature: float = at_every_scale(published(0.6, "with thinking, model card of the 9B"))
     """Temperature of replies with thinking, 0 for greedy; replies without thinking are always greedy."""
-    top_p: float = at_every_scale(published(0.95, "with thinking"))
+    top_p: float = at_every_scale(published(0.95, "with thinking, model card of the 9B"))
     """Share of the probability that replies with thinking are drawn from."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to evaluate: cpu, cuda, cuda:1, ..."""

@@ -7,7 +7,7 @@ sentences, and a question about it. Every answer is confirmed by parsing the tex
         print(e.generate_exercises(1, 0, split='train'))"
 
 A stand-in for the long-context data of the third SFT stage (arXiv 2508.14444, section 3). The lengths are our choice;
-the published ones reach 128k tokens. Left out: several turns, facts that change within the text.
+the published ones are unknown to us. Left out: several turns, facts that change within the text.
 """
 
 import random

@@ -73,5 +73,13 @@ def test_transformers_reads_the_directory_and_agrees(tmp_path):
     for text in TEXTS:
         assert loaded(text)["input_ids"] == encode_documents(TOKENIZER, [text])[0].tolist()
         assert loaded.decode(loaded(text)["input_ids"]) == text
-    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.unk_token_id, loaded.pad_token_id) == (1, 2, 0, 0)
+    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.unk_token_id, loaded.pad_token_id) == (2, 2, 0, 0)
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_a_text_begins_after_the_token_that_separates_documents(tmp_path):
+    """Programs put bos_token before a text whose first token they score; another one would never have been trained."""
+    from transformers import AutoTokenizer
+
+    save_tokenizer(TOKENIZER, tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).bos_token_id == END_OF_DOCUMENT

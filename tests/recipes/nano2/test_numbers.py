@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nemotron import SCALES
-from nemotron.config import origin_of
+from nemotron.config import Marked, origin_of
 from nemotron.ladder import Ladder
-from nemotron.recipes.nano2.models import DEVICES, DTYPES, MODELS
+from nemotron.recipes.nano2.models import DEVICES, DTYPES, FULL_SHAPE, MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
 from nemotron.testing.compare import run_document
@@ -34,8 +34,11 @@ def numbers_of_all_scales():
     """One ladder per step: scale/name -> [value, origin]; and one for the model."""
     models = Ladder()
     for scale in SCALES:
-        models.add("config", {f"{scale}/{name}": value for name, value in dataclasses.asdict(MODELS[scale]).items()})
-        models.add("config", {f"{scale}/dtype": DTYPES[scale], f"{scale}/device": DEVICES[scale]})
+        shape = dataclasses.asdict(MODELS[scale]) | {"dtype": DTYPES[scale], "device": DEVICES[scale]}
+        shape |= FULL_SHAPE if scale == "full" else {}
+        for name, value in shape.items():
+            number = [value.value, value.origin] if isinstance(value, Marked) else value
+            models.add("config", {f"{scale}/{name}": number})
     ladders = {"models": models.entries}
     for name, step in STEPS.items():
         ladder = Ladder()

@@ -124,14 +124,43 @@ def test_transformers_reads_every_field_of_the_config(saved: Path) -> None:
 
 def test_config_has_the_special_tokens(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
-    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 1, 2)
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 2, 2)
 
 
 def test_transformers_loads_the_generation_config(saved: Path) -> None:
     from transformers import GenerationConfig
 
     config = GenerationConfig.from_pretrained(saved)
-    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 2)
+
+
+@pytest.mark.parametrize("bos_token", ["<s>", {"content": "<s>", "lstrip": False, "special": True}])
+def test_a_tokenizer_from_elsewhere_keeps_its_special_tokens(
+    bos_token: Any, saved: Path, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    shutil.copytree(tokenizer_path, tmp_path / "theirs")
+    path = tmp_path / "theirs" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bos_token": bos_token, "pad_token": "</s>"}))
+    save_checkpoint(load_checkpoint(saved), tmp_path / "theirs", tmp_path / "again")
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").bos_token_id == 1
+    generation = GenerationConfig.from_pretrained(tmp_path / "again")
+    assert (generation.pad_token_id, generation.bos_token_id, generation.eos_token_id) == (2, 1, 2)
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (2, 1, 2)
+
+
+def test_a_special_token_that_the_tokenizer_lacks_is_an_error(
+    saved: Path, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tokenizer_path, tmp_path / "theirs")
+    path = tmp_path / "theirs" / "tokenizer_config.json"
+    for token in ("<bos>", 7):
+        path.write_text(json.dumps({"bos_token": token}))
+        with pytest.raises(ValueError, match=rf"bos_token {token!r} is not in tokenizer\.json; correct it$"):
+            save_checkpoint(load_checkpoint(saved), tmp_path / "theirs", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_transformers_loads_the_tokenizer(saved: Path, tokenizer_path: Path) -> None:
