@@ -141,7 +141,7 @@ class ChatFormat:
         for piece in pieces:
             check_characters(piece.text, "a text")
             if piece.is_special:
-                piece_ids = [self.special_ids[piece.text]]
+                piece_ids = [tokenizer.token_to_id(piece.text)]
             else:
                 piece_ids = tokenizer.encode(piece.text, add_special_tokens=False).ids
             ids += piece_ids
@@ -168,14 +168,17 @@ class ChatFormat:
         ).strip()
 
     def with_flag(self, messages: Sequence[Message], *, thinking: bool) -> list[dict[str, Any]]:
-        """A copy of the conversation with this flag alone in its last system or user message, where it decides."""
+        """A copy of the conversation with the flag at the end of its last system or user message, where it decides.
+
+        The flag for thinking is removed from that message if thinking is to be off, because it would win.
+        """
         flag = self.flags[thinking]
         places = [index for index, message in enumerate(messages) if message["role"] in ("system", "user")]
         flagged = [dict(message) for message in messages]
         if not places:
             return [{"role": "system", "content": flag}, *flagged]
         text = flagged[places[-1]]["content"]
-        while self.thinking_requested([{"role": "user", "content": f"{text} {flag}"}]) is not thinking:
+        while not thinking and self.flags[True] in text.replace(self.close_think, "<>"):
             text = self.without_flags(text)  # more than once if the rest spells a flag again
         flagged[places[-1]]["content"] = f"{text} {flag}"
         return flagged

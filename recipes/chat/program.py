@@ -1,8 +1,8 @@
 """A chat with a fine-tuned checkpoint, in the terminal or through a pipe, for any `ChatFormat`.
 
 In: a directory with the Hugging Face files of a checkpoint, or with a subdirectory `model` of them; lines from the
-terminal, or one message from the pipe. Out: the answer on stdout while it is generated; the thinking on stderr, with
-a note if the reply was cut off.
+terminal, or one message from the pipe. A chat template that the checkpoint brings is used (template.py). Out: the
+answer on stdout while it is generated; the thinking on stderr, with a note if the reply was cut off.
 Run: a recipe's chat_cli.py, such as python -m nemotron.recipes.nano2.chat_cli <checkpoint>
 
 The format's flags (/think and /no_think) switch thinking until the next flag: they may be anywhere in a message, also
@@ -26,6 +26,7 @@ from tokenizers.decoders import DecodeStream
 
 from nemotron.config import published
 from nemotron.recipes.chat.format import ChatFormat
+from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
@@ -99,7 +100,9 @@ class Chat:
         thinking = self.format.thinking_requested(messages)
         budget = None
         if thinking and self.config.budget != "none":
-            budget = ThinkingBudget(self.config.budget, self.tokenizer, self.config.grace_tokens)
+            budget = ThinkingBudget(
+                self.config.budget, self.tokenizer, self.format.close_think, self.config.grace_tokens
+            )
         max_new_tokens = self.config.max_new_tokens
         sampling = Sampling(
             max_new_tokens=context if max_new_tokens == "context" else max_new_tokens,
@@ -159,6 +162,7 @@ def load_chat(format: ChatFormat, config: Config) -> Chat:
             f"of its Checkpoint"
         )
     tokenizer = load_chat_tokenizer(format, directory)
+    format = format_of(format, directory)
     model = load_checkpoint(directory, device=config.device, dtype=torch.float32)
     if tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ValueError(

@@ -14,9 +14,10 @@ from nemotron.strict import parse_json_object
 
 
 def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> None:
-    """Copy a tokenizer into `directory`, which is created, and add the chat template to the copy.
+    """Copy a tokenizer into `directory`, which is created, and add the chat template if it does not bring one.
 
-    The end-of-text token stays as it is; a reply ends at any of `format.stop_tokens`.
+    The end-of-text token stays as it is; a reply ends at any of `format.stop_tokens`. A template that the tokenizer
+    brings is kept in the files in which it is: `format_of` (template.py) then uses it in place of the format's.
 
     Args:
         source: directory with tokenizer.json and tokenizer_config.json; may be `directory` itself.
@@ -28,7 +29,12 @@ def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> No
     vocabulary = (source / "tokenizer.json").read_bytes()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_bytes(vocabulary)
-    content = json.dumps({**config, "chat_template": format.template}, indent=2) + "\n"
+    if (source / "chat_template.jinja").is_file():
+        template = (source / "chat_template.jinja").read_bytes()
+        (directory / "chat_template.jinja").write_bytes(template)
+    elif not config.get("chat_template"):
+        config = {**config, "chat_template": format.template}
+    content = json.dumps(config, indent=2) + "\n"
     (directory / "tokenizer_config.json").write_text(content, encoding="utf-8")
 
 

@@ -28,7 +28,6 @@ from torch import Tensor
 from nemotron.config import published
 from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, purpose_generator
 
-END_OF_THINKING = "</think>"
 # Our choice. Dividing by a much lower temperature overflows even the largest log-probability.
 GREEDY_BELOW = 1e-300
 
@@ -48,6 +47,8 @@ class ThinkingBudget:
     tokens: int
     """Tokens that the model may think."""
     tokenizer: Tokenizer
+    close_think: str
+    """Tag that closes the trace, as the chat format has it."""
     grace_tokens: int = published(500, "Nemotron Nano 2, budget control").value
     """Additional tokens to finish the line."""
 
@@ -61,17 +62,17 @@ class ThinkingBudget:
 
     def is_closed(self, thought: list[int]) -> bool:
         """Whether the last tokens of the trace contain the closing tag, however it is split into tokens."""
-        tail = self.tokenizer.decode(thought[-len(END_OF_THINKING) - 1 :], skip_special_tokens=False)
-        return END_OF_THINKING in tail
+        tail = self.tokenizer.decode(thought[-len(self.close_think) - 1 :], skip_special_tokens=False)
+        return self.close_think in tail
 
     def closing_tokens(self, thought: list[int]) -> list[int]:
         """Tokens to force next in order to close the trace; empty while the model may go on."""
         if len(thought) < self.tokens:
             return []
         if "\n" in self.tokenizer.decode(thought[-1:]):
-            return self.tokenizer.encode(END_OF_THINKING, add_special_tokens=False).ids
+            return self.tokenizer.encode(self.close_think, add_special_tokens=False).ids
         if len(thought) >= self.tokens + self.grace_tokens:
-            return self.tokenizer.encode(f"\n{END_OF_THINKING}", add_special_tokens=False).ids
+            return self.tokenizer.encode(f"\n{self.close_think}", add_special_tokens=False).ids
         return []
 
 

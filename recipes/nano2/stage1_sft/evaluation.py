@@ -108,7 +108,7 @@ HEADLINE = ("exact_match/all/think", "obeyed/think", "obeyed/no_think")  # what 
 def modes_of(config: Config, tokenizer: Tokenizer) -> list[Mode]:
     """The base model with thinking; the fine-tuned model with thinking, without, and with a thinking budget."""
     drawn = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
-    budget = ThinkingBudget(config.thinking_budget, tokenizer, config.grace_tokens)
+    budget = ThinkingBudget(config.thinking_budget, tokenizer, CHAT.close_think, config.grace_tokens)
     return [
         Mode("base", drawn, knows_format=False),
         Mode("think", drawn),

@@ -272,7 +272,9 @@ def test_thinking_ends_at_the_first_line_end_after_the_budget_or_when_forced(
     hybrid, tokenizer, parrot, monkeypatch, writes, expected
 ) -> None:
     parrot(monkeypatch, writes)
-    budget = ThinkingBudget(tokens=6 if "cd\n" in writes else 5, tokenizer=tokenizer, grace_tokens=4)
+    budget = ThinkingBudget(
+        tokens=6 if "cd\n" in writes else 5, tokenizer=tokenizer, close_think="</think>", grace_tokens=4
+    )
     sampling = Sampling(max_new_tokens=len(tokenizer.encode(expected).ids), budget=budget)
     (continuation,) = generate(hybrid, [[1]], sampling, seeds=[0])
     assert text_of(continuation, tokenizer) == expected
@@ -283,7 +285,7 @@ def test_thinking_ends_at_the_first_line_end_after_the_budget_or_when_forced(
 @settings(max_examples=25)
 @given(tokens=st.integers(1, 20), grace=st.integers(0, 10), seed=st.integers(0, 99))
 def test_thinking_never_exceeds_budget_plus_grace(hybrid, tokenizer, tokens: int, grace: int, seed: int) -> None:
-    budget = ThinkingBudget(tokens, tokenizer, grace)
+    budget = ThinkingBudget(tokens, tokenizer, "</think>", grace)
     sampling = Sampling(max_new_tokens=60, temperature=1.0, budget=budget)
     (continuation,) = generate(hybrid, [[1]], sampling, seeds=[seed])
     assert sum(not forced for forced in continuation.forced[: tokens + grace]) <= tokens + grace
@@ -292,7 +294,7 @@ def test_thinking_never_exceeds_budget_plus_grace(hybrid, tokenizer, tokens: int
 
 
 def test_the_published_grace_is_500_tokens(tokenizer) -> None:
-    assert ThinkingBudget(1000, tokenizer).grace_tokens == 500
+    assert ThinkingBudget(1000, tokenizer, "</think>").grace_tokens == 500
 
 
 # --- invalid requests ---
@@ -338,7 +340,7 @@ def test_invalid_sampling_is_refused(options: dict[str, float], message: str) ->
 )
 def test_an_invalid_budget_is_refused(tokenizer, tokens: int, grace: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ThinkingBudget(tokens, tokenizer, grace)
+        ThinkingBudget(tokens, tokenizer, "</think>", grace)
 
 
 def test_a_prompt_without_a_seed_is_refused(hybrid: NemotronH) -> None:
