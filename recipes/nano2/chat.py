@@ -24,7 +24,8 @@ Where this differs on purpose from the published template ("there"):
 - A last assistant message has its thinking tag in its content, so that a conversation shows whether it thinks, and a
   missing thought is found; there the template puts the tag before the content.
 - The sentences around the tool list, which introduce it and show how to write calls and results, are NVIDIA's wording.
-  They are left out, with the blank lines between them. A published checkpoint brings them in its own template.
+  They are left out, with the blank lines between them. A published checkpoint brings them in its own template, which
+  the chat and fine-tuning then use and keep (recipes/chat/template.py).
 
 Our choice, where our sources say nothing: there is no blank line before the tools if the system text is empty; texts
 lose the white space around them; tool results are written as they are, not as JSON; a message's "reasoning_content" is

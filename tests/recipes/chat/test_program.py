@@ -4,6 +4,7 @@ The format is the ChatML format of conftest.py.
 """
 
 import io
+import shutil
 import sys
 from dataclasses import replace
 
@@ -330,6 +331,36 @@ def test_a_second_format_chats_from_a_checkpoint_on_disk(chatml, checkpoint):
     thought = "".join(text for text, is_aside in pieces if is_aside)
     assert thought.count("</think>") == 1
     assert [message["role"] for message in talk.messages] == ["system", "user", "assistant"]
+
+
+def test_a_template_that_the_checkpoint_brings_makes_the_prompt(chatml, checkpoint, calls, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "theirs")
+    (tmp_path / "theirs" / "chat_template.jinja").write_text("{{ 'Be kind.' }}" + chatml.template, encoding="utf-8")
+    calls["writes"] = [THINKS, "yes<|im_end|>"]
+    talk = load_chat(chatml, Config(tmp_path / "theirs"))
+    list(talk.reply("Hi"))
+    list(talk.reply("Hi /direct"))
+    asked = [prompt for prompt, _, _ in calls["asked"]]
+    assert asked == ["Be kind." + chatml.render(talk.messages[:end], add_generation_prompt=True) for end in (1, 3)]
+
+
+def test_a_bad_template_in_a_checkpoint_is_one_sentence(chatml, checkpoint, monkeypatch, capsys, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "theirs")
+    (tmp_path / "theirs" / "chat_template.jinja").write_text("{% for %}", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["chat_cli.py", str(tmp_path / "theirs")])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hi")))
+    with pytest.raises(SystemExit) as stopped:
+        chat_program(chatml)
+    assert stopped.value.code == 2
+    assert "chat_template.jinja has a syntax error in line 1: " in capsys.readouterr().err
+
+
+def test_the_budget_closes_with_the_tag_of_the_format(make_chat, chatml, calls):
+    calls["writes"] = [THINKS]
+    talk = make_chat(budget=3)
+    talk.format = replace(chatml, close_think="</why>")
+    list(talk.reply("Hi"))
+    assert calls["asked"][0][1].budget.close_think == "</why>"
 
 
 @pytest.mark.parametrize(

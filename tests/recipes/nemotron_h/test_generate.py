@@ -272,14 +272,23 @@ def test_thinking_ends_at_the_first_line_end_after_the_budget_or_when_forced(
     hybrid, tokenizer, parrot, monkeypatch, writes, expected
 ) -> None:
     parrot(monkeypatch, writes)
-    budget = ThinkingBudget(
-        tokens=6 if "cd\n" in writes else 5, tokenizer=tokenizer, close_think="</think>", grace_tokens=4
-    )
+    budget = ThinkingBudget(6 if "cd\n" in writes else 5, tokenizer, "</think>", grace_tokens=4)
     sampling = Sampling(max_new_tokens=len(tokenizer.encode(expected).ids), budget=budget)
     (continuation,) = generate(hybrid, [[1]], sampling, seeds=[0])
     assert text_of(continuation, tokenizer) == expected
     own = [token for token, forced in zip(continuation.tokens, continuation.forced, strict=True) if not forced]
     assert tokenizer.decode(own) == writes[: len(own)]
+
+
+def test_thinking_is_closed_with_the_tag_of_the_format(hybrid, tokenizer, parrot, monkeypatch) -> None:
+    for writes, expected in (("abcdefgh\nijkl\n", "abcdefgh\n</why>"), ("a</why>cdefghijklm", "a</why>cdefghijklm")):
+        parrot(monkeypatch, writes)
+        sampling = Sampling(
+            max_new_tokens=len(tokenizer.encode(expected).ids),
+            budget=ThinkingBudget(5, tokenizer, "</why>", grace_tokens=4),
+        )
+        (continuation,) = generate(hybrid, [[1]], sampling, seeds=[0])
+        assert text_of(continuation, tokenizer) == expected
 
 
 @settings(max_examples=25)
