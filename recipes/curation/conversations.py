@@ -1,6 +1,7 @@
 """The rules that drop conversations.
 
-In: conversations. Out: a `Rule` for each thing that can be wrong with one, for `apply_to_list`.
+In: conversations. Out: a `Rule` for each thing that can be wrong with one, for `apply_to_list`. An exercise is a
+conversation with its right reply.
 Sources: the Nano 2 paper (arXiv 2508.14444), and Nemotron 3 Nano as proxy; most thresholds name their source.
 
     rules = [structure_rule(check), repetition_rule(), answer_language_rule()]
@@ -20,6 +21,7 @@ from nemotron.recipes.curation.decontaminate import evaluation_runs, first_overl
 from nemotron.recipes.curation.language import likeliest_language
 from nemotron.recipes.curation.rules import Rule
 from nemotron.recipes.sources.conversations import Conversation
+from nemotron.recipes.sources.exercises.exercise import Exercise
 
 REPEATED_WORDS = 8
 MAX_REPETITIONS = 3
@@ -37,6 +39,20 @@ def asked(messages: Iterable[dict[str, Any]]) -> str:
     """What is asked: every text but the assistant's, without layout and case."""
     texts = (message["content"] for message in messages if message["role"] != "assistant")
     return " | ".join(" ".join(text.split()).casefold() for text in texts)
+
+
+def conversation_of(exercise: Exercise) -> Conversation:
+    """The exercise with its right reply, thought included."""
+    reply = f"<think>\n{exercise.reasoning}\n</think>\n\n{exercise.answer}"
+    return Conversation(
+        id=exercise.id,
+        category=exercise.family,
+        reasoning=True,
+        messages=(*exercise.messages, {"role": "assistant", "content": reply}),
+        tools=exercise.tools,
+        licence="Apache-2.0",
+        origin="procedural",
+    )
 
 
 def structure_rule(check: Callable[[Conversation], None]) -> Rule[Conversation]:

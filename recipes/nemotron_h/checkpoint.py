@@ -113,13 +113,11 @@ def special_token_ids(tokenizer_path: Path) -> dict[str, int]:
     Raises:
         ValueError: if a file is damaged, or the tokenizer lacks a token that its configuration names.
     """
-    path = tokenizer_path / "tokenizer_config.json"
+    file, path = (tokenizer_path / name for name in TOKENIZER_FILES)
+    vocabulary = file.read_bytes()
     config = parse_json_object(path.read_bytes(), str(path), advice="write or fetch it again")
-    file = tokenizer_path / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise
+        tokenizer = Tokenizer.from_buffer(vocabulary)
     except Exception as error:  # tokenizers raises no narrower class
         raise ValueError(f"{file} is not a tokenizer ({error}); write or fetch it again") from error
     ids = dict(SPECIAL_TOKENS)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.chat.program import load_chat
@@ -27,10 +28,8 @@ FEW = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
 SMALL = {"checkpoint_every_steps": 4, "validate_every_steps": 6, "validation_sequences": 1}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A base model of random weights, with its own tokenizer."""
-    path = tmp_path_factory.mktemp("base")
+def base_model(path, template=None):
+    """A base model of random weights, with its own tokenizer and maybe a chat template."""
     texts = [
         message["content"]
         for family in FAMILIES.values()
@@ -38,6 +37,8 @@ def base(tmp_path_factory):
         for message in exercise.messages
     ]
     save_tokenizer(train_tokenizer(texts, 400), path / "tokenizer")
+    if template:
+        (path / "tokenizer" / "chat_template.jinja").write_text(template, encoding="utf-8")
     model = NemotronH(replace(MODELS["tiny"], vocab_size=400), dtype=torch.float64)
     initialize(model, 0)
     save_checkpoint(model, path / "tokenizer", path / "model")
@@ -55,6 +56,11 @@ def base(tmp_path_factory):
         plot_path=empty,
         dataset_path=path / "tokenizer",
     ).save()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return base_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -313,3 +319,26 @@ def test_a_thought_that_is_cut_off_is_closed_in_the_history(trained):
     talk = load_chat(CHAT, ChatConfig(trained.path, max_new_tokens=2))
     list(talk.reply("What is 3 + 4?"))
     assert talk.messages[-1]["content"].endswith("\n</think>")
+
+
+def test_a_base_model_that_brings_a_template_is_trained_with_it_and_keeps_it(tmp_path):
+    template = "{{ 'Be kind. ' }}" + CHAT.template
+    (tmp_path / "base").mkdir()
+    base = base_model(tmp_path / "base", template)
+    config = data_curation.Config(
+        **FEW, sequence_length=400, base_checkpoint_path=base.path, output_dir=tmp_path / "data"
+    )
+    dataset = data_curation.main(config)
+    tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path / "tokenizer.json"))
+    rows = pq.read_table(dataset.path / "tools.parquet").to_pylist()
+    for row in rows:
+        text = tokenizer.decode(row["tokens"], skip_special_tokens=False)
+        assert text.startswith("Be kind. <SPECIAL_10>System\n")
+        learned = [token for token, counts in zip(row["tokens"], row["in_loss"], strict=True) if counts]
+        assert text.endswith(tokenizer.decode(learned, skip_special_tokens=False) + "\n")
+        assert learned[-1] == 12
+    trained = training.main(configured(dataset, tmp_path))
+    for directory in (dataset.tokenizer_path, trained.checkpoint_path):
+        assert (directory / "chat_template.jinja").read_text(encoding="utf-8") == template
+    talk = load_chat(CHAT, ChatConfig(trained.path))
+    assert talk.format.render([{"role": "user", "content": "Hi"}], add_generation_prompt=True).startswith("Be kind. <")

@@ -41,12 +41,14 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.chat.format import EncodedChat
+from nemotron.recipes.chat.format import ChatFormat, EncodedChat
+from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer, save_chat_tokenizer
 from nemotron.recipes.curation.conversations import (
     answer_language_rule,
     asked,
     contamination_rule,
+    conversation_of,
     duplicate_rule,
     repetition_rule,
     structure_rule,
@@ -210,26 +212,14 @@ def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadab
     return conversations, []
 
 
-def conversation_of(exercise: Exercise) -> Conversation:
-    """The exercise with its right reply, thought included."""
-    reply = f"<think>\n{exercise.reasoning}\n</think>\n\n{exercise.answer}"
-    return Conversation(
-        id=exercise.id,
-        category=exercise.family,
-        reasoning=True,
-        messages=(*exercise.messages, {"role": "assistant", "content": reply}),
-        tools=exercise.tools,
-        licence="Apache-2.0",
-        origin="procedural",
-    )
-
-
-def curate(raw: list[Conversation], evaluation: list[Exercise]) -> tuple[list[Conversation], dict[str, FilterReport]]:
+def curate(
+    raw: list[Conversation], evaluation: list[Exercise], chat: ChatFormat = CHAT
+) -> tuple[list[Conversation], dict[str, FilterReport]]:
     """The conversations that every rule keeps, and the reports."""
 
     def check(conversation: Conversation) -> None:
-        for messages in CHAT.training_conversations(conversation.messages):
-            CHAT.check_conversation(messages, conversation.tools, for_training=True)
+        for messages in chat.training_conversations(conversation.messages):
+            chat.check_conversation(messages, conversation.tools, for_training=True)
 
     # What each conversation shows by itself: it can be learned, does not repeat itself, answers in the right language.
     reports: dict[str, FilterReport] = {}
@@ -242,10 +232,14 @@ def curate(raw: list[Conversation], evaluation: list[Exercise]) -> tuple[list[Co
 
 
 def parts_of(
-    conversations: list[Conversation], tokenizer: Tokenizer, config: Config, reports: dict[str, FilterReport]
+    conversations: list[Conversation],
+    tokenizer: Tokenizer,
+    config: Config,
+    reports: dict[str, FilterReport],
+    chat: ChatFormat = CHAT,
 ) -> tuple[dict[str, list[Row]], int]:
     """The rows of the three parts, and the number of traces that were cut; what is too long goes into the reports."""
-    turns = {c.id: encoded_turns(CHAT, c, tokenizer) for c in conversations}
+    turns = {c.id: encoded_turns(chat, c, tokenizer) for c in conversations}
 
     def length_rule(name: str, threshold: str, capacity: int) -> Rule[Conversation]:
         def fault(conversation: Conversation) -> str | None:
@@ -278,7 +272,7 @@ def parts_of(
     for c in chosen(LONG_CONTEXT, LONG_CONTEXT_CATEGORY, long):
         span = config.trace_tokens_max - config.trace_tokens_min + 1
         num_tokens = config.trace_tokens_min + int(digest_of("cut", config.seed, c.id)[:8], 16) % span
-        cut = None if c.category == LONG_CONTEXT_CATEGORY else with_cut_thought(CHAT, c, tokenizer, num_tokens)
+        cut = None if c.category == LONG_CONTEXT_CATEGORY else with_cut_thought(chat, c, tokenizer, num_tokens)
         num_cut += cut is not None
         budgeted += turns[c.id] if cut is None else [cut]
     rows = {
@@ -334,22 +328,23 @@ def main(config: Config) -> Dataset:
     with working_directory(config.output_dir, Dataset) as work:
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         tokenizer = load_chat_tokenizer(CHAT, work / "tokenizer")
+        chat = format_of(CHAT, work / "tokenizer")  # with the template that the base model brings, if it brings one
 
         # From raw conversations to those that every rule keeps, some of them with their thoughts emptied.
         raw, unreadable = raw_conversations(config)
         progress.print(f"{len(raw):,} raw conversations, {len(unreadable):,} unreadable")
         first_unreadable = report_unreadable(unreadable)
         evaluation = evaluation_exercises(config)
-        conversations, filters = curate(raw, evaluation)
+        conversations, filters = curate(raw, evaluation, chat)
         emptied = {
-            c.id: without_thought(CHAT, c)
+            c.id: without_thought(chat, c)
             for c in conversations
             if c.reasoning and falls_into_share(config.empty_trace_share, "emptied", config.seed, c.id)
         }
         conversations = [emptied.get(c.id, c) for c in conversations]
 
         # From conversations to rows of tokens, for each of the three parts.
-        parts, num_cut = parts_of(conversations, tokenizer, config, filters)
+        parts, num_cut = parts_of(conversations, tokenizer, config, filters, chat)
         for part, rows in parts.items():
             if not rows:
                 raise ValueError(f"no conversation for the part {part!r}; bring more, or raise --rest-share")
@@ -360,12 +355,12 @@ def main(config: Config) -> Dataset:
         # What to evaluate on, and samples for a person.
         validation = []
         for exercise in evaluation:
-            (row,) = packed([CHAT.encode(tokenizer, conversation_of(exercise).messages, exercise.tools)], 10**9)
+            (row,) = packed([chat.encode(tokenizer, conversation_of(exercise).messages, exercise.tools)], 10**9)
             validation.append({**asdict(row), "family": exercise.family})
         write_rows(work / "validation.parquet", validation, **ROW_COLUMNS, family=pa.string())
         text = dict.fromkeys(asdict(evaluation[0]), pa.string())
         write_rows(work / "exercises.parquet", map(exercise_to_row, evaluation), **text)
-        (work / "samples.md").write_text(samples_page(CHAT, conversations, tokenizer), encoding="utf-8")
+        (work / "samples.md").write_text(samples_page(chat, conversations, tokenizer), encoding="utf-8")
         lengths = dict.fromkeys(parts, config.sequence_length) | {LONG_CONTEXT: config.long_context_length}
         dataset = Dataset(
             path=work,

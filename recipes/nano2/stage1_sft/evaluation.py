@@ -38,6 +38,7 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
+from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
@@ -128,6 +129,7 @@ def main(config: Config) -> Results:
     with working_directory(config.output_dir, Results) as work:
         # Ask every exercise in every mode, in the precision of the weights, also where training computed in bfloat16.
         tokenizer = load_chat_tokenizer(CHAT, checkpoint.checkpoint_path)
+        chat = format_of(CHAT, checkpoint.checkpoint_path)
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         tuned = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
         modes = modes_of(config, tokenizer)
@@ -135,7 +137,7 @@ def main(config: Config) -> Results:
         for mode in modes:
             model = tuned if mode.knows_format else load_checkpoint(base.checkpoint_path, device=config.device)
             answered[mode.name] = ask(
-                model, tokenizer, CHAT, exercises, mode, seed=config.seed, batch_replies=config.batch_replies
+                model, tokenizer, chat, exercises, mode, seed=config.seed, batch_replies=config.batch_replies
             )
         # A thought may use its budget and then the grace to end its line; more would be a mistake of the decoding.
         metrics = exam_metrics(answered)

@@ -134,7 +134,7 @@ def test_transformers_loads_the_generation_config(saved: Path) -> None:
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 2)
 
 
-@pytest.mark.parametrize("bos_token", ["<s>", {"content": "<s>", "lstrip": False, "special": True}])
+@pytest.mark.parametrize("bos_token", ["<s>", {"__type": "AddedToken", "content": "<s>"}])
 def test_a_tokenizer_from_elsewhere_keeps_its_special_tokens(
     bos_token: Any, saved: Path, tokenizer_path: Path, tmp_path: Path
 ) -> None:

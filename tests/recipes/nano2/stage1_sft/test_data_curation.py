@@ -2,6 +2,7 @@
 
 import pytest
 
+from nemotron.recipes.curation.conversations import conversation_of
 from nemotron.recipes.curation.tokenizer import train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage1_sft import data_curation
@@ -70,7 +71,7 @@ def test_a_repeated_conversation_is_dropped():
 
 def test_a_question_of_the_evaluation_is_dropped():
     (exercise,) = FAMILIES["math"].generate_exercises(1, 0, split="evaluation")
-    asked = data_curation.conversation_of(exercise)
+    asked = conversation_of(exercise)
     kept, reports = data_curation.curate([conversation(), asked], [exercise])
     assert [one.id for one in kept] == ["1"]
     assert reports["decontamination"].num_dropped == 1
@@ -85,7 +86,7 @@ def test_a_rule_that_would_leave_nothing_stops_the_run():
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_exercises_of_every_difficulty_can_be_learned(family, difficulty):
     exercises = FAMILIES[family].generate_exercises(30, 0, split="train", difficulty=difficulty)
-    _, reports = data_curation.curate([data_curation.conversation_of(exercise) for exercise in exercises], [])
+    _, reports = data_curation.curate([conversation_of(exercise) for exercise in exercises], [])
     assert reports["structure"].num_seen == 30
     assert reports["structure"].num_dropped == 0
 
