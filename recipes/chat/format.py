@@ -141,7 +141,9 @@ class ChatFormat:
         for piece in pieces:
             check_characters(piece.text, "a text")
             if piece.is_special:
-                piece_ids = [tokenizer.token_to_id(piece.text)]
+                special_id = tokenizer.token_to_id(piece.text)
+                assert special_id is not None
+                piece_ids = [special_id]
             else:
                 piece_ids = tokenizer.encode(piece.text, add_special_tokens=False).ids
             ids += piece_ids

@@ -10,7 +10,7 @@ import json
 import sys
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -23,7 +23,9 @@ MAX_CHARACTERS = 2**24  # our choice: of a rendered conversation
 class Generation(Extension):
     """`{% generation %}`, which some templates put around replies: rendered as its content."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: jinja2.parser.Parser) -> Any:
         next(parser.stream)
