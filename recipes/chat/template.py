@@ -18,7 +18,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -154,11 +153,7 @@ class TemplateRenderer:
 def stop(process: subprocess.Popen[str]) -> None:
     """End the process and close its pipes."""
     process.kill()
-    for stream in (process.stdin, process.stdout):
-        with suppress(OSError):  # what was not written yet has no reader
-            if stream is not None:
-                stream.close()
-    process.wait()
+    process.communicate()
 
 
 @dataclass(frozen=True)

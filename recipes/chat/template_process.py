@@ -2,13 +2,16 @@
 
 In: lines of JSON on stdin, {"template": text, "variables": {...}}. Out: for each a line of JSON on stdout, {"text"} or
 {"error"}. The environment is that of transformers: jinja2's immutable sandbox, `tojson` without HTML escapes,
-`raise_exception`, `strftime_now`, loop controls and the tag `generation`.
+`raise_exception`, loop controls and the tag `generation`.
 It imports nothing of this package, so it starts in a tenth of a second.
+
+Left out: `strftime_now`, because what is learned may not depend on the day; a template that asks whether it is defined
+gets its other branch, any other is an error.
 """
 
+import importlib.util
 import json
 import sys
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -49,7 +52,6 @@ def compiled(template: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
     return environment.from_string(template)
 
 
@@ -77,11 +79,9 @@ def answer_to(line: str) -> dict[str, str]:
 
 def main() -> None:
     """Answer line by line until the input ends."""
-    try:
+    if importlib.util.find_spec("resource"):  # there is none on Windows
         import resource
-    except ImportError:  # there is none on Windows
-        pass
-    else:
+
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     for line in sys.stdin:
         print(json.dumps(answer_to(line)), flush=True)
