@@ -131,10 +131,12 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     wheel = build_wheel(session, outside)
     constraints = outside / "constraints.txt"  # the pinned versions, without those of this cell
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
-    constraints.write_text("".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))))
+    constraints.write_text(
+        "".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))), encoding="utf-8"
+    )
     chosen = {"pytest": pytest, "syrupy": syrupy, "pytest-xdist": xdist}
     packages = [f"{name}=={version}" for name, version in chosen.items() if version]
-    session.install(*packages, "pydantic", "tyro", "numpy", "matplotlib", "-c", str(constraints))
+    session.install(*packages, "filelock", "pydantic", "tyro", "numpy", "matplotlib", "-c", str(constraints))
     session.install("--no-deps", "--force-reinstall", str(wheel))
 
     shutil.copytree(NEIGHBORS, outside / "neighbor")
@@ -150,7 +152,9 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     shutil.copytree(ROOT / "examples" / "letters", outside / "letters")
     session.chdir(outside / "letters")
     ini = Path("pytest.ini")  # older versions than it asks for are tried too
-    ini.write_text(ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"))
+    ini.write_text(
+        ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"), encoding="utf-8"
+    )
     for processes in in_parallel:  # also where goldens are not supported, a test without one passes
         session.run("pytest", *processes, "-k", "guessing")
     supported = syrupy is not None and syrupy.split(".")[0] in ("6", "7")  # SYRUPY_MAJORS of the plugin

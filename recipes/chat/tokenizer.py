@@ -29,7 +29,7 @@ def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> No
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_bytes(vocabulary)
     content = json.dumps({**config, "chat_template": format.template}, indent=2) + "\n"
-    (directory / "tokenizer_config.json").write_text(content, encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(content, encoding="utf-8", newline="\n")
 
 
 def load_chat_tokenizer(format: ChatFormat, directory: Path) -> Tokenizer:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nemotron.directory
 from nemotron import Artifact
 from nemotron.artifact import working_directory
 from nemotron.directory import (
@@ -196,7 +196,7 @@ class Killed(BaseException):
 
 
 CHANGES_THE_DISK = [
-    *((os, name) for name in ("rename", "fsync", "unlink", "rmdir", "mkdir")),
+    *((os, name) for name in ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir")),
     (builtins, "open"),
 ]
 
@@ -355,7 +355,7 @@ def test_a_process_killed_by_a_signal_leaves_a_complete_artifact(tmp_path: Path)
             assert process.stdout is not None
             assert process.stdout.readline() == b"running\n"
             time.sleep(moment_seconds)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         text = Dataset.load(tmp_path / "dataset").text_path.read_text()
         assert text == text[: len(text) // 100_000] * 100_000
 
@@ -379,9 +379,9 @@ def test_a_full_disk_leaves_only_the_old_artifact(tmp_path: Path, monkeypatch: p
 
 def test_files_and_directories_are_synced_before_the_metadata_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[int] = []  # inodes that were synced, and 0 for the rename
-    rename = os.rename
+    replace = os.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append(os.fstat(descriptor).st_ino))
-    monkeypatch.setattr(os, "rename", lambda source, target: (calls.append(0), rename(source, target)))
+    monkeypatch.setattr(os, "replace", lambda source, target: (calls.append(0), replace(source, target)))
     write(tmp_path, "text")
     text, folder, metadata = (
         (tmp_path / name).stat().st_ino for name in ("deep/text", "deep", "metadata.json")
@@ -392,7 +392,15 @@ def test_files_and_directories_are_synced_before_the_metadata_appears(tmp_path: 
 # --- two processes
 
 
-def test_a_swap_waits_for_another_swap_in_the_same_parent(tmp_path: Path):
+@pytest.fixture(params=[pytest.param(True, marks=pytest.mark.posix), False], ids=["directory", "lock file"])
+def lock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """What is locked for a directory: itself or, as on Windows, a file in the user's temporary directory."""
+    monkeypatch.setattr(nemotron.directory, "OPENS_DIRECTORIES", request.param)
+    return request.param
+
+
+@pytest.mark.locks
+def test_a_swap_waits_for_another_swap_in_the_same_parent(tmp_path: Path, lock: bool):
     run_step(tmp_path / "dataset", "old")
     with locked(tmp_path, wait=True):
         writer = threading.Thread(target=run_step, args=(tmp_path / "dataset", "new"))
@@ -404,40 +412,70 @@ def test_a_swap_waits_for_another_swap_in_the_same_parent(tmp_path: Path):
     assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "new"
 
 
-def test_a_lock_ends_with_its_process(tmp_path: Path):
-    program = f"from nemotron.directory import *\nwith locked(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+HOLD = """
+import sys
+from pathlib import Path
+import nemotron.directory
+
+nemotron.directory.OPENS_DIRECTORIES = sys.argv[2] == "True"
+with nemotron.directory.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.locks
+def test_a_lock_ends_with_its_process(tmp_path: Path, lock: bool):
+    command = [sys.executable, "-c", HOLD, str(tmp_path), str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == b"locked"
+        with pytest.raises(ValueError, match=r"^another process is writing"), locked(tmp_path):
+            pytest.fail("two processes have the lock")
+        holder.kill()
     with locked(tmp_path):
         pass
 
 
+@pytest.mark.locks
+def test_a_lock_is_of_the_directory_and_not_of_the_spelling_of_its_path(tmp_path: Path, lock: bool):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    with locked(tmp_path / "one"):
+        for spelling in (tmp_path / "other" / ".." / "one", Path(os.path.relpath(tmp_path / "one"))):
+            with pytest.raises(ValueError, match=r"^another process is writing"), locked(spelling):
+                pytest.fail("locked twice")
+        with locked(tmp_path / "other"):
+            pass
+
+
+def test_a_lock_leaves_nothing_beside_the_directory(tmp_path: Path, lock: bool):
+    run_step(tmp_path / "dataset", "text")
+    assert names(tmp_path) == ["dataset"]
+
+
 @pytest.mark.parametrize("recreated", [False, True])
 def test_a_directory_renamed_before_the_lock_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recreated: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recreated: bool, lock: bool
 ):
-    import fcntl
-
     (tmp_path / "work").mkdir()
-    flock = fcntl.flock
 
-    def late(descriptor: int, operation: int) -> None:
+    def late(descriptor: int, **options: Any) -> bool:
         (tmp_path / "work").rename(tmp_path / "final")
         if recreated:
             (tmp_path / "work").mkdir()
-        flock(descriptor, operation)
+        return True
 
-    monkeypatch.setattr(fcntl, "flock", late)
+    monkeypatch.setattr(nemotron.directory, "lock_descriptor", late)
     with pytest.raises(ValueError, match=r"another process is writing .*work;"), locked(tmp_path / "work"):
         pytest.fail("locked the wrong directory")
 
 
 def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import fcntl
-
-    def unknown(descriptor: int, operation: int) -> None:
+    def unknown(descriptor: int, **options: Any) -> bool:
         raise OSError(9, "Bad file descriptor")
 
-    monkeypatch.setattr(fcntl, "flock", unknown)
+    monkeypatch.setattr(nemotron.directory, "lock_descriptor", unknown)
     run_step(tmp_path / "dataset", "text")
     assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "text"
 
@@ -446,8 +484,6 @@ def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: py
 def test_a_file_system_that_cannot_flush_or_lock_gives_one_warning_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ):
-    import fcntl
-
     fsync = os.fsync
 
     def files_only(descriptor: int) -> None:
@@ -455,12 +491,12 @@ def test_a_file_system_that_cannot_flush_or_lock_gives_one_warning_for_each(
             raise OSError(number, os.strerror(number))
         fsync(descriptor)
 
-    def unknown(descriptor: int, operation: int) -> None:
+    def unknown(descriptor: int, **options: Any) -> bool:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(process, "warnings", set())
     monkeypatch.setattr(os, "fsync", files_only)
-    monkeypatch.setattr(fcntl, "flock", unknown)
+    monkeypatch.setattr(nemotron.directory, "lock_descriptor", unknown)
     run_step(tmp_path / "dataset", "text")
     run_step(tmp_path / "other", "text")
     assert Dataset.load(tmp_path / "dataset").text_path.read_text() == "text"
