@@ -1,9 +1,9 @@
 """Which OpenMP setting trains fast on an idle machine and beside a busy program?
 
 A PyTorch operation that two threads share ends when the slower one ends. OpenMP's threads wait for it, and for the next
-operation, in a loop that does nothing ("spinning"). Beside another program that takes the place of the thread that works.
-Each setting trains stage 0's model in a process of its own, on random tokens: idle, then beside one program that counts
-without end. The settings take turns, and the medians are printed.
+operation, in a loop that does nothing ("spinning"). Beside another program, spinning takes the place of the thread that
+works. Each setting trains stage 0's model in its own process, on random tokens: idle, then beside one program that counts
+without end. The settings take turns, and the medians are printed. "as the steps do" is what nemotron_h/threads.py sets.
 
 Run: python benchmarks/threads.py
 """
@@ -13,13 +13,15 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Iterator, Literal
+from typing import Literal
 
 import tyro
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, str]] = {
+    "as the steps do": {},
     "no setting": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
@@ -40,6 +42,8 @@ class Config:
     """Runs of each setting, idle and beside a busy program."""
     child: bool = False
     """Train once in this process, with the setting of its environment, and print the median seconds of a step."""
+    as_steps_do: bool = False
+    """In the child: train with the threads that the steps take at this scale."""
 
 
 def train(scale: Literal["tiny", "small"], steps: int) -> float:
@@ -84,26 +88,34 @@ def busy_program() -> Iterator[None]:
         counting.wait()
 
 
-def seconds_per_step(config: Config, setting: dict[str, str]) -> float:
-    """Train in a process of its own with the setting."""
-    own = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
-    environment = {name: value for name, value in os.environ.items() if name not in own} | setting
+def seconds_per_step(config: Config, name: str) -> float:
+    """Train in another process with the setting of this name."""
+    own = ("OMP_", "GOMP_", "MKL_NUM_THREADS", "KMP_BLOCKTIME")
+    environment = {variable: value for variable, value in os.environ.items() if not variable.startswith(own)}
     command = [sys.executable, __file__, "--child", "--scale", config.scale, "--steps", str(config.steps)]
-    return float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    if name == "as the steps do":
+        command.append("--as-steps-do")
+    done = subprocess.run(
+        command, env=environment | SETTINGS[name], check=True, stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    return float(done.stdout)
 
 
 def main(config: Config) -> None:
     """Measure every setting and print the table."""
     if config.child:
-        print(train(config.scale, config.steps))
+        from nemotron.recipes.nemotron_h.threads import threads_of
+
+        with threads_of(config.scale) if config.as_steps_do else nullcontext():
+            print(train(config.scale, config.steps))
         return
     idle: dict[str, list[float]] = {name: [] for name in SETTINGS}
     busy: dict[str, list[float]] = {name: [] for name in SETTINGS}
     for _ in range(config.rounds):
-        for name, setting in SETTINGS.items():
-            idle[name].append(seconds_per_step(config, setting))
+        for name in SETTINGS:
+            idle[name].append(seconds_per_step(config, name))
             with busy_program():
-                busy[name].append(seconds_per_step(config, setting))
+                busy[name].append(seconds_per_step(config, name))
     print(f"{config.scale}, {os.cpu_count()} cores: median milliseconds of a step over {config.rounds} runs")
     print(f"{'setting':<26}{'idle':>8}{'beside a busy program':>24}{'ratio':>8}")
     for name in SETTINGS:

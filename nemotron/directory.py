@@ -10,8 +10,8 @@ other content is refused. The swap renames the old `<name>` to `<name>.incomplet
 directories, gives a warning: there, two processes can write the same directory, and a power failure can lose a finished
 one.
 
-On Windows, where a directory can be neither opened nor flushed, an empty file in the user's temporary directory is locked
-for it (`lock_file_of`). There a lock holds among the processes of one user on one machine.
+On Windows, where a directory can be neither opened nor flushed, an empty file in the user's temporary directory is
+locked for it (`lock_file_of`). There a lock holds among the processes of one user on one machine.
 """
 
 import errno

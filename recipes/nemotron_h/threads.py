@@ -8,7 +8,7 @@ the time goes into waiting: a training step then takes three to four times as lo
 small and above, sharing is worth it. tests/README.md has the measurements.
 
 A choice of the user wins: a variable of OpenMP (OMP_NUM_THREADS=4, OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000, ...),
-MKL_NUM_THREADS or KMP_BLOCKTIME in the environment, or torch.set_num_threads with a number below that of all processors.
+MKL_NUM_THREADS or KMP_BLOCKTIME in the environment, or torch.set_num_threads with another number than torch's own.
 
 Run: python benchmarks/threads.py --scale tiny
 """

@@ -89,7 +89,7 @@ def test_evaluation_at_tiny_computes_with_one_thread(stage0, tmp_path, monkeypat
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        with pytest.raises(Loaded, match="^1$"):
+        with pytest.raises(Loaded, match=r"^1$"):
             evaluation.main(config)
     finally:
         torch.set_num_threads(before)
