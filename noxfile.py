@@ -9,11 +9,13 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     bless    replace a golden: `nox -s bless -- stage0 --reason "..."`
     power    known mistakes, one at a time: each must make the tests of its stage fail
     mutation cosmic-ray on the comparison: the share of small edits that its tests find
+    portable the tests of the tooling without what only POSIX systems have; on Windows as they are
     plugin   the pytest plugin in projects that do not use it, with old and new versions of pytest and syrupy
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
     bench    the benchmarks in benchmarks/; not part of the tests
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +66,20 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite."""
     install_project(session)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def portable(session: nox.Session) -> None:
+    """Run the tests of the tooling without fcntl, os.sysconf and the like (tests/without_posix); on Windows, with locks."""
+    install_project(session)
+    marks, environment = "not posix", {}
+    if os.name == "posix":  # without fcntl there are no locks, and filelock says so when it is imported
+        marks += " and not locks"
+        environment = {
+            "PYTHONPATH": str(ROOT / "tests" / "without_posix"),
+            "PYTHONWARNINGS": "ignore:only soft file lock",
+        }
+    session.run("pytest", "tests/nemotron", "-m", marks, "-W", "ignore:only soft", *session.posargs, env=environment)
 
 
 @nox.session

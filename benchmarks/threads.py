@@ -2,8 +2,9 @@
 
 A PyTorch operation that two threads share ends when the slower one ends. OpenMP's threads wait for it, and for the next
 operation, in a loop that does nothing ("spinning"). Beside another program, spinning takes the place of the thread that
-works. Each setting trains stage 0's model in its own process, on random tokens: idle, then beside one program that counts
-without end. The settings take turns, and the medians are printed. "as the steps do" is what nemotron_h/threads.py sets.
+works. Each setting trains stage 0's model in its own process, on random tokens: idle, then beside one program that
+counts without end. The settings take turns, and the medians are printed. "as the steps do" is what
+recipes/nemotron_h/threads.py sets.
 
 Run: python benchmarks/threads.py
 """

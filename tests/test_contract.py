@@ -279,17 +279,21 @@ def other_bytes_elsewhere(name: str, tree: ast.Module) -> Iterator[str]:
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         positional = [ast.unparse(argument) for argument in node.args]
         writes = called == "write_text"
-        if called in ("open", "fdopen") and ast.unparse(node.func) not in ("os.open", "gzip.open", "wave.open"):
+        if (
+            called in ("open", "fdopen")
+            and ast.unparse(node.func) not in ("os.open", "gzip.open")
+            and "daft" not in ast.unparse(node.func)
+        ):
             place = 0 if isinstance(node.func, ast.Attribute) and called == "open" else 1
             mode = given.get("mode", positional[place] if len(positional) > place else "'r'")
             if "b" in mode or not mode.startswith("'"):
                 continue
             writes = any(letter in mode for letter in "wax+")
         elif called not in ("write_text", "read_text", "TextIOWrapper"):
-            if {"text", "universal_newlines"} & given.keys() and "encoding" not in given:
+            if called in ("run", "Popen", "check_output") and "text" in given and "encoding" not in given:
                 yield f"line {node.lineno}: text of a process in the encoding of the locale; give encoding"
             continue
-        if "encoding" not in given and not any("utf-8" in value for value in positional):
+        if "encoding" not in given and not (called == "read_text" and positional):
             yield f"line {node.lineno}: {called} in the encoding of the locale; give encoding"
         if writes and given.get("newline") not in (repr("\n"), repr("")):
             yield f"line {node.lineno}: {called} with the line ends of the system; give newline"
@@ -314,6 +318,19 @@ RULES = [
     only_on_posix,
     other_bytes_elsewhere,
 ]
+
+
+SCRIPTS = [
+    ROOT / "noxfile.py",
+    *sorted(path for place in ("benchmarks", "examples") for path in (ROOT / place).rglob("*.py")),
+]
+
+
+@pytest.mark.parametrize("rule", [only_on_posix, other_bytes_elsewhere], ids=lambda rule: rule.__name__)
+def test_no_script_breaks_the_rule(rule):
+    trees = {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in SCRIPTS}
+    broken = [f"{path}: {found}" for path, tree in trees.items() for found in rule(str(path), tree)]
+    assert not broken, "\n".join(broken)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

@@ -99,7 +99,10 @@ def edit_metadata_text(directory: Path, change: Callable[[str], str | bytes]) ->
         (lambda text: text.replace('_version": 1', '_version": 2'), r"schema_version=2, but this version of nemotron"),
         (lambda text: text.replace('"schema_version": 1,', ""), r"schema_version=None, but this version of nemotron"),
         (lambda text: text.replace('"files"', '"fils"'), r"files=.*: Field required; .*fils=.*Extra inputs"),
-        (lambda text: text.replace("+00:00", "").replace("Z", ""), r"created_at=.* should have timezone info"),
+        (
+            lambda text: re.sub(r'(_at": "[^"]+?)(Z|[+-]\d\d:\d\d)"', r'\1"', text),
+            r"created_at=.* should have timezone info",
+        ),
         (
             lambda text: " " * MAX_METADATA_BYTES + text,
             r"is larger than the 16777216 bytes of any artifact; run the step again",
@@ -107,13 +110,13 @@ def edit_metadata_text(directory: Path, change: Callable[[str], str | bytes]) ->
     ],
 )
 def test_invalid_metadata_is_refused_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str | bytes], sentence: str
+    tmp_path: Path, change: Callable[[str], str | bytes], sentence: str
 ):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
     write(tmp_path / "dataset", "text")
     edit_metadata_text(tmp_path / "dataset", change)
-    with pytest.raises(ValueError, match=f"^{tmp_path}/dataset/metadata.json.*{sentence}") as error:
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(str(tmp_path / 'dataset' / 'metadata.json'))}.*{sentence}"
+    ) as error:
         Dataset.load(tmp_path / "dataset")
     assert "\n" not in str(error.value)
 
@@ -141,12 +144,16 @@ def test_arbitrary_bytes_as_metadata_are_refused(tmp_path_factory: pytest.TempPa
             lambda path: (write(path.with_name("b"), ""), path.mkdir(), link(path)),
             "metadata.json is not a regular file; replace the link",
         ),
-        (lambda path: (path.mkdir(), os.mkfifo(path / "metadata.json")), "metadata.json is not a regular file"),
+        pytest.param(
+            lambda path: (path.mkdir(), os.mkfifo(path / "metadata.json")),
+            "metadata.json is not a regular file",
+            marks=pytest.mark.posix,
+        ),
     ],
 )
 def test_a_path_that_is_not_an_artifact_is_refused(tmp_path: Path, make: Callable[[Path], Any], sentence: str):
     make(tmp_path / "there")
-    with pytest.raises(ValueError, match=f"{tmp_path}/there.{sentence}"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / 'there'))}.{sentence}"):
         read_metadata(tmp_path / "there")
 
 

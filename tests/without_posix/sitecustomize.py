@@ -4,16 +4,19 @@ In: any program. Out: the same program in a process, and in its children, that c
 lacks the functions of REMOVED. No lock can be had there: the tests with the mark `locks` need one. Windows differs: it
 locks (msvcrt), lacks more functions, and has other paths.
 
-Left in place: os.uname, which numpy calls on Linux, and the module resource, which psutil imports there.
+psutil is loaded before, since its part for Linux needs both. Left in place is what others take for granted on Linux:
+os.uname (numpy) and os.getuid (platformdirs).
 """
 
 import os
 import sys
 
-BLOCKED = frozenset({"fcntl", "grp", "pty", "pwd", "syslog", "termios", "tty"})
+import psutil  # noqa: F401
+
+BLOCKED = frozenset({"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"})
 REMOVED = (
-    *("chown", "chroot", "fchown", "fork", "forkpty", "getegid", "geteuid", "getgid", "getuid", "killpg", "lchown"),
-    *("mkfifo", "mknod", "nice", "pathconf", "sched_getaffinity", "setsid", "statvfs", "sysconf"),
+    *("chown", "chroot", "fchown", "fork", "forkpty", "killpg", "lchown", "mkfifo", "mknod", "nice", "pathconf"),
+    *("sched_getaffinity", "setsid", "statvfs", "sysconf"),
 )
 
 
