@@ -70,7 +70,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def portable(session: nox.Session) -> None:
-    """Run the tests of the tooling without fcntl, os.sysconf and the like (tests/without_posix); on Windows, with locks."""
+    """Run the tests of the tooling without what only POSIX systems have (tests/without_posix); on Windows, as they are."""
     install_project(session)
     marks, environment = "not posix", {}
     if os.name == "posix":  # without fcntl there are no locks, and filelock says so when it is imported

@@ -728,6 +728,7 @@ def test_a_reference_to_the_artifact_being_replaced_is_refused(tmp_path: Path):
     assert Checkpoint.load(tmp_path / "checkpoint").digest == old.digest
 
 
+@pytest.mark.locks
 def test_a_second_writer_of_the_same_directory_is_refused(tmp_path: Path):
     with working_directory(tmp_path / "dataset", Dataset) as work:
         with pytest.raises(ValueError, match=r"another process is writing .*dataset.incomplete; wait for it"):
