@@ -70,7 +70,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def portable(session: nox.Session) -> None:
-    """Run the tests of the tooling without what only POSIX systems have (tests/without_posix); on Windows, as they are."""
+    """Run the tests of the tooling without what only POSIX has (tests/without_posix); on Windows, as they are."""
     install_project(session)
     marks, environment = "not posix", {}
     if os.name == "posix":  # without fcntl there are no locks, and filelock says so when it is imported
@@ -148,7 +148,7 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     constraints = outside / "constraints.txt"  # the pinned versions, without those of this cell
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     constraints.write_text(
-        "".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))), encoding="utf-8"
+        "".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))), encoding="utf-8", newline="\n"
     )
     chosen = {"pytest": pytest, "syrupy": syrupy, "pytest-xdist": xdist}
     packages = [f"{name}=={version}" for name, version in chosen.items() if version]
@@ -169,7 +169,9 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     session.chdir(outside / "letters")
     ini = Path("pytest.ini")  # older versions than it asks for are tried too
     ini.write_text(
-        ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"), encoding="utf-8"
+        ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"),
+        encoding="utf-8",
+        newline="\n",
     )
     for processes in in_parallel:  # also where goldens are not supported, a test without one passes
         session.run("pytest", *processes, "-k", "guessing")
