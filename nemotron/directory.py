@@ -171,7 +171,8 @@ def list_files(directory: Path) -> list[str]:
 
 def file_record(file: Path, sync: bool = False) -> FileRecord:
     """Size and sha256 of a file; with `sync`, first flush it to disk."""
-    with open(file, "r+b" if sync and not OPENS_DIRECTORIES else "rb") as stream:  # Windows flushes what it may write
+    writable = sync and not OPENS_DIRECTORIES  # Windows flushes only what it may write
+    with open(file, "r+b") if writable else open(file, "rb") as stream:
         if sync:
             flush_to_disk(stream.fileno(), file)
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
