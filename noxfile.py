@@ -9,11 +9,13 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     bless    replace a golden: `nox -s bless -- stage0 --reason "..."`
     power    known mistakes, one at a time: each must make the tests of its stage fail
     mutation cosmic-ray on the comparison: the share of small edits that its tests find
+    portable the tests of the tooling without what only POSIX systems have; on Windows as they are
     plugin   the pytest plugin in projects that do not use it, with old and new versions of pytest and syrupy
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
     bench    the benchmarks in benchmarks/; not part of the tests
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +66,20 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite."""
     install_project(session)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def portable(session: nox.Session) -> None:
+    """Run the tests of the tooling without what only POSIX has (tests/without_posix); on Windows, as they are."""
+    install_project(session)
+    marks, environment = "not posix", {}
+    if os.name == "posix":  # without fcntl there are no locks, and filelock says so when it is imported
+        marks += " and not locks"
+        environment = {
+            "PYTHONPATH": str(ROOT / "tests" / "without_posix"),
+            "PYTHONWARNINGS": "ignore:only soft file lock",
+        }
+    session.run("pytest", "tests/nemotron", "-m", marks, "-W", "ignore:only soft", *session.posargs, env=environment)
 
 
 @nox.session
@@ -131,10 +147,12 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     wheel = build_wheel(session, outside)
     constraints = outside / "constraints.txt"  # the pinned versions, without those of this cell
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
-    constraints.write_text("".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))))
+    constraints.write_text(
+        "".join(pin for pin in pins if not pin.startswith(("pytest==", "syrupy=="))), encoding="utf-8", newline="\n"
+    )
     chosen = {"pytest": pytest, "syrupy": syrupy, "pytest-xdist": xdist}
     packages = [f"{name}=={version}" for name, version in chosen.items() if version]
-    session.install(*packages, "pydantic", "tyro", "numpy", "matplotlib", "-c", str(constraints))
+    session.install(*packages, "filelock", "pydantic", "tyro", "numpy", "matplotlib", "-c", str(constraints))
     session.install("--no-deps", "--force-reinstall", str(wheel))
 
     shutil.copytree(NEIGHBORS, outside / "neighbor")
@@ -150,7 +168,11 @@ def plugin(session: nox.Session, pytest: str, syrupy: str | None, xdist: str | N
     shutil.copytree(ROOT / "examples" / "letters", outside / "letters")
     session.chdir(outside / "letters")
     ini = Path("pytest.ini")  # older versions than it asks for are tried too
-    ini.write_text(ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"))
+    ini.write_text(
+        ini.read_text(encoding="utf-8").replace("minversion = 8\n", "filterwarnings = error\n"),
+        encoding="utf-8",
+        newline="\n",
+    )
     for processes in in_parallel:  # also where goldens are not supported, a test without one passes
         session.run("pytest", *processes, "-k", "guessing")
     supported = syrupy is not None and syrupy.split(".")[0] in ("6", "7")  # SYRUPY_MAJORS of the plugin

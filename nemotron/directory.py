@@ -9,21 +9,25 @@ other content is refused. The swap renames the old `<name>` to `<name>.incomplet
 `.running` in its directory. Locks end with their process. A file system without locks, or without flushing of
 directories, gives a warning: there, two processes can write the same directory, and a power failure can lose a finished
 one.
+
+On Windows, where a directory can be neither opened nor flushed, an empty file in the user's temporary directory is
+locked for it (`lock_file_of`). There a lock holds among the processes of one user on one machine.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from nemotron.process import process
@@ -34,7 +38,10 @@ METADATA = "metadata.json"
 PARTIAL_METADATA = "metadata.json.partial"  # until it is complete; empty at first, to mark a working directory
 RUNNING = ".running"  # in the directory of a stage: locked while the whole stage runs
 UNSUPPORTED = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""Error numbers of fsync and flock on a file system that does not support them."""
+"""Error numbers of fsync and locks on a file system that does not support them."""
+OPENS_DIRECTORIES = os.name == "posix"
+"""Whether this operating system opens a directory like a file, to lock it and to flush it."""
+LOCK_POLL_SECONDS = 0.01  # our choice: how often a waiting process tries again
 MAX_METADATA_BYTES = 16 << 20  # our choice: enough for 100,000 files
 
 
@@ -135,7 +142,7 @@ def write_metadata(directory: Path, metadata: Metadata) -> None:
         stream.write(content)
         stream.flush()
         flush_to_disk(stream.fileno(), directory / PARTIAL_METADATA)
-    os.rename(directory / PARTIAL_METADATA, directory / METADATA)
+    os.replace(directory / PARTIAL_METADATA, directory / METADATA)
     sync_directory(directory)
 
 
@@ -164,7 +171,8 @@ def list_files(directory: Path) -> list[str]:
 
 def file_record(file: Path, sync: bool = False) -> FileRecord:
     """Size and sha256 of a file; with `sync`, first flush it to disk."""
-    with open(file, "rb") as stream:
+    writable = sync and not OPENS_DIRECTORIES  # Windows flushes only what it may write
+    with open(file, "r+b") if writable else open(file, "rb") as stream:
         if sync:
             flush_to_disk(stream.fileno(), file)
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -198,7 +206,9 @@ def check_files(directory: Path, metadata: Metadata, hashes: bool = True) -> Non
 
 
 def sync_directory(directory: Path) -> None:
-    """Flush the names in a directory to disk, so that they survive a power failure."""
+    """Flush the names in a directory to disk, so that they survive a power failure; Windows has no call for it."""
+    if not OPENS_DIRECTORIES:
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         flush_to_disk(descriptor, directory)
@@ -242,12 +252,16 @@ def locked(directory: Path, wait: bool = False, written: Path | None = None) -> 
         ValueError: if another process holds it and `wait` is False.
     """
     busy = f"another process is writing {written or directory}; wait for it, or choose another output_dir"
-    descriptor = os.open(directory, os.O_RDONLY)
+    opened = os.stat(directory)
+    if OPENS_DIRECTORIES:
+        descriptor = os.open(directory, os.O_RDONLY)
+        opened = os.fstat(descriptor)
+    else:
+        descriptor = os.open(lock_file_of(directory), os.O_RDWR | os.O_CREAT)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(busy) from None
+            if not lock_descriptor(descriptor, blocking=wait, poll_interval=LOCK_POLL_SECONDS):
+                raise ValueError(busy)
         except OSError as error:
             if error.errno not in UNSUPPORTED:  # NFS does not lock directories
                 raise
@@ -256,11 +270,22 @@ def locked(directory: Path, wait: bool = False, written: Path | None = None) -> 
                 f"write to {written or directory} meanwhile",
                 key="lock",
             )
-        if not (directory.exists() and os.path.samestat(os.fstat(descriptor), os.stat(directory))):
+        if not (directory.exists() and os.path.samestat(opened, os.stat(directory))):
             raise ValueError(busy)  # the other process finished and renamed it just before we got the lock
         yield
     finally:
         os.close(descriptor)
+
+
+def lock_file_of(directory: Path) -> Path:
+    """The file that is locked for a directory where directories cannot be; two spellings of a path have the same one.
+
+    It is empty, and stays: whoever deleted it could delete the one that the next process has just locked.
+    """
+    folder = Path(tempfile.gettempdir()) / "nemotron-locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.path.normcase(os.path.realpath(directory))
+    return folder / f"{hashlib.sha256(os.fsencode(place)).hexdigest()}.lock"
 
 
 def check_not_written(final: Path) -> None:

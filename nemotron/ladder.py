@@ -62,4 +62,5 @@ class Ladder:
 
     def write(self, directory: Path) -> None:
         """Write ladder.json into a step's directory; `Artifact.save` calls this."""
-        (directory / "ladder.json").write_text(json.dumps(self.entries, indent=1, allow_nan=False))
+        text = json.dumps(self.entries, indent=1, allow_nan=False)
+        (directory / "ladder.json").write_text(text, encoding="ascii", newline="\n")

@@ -182,7 +182,8 @@ def code_version(file: str | None) -> str:
     def git(*arguments: str) -> str:
         command = ["git", "-C", folder, *arguments]
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=environment)
+        return done.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", name)  # fails for an environment inside the clone of another project

@@ -237,6 +237,72 @@ def writes_to_stdout(name: str, tree: ast.Module) -> Iterator[str]:
             yield f"line {node.lineno}: sys.stdout"
 
 
+POSIX_MODULES = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
+POSIX_CALLS = {
+    *("os.chown", "os.chroot", "os.fchmod", "os.fork", "os.forkpty", "os.getegid", "os.geteuid", "os.getgid"),
+    *("os.getloadavg", "os.getpgid", "os.getuid", "os.killpg", "os.mkfifo", "os.mknod", "os.nice", "os.pathconf"),
+    *("os.sched_getaffinity", "os.setsid", "os.statvfs", "os.sysconf", "os.uname", "os.wait", "os.O_DIRECTORY"),
+    *("os.O_NOFOLLOW", "os.O_NONBLOCK", "signal.SIGKILL", "signal.SIGHUP", "signal.SIGPIPE", "signal.SIGALRM"),
+    *("signal.SIGUSR1", "signal.SIGUSR2", "signal.SIGCHLD", "signal.SIGXFSZ", "signal.alarm", "signal.setitimer"),
+    *("time.tzset", "shutil.chown", "Path.owner", "Path.group"),
+}
+"""What Python lacks on Windows."""
+
+
+def only_on_posix(name: str, tree: ast.Module) -> Iterator[str]:
+    """What fails on Windows; what is inside `if hasattr(...)`, or tried and caught, is guarded."""
+    guarded = {
+        id(node)
+        for block in ast.walk(tree)
+        if (isinstance(block, ast.If) and "hasattr" in ast.unparse(block.test)) or isinstance(block, ast.Try)
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = {imported.split(".")[0] for imported in imported_names(ast.Module([node], []))}
+            yield from (f"line {node.lineno}: imports {module}" for module in sorted(modules & POSIX_MODULES))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in POSIX_CALLS:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.Constant) and str(node.value).startswith(("/tmp", "/dev/", "/bin/", "/usr/")):
+            yield f"line {node.lineno}: the path {node.value}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.open" and name != "nemotron.directory":
+            yield f"line {node.lineno}: os.open of a directory fails; use sync_directory or locked"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.rename" and name != "nemotron.directory":
+            yield f"line {node.lineno}: os.rename fails if the file exists; use os.replace"
+
+
+def other_bytes_elsewhere(name: str, tree: ast.Module) -> Iterator[str]:
+    """Text whose encoding, or whose ends of lines, depend on the operating system."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func).split(".")[-1]
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        positional = [ast.unparse(argument) for argument in node.args]
+        writes = called == "write_text"
+        if (
+            called in ("open", "fdopen")
+            and ast.unparse(node.func) not in ("os.open", "gzip.open")
+            and "daft" not in ast.unparse(node.func)
+        ):
+            place = 0 if isinstance(node.func, ast.Attribute) and called == "open" else 1
+            mode = given.get("mode", positional[place] if len(positional) > place else "'r'")
+            if "b" in mode or not mode.startswith("'"):
+                continue
+            writes = any(letter in mode for letter in "wax+")
+        elif called not in ("write_text", "read_text", "TextIOWrapper"):
+            if called in ("run", "Popen", "check_output") and "text" in given and "encoding" not in given:
+                yield f"line {node.lineno}: text of a process in the encoding of the locale; give encoding"
+            continue
+        if "encoding" not in given and not (called == "read_text" and positional):
+            yield f"line {node.lineno}: {called} in the encoding of the locale; give encoding"
+        if writes and given.get("newline") not in (repr("\n"), repr("")):
+            yield f"line {node.lineno}: {called} with the line ends of the system; give newline"
+
+
 def missing_docstring(name: str, tree: ast.Module) -> Iterator[str]:
     if not ast.get_docstring(tree):
         yield "has no docstring; say what goes in and what comes out"
@@ -253,7 +319,22 @@ RULES = [
     changing_values,
     writes_to_stdout,
     missing_docstring,
+    only_on_posix,
+    other_bytes_elsewhere,
 ]
+
+
+SCRIPTS = [
+    ROOT / "noxfile.py",
+    *sorted(path for place in ("benchmarks", "examples") for path in (ROOT / place).rglob("*.py")),
+]
+
+
+@pytest.mark.parametrize("rule", [only_on_posix, other_bytes_elsewhere], ids=lambda rule: rule.__name__)
+def test_no_script_breaks_the_rule(rule):
+    trees = {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in SCRIPTS}
+    broken = [f"{path}: {found}" for path, tree in trees.items() for found in rule(str(path), tree)]
+    assert not broken, "\n".join(broken)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -304,6 +385,23 @@ STEP = "nemotron.recipes.nano2.stage0_pretrain.training"
         (writes_to_stdout, STEP, "print(loss, file=sys.stdout)"),
         (writes_to_stdout, STEP, "sys.stdout.write(text)"),
         (missing_docstring, STEP, "import torch"),
+        (only_on_posix, STEP, "import fcntl"),
+        (only_on_posix, STEP, "def f():\n    from resource import getrusage"),
+        (only_on_posix, STEP, "memory = os.sysconf('SC_PAGE_SIZE')"),
+        (only_on_posix, STEP, "process.send_signal(signal.SIGKILL)"),
+        (only_on_posix, STEP, "path = Path('/tmp/x')"),
+        (only_on_posix, STEP, "descriptor = os.open(directory, os.O_RDONLY)"),
+        (only_on_posix, STEP, "os.rename(partial, path)"),
+        (only_on_posix, STEP, "try:\n    f()\nexcept OSError:\n    import fcntl"),
+        (other_bytes_elsewhere, STEP, "path.write_text(text)"),
+        (other_bytes_elsewhere, STEP, "path.write_text(text, encoding='utf-8')"),
+        (other_bytes_elsewhere, STEP, "path.write_text(text, newline='\\n')"),
+        (other_bytes_elsewhere, STEP, "path.read_text()"),
+        (other_bytes_elsewhere, STEP, "with open(path) as file:\n    pass"),
+        (other_bytes_elsewhere, STEP, "with open(path, 'w', encoding='utf-8') as file:\n    pass"),
+        (other_bytes_elsewhere, STEP, "with open(path, mode='a', newline='\\n') as file:\n    pass"),
+        (other_bytes_elsewhere, STEP, "with path.open('x', encoding='utf-8') as file:\n    pass"),
+        (other_bytes_elsewhere, STEP, "subprocess.run(command, text=True)"),
     ],
 )
 def test_the_rule_finds_what_breaks_it(rule, name, source):
@@ -321,6 +419,13 @@ def test_the_rule_finds_what_breaks_it(rule, name, source):
         (changing_values, STEP, "def f(path):\n    return sorted(os.listdir(path))"),
         (writes_to_stdout, STEP, "print(loss, file=sys.stderr)"),
         (swallowed_errors, STEP, "try:\n    f()\nexcept OSError as error:\n    raise ValueError(error) from error"),
+        (only_on_posix, STEP, "try:\n    import fcntl\nexcept ImportError:\n    fcntl = None"),
+        (only_on_posix, STEP, "if hasattr(os, 'sysconf'):\n    memory = os.sysconf('SC_PAGE_SIZE')"),
+        (only_on_posix, STEP, "signal.signal(signal.SIGTERM, stop)\nos.replace(partial, path)"),
+        (other_bytes_elsewhere, STEP, "path.write_text(text, encoding='utf-8', newline='\\n')"),
+        (other_bytes_elsewhere, STEP, "path.read_text(encoding='utf-8')\npath.read_text('utf-8')\npath.read_bytes()"),
+        (other_bytes_elsewhere, STEP, "open(path, 'rb')\npath.open('wb')\nopen(path, 'a', encoding='a', newline='')"),
+        (other_bytes_elsewhere, STEP, "subprocess.run(command, encoding='utf-8')"),
     ],
 )
 def test_the_rule_lets_good_code_pass(rule, name, source):

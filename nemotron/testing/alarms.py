@@ -76,7 +76,9 @@ class Cell:
 def another_locale() -> str:
     """The first of LOCALES that is installed."""
     try:
-        listed = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout
+        listed = subprocess.run(
+            ["locale", "-a"], capture_output=True, encoding="utf-8", errors="replace", check=False
+        ).stdout
     except FileNotFoundError:
         listed = ""
     installed = {name.replace("utf8", "UTF-8") for name in listed.split()}  # as glibc spells it

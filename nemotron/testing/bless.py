@@ -126,7 +126,7 @@ def record_golden(goldens: Path, stage: str, run: bytes, commit: str, reason: st
     before = headline(parse_golden(path.read_bytes())[0]) if path.exists() else {}
     line = change_line(stage, commit, reason, before, headline(document))
     write_golden(path, document)
-    with open(goldens / CHANGES, "a", encoding="utf-8") as file:
+    with open(goldens / CHANGES, "a", encoding="utf-8", newline="\n") as file:
         file.write(line)
     return line.rstrip()
 

@@ -266,7 +266,7 @@ def write_reports(config: pytest.Config) -> list[Report]:
         config.stash[_problems].append(_unwritable(root, error))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and found:
-        with open(summary, "a", encoding="utf-8") as file:
+        with open(summary, "a", encoding="utf-8", newline="\n") as file:
             for report in found:
                 file.write("\n".join(["```", *report.lines(), "```", ""]))
     return found

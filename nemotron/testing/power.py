@@ -158,10 +158,14 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
             text = mutant.mutated_source(root)
             for copy in (source, tested):
                 if (copy / mutant.file).exists():
-                    (copy / mutant.file).write_text(text, encoding="utf-8")
+                    (copy / mutant.file).write_text(text, encoding="utf-8", newline="\n")
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
         pip = subprocess.run(
-            [*install, "--target", str(installed), str(source)], capture_output=True, text=True, check=False
+            [*install, "--target", str(installed), str(source)],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         if pip.returncode:
             raise CampaignError(f"pip cannot install {mutant.name if mutant else root}:\n{pip.stderr[-1500:].strip()}")
@@ -172,7 +176,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
             cwd=tested,
             env={**os.environ, **environment},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if origin.returncode == 0 and not Path(origin.stdout.strip()).is_relative_to(installed):
@@ -296,7 +301,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if arguments.json:
-        arguments.json.write_text(json.dumps(verdicts, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(verdicts, indent=1) + "\n", encoding="utf-8", newline="\n")
     return 1 if unexpected else 0
 
 

@@ -188,10 +188,14 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (directory / name).unlink(missing_ok=True)
-        (directory / "report.txt").write_text("".join(f"{line}\n" for line in self.lines()), encoding="utf-8")
-        (directory / "report.json").write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        texts = {
+            "report.txt": "".join(f"{line}\n" for line in self.lines()),
+            "report.json": json.dumps(self.as_json(), indent=1) + "\n",
+        }
         if self.run is not None:
-            (directory / "run.json").write_text(encode_golden(self.run, Policy()), encoding="ascii")
+            texts["run.json"] = encode_golden(self.run, Policy())
+        for name, text in texts.items():
+            (directory / name).write_text(text, encoding="utf-8", newline="\n")
         broken = self.comparison.differences if self.comparison else ()
         for difference in broken:
             golden, run = self.series(difference.step, *difference.label[:2])
@@ -257,8 +261,8 @@ def plot_series(difference: Difference, golden: dict[int, float], run: dict[int,
     above.legend(frameon=False)
     below.set_ylabel("relative difference")
     below.set_xlabel("training step")
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
+        figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def _place_line(prefix: str, difference: Difference) -> str:

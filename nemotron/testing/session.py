@@ -73,7 +73,9 @@ def run_pytest(
             stderr=subprocess.STDOUT,
             check=False,
         )
-        found = {str(path.parent.relative_to(reports)): path.parent for path in sorted(reports.rglob("report.json"))}
+        found = {
+            path.parent.relative_to(reports).as_posix(): path.parent for path in sorted(reports.rglob("report.json"))
+        }
         contents = {stage: json.loads((path / "report.json").read_text("utf-8")) for stage, path in found.items()}
         runs = {stage: path / "run.json" for stage, path in found.items()}
         return Session(

@@ -35,7 +35,7 @@ def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> No
     elif not config.get("chat_template"):
         config = {**config, "chat_template": format.template}
     content = json.dumps(config, indent=2) + "\n"
-    (directory / "tokenizer_config.json").write_text(content, encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(content, encoding="utf-8", newline="\n")
 
 
 def load_chat_tokenizer(format: ChatFormat, directory: Path) -> Tokenizer:

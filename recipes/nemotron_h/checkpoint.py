@@ -200,7 +200,8 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, to
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

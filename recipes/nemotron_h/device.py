@@ -3,9 +3,9 @@
 In: a device's name, a model's shape. Out: nothing, or a ValueError whose sentence says what to do.
 """
 
-import os
 from typing import Any
 
+import psutil
 import torch
 
 from nemotron.recipes.nemotron_h.model import ModelConfig
@@ -52,7 +52,7 @@ def device_memory_bytes(device: str) -> int:
         return torch.cuda.get_device_properties(device).total_memory
     if kind != "cpu":
         raise ValueError(f"device={device} is not supported; use cpu, cuda or cuda:<number>")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
 
 
 def weight_dtype(dtype: str) -> torch.dtype:

@@ -40,5 +40,5 @@ def plot_curve(record: Record, path: Path) -> None:
         axes.plot(tokens, [row[name] for row in record.curve], color="tab:red", linewidth=1)
         axes.set_ylabel(name.replace("_", " "))
     figure.axes[-1].set_xlabel("tokens in the loss")
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
+        figure.savefig(file, format="svg", metadata={"Date": None})

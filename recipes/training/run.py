@@ -34,6 +34,7 @@ from nemotron.ladder import Ladder
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
 from nemotron.recipes.nemotron_h.device import check_devices
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
+from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.curve import plot_curve
 from nemotron.recipes.training.fingerprint import weight_fingerprint
@@ -214,12 +215,15 @@ def training_run(
 ) -> Iterator[Run]:
     """A run in the working directory of output_dir: from its beginning or, with `config.resume`, from its last state.
 
+    Inside the block, torch computes with the number of threads that suits the scale (nemotron_h/threads.py).
+
     Args:
-        config: needs output_dir, resume and checkpoint_every_steps.
+        config: needs scale, output_dir, resume and checkpoint_every_steps.
     Raises:
         ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config.
     """
-    with working_directory(config.output_dir, checkpoint_class, keep_on_failure=True) as work:
+    directory = working_directory(config.output_dir, checkpoint_class, keep_on_failure=True)
+    with directory as work, threads_of(config.scale):
         run = Run(config, model, optimizer, dataset, total_steps, work, checkpoint_class)
         with run.progress:
             yield run

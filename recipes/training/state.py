@@ -241,9 +241,9 @@ def write_training_state(
     }
     save_tensors(moments, partial / "optimizer.safetensors")
     state = {**identity, "record": asdict(record)}
-    (partial / "state.json").write_text(json.dumps(state))
+    (partial / "state.json").write_text(json.dumps(state), encoding="ascii", newline="\n")
     records = {name: file_record(partial / name, sync=True).model_dump() for name in STATE_FILES}
-    (partial / CHECKSUMS).write_text(json.dumps(records, indent=2) + "\n")
+    (partial / CHECKSUMS).write_text(json.dumps(records, indent=2) + "\n", encoding="ascii", newline="\n")
     file_record(partial / CHECKSUMS, sync=True)
     sync_directory(partial)
     partial.rename(directory)

@@ -343,6 +343,7 @@ def shell(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
 Shell = Callable[[str], subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.posix
 def test_a_pipe_carries_one_line_even_if_libraries_print(shell: Shell, tmp_path: Path):
     result = shell("python data.py > dataset.json && python train.py < dataset.json")
     assert result.returncode == 0
@@ -357,6 +358,7 @@ def test_a_pipe_carries_one_line_even_if_libraries_print(shell: Shell, tmp_path:
     assert checkpoint["producer"]["step"] == "train"  # not __main__
 
 
+@pytest.mark.posix
 def test_a_failing_first_step_fails_the_pipe_with_one_sentence_each(shell: Shell, tmp_path: Path):
     result = shell("python data.py --fail 2> data.log | python train.py")
     assert (result.returncode, result.stdout) == (2, "")
@@ -368,6 +370,7 @@ def test_a_failing_first_step_fails_the_pipe_with_one_sentence_each(shell: Shell
     assert not list(tmp_path.glob("dataset*/")) + list(tmp_path.glob("checkpoint*/"))
 
 
+@pytest.mark.posix
 def test_a_bug_in_a_program_has_a_traceback_and_exit_code_1(shell: Shell):
     result = shell("python data.py --bug")
     assert (result.returncode, result.stdout) == (1, "")
@@ -375,12 +378,14 @@ def test_a_bug_in_a_program_has_a_traceback_and_exit_code_1(shell: Shell):
     assert "KeyError: 'a bug'" in result.stderr
 
 
+@pytest.mark.posix
 def test_development_mode_keeps_the_traceback_of_a_user_error(shell: Shell):
     result = shell("python -X dev data.py --fail")
     assert "Traceback" in result.stderr
     assert result.returncode != 0
 
 
+@pytest.mark.posix
 def test_a_closed_pipe_is_one_sentence_and_keeps_the_artifact(shell: Shell, tmp_path: Path):
     result = shell("python data.py | true")
     assert result.returncode == 2
@@ -391,6 +396,7 @@ def test_a_closed_pipe_is_one_sentence_and_keeps_the_artifact(shell: Shell, tmp_
     assert (tmp_path / "dataset" / "metadata.json").exists()
 
 
+@pytest.mark.posix
 def test_a_page_whose_reader_ends_early_is_one_sentence(shell: Shell):
     result = shell("python plan.py | head -1")
     assert (result.returncode, result.stdout) == (2, "a line of the plan\n")
@@ -399,6 +405,7 @@ def test_a_page_whose_reader_ends_early_is_one_sentence(shell: Shell):
     )
 
 
+@pytest.mark.posix
 def test_output_without_any_reader_gives_no_traceback(shell: Shell, tmp_path: Path):
     result = shell("{ sleep 0.5; python data.py; echo $? > code; } 2>&1 | true")  # its reader has ended by then
     assert result.stderr == ""
@@ -423,6 +430,7 @@ def test_a_partially_written_line_is_completed(dataset: Dataset, capfd: pytest.C
     assert json.loads(capfd.readouterr().out) == {"dataset": entry(dataset)}
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_closed_stdout_or_stderr_gives_no_traceback_and_no_line(shell: Shell, redirection: str):
     result = shell(f"python data.py {redirection}")
@@ -431,6 +439,7 @@ def test_a_closed_stdout_or_stderr_gives_no_traceback_and_no_line(shell: Shell, 
     assert result.stdout == ""
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     "content", [b"", b"\xff", b"{", b"{}\n{}\n", b'{"a": {"type": "dataset", "path": "/\\u0000"}}']
 )
@@ -442,6 +451,7 @@ def test_invalid_bytes_on_the_stdin_of_a_program_are_one_sentence(shell: Shell, 
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("number", "code", "sentence"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )

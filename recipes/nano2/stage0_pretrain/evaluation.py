@@ -43,6 +43,7 @@ from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.report import plot_results, results_table
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
+from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.accuracy import Accuracy
 from nemotron.recipes.scoring.bits_per_byte import bits_per_byte, token_byte_lengths
 from nemotron.recipes.scoring.likelihood import score_rows
@@ -131,7 +132,7 @@ def main(config: Config) -> Results:
     checkpoint.check_scale(config.scale)
     dataset = Dataset.load(path=checkpoint.dataset_path)
 
-    with working_directory(config.output_dir, Results) as work:
+    with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
         tokenizer = Tokenizer.from_file(str(checkpoint.checkpoint_path / "tokenizer.json"))
         # Evaluation computes in the precision of the weights, also where training computed in bfloat16.
         model = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
@@ -205,7 +206,7 @@ def main(config: Config) -> Results:
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})
 
         table = results_table(checkpoint, text, metrics, recall, choices, predictions)
-        (work / "results.md").write_text(table, encoding="utf-8")
+        (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_results(text, long, dataset.sequence_length, recall, work / "results.svg")
         pq.write_table(pa.Table.from_pylist(predictions), work / "predictions.parquet")
         Results(

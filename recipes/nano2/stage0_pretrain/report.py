@@ -118,5 +118,5 @@ def plot_results(
     recall_axes.set_ylabel("share right")
     recall_axes.set_ylim(-0.03, 1.03)
     recall_axes.legend(frameon=False)
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
+        figure.savefig(file, format="svg", metadata={"Date": None})

@@ -233,7 +233,7 @@ def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> N
     prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
     (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])
     sample = tokenizer.decode(continuation.tokens)
-    path.write_text(sample, encoding="utf-8")
+    path.write_text(sample, encoding="utf-8", newline="\n")
     print(f"sample: {sample!r}", file=sys.stderr)
 
 

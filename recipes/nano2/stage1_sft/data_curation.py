@@ -360,7 +360,8 @@ def main(config: Config) -> Dataset:
         write_rows(work / "validation.parquet", validation, **ROW_COLUMNS, family=pa.string())
         text = dict.fromkeys(asdict(evaluation[0]), pa.string())
         write_rows(work / "exercises.parquet", map(exercise_to_row, evaluation), **text)
-        (work / "samples.md").write_text(samples_page(chat, conversations, tokenizer), encoding="utf-8")
+        page = samples_page(chat, conversations, tokenizer)
+        (work / "samples.md").write_text(page, encoding="utf-8", newline="\n")
         lengths = dict.fromkeys(parts, config.sequence_length) | {LONG_CONTEXT: config.long_context_length}
         dataset = Dataset(
             path=work,

@@ -48,6 +48,7 @@ from nemotron.recipes.nano2.stage1_sft.report import plot_results, results_table
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
+from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.exercises import Answered, Mode, ask, exam_metrics, share
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -126,7 +127,7 @@ def main(config: Config) -> Results:
     dataset = Dataset.load(path=checkpoint.dataset_path)
     base = Checkpoint.load(path=dataset.base_checkpoint_path)
 
-    with working_directory(config.output_dir, Results) as work:
+    with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
         # Ask every exercise in every mode, in the precision of the weights, also where training computed in bfloat16.
         tokenizer = load_chat_tokenizer(CHAT, checkpoint.checkpoint_path)
         chat = format_of(CHAT, checkpoint.checkpoint_path)
@@ -159,7 +160,7 @@ def main(config: Config) -> Results:
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})
 
         table = results_table(checkpoint, metrics, list(FAMILIES))
-        (work / "results.md").write_text(table, encoding="utf-8")
+        (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_results(metrics, list(FAMILIES), work / "results.svg")
         samples = []
         for family in FAMILIES:
@@ -167,7 +168,7 @@ def main(config: Config) -> Results:
                 one = next(one for one in answered[mode.name] if one.exercise.family == family)
                 text = f"{CHAT.reply_prefixes[mode.thinking]}{one.text}"
                 samples.append((mode.name, one.exercise, text, one.right))
-        (work / "samples.md").write_text(samples_page(samples), encoding="utf-8")
+        (work / "samples.md").write_text(samples_page(samples), encoding="utf-8", newline="\n")
         rows: list[dict[str, Any]] = [
             {"mode": name, "id": one.exercise.id, "family": one.exercise.family, "reply": one.text,
              "right": one.right, "errors": list(one.reply.errors)}

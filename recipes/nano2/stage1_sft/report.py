@@ -69,8 +69,8 @@ def plot_results(metrics: dict[str, float], families: Sequence[str], path: Path)
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axes.set_ylim(0, 1.05)
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
+        figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def samples_page(samples: Sequence[tuple[str, Exercise, str, bool]]) -> str:

@@ -52,6 +52,7 @@ def test_cell_selects_its_kernels_and_threads(kernels):
     assert done.stdout.split() == [kernels, "2"]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("listed", "name"), [("C\nC.utf8\nde_DE.utf8\n", "de_DE.UTF-8"), ("C\nPOSIX\n", LOCALES[-1]), (None, LOCALES[-1])]
 )

@@ -2,9 +2,11 @@
 
 import copy
 import json
+import os
 import shutil
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -120,6 +122,21 @@ def grpo(config, prompts, interrupt_at=None, meanwhile=lambda run: None):
 @pytest.fixture(scope="module")
 def trained(prompts, tmp_path_factory):
     return grpo(Config(output_dir=tmp_path_factory.mktemp("grpo") / "training"), prompts)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_a_loop_computes_with_the_threads_of_its_scale(prompts, tmp_path, monkeypatch, scale):
+    for name in [name for name in os.environ if name.startswith(("OMP_", "GOMP_", "MKL_NUM", "KMP_"))]:
+        monkeypatch.delenv(name)
+    before, found = torch.get_num_threads(), set()
+    torch.set_num_threads(psutil.cpu_count())
+    config = Config(scale=scale, output_dir=tmp_path / "training")
+    try:
+        grpo(config, prompts, meanwhile=lambda run: found.add(torch.get_num_threads()))
+        assert torch.get_num_threads() == psutil.cpu_count()
+    finally:
+        torch.set_num_threads(before)
+    assert found == {1 if scale == "tiny" else psutil.cpu_count()}
 
 
 def test_what_the_loop_notes_is_in_curve_ladder_and_plot(trained):
