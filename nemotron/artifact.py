@@ -49,7 +49,7 @@ from nemotron.directory import (
 from nemotron.lineage import fetch_by_name, log_loaded, log_saved, producer_record
 from nemotron.pipe import piped_artifact
 from nemotron.process import process
-from nemotron.strict import one_sentence
+from nemotron.strict import one_sentence, short
 
 
 class Ladder(Protocol):
@@ -170,7 +170,7 @@ class Artifact(BaseModel):
             if isinstance(name := values[field], str):
                 if not metadata.owns(name):
                     raise ValueError(
-                        f"{path}: {field}={name!r} is not one of its files, and a path may not point outside the "
+                        f"{path}: {field}={short(name)} is not one of its files, and a path may not point outside the "
                         f"artifact; run the step again"
                     )
                 values[field] = str(path / name)

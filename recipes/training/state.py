@@ -213,8 +213,8 @@ def check_config(state: State, config: Mapping[str, Any], directory: Path, other
     for name, value in config.items():
         if (found := state.config.get(name)) != value:
             raise ValueError(
-                f"{directory} was trained with {name}={found}, not {value}; resume with the same value, or {otherwise} "
-                f"to start over"
+                f"{directory} was trained with {name}={short(found)}, not {short(value)}; resume with the same value, "
+                f"or {otherwise} to start over"
             )
 
 
@@ -351,6 +351,9 @@ def checked_state(
         tensors = load_tensors(directory / "optimizer.safetensors")
     except ValueError as error:  # a file that was written so
         raise ValueError(f"{directory} is damaged ({error})") from None
+    for name, tensor in (weights | tensors).items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{directory} is damaged (the tensor {short(name)} has a NaN or an infinity)")
     kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
     if kinds != {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}:
         raise ValueError(f"{directory} is damaged (model.safetensors holds the weights of another model)")

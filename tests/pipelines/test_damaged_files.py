@@ -50,7 +50,7 @@ from nemotron.recipes.training.state import (
     read_training_state,
     write_training_state,
 )
-from nemotron.strict import MAX_SENTENCE_CHARACTERS
+from nemotron.strict import MAX_SENTENCE_CHARACTERS, one_sentence
 from nemotron.testing.compare import GoldenError, Policy, compare, encode_golden, read_ladder, run_document
 
 EXAMPLES = int(os.environ.get("DAMAGED_FILES", "40"))
@@ -416,8 +416,11 @@ def read_model(directory: Path) -> Any:
     shape = load_config(directory)
     check_fits(shape, dtype="float32", device="cpu")
     chat = load_chat(CHAT, Config(directory, max_new_tokens=2, temperature=0.0, budget=2, grace_tokens=0))
-    list(chat.reply("What is 12? /think"))
-    list(chat.reply("And é? /no_think"))
+    try:
+        list(chat.reply("What is 12? /think"))
+        list(chat.reply("And é? /no_think"))
+    except ValueError as error:  # about the message, for example in a context of 1 token
+        raise ValueError(f"{directory}: {error}") from error
     save_chat_tokenizer(CHAT, directory, directory / "copy")
     return fingerprint(load_checkpoint(directory)), shape, chat.tokenizer.to_str(), str(chat.messages)
 
@@ -609,11 +612,11 @@ def fault_of(kind: Kind, seed: str, originals: Path, place: Path, allowed: list[
         with time_limit(MAX_SECONDS):
             value = kind.read(place)
     except (ValueError, OSError) as error:
-        said = str(error)
+        said = one_sentence(error)
         if type(error) not in (ValueError, GoldenError) and not isinstance(error, OSError):
             return done, f"raises {type(error).__name__}: {said[:300]}"
-        if "\n" in said or len(said) > 2 * MAX_SENTENCE_CHARACTERS or not said.isprintable():
-            return done, f"says {said[:600]!r}"
+        if len(str(error)) > MAX_SENTENCE_CHARACTERS:  # the advice at the end would be cut off
+            return done, f"says more than a sentence: {said[:300]!r}"
         if kind.is_named and str(place) not in said:
             return done, f"does not name the file: {said[:300]}"
         return done, ""

@@ -268,7 +268,7 @@ def test_a_state_that_is_whole_and_makes_no_sense_is_damaged_too(tmp_path, model
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "backbone.layers.0.mixer.D", "0.exp_avg", "1.step"])
-@pytest.mark.parametrize("change", ["integers", "booleans", "another shape", "missing"])
+@pytest.mark.parametrize("change", ["integers", "booleans", "another shape", "NaN", "missing"])
 def test_one_tensor_of_a_state_that_does_not_fit_is_damage(tmp_path, model, name, change):
     trained(tmp_path, model)
     directory = tmp_path / "training_state" / "step-00000001"
@@ -277,6 +277,7 @@ def test_one_tensor_of_a_state_that_does_not_fit_is_damage(tmp_path, model, name
     tensor = tensors.pop(name)
     if change != "missing":
         changed = {"integers": tensor.long(), "booleans": tensor.bool(), "another shape": tensor[None]}
+        changed["NaN"] = tensor * float("nan")
         tensors[name] = changed[change]
     reseal(directory, {file: tensors})
     with pytest.raises(ValueError, match=r"step-00000001 is damaged \(.*\); no earlier state is left, so delete"):
