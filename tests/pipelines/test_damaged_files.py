@@ -5,7 +5,7 @@ pipes, and puts values of every type into every place of the JSON. What is cover
 the undamaged value or be refused. What is not (a Hugging Face directory, or files whose digest was computed again) may
 load with another value, but must never end in a traceback, hang or need much memory.
 
-    DAMAGED_FILES=2500 pytest tests/pipelines/test_damaged_files.py     # examples of each kind; 40 by default
+    DAMAGED_FILES=2500 pytest tests/pipelines/test_damaged_files.py     # examples of each kind; 15 by default
 
 An example is named by its kind and number, so that one can be repeated alone: see `ONE_EXAMPLE`.
 """
@@ -53,7 +53,7 @@ from nemotron.recipes.training.state import (
 from nemotron.strict import MAX_SENTENCE_CHARACTERS, one_sentence
 from nemotron.testing.compare import GoldenError, Policy, compare, encode_golden, read_ladder, run_document
 
-EXAMPLES = int(os.environ.get("DAMAGED_FILES", "40"))
+EXAMPLES = int(os.environ.get("DAMAGED_FILES", "15"))
 ONE_EXAMPLE = os.environ.get("DAMAGED_FILE")  # "config/17": this example alone
 MAX_SECONDS = 20  # a hang; a refusal takes milliseconds
 MAX_EXTRA_BYTES = 600 << 20  # torch's own caches are a part of this
