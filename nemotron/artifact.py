@@ -49,7 +49,7 @@ from nemotron.directory import (
 from nemotron.lineage import fetch_by_name, log_loaded, log_saved, producer_record
 from nemotron.pipe import piped_artifact
 from nemotron.process import process
-from nemotron.strict import one_sentence
+from nemotron.strict import one_sentence, short
 
 
 class Ladder(Protocol):
@@ -159,11 +159,8 @@ class Artifact(BaseModel):
 
     @classmethod
     def _read(cls, path: Path) -> Self:
-        metadata = read_metadata(path, cls.type_name())
-        path = path.resolve()
-        check_files(path, metadata)
-        _check_inputs(path, metadata)
-        return cls._from_metadata(path, metadata)
+        metadata = check_artifact(path, cls.type_name())
+        return cls._from_metadata(path.resolve(), metadata)
 
     @classmethod
     def _from_metadata(cls, path: Path, metadata: Metadata) -> Self:
@@ -173,7 +170,7 @@ class Artifact(BaseModel):
             if isinstance(name := values[field], str):
                 if not metadata.owns(name):
                     raise ValueError(
-                        f"{path}: {field}={name!r} is not one of its files, and a path may not point outside the "
+                        f"{path}: {field}={short(name)} is not one of its files, and a path may not point outside the "
                         f"artifact; run the step again"
                     )
                 values[field] = str(path / name)
@@ -272,6 +269,18 @@ class Artifact(BaseModel):
         """Names of the fields of type Path or Path | None, except `path`."""
         fields = cls.model_fields.items()
         return {name for name, field in fields if Path in (field.annotation, *get_args(field.annotation))} - {"path"}
+
+
+def check_artifact(path: Path, artifact_type: str) -> Metadata:
+    """Check an artifact as `Artifact.load` does, for a reader that does not have its class.
+
+    Raises:
+        ValueError: if its type, the hash of a file or the digest of a reference that exists is another one.
+    """
+    metadata = read_metadata(path, artifact_type)
+    check_files(path.resolve(), metadata)
+    _check_inputs(path.resolve(), metadata)
+    return metadata
 
 
 def _check_digest(path: Path, artifact_type: str, loaded: str, found: str) -> None:

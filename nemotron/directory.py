@@ -31,7 +31,7 @@ from filelock import lock_descriptor
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from nemotron.process import process
-from nemotron.strict import one_sentence, parse_json_object
+from nemotron.strict import one_sentence, parse_json_object, short
 
 SCHEMA_VERSION = 1
 METADATA = "metadata.json"
@@ -115,18 +115,18 @@ def read_metadata(directory: Path, expected_type: str | None = None) -> Metadata
     version = values.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{file}: schema_version={version!r}, but this version of nemotron reads {SCHEMA_VERSION}; run the step "
-            f"again, or install the version that wrote it"
+            f"{file}: schema_version={short(version)}, but this version of nemotron reads {SCHEMA_VERSION}; run the "
+            f"step again, or install the version that wrote it"
         )
     try:
         metadata = Metadata.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{file}: {one_sentence(error)}; run the step again") from None
     if metadata.digest != metadata.compute_digest():
-        raise ValueError(f"{file}: digest={metadata.digest!r} does not match its content; copy the artifact again")
+        raise ValueError(f"{file}: digest={short(metadata.digest)} does not match its content; copy the artifact again")
     if expected_type not in (None, metadata.type):
         raise ValueError(
-            f"{directory}: type={metadata.type!r}, expected {expected_type!r}; give the path of a {expected_type}"
+            f"{directory}: type={short(metadata.type)}, expected {expected_type!r}; give the path of a {expected_type}"
         )
     return metadata
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DISTRIBUTION = "nemotron-recipes"
 """The name to install; the distribution `nemotron` on PyPI is another project."""
 
+MAX_TREE_DEPTH = 100  # our choice: artifacts of which each was made from the next
+
 
 @runtime_checkable
 class LineageTracker(Protocol):
@@ -108,21 +110,25 @@ def lineage_tree(artifact: "Artifact | str | Path") -> str:
         ValueError: if the directory, or the existing directory of an input, holds no artifact.
     """
     path = Path(artifact) if isinstance(artifact, str | Path) else artifact.path
-    return "\n".join(_tree_lines(path.resolve(), ""))
+    return "\n".join(_tree_lines(path.resolve(), "", ()))
 
 
-def _tree_lines(path: Path, indent: str) -> list[str]:
+def _tree_lines(path: Path, indent: str, above: tuple[Path, ...]) -> list[str]:
     metadata = read_metadata(path)
     step = metadata.producer.get("step", "an unknown step")
     lines = [f"{metadata.type} {metadata.digest[:12]}  {path}  by {step}, {metadata.created_at.isoformat()}"]
     for number, (field, reference) in enumerate(metadata.inputs.items(), start=1):
         branch, deeper = ("└─ ", "   ") if number == len(metadata.inputs) else ("├─ ", "│  ")
         place = (path / reference.path).resolve()
+        if place in (path, *above) or len(above) == MAX_TREE_DEPTH:
+            raise ValueError(
+                f"{path}: {field} names {place}, and so on without end; copy the artifact again, or run the step again"
+            )
         label = f"{indent}{branch}{field}: "
         if not place.exists():
             lines.append(f"{label}{reference.type} {reference.digest[:12]}  {place}  (missing)")
             continue
-        first, *rest = _tree_lines(place, indent + deeper)
+        first, *rest = _tree_lines(place, indent + deeper, (path, *above))
         changed = read_metadata(place).digest != reference.digest
         lines.append(label + first + (f"  (changed; was {reference.digest[:12]})" if changed else ""))
         lines += rest

@@ -7,12 +7,15 @@ source, what is wrong and what to do next.
 import errno
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 MAX_SENTENCE_CHARACTERS = 2000  # our choice: longer than any path, short enough to read
 MAX_VALUE_CHARACTERS = 80  # our choice: a value inside a sentence
+MAX_JSON_DEPTH = 100  # our choice: nested lists and objects; what we write has fewer than 20
+MAX_JSON_BYTES = 16 << 20  # our choice: enough for the metadata of 100,000 files
 
 
 class _Refused(ValueError):
@@ -20,7 +23,7 @@ class _Refused(ValueError):
 
 
 def parse_json(text: str | bytes, source: str, *, advice: str = "write it again", allow_infinity: bool = False) -> Any:
-    """Parse exactly one JSON value: UTF-8, no duplicate keys, no NaN or infinity, nothing after the value.
+    """Parse exactly one JSON value: UTF-8, no duplicate keys, no NaN or infinity, not too deep, nothing after it.
 
     Args:
         source: names the text in errors: a file, or "stdin".
@@ -49,14 +52,25 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "write it again"
         return number
 
     try:
-        return json.loads(
+        value = json.loads(
             text.decode() if isinstance(text, bytes) else text,
             object_pairs_hook=unique_keys, parse_constant=constant, parse_float=finite,
         )  # fmt: skip
-    except _Refused:
-        raise
+    except _Refused as error:
+        raise ValueError(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not valid JSON ({one_sentence(error)}); {advice}") from None
+    level = [value]  # deeper values would overflow the stack of whoever compares, prints or writes them
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError(f"{source} has more than {MAX_JSON_DEPTH} nested lists and objects; {advice}")
+    return value
 
 
 def parse_json_object(
@@ -71,6 +85,22 @@ def parse_json_object(
     if not isinstance(value, dict):
         raise ValueError(f"{source} must hold a JSON object, not {short(value)}; {advice}")
     return value
+
+
+def read_file(path: Path, *, advice: str, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """The content of a regular file, of which no more than `max_bytes` are read; a link to one is followed.
+
+    Raises:
+        ValueError: if it is missing, larger, or a device, pipe or directory, which might never end.
+        OSError: if it cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; {advice}")
+    with open(path, "rb") as stream:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path} has more than the {max_bytes:,} bytes that are read of such a file; {advice}")
+    return content
 
 
 MAX_DEPTH = 20  # our choice: nested lists and dicts in a recorded value

@@ -1,8 +1,8 @@
 """A chat with a fine-tuned checkpoint, in the terminal or through a pipe, for any `ChatFormat`.
 
-In: a directory with the Hugging Face files of a checkpoint, or with a subdirectory `model` of them; lines from the
-terminal, or one message from the pipe. A chat template that the checkpoint brings is used (template.py). Out: the
-answer on stdout while it is generated; the thinking on stderr, with a note if the reply was cut off.
+In: the directory of a Checkpoint, whose files are checked first, or one with the Hugging Face files of any model; lines
+from the terminal, or one message from the pipe. A chat template that the checkpoint brings is used (template.py). Out:
+the answer on stdout while it is generated; the thinking on stderr, with a note if the reply was cut off.
 Run: a recipe's chat_cli.py, such as python -m nemotron.recipes.nano2.chat_cli <checkpoint>
 
 The format's flags (/think and /no_think) switch thinking until the next flag: they may be anywhere in a message, also
@@ -11,6 +11,7 @@ program, Ctrl-C stops an answer. Decoding as published for Nemotron Nano 2 (mode
 with thinking, greedy without.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ import tyro
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from nemotron.artifact import check_artifact
 from nemotron.config import published
+from nemotron.directory import METADATA
 from nemotron.recipes.chat.format import ChatFormat
 from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
@@ -33,6 +36,8 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, stream
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.strict import one_sentence
+
+MODEL = "model"  # where a Checkpoint has its Hugging Face files
 
 
 @dataclass
@@ -150,12 +155,17 @@ def load_chat(format: ChatFormat, config: Config) -> Chat:
     """Load the checkpoint, ready to chat.
 
     Raises:
-        ValueError: if this machine lacks the device, or the directory has no fine-tuned checkpoint of the format.
+        ValueError: if this machine lacks the device, the directory has no fine-tuned checkpoint of the format, or it is
+            a Checkpoint, or the directory `model` of one, that has changed since it was saved.
     """
     directory = config.checkpoint
     device_memory_bytes(config.device)  # raises if this machine has no such device
-    if (directory / "model").is_dir():  # where a Checkpoint has its Hugging Face files
-        directory = directory / "model"
+    place = directory.resolve()
+    for artifact in [place, place.parent] if place.name == MODEL else [place]:
+        if os.path.lexists(artifact / METADATA):
+            check_artifact(artifact, "checkpoint")
+    if (directory / MODEL).is_dir():
+        directory = directory / MODEL
     if not (directory / "config.json").is_file():
         raise ValueError(
             f"{config.checkpoint} has no checkpoint; make one with {format.finetune_command}, and give the directory "
@@ -164,11 +174,6 @@ def load_chat(format: ChatFormat, config: Config) -> Chat:
     tokenizer = load_chat_tokenizer(format, directory)
     format = format_of(format, directory)
     model = load_checkpoint(directory, device=config.device, dtype=torch.float32)
-    if tokenizer.get_vocab_size() > model.config.vocab_size:
-        raise ValueError(
-            f"{directory} has a tokenizer of {tokenizer.get_vocab_size()} tokens, but its model has "
-            f"{model.config.vocab_size}; copy the tokenizer that the model was trained with"
-        )
     system = [{"role": "system", "content": config.system}] if config.system else []
     return Chat(format, model, tokenizer, config, system)
 

@@ -10,7 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from nemotron.recipes.chat.format import ChatFormat
-from nemotron.strict import parse_json_object
+from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
+from nemotron.strict import parse_json_object, read_file
 
 
 def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> None:
@@ -62,23 +63,16 @@ def read_tokenizer_config(directory: Path) -> dict[str, Any]:
         ValueError: if the file is missing or not a JSON object.
     """
     path = directory / "tokenizer_config.json"
-    if not path.is_file():
-        raise ValueError(f"{directory} has no {path.name}; give the directory of a checkpoint or of a tokenizer")
-    return parse_json_object(path.read_bytes(), str(path), advice="write or download it again")
+    content = read_file(path, advice="give the directory of a checkpoint or of a tokenizer")
+    return parse_json_object(content, str(path), advice="write or download it again")
 
 
 def read_tokenizer(format: ChatFormat, directory: Path) -> Tokenizer:
     """The tokenizer in tokenizer.json.
 
     Raises:
-        ValueError: if the file is missing or damaged, or the special tokens of the format are missing.
+        ValueError: as `load_tokenizer`, or if the special tokens of the format are missing.
     """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"{directory} has no {path.name}; give the directory of a checkpoint or of a tokenizer")
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises no narrower class
-        raise ValueError(f"{path} is not a tokenizer ({error}); write or download it again") from error
-    format.check_special_tokens(tokenizer, str(path))
+    tokenizer = load_tokenizer(directory)
+    format.check_special_tokens(tokenizer, str(directory / "tokenizer.json"))
     return tokenizer

@@ -11,7 +11,8 @@ what transformers writes.
 
 Run: python -c "from nemotron.recipes.nemotron_h.checkpoint import *; print(load_checkpoint(Path('<directory>')))"
 Left out: quantized weights, and writing several safetensors files (reading several works).
-Only safetensors and JSON, no pickle: loading a checkpoint runs no code from it.
+Only safetensors and JSON, no pickle: loading a checkpoint runs no code from it. Its shape, names and number types are
+checked before a weight is read; what is damaged or does not fit is a ValueError in one sentence.
 """
 
 import json
@@ -25,15 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, ModelConfig, NemotronH
-from nemotron.strict import parse_json_object, short
+from nemotron.strict import one_sentence, parse_json_object, read_file, short
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MORE_TOKENIZER_FILES = ("chat_template.jinja", "special_tokens_map.json")  # transformers writes them beside the others
+MAX_TOKENIZER_BYTES = 256 << 20  # our choice; the published tokenizer.json has 17 MB
+ADVICE = "write or fetch it again"
+WEIGHT_TYPES = ("F64", "F32", "BF16", "F16")  # safetensors' names; quantized weights need scales, which are not read
 # Ids for a tokenizer that does not name these tokens. Published: <unk> 0, which also pads; </s> 2, which ends a text.
 # Our choice: a text also begins after </s>, which separates documents in training, and not after the unused <s> 1.
 SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
@@ -144,20 +148,49 @@ def load_checkpoint(
     """
     directory = Path(directory)
     model = NemotronH(load_config(directory), device="meta")
-    tensors = _read_weights(directory)
-    expected = model.state_dict()
-    for name in sorted(expected.keys() ^ tensors.keys()):
-        fault = "is missing" if name in expected else "is unexpected"
-        raise ValueError(f"{directory}: tensor {name} {fault}; take weights and config.json from the same checkpoint")
+    files = _weight_files(directory)
+    _check_tensors(directory, files, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors |= {name: tensor.to(device, dtype) for name, tensor in load_tensors(file).items()}
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{directory}: tensor {name} has shape {tuple(tensor.shape)} and config.json requires "
-                f"{tuple(expected[name].shape)}; take weights and config.json from the same checkpoint"
-            )
+        if not all(bound.isfinite() for bound in torch.aminmax(tensor)):
+            raise ValueError(f"{directory}: tensor {short(name)} has a NaN or an infinity; {ADVICE}")
     # assign=True: the tensors replace the parameters, which are on the meta device and have no memory.
-    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)
+    model.load_state_dict(tensors, assign=True)
     return model
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer in tokenizer.json, without its truncation and padding: no text may lose its end unnoticed.
+
+    Raises:
+        ValueError: if the file is missing or damaged, or has tokens that the model beside it does not have.
+    """
+    path = directory / "tokenizer.json"
+    content = read_file(
+        path, advice="give the directory of a checkpoint or of a tokenizer", max_bytes=MAX_TOKENIZER_BYTES
+    )
+    try:
+        tokenizer = Tokenizer.from_str(content.decode())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.decode(tokenizer.encode("Does it work? 12").ids)
+    except BaseException as error:
+        # tokenizers raises no narrower class than Exception; where it panics, one that is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(
+            f"{path} is not a tokenizer ({short(one_sentence(error))}); write or download it again"
+        ) from None
+    if (directory / "config.json").is_file():
+        largest, num_tokens = max(tokenizer.get_vocab().values(), default=0), load_config(directory).vocab_size
+        if largest >= num_tokens:
+            raise ValueError(
+                f"{path} has a token with id {largest}, but its model has {num_tokens} tokens; copy the tokenizer that "
+                f"the model was trained with"
+            )
+    return tokenizer
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -193,10 +226,12 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, to
         OSError: if the file cannot be read.
         ValueError: if it is not a complete safetensors file.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; {ADVICE}")
     try:
         return load_file(path, device=str(device))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}); write or fetch it again") from error
+    except (SafetensorError, TypeError) as error:  # TypeError: an empty tensor with a size beyond 64 bits
+        raise _not_safetensors(path, error) from None
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -204,13 +239,14 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
+def _not_safetensors(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a complete safetensors file ({short(one_sentence(error))}); {ADVICE}")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give the directory of a complete checkpoint") from None
+    text = read_file(path, advice="give the directory of a complete checkpoint")
     # Infinity: the published config.json has "time_step_limit": [0.0, Infinity].
-    return parse_json_object(text, str(path), advice="write or fetch it again", allow_infinity=True)
+    return parse_json_object(text, str(path), advice=ADVICE, allow_infinity=True)
 
 
 def load_config(directory: Path) -> ModelConfig:
@@ -222,7 +258,7 @@ def load_config(directory: Path) -> ModelConfig:
     path = directory / "config.json"
     config = _read_json(path)
     if config.get("model_type") != "nemotron_h":
-        raise ValueError(f"{path}: model_type is {config.get('model_type')!r}; only 'nemotron_h' can be loaded")
+        raise ValueError(f"{path}: model_type is {short(config.get('model_type'))}; only 'nemotron_h' can be loaded")
     for other, name in OTHER_NAMES.items():
         if other in config:
             _agree(path, config, other, name, config[other])
@@ -236,7 +272,7 @@ def load_config(directory: Path) -> ModelConfig:
         letters = {layer_type: letter for letter, names in LAYER_TYPES.items() for layer_type in names}
         layer_types = config["layers_block_type"]
         if not isinstance(layer_types, list):
-            raise ValueError(f"{path}: layers_block_type is {short(layer_types)}, not a list; write or fetch it again")
+            raise ValueError(f"{path}: layers_block_type is {short(layer_types)}, not a list; {ADVICE}")
         unknown = [one for one in layer_types if not isinstance(one, str) or one not in letters]
         if unknown:
             allowed = ", ".join(sorted(letters))
@@ -248,7 +284,7 @@ def load_config(directory: Path) -> ModelConfig:
         if field.name in config:
             values[field.name] = config[field.name]
         elif field.default is MISSING:
-            raise ValueError(f"{path}: field {field.name} is missing; write or fetch it again")
+            raise ValueError(f"{path}: field {field.name} is missing; {ADVICE}")
     try:
         return ModelConfig(**values)
     except (TypeError, ValueError) as error:
@@ -265,21 +301,61 @@ def _agree(path: Path, config: dict[str, Any], other: str, name: str, value: Any
     config[name] = value
 
 
-def _read_weights(directory: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors from model.safetensors, or from the files that model.safetensors.index.json lists."""
+def _weight_files(directory: Path) -> list[Path]:
+    """model.safetensors, or the files that model.safetensors.index.json lists."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.is_file():
-        return load_tensors(single)
-    if not index.is_file():
+    if single.exists():
+        return [single]
+    if not index.exists():
         raise ValueError(
             f"{directory} has neither {single.name} nor {index.name}; give the directory of a complete checkpoint"
         )
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ValueError(f"{index}: field weight_map is missing; write or fetch it again")
-    tensors: dict[str, torch.Tensor] = {}
-    for name in sorted(set(map(str, weight_map.values()))):
-        if Path(name).name != name or not (directory / name).is_file():
-            raise ValueError(f"{index} lists {name}, which is not a file in {directory}; write or fetch it again")
-        tensors |= load_tensors(directory / name)
-    return tensors
+        raise ValueError(f"{index}: field weight_map is missing; {ADVICE}")
+    present = {entry.name for entry in directory.iterdir() if entry.is_file()}
+    for name in weight_map.values():
+        if not isinstance(name, str) or name not in present:
+            raise ValueError(f"{index} lists {short(name)}, which is not a file in {directory}; {ADVICE}")
+    return [directory / name for name in sorted(set(weight_map.values()))]
+
+
+def _check_tensors(directory: Path, files: Sequence[Path], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless the files hold exactly the tensors of `shapes`, each once; reads their headers only."""
+    advice = "take weights and config.json from the same checkpoint"
+    owners: dict[str, Path] = {}
+    for file in files:
+        for name, (shape, number_type) in read_header(file).items():
+            if name in owners:
+                raise ValueError(f"{file}: tensor {short(name)} is also in {owners[name].name}; {ADVICE}")
+            owners[name] = file
+            if name not in shapes:
+                raise ValueError(f"{directory}: tensor {short(name)} is unexpected; {advice}")
+            if shape != shapes[name]:
+                raise ValueError(
+                    f"{directory}: tensor {name} has shape {shape} and config.json requires {shapes[name]}; {advice}"
+                )
+            if number_type not in WEIGHT_TYPES:
+                raise ValueError(
+                    f"{directory}: tensor {name} has numbers of type {number_type}; this model supports only "
+                    f"{', '.join(WEIGHT_TYPES)}"
+                )
+    for name in sorted(shapes.keys() - owners.keys()):
+        raise ValueError(f"{directory}: tensor {name} is missing; {advice}")
+
+
+def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> shape and number type of each tensor in a safetensors file, without reading the tensors.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not a complete safetensors file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; {ADVICE}")
+    try:
+        with safe_open(path, "pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  # not a dict
+            return {name: (tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
+    except SafetensorError as error:
+        raise _not_safetensors(path, error) from None

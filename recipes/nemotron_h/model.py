@@ -40,8 +40,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemotron.strict import short
+
 # Letters of hybrid_override_pattern, as in the published configurations.
 MAMBA, MLP, ATTENTION = "M", "-", "*"
+
+# Limits, our choice. A damaged or made-up config.json must not keep a machine busy or overflow a number of 64 bits. The
+# largest published Nemotron-H model has 118 layers and a hidden size of 8,192.
+MAX_LAYERS = 1000
+MAX_SIZE = 1 << 20
+OTHER_LIMITS = {"chunk_size": 1 << 16, "conv_kernel": 64, "max_position_embeddings": 1 << 31}
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,8 @@ class ModelConfig:
     """Shape of a Nemotron-H model. Field names are those of the published config.json.
 
     Raises:
-        ValueError: if a field has the wrong type or is not positive, if the pattern is empty or has an unknown letter,
-            or if the key-value heads or groups do not divide their heads.
+        ValueError: if a field has the wrong type, is not positive or is above its limit, if the pattern is empty, too
+            long or has an unknown letter, or if the key-value heads or groups do not divide their heads.
     """
 
     vocab_size: int
@@ -80,15 +88,28 @@ class ModelConfig:
         for field in fields(self):
             value, kind = getattr(self, field.name), field.type
             if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-                raise ValueError(f"{field.name}={value!r} must be of type {getattr(kind, '__name__', kind)}")
-            if isinstance(value, int | float) and not value > 0:
-                raise ValueError(f"{field.name}={value} must be greater than 0")
-        unknown = sorted(set(self.hybrid_override_pattern) - {MAMBA, MLP, ATTENTION})
-        if unknown or not self.hybrid_override_pattern:
+                raise ValueError(f"{field.name}={short(value)} must be of type {getattr(kind, '__name__', kind)}")
+            if isinstance(value, int | float) and not 0 < value < math.inf:
+                raise ValueError(f"{field.name}={short(value)} must be greater than 0 and finite")
+            if isinstance(value, int) and value > (limit := OTHER_LIMITS.get(field.name, MAX_SIZE)):
+                raise ValueError(f"{field.name}={short(value)} must be at most {limit:,}")
+        pattern = self.hybrid_override_pattern
+        if not pattern or set(pattern) - {MAMBA, MLP, ATTENTION}:
             raise ValueError(
-                f"hybrid_override_pattern={self.hybrid_override_pattern!r} must be made of the letters "
-                f"{MAMBA!r} (Mamba-2), {MLP!r} (MLP) and {ATTENTION!r} (attention)"
+                f"hybrid_override_pattern={short(pattern)} must be made of the letters {MAMBA!r} (Mamba-2), {MLP!r} "
+                f"(MLP) and {ATTENTION!r} (attention)"
             )
+        if len(pattern) > MAX_LAYERS:
+            raise ValueError(
+                f"hybrid_override_pattern has {len(pattern):,} layers; it must have at most {MAX_LAYERS:,}"
+            )
+        for one, other in (
+            ("num_attention_heads", "head_dim"),
+            ("mamba_num_heads", "mamba_head_dim"),
+            ("n_groups", "ssm_state_size"),
+        ):
+            if (product := getattr(self, one) * getattr(self, other)) > MAX_SIZE:
+                raise ValueError(f"{one} times {other} is {product:,}; it must be at most {MAX_SIZE:,}")
         for whole, part in (("num_attention_heads", "num_key_value_heads"), ("mamba_num_heads", "n_groups")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from nemotron import Artifact, Scale
+from nemotron import SCALES, Artifact, Scale
 from nemotron.artifact import working_directory
 from nemotron.ladder import Ladder
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
@@ -50,6 +50,7 @@ from nemotron.recipes.training.state import (
     remove_leftovers,
     write_training_state,
 )
+from nemotron.strict import short
 
 StageConfig = TypeVar("StageConfig", bound=Any)
 
@@ -77,9 +78,11 @@ class Checkpoint(Artifact):
 
     def check_scale(self, scale: Scale) -> None:
         """Raise ValueError if it was trained at another scale than `scale`, whose sizes are about to be used."""
-        trained = (self.producer.get("config") or {}).get("scale", scale)
+        config = self.producer.get("config")
+        trained = config.get("scale", scale) if isinstance(config, dict) else scale
         if trained != scale:
-            raise ValueError(f"scale={scale}, but {self.path} was trained at {trained}; use --scale {trained}")
+            shown = trained if trained in SCALES else short(trained)
+            raise ValueError(f"scale={scale}, but {self.path} was trained at {shown}; use --scale {shown}")
 
 
 class Run:

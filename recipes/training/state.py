@@ -39,7 +39,7 @@ from nemotron.directory import (
 from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.training.fingerprint import weight_fingerprint
-from nemotron.strict import one_sentence, parse_json_object
+from nemotron.strict import one_sentence, parse_json_object, read_file, short
 
 KEPT_STATES = 2
 """States kept of an unfinished run: if the disk damages the last one, the run resumes from the one before."""
@@ -66,6 +66,21 @@ class Record:
     """A row per measurement and category: step, category, loss."""
     weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Fingerprints of the weights: "initial", "after step 1", "final"."""
+
+    def check(self) -> None:
+        """Raise ValueError if a row or a fingerprint lacks what the end of the run needs."""
+        for index, row in enumerate(self.curve):
+            names = {"step": int, "phase": str, "batch": str, "tokens": int, "loss": float}
+            if [type(row.get(name)) for name in names] != list(names.values()) or row["step"] != index:
+                raise ValueError(f"row {index} of the curve is {short(row)}")
+            if list(row) != list(self.curve[0]) or not all(type(row[name]) in (int, float) for name in self.numbers):
+                raise ValueError(f"row {index} of the curve is {short(row)}, unlike the first")
+        for index, row in enumerate(self.validation):
+            if {name: type(value) for name, value in row.items()} != {"step": int, "category": str, "loss": float}:
+                raise ValueError(f"row {index} of the validation is {short(row)}")
+        for name in ("initial", "after step 1") if self.curve else ("initial",):
+            if name not in self.weights:
+                raise ValueError(f"the weights {name} are missing")
 
     @property
     def numbers(self) -> list[str]:
@@ -146,10 +161,12 @@ def read_state_json(state: Path) -> State:
     """
     check_file(state, "state.json", read_checksums(state))
     try:
-        content = json.loads((state / "state.json").read_bytes())
-        return TypeAdapter(State).validate_python(content)
-    except (ValueError, RecursionError) as error:
+        content = parse_json_object((state / "state.json").read_bytes(), "state.json")
+        found = TypeAdapter(State).validate_python(content)
+        found.record.check()
+    except ValueError as error:
         raise ValueError(f"{state} is damaged (state.json: {one_sentence(error)})") from None
+    return found
 
 
 def read_checksums(state: Path) -> dict[str, FileRecord]:
@@ -158,15 +175,13 @@ def read_checksums(state: Path) -> dict[str, FileRecord]:
     Raises:
         ValueError: if it is damaged.
     """
-    path = state / CHECKSUMS
     try:
-        records = TypeAdapter(dict[str, FileRecord]).validate_python(
-            parse_json_object(path.read_bytes(), path.name, advice="")
-        )
+        content = read_file(state / CHECKSUMS, advice="")
+        records = TypeAdapter(dict[str, FileRecord]).validate_python(parse_json_object(content, CHECKSUMS, advice=""))
     except (ValueError, OSError) as error:
         raise ValueError(f"{state} is damaged ({one_sentence(error).rstrip('; ')})") from None
     if set(records) != set(STATE_FILES):
-        raise ValueError(f"{state} is damaged ({CHECKSUMS} lists {', '.join(sorted(records)) or 'no file'})")
+        raise ValueError(f"{state} is damaged ({CHECKSUMS} lists {short(sorted(records))})")
     return records
 
 
@@ -196,10 +211,10 @@ def check_identity(state: State, identity: Identity, directory: Path, otherwise:
 def check_config(state: State, config: Mapping[str, Any], directory: Path, otherwise: str) -> None:
     """Raise ValueError if the run in `directory`, whose state this is, had another config."""
     for name, value in config.items():
-        if state.config.get(name) != value:
+        if (found := state.config.get(name)) != value:
             raise ValueError(
-                f"{directory} was trained with {name}={state.config.get(name)}, not {value}; resume with the same "
-                f"value, or {otherwise} to start over"
+                f"{directory} was trained with {name}={short(found)}, not {short(value)}; resume with the same value, "
+                f"or {otherwise} to start over"
             )
 
 
@@ -331,22 +346,35 @@ def checked_state(
     state = read_state_json(directory)
     if len(state.record.curve) != steps_of(directory):
         raise ValueError(f"{directory} is damaged (its record has {len(state.record.curve)} steps)")
-    weights = load_tensors(directory / "model.safetensors")
-    moments = optimizer.state_dict()
-    tensors = load_tensors(directory / "optimizer.safetensors")
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        if not index.isdecimal():
-            raise ValueError(f"{directory} is damaged (optimizer.safetensors has a tensor {key})")
-        moments["state"].setdefault(int(index), {})[name] = tensor
-    shapes = {name: tensor.shape for name, tensor in weights.items()}
-    if shapes != {name: tensor.shape for name, tensor in model.state_dict().items()}:
+    try:
+        weights = load_tensors(directory / "model.safetensors")
+        tensors = load_tensors(directory / "optimizer.safetensors")
+    except ValueError as error:  # a file that was written so
+        raise ValueError(f"{directory} is damaged ({error})") from None
+    for name, tensor in (weights | tensors).items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{directory} is damaged (the tensor {short(name)} has a NaN or an infinity)")
+    kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+    if kinds != {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}:
         raise ValueError(f"{directory} is damaged (model.safetensors holds the weights of another model)")
+    moments = optimizer.state_dict()
+    for key, tensor in tensors.items():
+        if not (parts := re.fullmatch(r"([0-9]{1,9})\.(.+)", key)):
+            raise ValueError(f"{directory} is damaged (optimizer.safetensors has a tensor {short(key)})")
+        moments["state"].setdefault(int(parts[1]), {})[parts[2]] = tensor
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
-    for number, values in moments["state"].items():
-        if number >= len(parameters) or needed - values.keys() or not all(
-            tensor.shape in (torch.Size(), parameters[number].shape) for tensor in values.values()
-        ):  # fmt: skip
+    trained = {number for number, parameter in enumerate(parameters) if parameter.requires_grad}
+    for number in sorted(trained | moments["state"].keys()):
+        if number not in trained or not _fit(moments["state"].get(number, {}), parameters[number], optimizer):
             raise ValueError(f"{directory} is damaged (optimizer.safetensors does not fit parameter {number})")
     return state, weights, moments
+
+
+def _fit(moments: Mapping[str, torch.Tensor], parameter: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether moments can be those of a parameter; of optimizers other than Adam and AdamW, only shapes are known."""
+    if not isinstance(optimizer, torch.optim.Adam):
+        return all(tensor.shape in (torch.Size(), parameter.shape) for tensor in moments.values())
+    shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+    return {name: tensor.shape for name, tensor in moments.items()} == shapes and all(
+        tensor.is_floating_point() for tensor in moments.values()
+    )

@@ -13,6 +13,7 @@ import pytest
 import nemotron
 from nemotron import Artifact, LineageTracker, set_lineage_tracker
 from nemotron.artifact import working_directory
+from nemotron.directory import METADATA
 from nemotron.lineage import code_version, library_versions, lineage_tree, producer_record, step_name
 
 
@@ -177,6 +178,18 @@ def test_the_tree_marks_missing_and_changed_inputs(tmp_path: Path):
 def test_the_tree_of_a_plain_directory_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"has no metadata.json"):
         lineage_tree(tmp_path)
+
+
+@pytest.mark.parametrize("loops", ["to itself", "to the one above"])
+def test_an_artifact_that_names_itself_as_its_input_is_one_sentence(tmp_path: Path, loops: str):
+    dataset = Dataset(path=tmp_path / "dataset").save()
+    base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
+    tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
+    file = base.path / METADATA  # the digest does not cover the path of an input
+    file.write_text(file.read_text().replace("../dataset", "." if loops == "to itself" else "../tuned"))
+    sentence = rf"base: dataset_path names {tmp_path}/\w+, and so on without end; copy the artifact again, or run the"
+    with pytest.raises(ValueError, match=sentence):
+        lineage_tree(tuned)
 
 
 # --- the producer record

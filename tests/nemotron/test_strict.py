@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import field
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from nemotron.strict import MAX_SENTENCE_CHARACTERS, one_sentence, parse_json, parse_json_object, short
+from nemotron.strict import MAX_SENTENCE_CHARACTERS, one_sentence, parse_json, parse_json_object, read_file, short
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -54,6 +55,8 @@ def test_any_text_parses_or_is_refused_in_one_sentence(text: str | bytes):
         ('{"\\ud800\\n": 1, "\\ud800\\n": 1}', r'holds the key "\\ud800\\n" twice; write it again$'),
         ("[NaN]", "holds NaN, which is not a number in JSON; find the code that computed it$"),
         ("[-Infinity]", "holds -Infinity, which is not a number in JSON; find the code"),
+        ("[" * 102 + "]" * 102, "has more than 100 nested lists and objects; write it again$"),
+        ('{"a":' * 101 + "1" + "}" * 101, "has more than 100 nested lists and objects; write it again$"),
         ("[1e999]", "holds 1e999, which is too large for a float; find the code"),
     ],
 )
@@ -81,6 +84,32 @@ def test_a_value_that_is_not_an_object_is_refused_where_an_object_is_needed(text
     assert parse_json(text, "the file") == json.loads(text)
     with pytest.raises(ValueError, match=r"^the file must hold a JSON object, not .*; write it again$"):
         parse_json_object(text, "the file")
+
+
+def test_a_hundred_nested_lists_are_read():
+    assert parse_json("[" * 100 + "]" * 100, "x") == json.loads("[" * 100 + "]" * 100)
+    assert parse_json('{"a":' * 100 + "1" + "}" * 100, "x") == json.loads('{"a":' * 100 + "1" + "}" * 100)
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(file)
+    assert read_file(file, advice="", max_bytes=5) == read_file(tmp_path / "link", advice="") == b"12345"
+    with pytest.raises(ValueError, match=r"/file has more than the 4 bytes that are read of such a file; cut it$"):
+        read_file(file, advice="cut it", max_bytes=4)
+
+
+def test_what_might_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device", "."):
+        with pytest.raises(ValueError, match=r"is not a regular file; fetch it$"):
+            read_file(tmp_path / name, advice="fetch it")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    for name in ("nothing", "dangling"):
+        with pytest.raises(ValueError, match=rf"/{name} does not exist; fetch it$"):
+            read_file(tmp_path / name, advice="fetch it")
 
 
 # --- errors

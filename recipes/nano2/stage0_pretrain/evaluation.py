@@ -20,7 +20,6 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.markdown import Markdown
-from tokenizers import Tokenizer
 
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
@@ -41,7 +40,7 @@ from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.report import plot_results, results_table
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tokenizer
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.accuracy import Accuracy
@@ -133,7 +132,7 @@ def main(config: Config) -> Results:
     dataset = Dataset.load(path=checkpoint.dataset_path)
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
-        tokenizer = Tokenizer.from_file(str(checkpoint.checkpoint_path / "tokenizer.json"))
+        tokenizer = load_tokenizer(checkpoint.checkpoint_path)
         # Evaluation computes in the precision of the weights, also where training computed in bfloat16.
         model = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
         score = partial(score_rows, model, batch_tokens=config.batch_tokens, device=config.device)

@@ -7,6 +7,7 @@ Run: python -m nemotron.recipes.nano2.stage0_pretrain --scale full --plan
 Left out: time and memory of curation and evaluation, and communication between devices.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from nemotron.recipes.nemotron_h.plan import (
 from nemotron.recipes.training.batches import TrainingPhase
 from nemotron.recipes.training.run import check_stage
 
+MAX_STEPS = 20_000_000  # our choice: the plan has the learning rate of each; the published run has 3.2 million
 # Published, arXiv 2508.14444, sections 2.4 and 2.6.
 PUBLISHED_BUT_NOT_BUILT = (
     "  published, and not built here",
@@ -78,21 +80,32 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
 
 
 def page(data: data_curation.Config, train: training.Config) -> str:
-    """The plan of a run with these configs, as a page for the terminal."""
-    return plan_text(pretraining_plan(data, train))
+    """The plan of a run with these configs, as a page for the terminal.
+
+    Raises:
+        ValueError: as `pretraining_plan`, or if a size is too large for a float.
+    """
+    try:
+        return plan_text(pretraining_plan(data, train))
+    except OverflowError as error:
+        raise ValueError(f"a size of the run is too large to plan with ({error}); give a smaller one") from None
 
 
 def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan:
     """The plan of a run with these configs; both of the same scale.
 
     Raises:
-        ValueError: if the sizes do not fit each other; the run would raise it too.
+        ValueError: if the sizes do not fit each other, which the run would raise too, or the plan would be too long.
     """
     model = replace(MODELS[train.scale], vocab_size=data.vocab_size)
     phases = training.training_phases(train, data_curation.planned_phases(data))
     base_steps = training.base_steps(phases)
     num_steps = sum(phase.num_steps for phase in phases)
+    if num_steps > MAX_STEPS:
+        raise ValueError(f"the run has {num_steps:,} steps; a plan has at most {MAX_STEPS:,}, so give fewer sequences")
     learning_rates = [training.learning_rate_at(step, base_steps, train) for step in range(num_steps)]
+    if not all(map(math.isfinite, learning_rates)):
+        raise ValueError(f"learning_rate={train.learning_rate} is too large for a schedule; give a lower one")
     memory = [
         training_memory_bytes(
             model,

@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
-from tokenizers import Tokenizer
 
 from nemotron import print_complete
 from nemotron.config import (
@@ -42,6 +41,7 @@ from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, DEVICES, DTYPES, MODELS
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import LONG_CONTEXT, Dataset
+from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
@@ -229,7 +229,7 @@ def validation_losses(
 
 def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> None:
     """Write and show what the model says after the first sixteen tokens of a held-out sequence."""
-    tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(dataset.tokenizer_path)
     prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
     (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])
     sample = tokenizer.decode(continuation.tokens)

@@ -4,12 +4,16 @@ The format is the ChatML format of conftest.py.
 """
 
 import io
+import re
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from nemotron import Artifact
+from nemotron.directory import METADATA
 from nemotron.recipes.chat import program
 from nemotron.recipes.chat.program import Chat, Config, chat_program, load_chat
 from nemotron.recipes.chat.tokenizer import save_chat_tokenizer
@@ -361,6 +365,73 @@ def test_the_budget_closes_with_the_tag_of_the_format(make_chat, chatml, calls):
     talk.format = replace(chatml, close_think="</why>")
     list(talk.reply("Hi"))
     assert calls["asked"][0][1].budget.close_think == "</why>"
+
+
+class Checkpoint(Artifact):
+    checkpoint_path: Path
+
+
+class Dataset(Artifact):
+    checkpoint_path: Path
+
+
+@pytest.fixture
+def artifact(checkpoint, tmp_path):
+    """The directory of a Checkpoint, as training saves it."""
+    shutil.copytree(checkpoint, tmp_path / "training" / "model")
+    Checkpoint(path=tmp_path / "training", checkpoint_path=tmp_path / "training" / "model").save()
+    return tmp_path / "training"
+
+
+@pytest.mark.parametrize("place", [".", "model", "../link", "../link to model"])
+def test_a_checkpoint_that_is_as_it_was_saved_is_loaded(chatml, artifact, place):
+    (artifact.parent / "link").symlink_to(artifact)
+    (artifact.parent / "link to model").symlink_to(artifact / "model")
+    assert list(load_chat(chatml, Config(artifact / place, max_new_tokens=1)).reply("Hi"))
+
+
+CHANGES = {
+    "a weight": lambda path: flip_last_bit(path / "model" / "model.safetensors"),
+    "the tokenizer": lambda path: (path / "model" / "tokenizer.json").write_text("{}"),
+    "a file that the chat does not read": lambda path: (path / "model" / "generation_config.json").write_text("{}"),
+    "one more file": lambda path: (path / "model" / "chat_template.jinja").touch(),
+    "one file less": lambda path: (path / "model" / "generation_config.json").unlink(),
+    "the metadata": lambda path: (path / METADATA).write_text(
+        (path / METADATA).read_text().replace('"metrics": {}', '"metrics": {"loss": 0}')
+    ),
+    "damaged metadata": lambda path: (path / METADATA).write_text("{"),
+    "linked metadata": lambda path: ((path / METADATA).unlink(), (path / METADATA).symlink_to("/nowhere")),
+}
+
+
+def flip_last_bit(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [".", "model", "../link to model"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_that_has_changed_since_it_was_saved_is_refused(chatml, artifact, change, place):
+    (artifact.parent / "link to model").symlink_to(artifact / "model")
+    CHANGES[change](artifact)
+    with pytest.raises(ValueError, match=re.escape(str(artifact))) as error:
+        load_chat(chatml, Config(artifact / place))
+    assert re.search(r"copy the artifact again|run the step again|move it elsewhere|with a copy", str(error.value))
+
+
+def test_an_artifact_of_another_type_is_no_checkpoint(chatml, artifact):
+    (artifact / METADATA).unlink()
+    Dataset(path=artifact, checkpoint_path=artifact / "model").save()
+    with pytest.raises(ValueError, match=r"type='dataset', expected 'checkpoint'; give the path of a checkpoint"):
+        load_chat(chatml, Config(artifact))
+
+
+def test_hugging_face_files_without_metadata_are_loaded_as_they_are(chatml, artifact):
+    (artifact / METADATA).unlink()
+    flip_last_bit(artifact / "model" / "model.safetensors")
+    for place in (artifact, artifact / "model"):
+        assert list(load_chat(chatml, Config(place, max_new_tokens=1)).reply("Hi"))
 
 
 @pytest.mark.parametrize(

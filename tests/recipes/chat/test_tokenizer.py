@@ -55,7 +55,7 @@ def test_a_base_model_is_an_error_with_the_command_that_fine_tunes_it(chatml: Ch
 def test_a_missing_file_is_an_error(chatml: ChatFormat, base: Path, missing: str) -> None:
     save_chat_tokenizer(chatml, base, base)
     (base / missing).unlink()
-    sentence = rf"has no {re.escape(missing)}; give the directory of a checkpoint or of a tokenizer$"
+    sentence = rf"/base/{re.escape(missing)} does not exist; give the directory of a checkpoint or of a tokenizer$"
     with pytest.raises(ValueError, match=sentence):
         load_chat_tokenizer(chatml, base)
     with pytest.raises(ValueError, match=sentence):

@@ -24,11 +24,13 @@ from nemotron.recipes.nemotron_h.checkpoint import (
     load_checkpoint,
     load_config,
     load_tensors,
+    load_tokenizer,
     save_checkpoint,
     save_tensors,
 )
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
+from nemotron.strict import MAX_JSON_BYTES
 
 SHAPE = MODELS["tiny"]
 
@@ -324,6 +326,36 @@ def replace_with_index(index: dict[str, Any]) -> Callable[[Path], None]:
     return apply
 
 
+def replace_with_shards(edit: Callable[[list[dict[str, torch.Tensor]]], Any]) -> Callable[[Path], None]:
+    """Two shards whose index lists them correctly, before an edit of the shards."""
+
+    def apply(directory: Path) -> None:
+        tensors = load_file(directory / "model.safetensors")
+        names = sorted(tensors)
+        shards = [{name: tensors[name] for name in part} for part in (names[::2], names[1::2])]
+        weight_map = {name: f"{number}-of-2.safetensors" for number in (1, 2) for name in shards[number - 1]}
+        edit(shards)
+        for number in (1, 2):
+            save_file(shards[number - 1], directory / f"{number}-of-2.safetensors")
+        replace_with_index({"weight_map": weight_map})(directory)
+
+    return apply
+
+
+def replace_by(name: str, make: Callable[[Path], Any]) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        (directory / name).unlink()
+        make(directory / name)
+
+    return apply
+
+
+def safetensors_file(shapes: dict[str, list[int]]) -> bytes:
+    """A file of empty tensors, also with shapes that torch does not know."""
+    header = json.dumps({name: {"dtype": "F32", "shape": s, "data_offsets": [0, 0]} for name, s in shapes.items()})
+    return len(header).to_bytes(8, "little") + header.encode()
+
+
 def point_outside(directory: Path) -> None:
     shutil.move(directory / "model.safetensors", directory.parent / "outside.safetensors")
     names = safe_open(directory.parent / "outside.safetensors", "pt").keys()
@@ -371,7 +403,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "extra tensor": (
         edit_weights(lambda tensors: tensors.update(extra=torch.zeros(1))),
-        "tensor extra is unexpected; take weights and config.json from the same",
+        "tensor 'extra' is unexpected; take weights and config.json from the same",
     ),
     "fewer layers": (
         edit_config(layers_block_type=["mlp"] * 4, hybrid_override_pattern="removed"),
@@ -410,9 +442,80 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "index without map": (replace_with_index({}), "index.json: field weight_map is missing"),
     "shard missing": (
         replace_with_index({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}),
-        "index.json lists model-00001-of-00002.safetensors, which is not a file in",
+        "index.json lists 'model-00001-of-00002.safetensors', which is not a file in",
     ),
-    "shard elsewhere": (point_outside, "index.json lists ../outside.safetensors, which is not a file in"),
+    "shard twice": (
+        replace_with_shards(lambda shards: shards[1].update(shards[0])),
+        r"2-of-2.safetensors: tensor '.*' is also in 1-of-2.safetensors; write or fetch it again",
+    ),
+    "a tensor of no shard": (
+        replace_with_shards(lambda shards: shards[0].popitem()),
+        "tensor .* is missing; take weights and config.json from the same",
+    ),
+    "a shard that is a number": (
+        replace_with_index({"weight_map": {"lm_head.weight": 5}}),
+        "lists 5, which",
+    ),
+    "a shard that is a list": (replace_with_index({"weight_map": {"a": [[]]}}), r"index.json lists \[\[\]\], which is"),
+    "a shard with a zero in its name": (
+        replace_with_index({"weight_map": {"a": "\0"}}),
+        r"lists '\\x00', which",
+    ),
+    "index is nested deep": (
+        lambda d: (replace_with_index({})(d), (d / "model.safetensors.index.json").write_text("[" * 100_000)),
+        "model.safetensors.index.json is not valid JSON",
+    ),
+    "config is nested deep": (
+        lambda d: (d / "config.json").write_text("[" * 100_000),
+        "config.json is not valid JSON",
+    ),
+    "a field nested deep": (
+        lambda d: (d / "config.json").write_text('{"model_type": ' + "[" * 101 + "]" * 101 + "}"),
+        "config.json has more than 100 nested lists and objects; write or fetch it again",
+    ),
+    "config is too large": (
+        lambda d: (d / "config.json").write_text(" " * (MAX_JSON_BYTES + 1)),
+        "config.json has more than the 16,777,216 bytes that are read of such a file",
+    ),
+    "config without end": (replace_by("config.json", lambda p: p.symlink_to("/dev/zero")), "json is not a regular fil"),
+    "config is a pipe": (replace_by("config.json", os.mkfifo), "config.json is not a regular file; give the direct"),
+    "weights without end": (
+        replace_by("model.safetensors", lambda p: p.symlink_to("/dev/zero")),
+        "model.safetensors is not a regular file; write or fetch it again",
+    ),
+    "weights are a pipe": (replace_by("model.safetensors", os.mkfifo), "model.safetensors is not a regular file"),
+    "a header that claims 2^62 bytes": (
+        lambda d: (d / "model.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}"),
+        "is not a complete safetensors file .*header too large",
+    ),
+    "an empty tensor of 2^64": (
+        lambda d: (d / "model.safetensors").write_bytes(safetensors_file({"lm_head.weight": [0, 2**64 - 1]})),
+        r"tensor lm_head.weight has shape \(0, 18446744073709551615\) and config.json requires",
+    ),
+    "integer weights": (
+        edit_weights(lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"].long()})),
+        "tensor lm_head.weight has numbers of type I64; this model supports only F64, F32, BF16, F16",
+    ),
+    "boolean weights": (
+        edit_weights(lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"].bool()})),
+        "tensor lm_head.weight has numbers of type BOOL",
+    ),
+    "weights in 8 bits": (
+        edit_weights(
+            lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"].to(torch.float8_e4m3fn)})
+        ),
+        "tensor lm_head.weight has numbers of type F8_E4M3",
+    ),
+    "a weight that is NaN": (
+        edit_weights(lambda tensors: tensors["lm_head.weight"][3].fill_(float("nan"))),  # type: ignore[arg-type, return-value]
+        "tensor 'lm_head.weight' has a NaN or an infinity; write or fetch it again",
+    ),
+    "a size of 2^63": (edit_config(vocab_size=2**63), "vocab_size=9223372036854775808 must be at most 1,048,576"),
+    "a million layers": (
+        edit_config(layers_block_type="removed", hybrid_override_pattern="M" * 10**6),
+        "hybrid_override_pattern has 1,000,000 layers; it must have at most 1,000",
+    ),
+    "shard elsewhere": (point_outside, "index.json lists '../outside.safetensors', which is not a file in"),
 }
 
 
@@ -429,6 +532,66 @@ def test_an_invalid_checkpoint_is_refused_in_one_line(name: str, broken: Path) -
 def test_saving_without_a_tokenizer_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         save_checkpoint(perturbed_model(SHAPE), tmp_path / "nowhere", tmp_path / "model")
+
+
+def test_a_weight_that_becomes_infinite_in_the_dtype_asked_for_is_refused(broken: Path) -> None:
+    tensors = load_file(broken / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].double() * 1e300
+    save_file(tensors, broken / "model.safetensors")
+    load_checkpoint(broken)
+    with pytest.raises(ValueError, match=r"tensor 'lm_head\.weight' has a NaN or an infinity"):
+        load_checkpoint(broken, dtype=torch.float32)
+
+
+def test_no_weight_is_read_before_the_header_fits(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_config(hidden_size=128)(broken)
+    monkeypatch.setattr("nemotron.recipes.nemotron_h.checkpoint.load_file", None)
+    with pytest.raises(ValueError, match=r"has shape .* and config.json requires"):
+        load_checkpoint(broken)
+
+
+# --- tokenizers ---
+
+
+def edit_tokenizer(directory: Path, **changes: Any) -> None:
+    content = json.loads((directory / "tokenizer.json").read_text())
+    (directory / "tokenizer.json").write_text(json.dumps(content | changes))
+
+
+def test_a_tokenizer_reads_the_whole_text(broken: Path) -> None:
+    text = "the state of the scan and the gate of the norm " * 9
+    before = load_tokenizer(broken).encode(text).ids
+    truncation = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    padding = {"strategy": {"Fixed": 999}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+               "pad_type_id": 0, "pad_token": "<unk>"}  # fmt: skip
+    edit_tokenizer(broken, truncation=truncation, padding=padding)
+    assert len(Tokenizer.from_file(str(broken / "tokenizer.json")).encode(text).ids) == 999
+    assert load_tokenizer(broken).encode(text).ids == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            lambda path: path.write_text("[" * 100_000),
+            r"json is not a tokenizer \(.*\); write or download it",
+        ),
+        (lambda path: path.write_bytes(b"\xff"), r"json is not a tokenizer \(.*\); write or download it"),
+        (lambda path: path.write_text("{}"), r"json is not a tokenizer \(.*\); write or download it"),
+        (Path.unlink, "tokenizer.json does not exist; give the directory of a checkpoint or of a tokenizer"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "tokenizer.json is not a regular file; give the directory"),
+        (
+            lambda path: edit_config(vocab_size=3)(path.parent),
+            r"has a token with id \d+, but its model has 3 tokens; copy the tokenizer that the model was",
+        ),
+    ],
+    ids=["deep", "not text", "another object", "missing", "a pipe", "another vocabulary"],
+)
+def test_a_damaged_tokenizer_is_one_sentence(broken: Path, damage: Callable[[Path], Any], sentence: str) -> None:
+    damage(broken / "tokenizer.json")
+    with pytest.raises(ValueError, match=sentence) as error:
+        load_tokenizer(broken)
+    assert "\n" not in str(error.value)
 
 
 # --- files of tensors ---

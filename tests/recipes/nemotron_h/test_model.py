@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h import model as model_module
 from nemotron.recipes.nemotron_h.model import (
+    MAX_SIZE,
     PUBLISHED_9B,
     PUBLISHED_12B,
     Attention,
@@ -596,11 +597,35 @@ def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
         ({"layer_norm_epsilon": None}, "layer_norm_epsilon=None must be of type float"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3 does not divide num_attention_heads=4"),
         ({"n_groups": 3}, "n_groups=3 does not divide mamba_num_heads=8"),
+        ({"layer_norm_epsilon": math.inf}, "layer_norm_epsilon=inf must be greater than 0 and finite"),
+        ({"vocab_size": MAX_SIZE + 1}, "vocab_size=1048577 must be at most 1,048,576"),
+        ({"hidden_size": 2**63}, "hidden_size=9223372036854775808 must be at most 1,048,576"),
+        ({"head_dim": 10**3000}, r"head_dim=1000+\.\.\. must be at most 1,048,576"),
+        ({"conv_kernel": 65}, "conv_kernel=65 must be at most 64"),
+        ({"chunk_size": 65537}, "chunk_size=65537 must be at most 65,536"),
+        ({"max_position_embeddings": 2**31 + 1}, "max_position_embeddings=2147483649 must be at most 2,147,483,648"),
+        ({"head_dim": MAX_SIZE // 2}, "num_attention_heads times head_dim is 2,097,152; it must be at most 1,048,576"),
+        ({"mamba_head_dim": MAX_SIZE}, "mamba_num_heads times mamba_head_dim is 8,388,608; it must be at most 1,048"),
+        ({"ssm_state_size": MAX_SIZE}, "n_groups times ssm_state_size is 2,097,152; it must be at most 1,048,576"),
+        ({"hybrid_override_pattern": "M" * 1001}, "hybrid_override_pattern has 1,001 layers; it must have at most 1,0"),
+        ({"hybrid_override_pattern": "M" * 10**6}, "hybrid_override_pattern has 1,000,000 layers; it must have at mo"),
+        ({"hybrid_override_pattern": "x" * 10**6}, r"hybrid_override_pattern='x{76}\.\.\. must be made of the letters"),
     ],
 )
 def test_invalid_configs_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SHAPE, **change)
+
+
+def test_the_largest_shape_allowed_is_counted_without_an_overflow() -> None:
+    from nemotron.recipes.nemotron_h.plan import count_parameters
+
+    half = MAX_SIZE // 2
+    sizes = {"vocab_size": MAX_SIZE, "hidden_size": MAX_SIZE, "intermediate_size": MAX_SIZE, "n_groups": half}
+    sizes |= {"num_attention_heads": half, "num_key_value_heads": half, "head_dim": 2, "ssm_state_size": 2}
+    sizes |= {"mamba_num_heads": half, "mamba_head_dim": 2, "conv_kernel": 64, "chunk_size": 1 << 16}
+    largest = replace(SHAPE, **sizes, hybrid_override_pattern="M-*")
+    assert 2**43 < count_parameters(largest) < 2**44
 
 
 # --- several documents per row ---

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from nemotron.config import ScaledConfig, at_every_scale, input_path, switch
 from nemotron.directory import PARTIAL_METADATA, file_record
 from nemotron.recipes.nano2.models import MODELS
-from nemotron.recipes.nemotron_h.checkpoint import save_tensors
+from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.state import (
     CHECKSUMS,
@@ -40,14 +41,19 @@ def model():
     return model
 
 
+def record_of(steps):
+    """What a run of `steps` steps has noted."""
+    curve = [{"step": i, "phase": "one", "batch": "b", "tokens": 9, "loss": 0.5, "grad_norm": 1} for i in range(steps)]
+    validation = [{"step": steps, "category": "code", "loss": 0.5}]
+    return Record(curve, validation, {"initial": {"x": [1.0]}, "after step 1": {"x": [1.5]}})
+
+
 def trained(directory, model, steps=1):
     """Write a state after `steps` steps into the directory."""
     optimizer = torch.optim.AdamW(model.parameters())
-    model.lm_head.weight.sum().backward()
+    sum(parameter.sum() for parameter in model.parameters()).backward()
     optimizer.step()
-    write_training_state(
-        directory, IDENTITY, model, optimizer, Record(curve=[{"step": i, "loss": 0.5} for i in range(steps)])
-    )
+    write_training_state(directory, IDENTITY, model, optimizer, record_of(steps))
 
 
 def test_a_finished_run_has_nothing_to_resume(tmp_path, model, capsys):
@@ -220,6 +226,20 @@ def reseal(directory, content):
     (directory / CHECKSUMS).write_text(json.dumps(records))
 
 
+WHOLE_RECORD = asdict(record_of(1))
+SENSELESS_RECORDS = [
+    *({**WHOLE_RECORD, "curve": [{**WHOLE_RECORD["curve"][0], **change}]} for change in (
+        {"step": 1}, {"step": 0.0}, {"phase": 1}, {"batch": None}, {"tokens": "9"}, {"loss": "low"}, {"loss": 1},
+        {"grad_norm": [1]},
+    )),
+    {**WHOLE_RECORD, "curve": [{name: 0 for name in WHOLE_RECORD["curve"][0]}]},
+    {**WHOLE_RECORD, "validation": [{"step": 1, "category": "code"}]},
+    {**WHOLE_RECORD, "validation": [{"step": 1, "category": 5, "loss": 0.5}]},
+    {**WHOLE_RECORD, "weights": {"initial": {}}},
+    {**WHOLE_RECORD, "weights": {"after step 1": {}}},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -227,6 +247,12 @@ def reseal(directory, content):
         {"state": json.dumps({"dataset": "d" * 64, "record": {"curve": [{}]}})},
         {"state": json.dumps({**IDENTITY, "record": "x"})},
         {"state": json.dumps({**IDENTITY, "record": {"curve": [{}] * 7}})},
+        *({"state": json.dumps({**IDENTITY, "record": record})} for record in SENSELESS_RECORDS),
+        {"state": '{"dataset": NaN}'},
+        {"state": '{"dataset": "a", "dataset": "b"}'},
+        {"optimizer": {}},
+        {"optimizer": {f"0.{name}": torch.zeros(512, 64) for name in ("exp_avg", "exp_avg_sq", "step")}},
+        {"optimizer": {"9" * 5000 + ".step": torch.zeros(())}},
         {"model": {"lm_head.weight": torch.zeros(1)}},
         {"optimizer": {"0.exp_avg": torch.zeros(1)}},
         {"optimizer": {"x": torch.zeros(1)}},
@@ -237,6 +263,23 @@ def reseal(directory, content):
 def test_a_state_that_is_whole_and_makes_no_sense_is_damaged_too(tmp_path, model, content):
     trained(tmp_path, model)
     reseal(tmp_path / "training_state" / "step-00000001", content)
+    with pytest.raises(ValueError, match=r"step-00000001 is damaged \(.*\); no earlier state is left, so delete"):
+        resumed(tmp_path, model)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "backbone.layers.0.mixer.D", "0.exp_avg", "1.step"])
+@pytest.mark.parametrize("change", ["integers", "booleans", "another shape", "NaN", "missing"])
+def test_one_tensor_of_a_state_that_does_not_fit_is_damage(tmp_path, model, name, change):
+    trained(tmp_path, model)
+    directory = tmp_path / "training_state" / "step-00000001"
+    file = "optimizer" if name[0].isdecimal() else "model"
+    tensors = load_tensors(directory / f"{file}.safetensors")
+    tensor = tensors.pop(name)
+    if change != "missing":
+        changed = {"integers": tensor.long(), "booleans": tensor.bool(), "another shape": tensor[None]}
+        changed["NaN"] = tensor * float("nan")
+        tensors[name] = changed[change]
+    reseal(directory, {file: tensors})
     with pytest.raises(ValueError, match=r"step-00000001 is damaged \(.*\); no earlier state is left, so delete"):
         resumed(tmp_path, model)
 
