@@ -22,8 +22,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from nemotron.command_line import checked_arguments
 from nemotron.scale import SCALES, Scale
 from nemotron.strict import one_sentence
+from nemotron.terminal import check_utf8
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
@@ -196,6 +198,10 @@ class ScaledConfig(metaclass=_ConfigMeta):
                 f"{type(self).__module__} instead of changing the scale of one"
             )
         for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str | Path):
+                    check_utf8(text, item.name)  # now: a path is recorded in JSON after all work is done
             if "nested" in item.metadata:
                 self._check_nested(item)
         self.check()
@@ -247,6 +253,8 @@ def origin_of(config_class: type[ScaledConfig], name: str, scale: Scale) -> str:
 def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None = None) -> AnyConfig:
     """The Config that the command line asks for; flags, defaults and `--help` are those of the scale it names.
 
+    A flag with several values takes them all at once, as in `--sources a b`; no flag may be given twice.
+
     Args:
         args: without the name of the program; the command line of this process if left out.
     Raises:
@@ -254,6 +262,7 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
     """
     import tyro  # half of the time that it takes to import this package
 
+    args = checked_arguments(args)
     default = config_class(**_owned_flags(args))
     registry = tyro.constructors.ConstructorRegistry()
 

@@ -29,6 +29,7 @@ import pyarrow as pa
 from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
+    MAX_DOCUMENT_CHARACTERS,
     Row,
     SourceFile,
     is_unicode,
@@ -184,6 +185,8 @@ def parse_messages(values: Any) -> list[Message]:
             raise ValueError(f"{name} has {'no' if content is None else type(content).__name__ + ' as'} content")
         if not is_unicode(content):
             raise ValueError(f"{name} holds half a surrogate pair, which is not a character")
+        if len(content) > MAX_DOCUMENT_CHARACTERS:
+            raise ValueError(f"{name} has more than {MAX_DOCUMENT_CHARACTERS:,} characters; cut it")
         if not isinstance(calls, list):
             raise ValueError(f"{name} has tool_calls that are {type(calls).__name__}, not a list")
         if key := unread_key(value, READ_KEYS | IGNORED_KEYS):
