@@ -185,15 +185,16 @@ def parse_messages(values: Any) -> list[Message]:
             raise ValueError(f"{name} has {'no' if content is None else type(content).__name__ + ' as'} content")
         if not is_unicode(content):
             raise ValueError(f"{name} holds half a surrogate pair, which is not a character")
-        if len(content) > MAX_DOCUMENT_CHARACTERS:
-            raise ValueError(f"{name} has more than {MAX_DOCUMENT_CHARACTERS:,} characters; cut it")
         if not isinstance(calls, list):
             raise ValueError(f"{name} has tool_calls that are {type(calls).__name__}, not a list")
         if key := unread_key(value, READ_KEYS | IGNORED_KEYS):
             raise ValueError(
                 f"{name} has the key {key!r}, which is not read; move what it says into content, or remove it"
             )
-        message: Message = {"role": role, "content": with_thought(content, value.get("reasoning_content"), role, name)}
+        content = with_thought(content, value.get("reasoning_content"), role, name)
+        if len(content) > MAX_DOCUMENT_CHARACTERS:
+            raise ValueError(f"{name} has more than {MAX_DOCUMENT_CHARACTERS:,} characters; cut it")
+        message: Message = {"role": role, "content": content}
         if calls:
             message["tool_calls"] = [parse_call(call, name) for call in calls]
         weight = value.get("weight")

@@ -12,9 +12,9 @@ A row that cannot be read is counted and named, and so is every file and folder 
     hidden    files and folders, whose names begin with a dot, are not read unless the location spells that name out
     others    broken links, pipes, sockets, devices, and files of other formats are not read
 
-A file that cannot be read to its end is an error, because a truncated download would otherwise pass for a smaller corpus.
-So is one that goes on longer than the limits below, which are far beyond any text that curation keeps; they bound the
-memory that a file from a stranger can take. Left out: other formats; corpora that do not fit into memory.
+A file that cannot be read to its end is an error, because a truncated download would otherwise pass for a smaller
+corpus. So is one that exceeds the limits below, which are far beyond any text that curation keeps and bound the memory
+that a file can take. Left out: other formats; corpora that do not fit into memory.
 """
 
 import fnmatch
@@ -220,7 +220,8 @@ def find_files(source: str, default_category: str) -> tuple[list[SourceFile], li
     others = [Unreadable(name, reason) for path, name in found if not path.endswith(SUFFIXES)]
     others += [Unreadable(printable(name), reason) for name, reason in sorted(skipped)]
     if not files:
-        example = f"; found {others[0].id}, {others[0].reason}" if others else ""
+        example = f"; found {others[0].id}" if others else ""
+        example += f", which is not read: {others[0].reason}" if others and others[0].reason != reason else ""
         raise ValueError(f"{location} holds no file that ends in {', '.join(SUFFIXES)}{example}; name another source")
     return files, others
 
@@ -412,7 +413,7 @@ def list_uri(location: str) -> Listed:
 
 
 def list_file_uri(location: str) -> Listed:
-    """The same for a `file://` address, with the names of other URIs; Daft would list links and hidden files its way."""
+    """The same for a `file://` address, with names as for other URIs; Daft has another rule for links."""
     path = location.removeprefix(FILE_SCHEME)
     is_directory = os.path.isdir(path) and not GLOB_CHARACTER.search(path)
     files, skipped = list_local(os.path.join(path, "**") if is_directory else path)
@@ -483,30 +484,31 @@ def parquet_rows(
                 )
         types = {name: schema.field(name).type for name in names}
         used = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+        texts, longest = check_row_groups(file.location, parquet, names)
         with arrow_errors_naming(file.location, used):
-            texts, longest = check_row_groups(file.location, parquet, names)
             # A value that is repeated stays one value in memory until its size has been looked at.
             parquet = pq.ParquetFile(
                 stream, metadata=parquet.metadata, read_dictionary=texts, page_checksum_verification=True
             )
-            size = max(1, min(BATCH_ROWS, num_rows or BATCH_ROWS, FREE_BYTES // longest))
-            batches = parquet.iter_batches(size, columns=list(names))
-        while num_rows is None or index < num_rows:
-            with arrow_errors_naming(file.location, used):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            for part in parts_of_bounded_size(file, batch, index):
-                unpacked.add(decoded_bytes(part), len(part))
+        # Each row group by itself: a batch across two of them would have two dictionaries, which Arrow cannot nest.
+        for group in range(parquet.num_row_groups):
+            num_left = BATCH_ROWS if num_rows is None else num_rows - index
+            size = max(1, min(BATCH_ROWS, num_left, FREE_BYTES // longest))
+            batches = parquet.iter_batches(size, row_groups=[group], columns=list(names))
+            while num_rows is None or index < num_rows:
                 with arrow_errors_naming(file.location, used):
-                    columns = [part.column(name).to_pylist(maps_as_pydicts="strict") for name in names]
-                for values in zip(*columns, strict=True):
-                    row = {
-                        name: without_padding(value, kind)
-                        for (name, kind), value in zip(types.items(), values, strict=True)
-                    }
-                    yield Row(f"{file.name}#{index}", row)
-                    index += 1
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                for part in parts_of_bounded_size(file, batch, index):
+                    unpacked.add(decoded_bytes(part), len(part))
+                    with arrow_errors_naming(file.location, used):
+                        columns = [part.column(name).to_pylist(maps_as_pydicts="strict") for name in names]
+                    for values in zip(*columns, strict=True):
+                        pairs = zip(types.items(), values, strict=True)
+                        row = {name: without_padding(value, kind) for (name, kind), value in pairs}
+                        yield Row(f"{file.name}#{index}", row)
+                        index += 1
 
 
 def check_row_groups(location: str, parquet: pq.ParquetFile, names: Sequence[str]) -> tuple[list[str], int]:
@@ -565,6 +567,9 @@ def decoded_bytes(values: pa.RecordBatch | pa.Array) -> int:
         return pc.sum(lengths.take(values.indices)).as_py() or 0
     if pa.types.is_struct(values.type):
         return sum(map(decoded_bytes, values.flatten()))
+    if pa.types.is_map(values.type):
+        start, end = (values.offsets[end].as_py() for end in (0, len(values)))
+        return sum(decoded_bytes(part.slice(start, end - start)) for part in (values.keys, values.items))
     if pa.types.is_nested(values.type):
         return 8 * len(values) + decoded_bytes(values.flatten())
     return values.nbytes
