@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from nemotron.command_line import checked_arguments
 from nemotron.scale import SCALES, Scale
 from nemotron.strict import one_sentence
-from nemotron.terminal import check_utf8
+from nemotron.terminal import check_utf8, print_line
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
@@ -200,8 +200,8 @@ class ScaledConfig(metaclass=_ConfigMeta):
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             for text in value if isinstance(value, tuple) else (value,):
-                if isinstance(text, str | Path):
-                    check_utf8(text, item.name)  # now: a path is recorded in JSON after all work is done
+                if isinstance(text, str | Path):  # checked now, for paths are recorded in JSON after all work is done
+                    check_utf8(text.absolute() if isinstance(text, Path) else text, item.name)
             if "nested" in item.metadata:
                 self._check_nested(item)
         self.check()
@@ -263,7 +263,11 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
     import tyro  # half of the time that it takes to import this package
 
     args = checked_arguments(args)
-    default = config_class(**_owned_flags(args))
+    try:
+        default = config_class(**_owned_flags(args))
+    except ValueError as error:  # tyro explains mistakes in the flags; this one is in the current directory
+        print_line(f"error: {one_sentence(error)}")
+        raise SystemExit(2) from None
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.struct_rule
