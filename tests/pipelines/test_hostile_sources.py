@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,18 @@ def check_shown(done: subprocess.CompletedProcess[bytes], exit_code: int = 0) ->
     return shown
 
 
+WORDS = {
+    "noun": ("graph", "matrix", "field", "group", "series", "parser", "kernel", "vector", "module", "filter", "tree"),
+    "verb": ("returns", "computes", "transforms", "checks", "reduces", "expands", "prints", "compares", "copies"),
+}
+
+
 def prose(number: int) -> str:
+    """Sentences that the filters keep."""
+    draw = random.Random(number)
+    noun, verb = ((lambda kind=kind: draw.choice(WORDS[kind])) for kind in WORDS)
     return " ".join(
-        f"The {number + k} th of the graphs is what the parser returns to the matrix of it." for k in range(6)
+        f"The {noun()} {verb()} the {noun()} of a {noun()} and {verb()} {number} of them." for _ in range(8)
     )
 
 
@@ -48,7 +58,7 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
 def test_a_curation_of_hostile_sources_shows_them_escaped(tmp_path: Path) -> None:
     home = tmp_path / f"home{HOSTILE.replace('/', '')}"
     rows: list[dict[str, object]] = [
-        {"id": f"{number}{HOSTILE}", "text": prose(number * 10), "license": "MIT"} for number in range(60)
+        {"id": f"{number}{HOSTILE}", "text": prose(number), "license": "MIT"} for number in range(120)
     ]
     rows += [{"id": f"bad\n{HOSTILE}", "text": None}, {"id": "no", "text": "x", "license": f"GPL-3.0-only{HOSTILE}"}]
     write_rows(home / f"data/{HOSTILE.replace('/', '')}.jsonl", rows)
