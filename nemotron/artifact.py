@@ -50,6 +50,7 @@ from nemotron.lineage import fetch_by_name, log_loaded, log_saved, producer_reco
 from nemotron.pipe import piped_artifact
 from nemotron.process import process
 from nemotron.strict import one_sentence, short
+from nemotron.terminal import check_utf8
 
 
 class Ladder(Protocol):
@@ -198,6 +199,7 @@ class Artifact(BaseModel):
             OSError: if the disk is full; the directory is then not an artifact.
         """
         path = self.path.resolve()
+        check_utf8(path)
         path.mkdir(parents=True, exist_ok=True)
         if (path / METADATA).exists():
             read_metadata(path, self.type_name())

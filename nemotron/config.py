@@ -22,8 +22,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from nemotron.command_line import checked_arguments
 from nemotron.scale import SCALES, Scale
 from nemotron.strict import one_sentence
+from nemotron.terminal import check_utf8, print_line
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
@@ -206,6 +208,10 @@ class ScaledConfig(metaclass=_ConfigMeta):
                 f"{type(self).__module__} instead of changing the scale of one"
             )
         for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str | Path):  # checked now, for paths are recorded in JSON after all work is done
+                    check_utf8(text.absolute() if isinstance(text, Path) else text, item.name)
             if "nested" in item.metadata:
                 self._check_nested(item)
         self.check()
@@ -263,6 +269,8 @@ def unmarked_numbers(config_class: type[ScaledConfig], scale: Scale = "full") ->
 def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None = None) -> AnyConfig:
     """The Config that the command line asks for; flags, defaults and `--help` are those of the scale it names.
 
+    A flag with several values takes them all at once, as in `--sources a b`; no flag may be given twice.
+
     Args:
         args: without the name of the program; the command line of this process if left out.
     Raises:
@@ -270,7 +278,12 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
     """
     import tyro  # half of the time that it takes to import this package
 
-    default = config_class(**_owned_flags(args))
+    args = checked_arguments(args)
+    try:
+        default = config_class(**_owned_flags(args))
+    except ValueError as error:  # tyro explains mistakes in the flags; this one is in the current directory
+        print_line(f"error: {one_sentence(error)}")
+        raise SystemExit(2) from None
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.struct_rule

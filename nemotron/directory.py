@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from nemotron.process import process
 from nemotron.strict import one_sentence, parse_json_object, short
+from nemotron.terminal import check_utf8, print_line
 
 SCHEMA_VERSION = 1
 METADATA = "metadata.json"
@@ -95,6 +95,7 @@ def read_metadata(directory: Path, expected_type: str | None = None) -> Metadata
     Raises:
         ValueError: if the directory has no complete artifact, or one of another type.
     """
+    check_utf8(directory.resolve())
     if not directory.exists():
         repair_swap(directory.absolute())
     if not directory.is_dir():
@@ -150,7 +151,7 @@ def list_files(directory: Path) -> list[str]:
     """Relative paths of all files of an artifact except its metadata, sorted.
 
     Raises:
-        ValueError: for a link, a pipe or a device, whose content is not in the artifact.
+        ValueError: for a link, a pipe or a device, whose content is not in the artifact, or a name that is not UTF-8.
     """
 
     def fail(error: OSError) -> None:
@@ -160,6 +161,7 @@ def list_files(directory: Path) -> list[str]:
     for folder, folders, files in os.walk(directory, onerror=fail):
         for name in folders + files:
             entry = Path(folder) / name
+            check_utf8(entry)
             if not (stat.S_ISREG(entry.lstat().st_mode) or stat.S_ISDIR(entry.lstat().st_mode)):
                 place = entry.relative_to(directory)
                 raise ValueError(
@@ -239,7 +241,7 @@ def warn_once(sentence: str, key: str) -> None:
     """Print a warning on stderr, the first time that this process has one with this key."""
     if key not in process.warnings:
         process.warnings.add(key)
-        print(f"warning: {sentence}", file=sys.stderr)
+        print_line(f"warning: {sentence}")
 
 
 @contextmanager
@@ -300,9 +302,15 @@ def check_not_written(final: Path) -> None:
 
 
 def final_place(output_dir: str | Path) -> Path:
-    """The directory that an artifact will have; a link in its place is not followed."""
+    """The directory that an artifact will have; a link in its place is not followed.
+
+    Raises:
+        ValueError: if the path is not UTF-8, also if that is so because of the current directory.
+    """
     given = Path(os.path.abspath(output_dir))
-    return given.parent.resolve() / given.name
+    final = given.parent.resolve() / given.name
+    check_utf8(final)
+    return final
 
 
 def working_name(final: Path) -> Path:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import nemotron
 from nemotron.directory import read_metadata
 from nemotron.process import process
+from nemotron.terminal import print_line, printable
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
@@ -100,7 +101,7 @@ def log_loaded(artifact: "Artifact") -> None:
 
 
 def _warn(artifact: "Artifact", error: Exception) -> None:
-    print(f"warning: the lineage tracker did not log {artifact.path}: {error!r}", file=sys.stderr)
+    print_line(f"warning: the lineage tracker did not log {artifact.path}: {error!r}")
 
 
 def lineage_tree(artifact: "Artifact | str | Path") -> str:
@@ -110,7 +111,7 @@ def lineage_tree(artifact: "Artifact | str | Path") -> str:
         ValueError: if the directory, or the existing directory of an input, holds no artifact.
     """
     path = Path(artifact) if isinstance(artifact, str | Path) else artifact.path
-    return "\n".join(_tree_lines(path.resolve(), "", ()))
+    return "\n".join(printable(line) for line in _tree_lines(path.resolve(), "", ()))
 
 
 def _tree_lines(path: Path, indent: str, above: tuple[Path, ...]) -> list[str]:
@@ -166,7 +167,7 @@ def step_name(module: str, file: str | None) -> str:
         return module
     spec = sys.modules["__main__"].__spec__
     if spec is not None:  # python -m package.module
-        return spec.name
+        return printable(spec.name)
     if file is None:  # a notebook
         return module
     script = Path(file).resolve().with_suffix("")  # python recipes/.../training.py
@@ -174,7 +175,7 @@ def step_name(module: str, file: str | None) -> str:
     for root in recipes.submodule_search_locations or () if recipes else ():
         if script.is_relative_to(Path(root).resolve()):
             return ".".join(("nemotron.recipes", *script.relative_to(Path(root).resolve()).parts))
-    return script.name
+    return printable(script.name)
 
 
 @cache

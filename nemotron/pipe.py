@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 from nemotron.directory import METADATA
 from nemotron.process import process
 from nemotron.strict import one_sentence, parse_json_object, short
+from nemotron.terminal import LINES, print_line, printable
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
@@ -74,7 +75,7 @@ def _raise_terminated(number: int, frame: object) -> NoReturn:
 def _exit(sentence: str, exit_code: int) -> NoReturn:
     if sys.stderr is not None:
         with suppress(OSError):  # stderr has no reader left; the exit code still reports the error
-            print(sentence, file=sys.stderr, flush=True)
+            print_line(sentence)
     raise SystemExit(exit_code)
 
 
@@ -100,7 +101,7 @@ def print_complete(artifacts: Mapping[str, "Artifact"]) -> None:
     }
     _print_table(artifacts)
     try:
-        _write_stdout(json.dumps(entries) + "\n")
+        _write_stdout(json.dumps(entries).replace("\x7f", "\\u007f") + "\n")  # JSON leaves DEL as it is
     except BrokenPipeError:
         places = ", ".join(str(artifact.path) for artifact in artifacts.values())
         raise BrokenPipeError(
@@ -115,7 +116,7 @@ def print_page(text: str) -> None:
         OSError: if stdout cannot be written to, or its reader ends before the page is complete.
     """
     try:
-        _write_stdout(text if text.endswith("\n") else f"{text}\n")
+        _write_stdout(printable(text if text.endswith("\n") else f"{text}\n", keep=LINES))
     except BrokenPipeError:
         raise BrokenPipeError(
             "the reader of stdout ended before the whole page was written; write the page to a file instead"
@@ -145,9 +146,10 @@ def _print_table(artifacts: Mapping[str, "Artifact"]) -> None:
             rows["..."] = f"{hidden} more metrics in metadata.json"
         for position, (key, value) in enumerate(rows.items()):
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-            table.add_row("" if position else name, key, shown, end_section=position == len(rows) - 1)
+            cells = (printable(cell) for cell in ("" if position else name, key, shown))
+            table.add_row(*cells, end_section=position == len(rows) - 1)
     text = io.StringIO()  # rich would end the process if it wrote to a stderr without a reader
-    Console(file=text, width=shutil.get_terminal_size().columns, markup=False).print(table)
+    Console(file=text, width=shutil.get_terminal_size().columns, markup=False, emoji=False).print(table)
     with suppress(BrokenPipeError):
         print(text.getvalue(), file=sys.stderr, end="", flush=True)
 

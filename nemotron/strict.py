@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nemotron.terminal import printable
+
 MAX_SENTENCE_CHARACTERS = 2000  # our choice: longer than any path, short enough to read
 MAX_VALUE_CHARACTERS = 80  # our choice: a value inside a sentence
 MAX_JSON_DEPTH = 100  # our choice: nested lists and objects; what we write has fewer than 20
@@ -143,7 +145,7 @@ _ADVICE = {
 
 
 def one_sentence(error: BaseException) -> str:
-    """An exception's message on one line, with advice for a full disk or missing permissions.
+    """An exception's message on one line, with advice for a full disk or missing permissions, fit for a terminal.
 
     A pydantic error names each field with the value found; an error that a validator raises about the object as a
     whole keeps its own words.
@@ -155,7 +157,7 @@ def one_sentence(error: BaseException) -> str:
         text += f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
     else:
         text = str(error) or type(error).__name__
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= MAX_SENTENCE_CHARACTERS else f"{text[:MAX_SENTENCE_CHARACTERS]}..."
 
 

@@ -19,6 +19,7 @@ import tempfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from nemotron.command_line import checked_arguments
 from nemotron.testing.plugin import GOLDEN_DIRECTORY
 from nemotron.testing.session import Session, run_pytest, selection
 
@@ -127,14 +128,14 @@ def run_stage_in_cell(root: Path, stage: str, cell: Cell) -> Session:
 
 def main() -> int:
     """Run every cell; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False)
     parser.add_argument("stages", nargs="*", help="nano2/stage0_pretrain or stage0; default: all that have a golden")
     root = Path.cwd()
     goldens = sorted(
         path.relative_to(root / GOLDEN_DIRECTORY).with_suffix("").as_posix()
         for path in (root / GOLDEN_DIRECTORY).glob("*/*.json")
     )
-    wanted = parser.parse_args().stages
+    wanted = parser.parse_args(checked_arguments()).stages
     stages = [stage for stage in goldens if not wanted or any(_matches(name, stage) for name in wanted)]
     unknown = [name for name in wanted if not any(_matches(name, stage) for stage in goldens)]
     if unknown or not stages:

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from nemotron.command_line import checked_arguments
 from nemotron.testing.compare import Json, relative_difference
 from nemotron.testing.report import CONFIG_RUNG
 from nemotron.testing.session import Session, run_pytest
@@ -288,12 +289,12 @@ def totals(stage: str, results: list[tuple[Mutant, Verdict]]) -> list[str]:
 
 def main() -> int:
     """Try catalogues from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False)
     parser.add_argument("stages", nargs="*", help="recipe and stage; default: all that have a catalogue")
     parser.add_argument("--only", action="append", help="name of a mutant to try; may be repeated")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of mutants to try at a time")
     parser.add_argument("--json", type=Path, help="file for the verdicts as JSON")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(checked_arguments(repeatable=["--only"]))
     root = Path.cwd()
     try:
         unexpected, verdicts = campaign(root, arguments.stages, arguments.only or [], arguments.jobs)

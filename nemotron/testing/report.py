@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nemotron.terminal import printable
 from nemotron.testing.compare import (
     NOTHING,
     Comparison,
@@ -97,6 +98,9 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report for a reader, in at most MAX_LINES lines."""
+        return [printable(line) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
         if self.error:
             return f"{self.stage} was not compared: {self.error}".splitlines()[:MAX_LINES]
         if self.comparison is None:

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from nemotron.artifact import check_artifact
+from nemotron.command_line import checked_arguments
 from nemotron.config import published
 from nemotron.directory import METADATA
 from nemotron.recipes.chat.format import ChatFormat
@@ -36,6 +37,7 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, stream
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.strict import one_sentence
+from nemotron.terminal import LINES, print_line, printable
 
 MODEL = "model"  # where a Checkpoint has its Hugging Face files
 
@@ -183,7 +185,7 @@ def converse(chat: Chat) -> None:
     start = list(chat.messages)
     flags = {flag: thinking for thinking, flag in chat.format.flags.items()}
     commands = f"type {', '.join(flags)}, /new or /exit; Ctrl-C stops an answer"
-    print(commands, file=sys.stderr)
+    print_line(commands)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)  # the prompt of input() may go to stdout
         try:
@@ -191,23 +193,23 @@ def converse(chat: Chat) -> None:
         except EOFError:
             return
         except UnicodeDecodeError as error:
-            print(f"error: the line is not UTF-8 text ({error}); write it in UTF-8", file=sys.stderr)
+            print_line(f"error: the line is not UTF-8 text ({error}); write it in UTF-8")
             continue
         if line == "/exit":
             return
         if line == "/new":
             chat.messages = list(start)
-            print("new conversation", file=sys.stderr)
+            print_line("new conversation")
         elif line in flags:
             chat.messages = chat.format.with_flag(chat.messages, thinking=flags[line])
-            print(f"thinking is {'on' if flags[line] else 'off'}", file=sys.stderr)
+            print_line(f"thinking is {'on' if flags[line] else 'off'}")
         elif re.fullmatch(r"/\w+", line):
-            print(f"error: {line} is not a command; {commands}", file=sys.stderr)
+            print_line(f"error: {line} is not a command; {commands}")
         elif line:
             try:
                 print_reply(chat, line)
             except ValueError as error:
-                print(f"error: {one_sentence(error)}", file=sys.stderr)
+                print_line(f"error: {one_sentence(error)}")
             except KeyboardInterrupt:
                 print("\nstopped; this message is not part of the conversation", file=sys.stderr)
 
@@ -215,7 +217,8 @@ def converse(chat: Chat) -> None:
 def print_reply(chat: Chat, text: str) -> None:
     """Print the reply to one message while it is generated: the answer to stdout, everything else to stderr."""
     for piece, is_aside in chat.reply(text):
-        print(piece, end="", file=sys.stderr if is_aside else sys.stdout, flush=True)
+        shown = printable(piece, keep=LINES)
+        print(shown, end="", file=sys.stderr if is_aside else sys.stdout, flush=True)
 
 
 def main(format: ChatFormat, config: Config) -> None:
@@ -236,11 +239,11 @@ def main(format: ChatFormat, config: Config) -> None:
 
 def chat_program(format: ChatFormat) -> None:
     """The whole program: reads the command line, chats, and exits with 2 after an error and with 130 after Ctrl-C."""
-    config = tyro.cli(Config)
+    config = tyro.cli(Config, args=checked_arguments())
     try:
         main(format, config)
     except (ValueError, OSError) as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        print_line(f"error: {one_sentence(error)}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

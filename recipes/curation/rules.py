@@ -21,6 +21,7 @@ from rich.console import Console
 
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
+from nemotron.terminal import printable
 
 MAX_EXAMPLES = 5
 MAX_VALUE_CHARACTERS = 200
@@ -28,7 +29,19 @@ OTHER_SOURCES = "use other or more sources"
 NUMBER = re.compile("[0-9]+")
 COLUMN_TYPES = {"bucket": pa.int64(), "exported": pa.bool_(), "has_example": pa.bool_()}  # the others are strings
 
-progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+class Progress:
+    """Lines on stderr; an id or a reason from the user's data can neither begin a new line nor style one."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def print(self, line: str) -> None:
+        """Print one line."""
+        self.console.print(printable(line))
+
+
+progress = Progress()
 
 
 class HasId(Protocol):

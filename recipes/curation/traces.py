@@ -15,6 +15,7 @@ from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.packing import PackedRow, best_fit
 from nemotron.recipes.curation.rows import Row
 from nemotron.recipes.sources.conversations import Conversation
+from nemotron.terminal import LINES, printable
 
 
 def without_thought(format: ChatFormat, conversation: Conversation) -> Conversation:
@@ -87,4 +88,4 @@ def samples_page(format: ChatFormat, conversations: list[Conversation], tokenize
         pieces = (tokenizer.decode(ids, skip_special_tokens=False) for ids in
                   (chat.ids[:start], chat.ids[start:end], chat.ids[end:]))  # fmt: skip
         lines += [f"## {category}", "", "```", "{}⟦{}⟧{}".format(*pieces).rstrip(), "```", ""]
-    return "\n".join(lines)
+    return printable("\n".join(lines), keep=LINES)

@@ -6,7 +6,6 @@ An answer is right if the reply has no format error and the verifier of the exer
 thought.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from nemotron.recipes.sources.exercises import long_context, tool_calling
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.sources.exercises.tool_calling import check_call, parse_tool_calls
+from nemotron.terminal import print_line
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def ask(
         continuations = generate(model, prompts, replace(mode.sampling, stop_ids=chat.stop_ids), seeds)
         answered += [judge(e, c, tokenizer, chat, mode) for e, c in zip(chosen, continuations, strict=True)]
         right = sum(one.right for one in answered)
-        print(f"asked ({mode.name}): {len(answered)}/{len(exercises)}, {right} right", file=sys.stderr, flush=True)
+        print_line(f"asked ({mode.name}): {len(answered)}/{len(exercises)}, {right} right")
     return answered
 
 

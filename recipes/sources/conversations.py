@@ -29,6 +29,7 @@ import pyarrow as pa
 from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
+    MAX_DOCUMENT_CHARACTERS,
     Row,
     SourceFile,
     is_unicode,
@@ -190,7 +191,10 @@ def parse_messages(values: Any) -> list[Message]:
             raise ValueError(
                 f"{name} has the key {key!r}, which is not read; move what it says into content, or remove it"
             )
-        message: Message = {"role": role, "content": with_thought(content, value.get("reasoning_content"), role, name)}
+        content = with_thought(content, value.get("reasoning_content"), role, name)
+        if len(content) > MAX_DOCUMENT_CHARACTERS:
+            raise ValueError(f"{name} has more than {MAX_DOCUMENT_CHARACTERS:,} characters; cut it")
+        message: Message = {"role": role, "content": content}
         if calls:
             message["tool_calls"] = [parse_call(call, name) for call in calls]
         weight = value.get("weight")

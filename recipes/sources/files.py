@@ -16,6 +16,8 @@ import pyarrow as pa
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Document, Unreadable
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
+    MAX_DOCUMENT_CHARACTERS,
+    MAX_LINE_BYTES,
     Row,
     SourceFile,
     is_unicode,
@@ -79,11 +81,21 @@ def file_documents(file: SourceFile, text_column: str, num_rows: int | None) -> 
 
 
 def text_document(file: SourceFile) -> Document | Unreadable:
-    """The whole file as one document."""
+    """The whole file as one document.
+
+    Raises:
+        ValueError: if it has more than `MAX_DOCUMENT_CHARACTERS`.
+    """
     try:
-        text = read_bytes(file.location).decode("utf-8-sig")
+        content = read_bytes(file.location, MAX_LINE_BYTES + 1)
+        text = content.decode("utf-8-sig") if len(content) <= MAX_LINE_BYTES else ""
     except UnicodeDecodeError as error:
         return Unreadable(file.name, f"not UTF-8: {error.reason} at byte {error.start}")
+    if len(content) > MAX_LINE_BYTES or len(text) > MAX_DOCUMENT_CHARACTERS:
+        raise ValueError(
+            f"{file.location} has more than {MAX_DOCUMENT_CHARACTERS:,} characters; cut it into several files, for "
+            f"example with split -l 500 --additional-suffix=.txt"
+        )
     if not text.strip():
         return Unreadable(file.name, "empty")
     return Document(file.name, file.name, file.category, text, UNKNOWN_LICENCE, file.source)
@@ -99,6 +111,8 @@ def row_document(row: Row, file: SourceFile, text_column: str) -> Document | Unr
         return Unreadable(name, f"{text_column!r} is empty")
     if not is_unicode(text):
         return Unreadable(name, f"{text_column!r} holds half a surrogate pair, which is not a character")
+    if len(text) > MAX_DOCUMENT_CHARACTERS:
+        return Unreadable(name, f"{text_column!r} has more than {MAX_DOCUMENT_CHARACTERS:,} characters; cut it")
     return Document(name, name, file.category, text, row_licence(row), file.source)
 
 

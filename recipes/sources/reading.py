@@ -6,17 +6,25 @@ conversations. A location is a local path, a glob, or a URI that Daft can read (
 `file://...`); a directory means every file below it. PyArrow reads .parquet files, and of them only the columns in use,
 because Daft refuses a whole file if it does not support the type of one column.
 
-A row that cannot be read is counted and named. A file that cannot be read to its end is an error, because a truncated
-download would otherwise pass for a smaller corpus. Left out: other formats; files that do not fit into memory.
+A row that cannot be read is counted and named, and so is every file and folder of a directory or glob that is not read:
+
+    links     are followed wherever they point; a file or folder that is reached twice is read once
+    hidden    files and folders, whose names begin with a dot, are not read unless the location spells that name out
+    others    broken links, pipes, sockets, devices, and files of other formats are not read
+
+A file that cannot be read to its end is an error, because a truncated download would otherwise pass for a smaller
+corpus. So is one that exceeds the limits below, which are far beyond any text that curation keeps and bound the memory
+that a file can take. Left out: other formats; corpora that do not fit into memory.
 """
 
-import glob
+import fnmatch
 import gzip
 import io
 import itertools
 import json
 import os
 import re
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,19 +34,33 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Unreadable
 from nemotron.recipes.sources.licences import column_licence
+from nemotron.terminal import check_utf8, printable
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 LICENCE_COLUMNS = ("license", "licence", "licenses", "licences")
 
-BATCH_ROWS = 4_096  # our choice: rows of a .parquet file that are turned into Python objects at a time
+BATCH_ROWS = 4_096  # our choice: rows of a .parquet file that are decoded at a time
+
+# Our choice, all of them: curation drops a text of more than 100,000 words, which is about 600 kB.
+MAX_DOCUMENT_CHARACTERS = 4_000_000  # of a text, a message or a whole .txt file
+MAX_LINE_BYTES = 16 << 20  # of a row: a line of a .jsonl file, or the decoded values of a row of a .parquet file
+MAX_ID_CHARACTERS = 1_000  # a longer id is replaced by the name of the row; ids are shown and recorded
+MAX_EXPANSION = 100  # unpacked bytes per byte of a .jsonl.gz or .parquet file; text has 3 to 10
+FREE_BYTES = 64 << 20  # unpacked bytes that a file may have whatever its size
+ROW_BYTES = 64  # what a row counts in addition to its content, because empty rows take memory too
+MAX_UNREADABLE_ROWS = 1_000_000  # of a file
+MAX_ROW_GROUP_VALUES = 50_000_000  # of a repeated column in a row group of a .parquet file
+MAX_LISTED = 1_000_000  # files and folders of a source
 
 CATEGORY = re.compile(r"([a-z0-9][a-z0-9+_-]*)=(.+)", re.DOTALL)
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+FILE_SCHEME = "file://"
 GLOB_CHARACTER = re.compile(r"[*?\[]")
 
 # After listing a URI has failed, Daft's threads still log, and an interpreter that exits during that crashes: measured
@@ -66,6 +88,12 @@ class SourceFile:
     category: str
     source: str
     """The location as the user gave it, for the attribution list."""
+
+    @property
+    def identity(self) -> str:
+        """The same for every name of the file: for a local file, the path without links."""
+        path = self.location.removeprefix(FILE_SCHEME)
+        return path if SCHEME.match(path) else os.path.realpath(path)
 
 
 @dataclass(frozen=True)
@@ -108,9 +136,9 @@ def read_items(
     for source in sources:
         files, others = find_files(source, default_category)
         unreadable += others
-        new_files = [file for file in files if file.location not in known]
+        new_files = [file for file in files if file.identity not in known]
         for file in files:
-            first = known.setdefault(file.location, file)
+            first = known.setdefault(file.identity, file)
             if first.category != file.category:
                 raise ValueError(f"{file.location} is both {first.category} and {file.category}; give it one category")
         streams.append(read_files(source, new_files, read_file, kind))
@@ -125,14 +153,21 @@ def read_files(
     """The items of one source's files, one file after the other.
 
     Raises:
-        ValueError: if there are files but none holds an item, or a file cannot be read to its end.
+        ValueError: if there are files but none holds an item, a file cannot be read to its end, or a file has more than
+            `MAX_UNREADABLE_ROWS` rows that cannot be read.
     """
     num_items = num_unreadable = 0
     first_reason = ""
     for file in files:
+        num_unreadable_before = num_unreadable
         for row in read_file(file):
             if isinstance(row, Unreadable):
                 num_unreadable += 1
+                if num_unreadable - num_unreadable_before > MAX_UNREADABLE_ROWS:
+                    raise ValueError(
+                        f"{file.location} has more than {MAX_UNREADABLE_ROWS:,} unreadable rows{first_reason}; mend or "
+                        f"remove the file"
+                    )
                 first_reason = first_reason or f", the first is {row.id}: {row.reason}"
             else:
                 num_items += 1
@@ -169,7 +204,7 @@ def unique_ids(ids: Iterable[str]) -> list[str]:
 
 
 def find_files(source: str, default_category: str) -> tuple[list[SourceFile], list[Unreadable]]:
-    """The files of one source that have a readable format, sorted by path, and those that have another format.
+    """The files of one source that have a readable format, sorted by path, and what else is there.
 
     Raises:
         FileNotFoundError: if the location does not exist.
@@ -177,12 +212,16 @@ def find_files(source: str, default_category: str) -> tuple[list[SourceFile], li
     """
     category, location = split_category(source)
     category = category or default_category
-    found = sorted(list_uri(location) if SCHEME.match(location) else list_local(os.path.expanduser(location)))
+    check_utf8(location, "source")
+    found, skipped = list_uri(location) if SCHEME.match(location) else list_local(os.path.expanduser(location))
+    found = sorted((path, printable(name)) for path, name in found)
     files = [SourceFile(path, name, category, location) for path, name in found if path.endswith(SUFFIXES)]
     reason = f"not one of {', '.join(SUFFIXES)}"
     others = [Unreadable(name, reason) for path, name in found if not path.endswith(SUFFIXES)]
+    others += [Unreadable(printable(name), reason) for name, reason in sorted(skipped)]
     if not files:
         example = f"; found {others[0].id}" if others else ""
+        example += f", which is not read: {others[0].reason}" if others and others[0].reason != reason else ""
         raise ValueError(f"{location} holds no file that ends in {', '.join(SUFFIXES)}{example}; name another source")
     return files, others
 
@@ -197,48 +236,157 @@ def split_category(source: str) -> tuple[str | None, str]:
     return None, source
 
 
-def list_local(location: str) -> list[tuple[str, str]]:
-    """(path, name in ids) of a file, of everything below a directory, or of what a glob matches.
+Listed = tuple[list[tuple[str, str]], list[tuple[str, str]]]
+"""(path, name in ids) of each file, and (name in ids, reason) of whatever is not read."""
+HIDDEN = "hidden; spell its name out to read it"
 
-    Symbolic links to directories are not followed.
+
+def list_local(location: str) -> Listed:
+    """A file, everything below a directory, or what a glob matches.
 
     Raises:
         FileNotFoundError: if nothing exists there.
         OSError: if a directory cannot be listed.
+        ValueError: for a device, a pipe or a socket, or more than `MAX_LISTED` files and folders.
     """
-
-    def fail(error: OSError) -> None:
-        raise OSError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions") from error
-
-    if os.path.isfile(location):
-        return [(location, os.path.basename(location))]
     if os.path.isdir(location):
-        root, tops = location, [location]
+        parent = os.path.dirname(os.path.abspath(location))
+        walk = Walk(parent)
+        walk.directory(location)
+    elif os.path.lexists(location):
+        check_regular(location)
+        return [(location, os.path.basename(location))], []
     else:
         fixed = GLOB_CHARACTER.split(location, maxsplit=1)[0]
-        root, tops = os.path.dirname(fixed), sorted(glob.glob(location, recursive=True))
-        if not tops:
+        root = os.path.dirname(fixed)
+        walk = Walk(os.path.abspath(root))
+        if os.path.isdir(root or os.curdir):
+            walk.matches(root, Path(location).parts[len(Path(root).parts) :])
+        if not walk.num_listed:
             raise FileNotFoundError(f"{location} does not exist; name a file, directory, glob or URI that does")
-    paths = set()
-    for top in tops:
-        if not os.path.isdir(top):
-            paths.add(top)
-            continue
-        for directory, _subdirectories, file_names in os.walk(top, onerror=fail):
-            paths.update(os.path.join(directory, file_name) for file_name in file_names)
-    parent = os.path.dirname(os.path.abspath(root)) if os.path.isdir(location) else os.path.abspath(root)
-    return [(path, Path(os.path.relpath(os.path.abspath(path), parent)).as_posix()) for path in sorted(paths)]
+    walk.follow_links()
+    return list(walk.files.items()), list(walk.skipped.items())
 
 
-def list_uri(location: str) -> list[tuple[str, str]]:
-    """(URI, name in ids) of a file, of everything below a directory, or of what a glob matches, as Daft lists it.
+class Walk:
+    """Lists files below directories. Real directories come before links, so a name without a link wins.
+
+    Args:
+        parent: the directory that names in ids are relative to.
+    """
+
+    def __init__(self, parent: str) -> None:
+        self.parent = parent
+        self.files: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.num_listed = 0
+        self._links: list[tuple[str, Sequence[str]]] = []
+        self._seen: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def name(self, path: str) -> str:
+        """The name of a path in ids."""
+        return Path(os.path.relpath(os.path.abspath(path), self.parent)).as_posix()
+
+    def skip(self, path: str, reason: str) -> None:
+        """Note that a path is not read."""
+        self.skipped[self.name(path)] = reason
+
+    def count(self, directory: str) -> None:
+        """Count something that was listed."""
+        self.num_listed += 1
+        if self.num_listed > MAX_LISTED:
+            raise ValueError(
+                f"{directory} is one of more than {MAX_LISTED:,} files and folders; name a smaller directory, or look "
+                f"for a link that leads out of it"
+            )
+
+    def follow_links(self) -> None:
+        """Look at the links that were found, and at those found behind them."""
+        while self._links:
+            links, self._links = sorted(self._links), []
+            for path, pattern in links:
+                self.entry(path, pattern, is_link=False)
+
+    def directory(self, path: str, pattern: Sequence[str] = ("**",)) -> None:
+        """List what matches a pattern below a directory, once."""
+        key = (os.path.realpath(path), tuple(pattern))
+        first = self._seen.setdefault(key, path)
+        if first != path:
+            self.skip(path, f"the same folder as {printable(self.name(first))}")
+            return
+        try:
+            with os.scandir(path or os.curdir) as entries:
+                found = sorted((entry.name, entry.is_symlink()) for entry in entries)
+        except OSError as error:
+            reason = f"{path} cannot be listed ({error.strerror}); check its permissions"
+            raise OSError(reason) from error
+        first_part, *_ = pattern
+        wanted = "*" if first_part == "**" else first_part
+        for name, is_link in found:
+            if not fnmatch.fnmatchcase(name, wanted):
+                continue
+            place = os.path.join(path, name)
+            self.count(place)
+            if name.startswith(".") and not wanted.startswith("."):
+                if wanted == pattern[-1] or first_part == pattern[-1] or os.path.isdir(place):
+                    self.skip(place, HIDDEN)
+            else:
+                self.entry(place, pattern, is_link)
+
+    def entry(self, path: str, pattern: Sequence[str], is_link: bool) -> None:
+        """Look at something whose name matches the first part of a pattern."""
+        if is_link:
+            self._links.append((path, pattern))
+        elif os.path.isdir(path):
+            rest = pattern if pattern[0] == "**" else pattern[1:] or ("**",)
+            self.matches(path, rest)
+        elif len(pattern) == 1:
+            self.file(path)
+
+    def matches(self, path: str, pattern: Sequence[str]) -> None:
+        """List what matches a pattern below a directory, where "**" may also stand for no folder."""
+        if not GLOB_CHARACTER.search(pattern[0]):  # a name without a wildcard
+            place = os.path.join(path, pattern[0])
+            if os.path.lexists(place):
+                self.count(place)
+                self.entry(place, pattern, is_link=False)
+            return
+        self.directory(path, pattern)
+        if pattern[0] == "**" and len(pattern) > 1:
+            self.matches(path, pattern[1:])
+
+    def file(self, path: str) -> None:
+        """Note a file, or why it is not read."""
+        if not os.path.exists(path):
+            self.skip(path, "a link that leads nowhere")
+            return
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            self.skip(path, "a pipe, socket or device")
+            return
+        first = self._seen.setdefault((os.path.realpath(path), ()), path)
+        if first == path:
+            self.files[path] = self.name(path)
+        else:
+            self.skip(path, f"the same file as {printable(self.name(first))}")
+
+
+def check_regular(location: str) -> None:
+    """Raise ValueError if a path is a device, a pipe or a socket, which may never end."""
+    if not stat.S_ISREG(os.stat(location).st_mode):
+        raise ValueError(f"{location} is not a regular file; copy what it holds to a file, and name that")
+
+
+def list_uri(location: str) -> Listed:
+    """A file, everything below a directory, or what a glob matches, as Daft lists it; `file://` is listed here.
 
     Raises:
         FileNotFoundError: if nothing exists there.
         ValueError: if the URI does not answer or refuses access.
     """
+    if location.startswith(FILE_SCHEME):
+        return list_file_uri(location)
     if location.endswith(SUFFIXES) and not GLOB_CHARACTER.search(location):
-        return [(location, location.rpartition("/")[2])]
+        return [(location, location.rpartition("/")[2])], []
     pattern = location if GLOB_CHARACTER.search(location) else f"{location.rstrip('/')}/**"
     with errors_naming(location):
         try:
@@ -252,7 +400,25 @@ def list_uri(location: str) -> list[tuple[str, str]]:
     if not listed:
         raise FileNotFoundError(f"{location} matches no file; check the address")
     fixed = GLOB_CHARACTER.split(pattern, maxsplit=1)[0].rpartition("/")[0]
-    return [(uri, uri.removeprefix(fixed).lstrip("/")) for uri in sorted(listed)]
+    spelled_out = {part for part in pattern.removeprefix(fixed).split("/") if part.startswith(".")}
+    files, skipped = [], []
+    for uri in sorted(listed):
+        name = uri.removeprefix(fixed).lstrip("/")
+        dotted = (part for part in name.split("/") if part.startswith("."))
+        if all(any(fnmatch.fnmatchcase(part, one) for one in spelled_out) for part in dotted):
+            files.append((uri, name))
+        else:
+            skipped.append((name, HIDDEN))
+    return files, skipped
+
+
+def list_file_uri(location: str) -> Listed:
+    """The same for a `file://` address, with names as for other URIs; Daft has another rule for links."""
+    path = location.removeprefix(FILE_SCHEME)
+    is_directory = os.path.isdir(path) and not GLOB_CHARACTER.search(path)
+    files, skipped = list_local(os.path.join(path, "**") if is_directory else path)
+    other = [(name, "not UTF-8; name its directory without file://") for _, name in files if name != printable(name)]
+    return [(FILE_SCHEME + found, name) for found, name in files if name == printable(name)], [*skipped, *other]
 
 
 # Reading rows ---------------------------------------------------------------------------------------------------------
@@ -262,7 +428,8 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
     """One row for each line of a .jsonl or .jsonl.gz file that is not blank.
 
     Raises:
-        ValueError: if the last line has no line end and is not JSON, because the file was cut there.
+        ValueError: if the last line has no line end and is not JSON, because the file was cut there; for a line of more
+            than `MAX_LINE_BYTES`, or a file that unpacks to more than `MAX_EXPANSION` times its size.
     """
     index = -1
     for line_number, line in enumerate(read_lines(file.location), start=1):
@@ -300,12 +467,14 @@ def parquet_rows(
     Args:
         choose_columns: the columns to read; raises ValueError if one that is needed is missing.
     Raises:
-        ValueError: if two columns have the same chosen name, or a chosen column cannot be read.
+        ValueError: if two columns have the same chosen name, a chosen column cannot be read, or a row or the whole file
+            unpacks to too much.
     """
     index = 0
     with errors_naming(file.location), open_binary(file.location) as stream:
+        unpacked = Unpacked(file.location, stream.seek(0, os.SEEK_END))
         with arrow_errors_naming(file.location, ""):
-            parquet = pq.ParquetFile(stream, page_checksum_verification=True)
+            parquet = pq.ParquetFile(stream)
             schema = parquet.schema_arrow
         names = choose_columns(schema)
         for name in names:
@@ -315,18 +484,95 @@ def parquet_rows(
                 )
         types = {name: schema.field(name).type for name in names}
         used = ", ".join(f"{name}: {kind}" for name, kind in types.items())
-        size = BATCH_ROWS if num_rows is None else min(num_rows, BATCH_ROWS)
-        batches = parquet.iter_batches(size, columns=list(names))
-        while num_rows is None or index < num_rows:
-            with arrow_errors_naming(file.location, used):
-                batch = next(batches, None)
+        texts, longest = check_row_groups(file.location, parquet, names)
+        with arrow_errors_naming(file.location, used):
+            # A value that is repeated stays one value in memory until its size has been looked at.
+            parquet = pq.ParquetFile(
+                stream, metadata=parquet.metadata, read_dictionary=texts, page_checksum_verification=True
+            )
+        # Each row group by itself: a batch across two of them would have two dictionaries, which Arrow cannot nest.
+        for group in range(parquet.num_row_groups):
+            num_left = BATCH_ROWS if num_rows is None else num_rows - index
+            size = max(1, min(BATCH_ROWS, num_left, FREE_BYTES // longest))
+            batches = parquet.iter_batches(size, row_groups=[group], columns=list(names))
+            while num_rows is None or index < num_rows:
+                with arrow_errors_naming(file.location, used):
+                    batch = next(batches, None)
                 if batch is None:
-                    return
-                columns = [batch.column(name).to_pylist(maps_as_pydicts="strict") for name in names]
-            for values in zip(*columns, strict=True):
-                pairs = zip(types.items(), values, strict=True)
-                yield Row(f"{file.name}#{index}", {name: without_padding(value, kind) for (name, kind), value in pairs})
-                index += 1
+                    break
+                for part in parts_of_bounded_size(file, batch, index):
+                    unpacked.add(decoded_bytes(part), len(part))
+                    with arrow_errors_naming(file.location, used):
+                        columns = [part.column(name).to_pylist(maps_as_pydicts="strict") for name in names]
+                    for values in zip(*columns, strict=True):
+                        pairs = zip(types.items(), values, strict=True)
+                        row = {name: without_padding(value, kind) for (name, kind), value in pairs}
+                        yield Row(f"{file.name}#{index}", row)
+                        index += 1
+
+
+def check_row_groups(location: str, parquet: pq.ParquetFile, names: Sequence[str]) -> tuple[list[str], int]:
+    """The paths of the columns of text below these columns, and the bytes of the longest value of a fixed size.
+
+    Raises:
+        ValueError: if a row group unpacks to too much, as the file itself describes it.
+    """
+    leaves = {number: parquet.schema.column(number) for number in range(parquet.metadata.num_columns)}
+    leaves = {number: leaf for number, leaf in leaves.items() if leaf.path.split(".")[0] in names}
+    for group in range(parquet.metadata.num_row_groups):
+        for number, leaf in leaves.items():
+            chunk = parquet.metadata.row_group(group).column(number)
+            if leaf.max_repetition_level and chunk.num_values > MAX_ROW_GROUP_VALUES:
+                raise ValueError(
+                    f"{location}: row group {group} has {chunk.num_values:,} values of {leaf.path}, more than "
+                    f"{MAX_ROW_GROUP_VALUES:,}; write it with smaller row groups"
+                )
+            Unpacked(location, chunk.total_compressed_size).add(chunk.total_uncompressed_size, num_rows=0)
+    kinds = ("STRING", "JSON", "ENUM", "NONE")
+    texts = [
+        one.path for one in leaves.values() if one.physical_type == "BYTE_ARRAY" and one.logical_type.type in kinds
+    ]
+    return texts, max([8, *(leaf.length or 0 for leaf in leaves.values())])
+
+
+def parts_of_bounded_size(file: SourceFile, batch: pa.RecordBatch, index: int) -> Iterator[pa.RecordBatch]:
+    """The batch in parts of at most `MAX_LINE_BYTES` of decoded values.
+
+    Raises:
+        ValueError: if a single row has more.
+    """
+    if decoded_bytes(batch) <= MAX_LINE_BYTES:
+        yield batch
+    elif len(batch) > 1:
+        half = len(batch) // 2
+        yield from parts_of_bounded_size(file, batch.slice(0, half), index)
+        yield from parts_of_bounded_size(file, batch.slice(half), index + half)
+    else:
+        raise ValueError(
+            f"{file.location}: row {index} unpacks to {decoded_bytes(batch):,} bytes, more than {MAX_LINE_BYTES:,}; "
+            f"cut what is in it into several rows, or remove it"
+        )
+
+
+def decoded_bytes(values: pa.RecordBatch | pa.Array) -> int:
+    """Bytes of a batch or array when every value is written out, also one that is stored once and repeated."""
+    if isinstance(values, pa.RecordBatch):
+        return sum(map(decoded_bytes, values.columns))
+    if isinstance(values, pa.ExtensionArray):
+        return decoded_bytes(values.storage)
+    if pa.types.is_dictionary(values.type):
+        if not (pa.types.is_string(values.type.value_type) or pa.types.is_large_string(values.type.value_type)):
+            return values.nbytes
+        lengths = pc.binary_length(values.dictionary).cast(pa.int64())
+        return pc.sum(lengths.take(values.indices)).as_py() or 0
+    if pa.types.is_struct(values.type):
+        return sum(map(decoded_bytes, values.flatten()))
+    if pa.types.is_map(values.type):
+        start, end = (values.offsets[end].as_py() for end in (0, len(values)))
+        return sum(decoded_bytes(part.slice(start, end - start)) for part in (values.keys, values.items))
+    if pa.types.is_nested(values.type):
+        return 8 * len(values) + decoded_bytes(values.flatten())
+    return values.nbytes
 
 
 def without_padding(value: Any, kind: pa.DataType) -> Any:
@@ -371,12 +617,12 @@ def row_licence(row: Row) -> str:
 
 
 def stated_id(row: Row, columns: Sequence[str]) -> str:
-    """The first of the columns that holds text or a whole number, else the row's name."""
+    """The first of the columns that holds a short text or a whole number, else the row's name."""
     for column in columns:
         value = row.columns.get(column)
-        if type(value) is int:
+        if type(value) is int and abs(value) < 10**MAX_ID_CHARACTERS:
             return str(value)
-        if text := stated_text(row, [column]):
+        if (text := stated_text(row, [column])) and len(text) <= MAX_ID_CHARACTERS:
             return text
     return row.name
 
@@ -393,21 +639,73 @@ def is_unicode(text: str) -> bool:
 # Reading bytes --------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(location: str) -> bytes:
-    """The content of a file."""
+def read_bytes(location: str, max_bytes: int) -> bytes:
+    """The first bytes of a file, at most `max_bytes`."""
     with errors_naming(location), open_binary(location) as stream:
-        return stream.read()
+        return stream.read(max_bytes)
 
 
 def read_lines(location: str) -> Iterator[bytes]:
-    """The lines of a .jsonl or .jsonl.gz file."""
+    """The lines of a .jsonl or .jsonl.gz file.
+
+    Raises:
+        ValueError: for a line of more than `MAX_LINE_BYTES`, or a file that unpacks to too much.
+    """
     with errors_naming(location), open_binary(location) as stream:
-        yield from gzip.GzipFile(fileobj=stream) if location.endswith(".gz") else stream
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        unpacked = Unpacked(location, size)
+        lines = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if location.endswith(".gz") else stream
+        for number in itertools.count(1):
+            line = lines.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(
+                    f"{location}: line {number} has more than {MAX_LINE_BYTES:,} bytes; cut what is in it into "
+                    f"several lines, or remove it"
+                )
+            if lines is not stream:
+                unpacked.add(len(line), num_rows=1)
+            yield line
+
+
+class Unpacked:
+    """What has been unpacked of a file, against its limit.
+
+    Args:
+        location: the file, for the error.
+        size: its bytes as they are stored.
+    """
+
+    def __init__(self, location: str, size: int) -> None:
+        self.location = location
+        self.limit = max(FREE_BYTES, MAX_EXPANSION * size)
+        self.num_bytes = 0
+
+    def add(self, num_bytes: int, num_rows: int) -> None:
+        """Count more of it.
+
+        Raises:
+            ValueError: beyond the limit.
+        """
+        self.num_bytes += num_bytes + ROW_BYTES * num_rows
+        if self.num_bytes > self.limit:
+            raise ValueError(
+                f"{self.location} unpacks to more than {self.limit:,} bytes, {MAX_EXPANSION} times its size; text does "
+                f"not, so look at what is in it, and unpack it yourself if you want to use it"
+            )
 
 
 @contextmanager
 def open_binary(location: str) -> Iterator[BinaryIO]:
-    """Opens a local path with Python's `open`, a URI with Daft."""
+    """Opens a local path with Python's `open`, a URI with Daft.
+
+    Raises:
+        ValueError: for a device, a pipe or a socket.
+    """
+    if not SCHEME.match(location) or location.startswith(FILE_SCHEME):
+        check_regular(location.removeprefix(FILE_SCHEME))
     if SCHEME.match(location):
         with daft.File(location, io_config=REMOTE).open() as stream:
             yield cast(BinaryIO, io.BufferedReader(UriReader(stream), buffer_size=1 << 20))

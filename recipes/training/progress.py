@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from nemotron.terminal import print_line
+
 
 class TrainingProgress:
     """Shows the step, the numbers that the loop notes, tokens per second and the time that is left.
@@ -60,7 +62,7 @@ class TrainingProgress:
         elif steps_done % self.line_every_steps == 0 or steps_done == self.total_steps:
             left = seconds / (steps_done - self.first_step) * (self.total_steps - steps_done)
             line = f"{self.title} {steps_done}/{self.total_steps}  {text}  {left:,.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+            print_line(line)
 
 
 class _Numbers(ProgressColumn):

@@ -15,7 +15,6 @@ Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --resume
 import json
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +39,7 @@ from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.strict import one_sentence, parse_json_object, read_file, short
+from nemotron.terminal import print_line
 
 KEPT_STATES = 2
 """States kept of an unfinished run: if the disk damages the last one, the run resumes from the one before."""
@@ -145,7 +145,7 @@ def check_before_work(config: Any, flag: str) -> None:
             try:
                 found = read_state_json(state)
             except ValueError as error:
-                print(f"warning: {error}", file=sys.stderr)
+                print_line(f"warning: {error}")
             else:
                 check_config(found, compared_values(config), directory, otherwise)
                 break
@@ -234,7 +234,7 @@ def is_finished(output_dir: Path, identity: Identity) -> bool:
     except ValueError as error:
         raise ValueError(f"{error}; copy the artifact again, or delete {output_dir} to start over") from None
     check_identity(state, identity, output_dir, "drop --resume")
-    print(f"{output_dir} is finished; nothing to resume", file=sys.stderr)
+    print_line(f"{output_dir} is finished; nothing to resume")
     return True
 
 
@@ -299,7 +299,7 @@ def remove_leftovers(work: Path) -> None:
             entry.unlink()
     if left:
         names = ", ".join(entry.relative_to(work).as_posix() for entry in left)
-        print(f"deleted what an unfinished run left in {work}: {names}", file=sys.stderr)
+        print_line(f"deleted what an unfinished run left in {work}: {names}")
 
 
 def read_training_state(work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer) -> Record:
@@ -310,7 +310,7 @@ def read_training_state(work: Path, identity: Identity, model: NemotronH, optimi
     """
     states = complete_states(work)
     if not states:
-        print("nothing to resume: no state was written yet, starting at step 0", file=sys.stderr)
+        print_line("nothing to resume: no state was written yet, starting at step 0")
         return Record(weights={"initial": weight_fingerprint(model)})
     damaged: dict[Path, str] = {}
     for directory in reversed(states):
@@ -326,9 +326,9 @@ def read_training_state(work: Path, identity: Identity, model: NemotronH, optimi
     optimizer.load_state_dict(moments)
     for path, sentence in damaged.items():  # now that an earlier state is known to fit
         delete_state(path)
-        print(f"warning: {sentence}; deleted it and took the state before it", file=sys.stderr)
+        print_line(f"warning: {sentence}; deleted it and took the state before it")
     record = state.record
-    print(f"resumed at step {len(record.curve)}", file=sys.stderr)
+    print_line(f"resumed at step {len(record.curve)}")
     return record
 
 

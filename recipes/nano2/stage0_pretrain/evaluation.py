@@ -51,6 +51,7 @@ from nemotron.recipes.scoring.ngram import KneserNey, Unigram
 from nemotron.recipes.scoring.recall import recall_by_distance
 from nemotron.recipes.sources.problems import lookup
 from nemotron.recipes.training.run import Checkpoint
+from nemotron.terminal import LINES, printable
 
 
 @dataclass
@@ -216,7 +217,7 @@ def main(config: Config) -> Results:
             predictions_path=work / "predictions.parquet",
             metrics=metrics,
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(table))
+    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
     return Results.load(config.output_dir)
 
 

@@ -11,7 +11,6 @@ b batch   t position
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +46,7 @@ from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+from nemotron.terminal import LINES, print_line, printable
 
 TOKENS_PER_STEP = 768 * 8192  # derived: published batch times published length; the paper prints 736 * 8192 tokens
 
@@ -233,8 +233,8 @@ def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> N
     prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
     (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])
     sample = tokenizer.decode(continuation.tokens)
-    path.write_text(sample, encoding="utf-8", newline="\n")
-    print(f"sample: {sample!r}", file=sys.stderr)
+    path.write_text(printable(sample, keep=LINES), encoding="utf-8", newline="\n")
+    print_line(f"sample: {sample!r}")
 
 
 def main(config: Config) -> Checkpoint:

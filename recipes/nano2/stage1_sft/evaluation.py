@@ -54,6 +54,7 @@ from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.run import Checkpoint
+from nemotron.terminal import LINES, printable
 
 
 @dataclass
@@ -185,7 +186,7 @@ def main(config: Config) -> Results:
             replies_path=work / "replies.parquet",
             metrics=metrics,
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(table))
+    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
     return Results.load(config.output_dir)
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.training.run import Checkpoint
+from nemotron.terminal import LINES, printable
 
 MODES = {"base": "base model", "think": "thinking", "no_think": "not thinking", "budget": "thinking within a budget"}
 
@@ -85,4 +86,4 @@ def samples_page(samples: Sequence[tuple[str, Exercise, str, bool]]) -> str:
         if mode == "think":
             lines += [f"## {exercise.family}", "", "```", *asked, "```", ""]
         lines += [f"{MODES[mode]}, {'right' if right else 'wrong'}:", "", "```", text.rstrip(), "```", ""]
-    return "\n".join(lines)
+    return printable("\n".join(lines), keep=LINES)

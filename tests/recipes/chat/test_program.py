@@ -107,6 +107,14 @@ def test_a_token_that_spans_thinking_and_answer_is_split(make_chat, tokenizer, c
     assert capsys.readouterr() == (". b\n", "a</think>\n")
 
 
+def test_what_a_terminal_would_obey_is_printed_escaped(make_chat, calls, capsys):
+    calls["writes"] = ["a\x1b]0;X\x07\t\u202e\r\nb</think>c\x9b2J\x7f\n\td[red]<|im_end|>"]
+    talk = make_chat()
+    program.print_reply(talk, "Hi")
+    assert capsys.readouterr() == ("c\\x9b2J\\x7f\n\td[red]\n", "a\\x1b]0;X\\x07\t\\u202e\\x0d\nb</think>\n")
+    assert "\x1b]0;X\x07" in talk.messages[-1]["content"]  # the model reads what it wrote
+
+
 def test_blank_lines_inside_an_answer_are_printed(make_chat, calls, capsys):
     calls["writes"] = ["one\n\n two\n \n<|im_end|>"]
     program.print_reply(make_chat(), "Hi /direct")

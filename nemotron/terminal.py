@@ -1,0 +1,53 @@
+"""Text on its way to a terminal: what a terminal would obey instead of show is escaped.
+
+In: any text, also file names, ids and replies that somebody else chose. Out: the same text with control characters as
+`\\x1b`, and lines on stderr. Everything that the steps print goes through here: `nemotron.pipe` for results and errors,
+`print_line` for progress.
+
+    print(printable("\\x1b[2J"))                        # shows \\x1b[2J instead of clearing the screen
+"""
+
+import re
+import sys
+
+OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 and C1 controls, DEL, bidirectional overrides and isolates, and halves of surrogate pairs, as which Python holds
+the bytes of a file name that is not UTF-8."""
+LINES = "\n\t"
+"""What a text of several lines keeps."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with the characters of OBEYED escaped; twice gives the same as once.
+
+    Args:
+        keep: characters that stay, such as LINES. A single line keeps none, so no id can begin a new line.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        if match[0] in keep:
+            return match[0]
+        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
+            code -= 0xDC00
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+    return OBEYED.sub(escaped, text)
+
+
+def print_line(line: str) -> None:
+    """Print one line on stderr."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def check_utf8(place: object, name: str = "") -> None:
+    """Raise ValueError if a path or text is not UTF-8, as JSON and most libraries need it.
+
+    Args:
+        name: what the text is, for the error: "output_dir".
+    """
+    try:
+        str(place).encode()
+    except UnicodeEncodeError:
+        subject = f"{name}={printable(str(place))}" if name else printable(str(place))
+        raise ValueError(f"{subject} is not UTF-8 text; rename the file or directory") from None

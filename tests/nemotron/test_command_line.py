@@ -1,0 +1,87 @@
+"""No argument is lost or taken for another, and every program of the project checks its arguments."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemotron.command_line import check_arguments, checked_arguments
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "flag"),
+    [
+        (["--sources", "a", "--sources", "b"], "--sources"),
+        (["--data.sources", "a", "--seed", "1", "--data.sources", "b"], "--data.sources"),
+        (["--data.sources=a", "--data.sources=b"], "--data.sources"),
+        (["--data.sources", "a", "--data.sources=b"], "--data.sources"),
+        (["--text-column", "a", "--text_column", "b"], "--text-column"),
+        (["--seed", "1", "--seed", "2"], "--seed"),
+        (["--resume", "--resume"], "--resume"),
+    ],
+)
+def test_a_flag_given_twice_is_refused(args: list[str], flag: str) -> None:
+    with pytest.raises(ValueError, match=f"^{flag} is given 2 times; give it once, with all its values after it$"):
+        check_arguments(args)
+
+
+@pytest.mark.parametrize(("yes", "no"), [("--resume", "--no-resume"), ("--train.resume", "--train.no-resume")])
+def test_a_switch_that_is_set_both_ways_is_refused(yes: str, no: str) -> None:
+    with pytest.raises(ValueError, match=f"^{yes} and {no} are both given; give one of them$"):
+        check_arguments([yes, no])
+    check_arguments([no])
+
+
+def test_other_arguments_are_returned_as_they_are() -> None:
+    args = ["path", "--sources", "a", "b", "a", "--data.sources=--x", "-h", "--system", "two\nlines", "--", "-1"]
+    assert checked_arguments(args) == args
+    assert checked_arguments(["--only", "a", "--only", "b"], repeatable=["--only"]) == ["--only", "a", "--only", "b"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("caf\udce9.txt", r"argument=caf\xe9.txt is not UTF-8 text; rename the file or directory"),
+        ("\x1b]0;X\x07", r"the argument \x1b]0;X\x07 holds a control character; remove it, or rename the file"),
+        ("a\u202eb", r"the argument a\u202eb holds a control character; remove it, or rename the file"),
+    ],
+)
+def test_an_argument_that_cannot_be_shown_or_recorded_is_refused(
+    argument: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        checked_arguments(["--sources", argument])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+PROGRAMS = sorted(
+    path.relative_to(ROOT)
+    for folder in ("recipes", "nemotron", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if "\nif __name__ ==" in path.read_text(encoding="utf-8")
+)
+
+
+def test_the_programs_are_found() -> None:
+    names = {path.as_posix() for path in PROGRAMS}
+    assert names >= {
+        "recipes/nano2/__main__.py", "recipes/nano2/chat_cli.py", "recipes/nano2/stage1_sft/data_curation.py",
+        "nemotron/testing/bless.py", "benchmarks/generation.py",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.as_posix())
+def test_every_program_refuses_a_flag_given_twice(path: Path, tmp_path: Path) -> None:
+    module = path.with_suffix("").as_posix().replace("/", ".").removesuffix(".__main__")
+    module = f"nemotron.{module}" if path.parts[0] == "recipes" else module
+    command = [str(ROOT / path)] if path.parts[0] == "benchmarks" else ["-m", module]
+    done = subprocess.run(
+        [sys.executable, *command, "--seed", "1", "--seed", "2"],
+        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip() == "error: --seed is given 2 times; give it once, with all its values after it"
