@@ -177,9 +177,25 @@ def test_letters_that_differ_in_too_much_are_not_compared_with_each_other(monkey
     assert count_comparisons(monkeypatch, texts) == (0, {})
 
 
+def with_others(texts, frequent):
+    """The texts, and five more documents that share a passage, so that its shingles are frequent."""
+    return texts | {f"other {index}": frequent + random_text(f"other {index}", 900) for index in range(5)}
+
+
 def test_documents_of_other_lengths_are_not_compared(monkeypatch):
-    text = random_text("long", 2000)
-    texts = {"a": text[:500], "b": text[:700], "c": text[:1000], "d": text}
+    """Although they share all of the rare shingles."""
+    rare, frequent = random_text("rare", 600), random_text("frequent", 300)
+    texts = with_others({"a": rare, "b": rare + frequent}, frequent)
+    assert 0.6 < jaccard(shingles(texts["a"]), shingles(texts["b"])) < 0.7
+    assert count_comparisons(monkeypatch, texts) == (0, {})
+
+
+def test_documents_are_not_compared_if_what_is_left_after_the_rare_shingles_is_too_little(monkeypatch):
+    """One of them begins with a seventh of shingles that nobody has, and only then come those of the other."""
+    frequent = random_text("frequent", 86)
+    shared = random_text("shared", 514)
+    texts = with_others({"a": shared + random_text("own", 86), "b": shared + frequent}, frequent)
+    assert 0.7 < jaccard(shingles(texts["a"]), shingles(texts["b"])) < 0.75
     assert count_comparisons(monkeypatch, texts) == (0, {})
 
 
