@@ -36,7 +36,7 @@ MINHASH_SEED = 1
 BOUND = Fraction(str(MIN_JACCARD))
 SHARED = BOUND / (1 + BOUND)  # of the shingles of two documents, each counted, that a pair with that similarity shares
 MAX_CACHED_SHINGLES = 2_000_000  # our choice: about 250 MB
-MAX_COUNTERS = 1 << 22  # our choice: 16 MB
+MAX_COUNTERS = 1 << 24  # our choice: 64 MB
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -221,11 +221,11 @@ def shingle_hashes(text: str) -> np.ndarray:
 
 def shingle_counters(texts: Mapping[str, str]) -> np.ndarray:
     """How often shingles occur in all texts: those whose hashes end in the same bits share a counter."""
-    size = min(MAX_COUNTERS, 1 << sum(map(len, texts.values())).bit_length())
-    counters = np.zeros(size, dtype=np.int64)
+    size = min(MAX_COUNTERS, 16 << sum(map(len, texts.values())).bit_length())
+    counters = np.zeros(size, dtype=np.int32)
     for text in texts.values():
         places, counts = np.unique(shingle_hashes(text) & np.uint64(size - 1), return_counts=True)
-        counters[places] += counts
+        counters[places] += counts.astype(np.int32)
     return counters
 
 
