@@ -129,7 +129,7 @@ class Components:
 
     def members(self) -> list[list[int]]:
         """The documents of each component, from the smallest number to the largest."""
-        found = defaultdict(list)
+        found: defaultdict[int, list[int]] = defaultdict(list)
         for node in range(len(self.parent)):
             found[self.of(node)].append(node)
         return list(found.values())
@@ -154,7 +154,7 @@ def near_duplicates(texts: Mapping[str, str], groups: Iterable[Sequence[str]]) -
             groups_of[number[id]].add(index)
             linked.connect(number[group[0]], number[id])
     counters = shingle_counters(texts)
-    dropped = {}
+    dropped: dict[str, tuple[str, float]] = {}
     for nodes in linked.members():
         cache = ShingleCache(texts)
         linked_ids = [ids[node] for node in nodes]
@@ -184,7 +184,7 @@ def _connected(
         size = sizes[node]
         smallest_size = math.ceil(BOUND * size)
         ranked, num_unshared = _rarest_first(cache.texts[ids[node]], size, counters)
-        seen = set()
+        seen: set[int] = set()
         for position in range(num_unshared, size - smallest_size + 1):
             holders = index.get(ranked[position], {})
             for name in list(holders):
