@@ -12,6 +12,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     portable the tests of the tooling without what only POSIX systems have; on Windows as they are
     plugin   the pytest plugin in projects that do not use it, with old and new versions of pytest and syrupy
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
+    faults   every step killed at every change to the file system that it makes, and run again; takes hours
     bench    the benchmarks in benchmarks/; not part of the tests
 """
 
@@ -189,8 +190,16 @@ def alarms(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill every step of both stages at every change that it makes to the file system, and run it again."""
+    install_project(session)
+    session.run("python", "tests/pipelines/faults.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks."""
     install_project(session)
+    session.install("datasketch", *CONSTRAINTS)  # near_duplicates.py compares with it
     for path in sorted(Path("benchmarks").glob("*.py")):
         session.run("python", str(path))

@@ -6,10 +6,20 @@ Source: Nemotron-CC's parameters, from NVIDIA's curation recipes: shingles of 24
 
 20 bands of 13 propose 68 % of the pairs with a similarity of exactly 0.8, and 99.7 % of the pairs at 0.9. Both
 documents of a pair that they do not propose are kept.
+
+Which documents are dropped depends only on what the pairs connect, so most pairs need no comparison: n near-copies of
+one letter take about n comparisons, and memory for the texts that MinHash proposes, one group of them at a time. Pairs
+below 0.8 cannot be left out in this way. Most are, because they share none of the rare shingles that a pair at 0.8 must
+share (the prefix filter of AllPairs, Bayardo et al. 2007, and PPJoin, Xiao et al. 2008); this changes no result. What
+remains quadratic are documents that share some of their rarest ninth of shingles, and still are below 0.8: for
+example letters that are put together from a few long paragraphs in many ways.
 Left out: removing passages that otherwise different documents share (exact-substring deduplication).
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -23,6 +33,10 @@ NUM_BANDS = 20
 HASHES_PER_BAND = 13
 MIN_JACCARD = 0.8
 MINHASH_SEED = 1
+BOUND = Fraction(str(MIN_JACCARD))
+SHARED = BOUND / (1 + BOUND)  # of the shingles of two documents, each counted, that a pair with that similarity shares
+MAX_CACHED_SHINGLES = 2_000_000  # our choice: about 250 MB
+MAX_COUNTERS = 1 << 24  # our choice: 64 MB
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -55,25 +69,8 @@ def _bands(signature: daft.Series) -> list[list[str]]:
     return [[f"{band}/{row[band].tobytes().hex()}" for band in range(NUM_BANDS)] for row in hashes]
 
 
-@daft.func(
-    return_dtype=daft.DataType.struct({"left": daft.DataType.string(), "right": daft.DataType.string()}),
-    use_process=False,
-)
-def _pairs(ids: list[str]) -> Iterator[dict[str, str]]:
-    ids = sorted(ids)
-    for index, left in enumerate(ids):
-        for right in ids[index + 1 :]:
-            yield {"left": left, "right": right}
-
-
-@daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
-def _similarities(left: daft.Series, right: daft.Series) -> list[float]:
-    pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
-    return [jaccard(shingles(one), shingles(other)) for one, other in pairs]
-
-
-def near_duplicate_pairs(documents: daft.DataFrame) -> list[tuple[str, str, float]]:
-    """Sorted (smaller id, larger id, similarity) of the pairs that MinHash proposes and that reach 0.8."""
+def proposed_groups(documents: daft.DataFrame) -> list[tuple[str, ...]]:
+    """Ids of documents that have a band in common; each two of a group are a pair that MinHash proposes."""
     signatures = daft.functions.minhash(
         _characters_as_words(daft.col("text")),
         num_hashes=NUM_BANDS * HASHES_PER_BAND,
@@ -83,37 +80,167 @@ def near_duplicate_pairs(documents: daft.DataFrame) -> list[tuple[str, str, floa
     )
     bands = documents.select(daft.col("id"), _bands(signatures).alias("band")).explode("band")
     groups = bands.groupby("band").agg(daft.col("id").list_agg().alias("ids"))
-    groups = groups.where(daft.col("ids").length() > daft.lit(1))
-    proposed = groups.select(_pairs(daft.col("ids")).alias("pair"))
-    proposed = proposed.select(
-        daft.col("pair")["left"].alias("left"), daft.col("pair")["right"].alias("right")
-    ).distinct()
-    texts = documents.select("id", "text")
-    compared = (
-        proposed.join(texts.select(daft.col("id").alias("left"), daft.col("text").alias("left_text")), on="left")
-        .join(texts.select(daft.col("id").alias("right"), daft.col("text").alias("right_text")), on="right")
-        .with_column("similarity", _similarities(daft.col("left_text"), daft.col("right_text")))
-        .where(daft.col("similarity") >= daft.lit(MIN_JACCARD))
-        .select("left", "right", "similarity")
-    )
-    return sorted((row["left"], row["right"], row["similarity"]) for row in compared.to_pylist())
+    groups = groups.where(daft.col("ids").length() > daft.lit(1)).select("ids")
+    return sorted({tuple(sorted(row["ids"])) for row in groups.to_pylist()})
 
 
-def smallest_of_component(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """For every id in a pair: the smallest id that the pairs connect it to, directly or through others."""
-    parent: dict[str, str] = {}
+class ShingleCache:
+    """The shingles of the documents that were compared last."""
 
-    def root(node: str) -> str:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+        self.kept: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self.num_shingles = 0
+
+    def __getitem__(self, id: str) -> frozenset[str]:
+        """The shingles of a document; those that were not used for the longest time make room."""
+        if id not in self.kept:
+            self.kept[id] = shingles(self.texts[id])
+            self.num_shingles += len(self.kept[id])
+        self.kept.move_to_end(id)
+        found = self.kept[id]
+        while self.num_shingles > MAX_CACHED_SHINGLES and len(self.kept) > 1:
+            self.num_shingles -= len(self.kept.popitem(last=False)[1])
+        return found
+
+
+class Components:
+    """Documents by number, in components that only grow (union-find with sizes); one of its documents names each."""
+
+    def __init__(self, number: int) -> None:
+        self.parent = list(range(number))
+        self.size = [1] * number
+
+    def of(self, node: int) -> int:
+        """The document that names the component of a document."""
+        while self.parent[node] != node:
+            self.parent[node] = self.parent[self.parent[node]]
+            node = self.parent[node]
         return node
 
-    for left, right in pairs:
-        smaller, larger = sorted((root(left), root(right)))
-        parent[larger] = smaller
-    return {node: root(node) for node in sorted(parent)}
+    def connect(self, one: int, other: int) -> None:
+        """Make one component of two; it keeps the name of the larger one."""
+        larger, smaller = self.of(one), self.of(other)
+        if larger != smaller:
+            if self.size[larger] < self.size[smaller]:
+                larger, smaller = smaller, larger
+            self.parent[smaller] = larger
+            self.size[larger] += self.size[smaller]
+
+    def members(self) -> list[list[int]]:
+        """The documents of each component, from the smallest number to the largest."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for node in range(len(self.parent)):
+            found[self.of(node)].append(node)
+        return list(found.values())
+
+
+def near_duplicates(texts: Mapping[str, str], groups: Iterable[Sequence[str]]) -> dict[str, tuple[str, float]]:
+    """The documents to drop: id -> the id that is kept for it, and the similarity of the two.
+
+    Two documents of a group with a similarity of 0.8 or more are a pair; what pairs connect is one component, and of
+    each component the smallest id is kept. The similarity to it is below 0.8 if only other documents connect the two.
+
+    Args:
+        texts: id -> text, of every document in a group.
+        groups: ids of documents that are compared with each other; a document may be in several groups.
+    """
+    ids = sorted(texts)
+    number = {id: index for index, id in enumerate(ids)}
+    linked = Components(len(ids))  # whatever the groups connect, similar or not
+    groups_of: list[set[int]] = [set() for _ in ids]
+    for index, group in enumerate(groups):
+        for id in group:
+            groups_of[number[id]].add(index)
+            linked.connect(number[group[0]], number[id])
+    counters = shingle_counters(texts)
+    dropped: dict[str, tuple[str, float]] = {}
+    for nodes in linked.members():
+        cache = ShingleCache(texts)
+        linked_ids = [ids[node] for node in nodes]
+        components = _connected(linked_ids, [groups_of[node] for node in nodes], cache, counters)
+        for kept, *others in components.members():
+            for other in others:
+                similarity = jaccard(cache[linked_ids[other]], cache[linked_ids[kept]])
+                dropped[linked_ids[other]] = linked_ids[kept], similarity
+    return dropped
+
+
+def _connected(
+    ids: Sequence[str], groups_of: Sequence[set[int]], cache: ShingleCache, counters: np.ndarray
+) -> Components:
+    """The components of documents; only those that share a group are compared.
+
+    With a and b shingles, a >= b, two documents reach a similarity of t only if b >= t * a, and if they share at least
+    t / (1 + t) * (a + b) shingles. In one order of all shingles, the first a - ceil(t * a) + 1 of the larger document
+    then hold one of the first b - ceil(2 * t / (1 + t) * b) + 1 of the smaller one. In the order from rare to frequent,
+    few others do. Smaller documents come first, so that each looks for smaller ones only.
+    """
+    components = Components(len(ids))
+    sizes = [len(cache[id]) for id in ids]
+    # Shingle -> component -> documents that have it among their first ones.
+    index: dict[int, dict[int, list[int]]] = {}
+    for node in sorted(range(len(ids)), key=lambda node: (sizes[node], node)):
+        size = sizes[node]
+        smallest_size = math.ceil(BOUND * size)
+        ranked, num_unshared = _rarest_first(cache.texts[ids[node]], size, counters)
+        seen: set[int] = set()
+        for position in range(num_unshared, size - smallest_size + 1):
+            holders = index.get(ranked[position], {})
+            for name in list(holders):
+                if (current := components.of(name)) != name:  # it has become part of a larger component since
+                    holders.setdefault(current, []).extend(holders.pop(name))
+                if current == components.of(node):
+                    continue
+                for other in holders[current]:
+                    if other in seen:
+                        continue
+                    seen.add(other)
+                    if sizes[other] < smallest_size or groups_of[node].isdisjoint(groups_of[other]):
+                        continue
+                    # None of the shingles before this one is shared, so the others would have to be enough.
+                    if size - position < SHARED * (size + sizes[other]):
+                        continue
+                    if jaccard(cache[ids[node]], cache[ids[other]]) >= MIN_JACCARD:
+                        components.connect(node, other)
+                        break
+        for shingle in ranked[num_unshared : size - math.ceil(2 * SHARED * size) + 1]:
+            index.setdefault(shingle, {}).setdefault(components.of(node), []).append(node)
+    return components
+
+
+def shingle_hashes(text: str) -> np.ndarray:
+    """A 64-bit hash of every run of 24 characters, in their order; equal shingles have equal hashes."""
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+    last = max(1, len(codes) - SHINGLE_CHARACTERS + 1)
+    hashes = np.zeros(last, dtype=np.uint64)
+    for offset in range(min(SHINGLE_CHARACTERS, len(codes))):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[offset : offset + last]  # odd, so no character is lost
+    return hashes ^ (hashes >> np.uint64(32))
+
+
+def shingle_counters(texts: Mapping[str, str]) -> np.ndarray:
+    """How often shingles occur in all texts: those whose hashes end in the same bits share a counter."""
+    size = min(MAX_COUNTERS, 16 << sum(map(len, texts.values())).bit_length())
+    counters = np.zeros(size, dtype=np.int32)
+    for text in texts.values():
+        places, counts = np.unique(shingle_hashes(text) & np.uint64(size - 1), return_counts=True)
+        counters[places] += counts.astype(np.int32)
+    return counters
+
+
+def _rarest_first(text: str, number: int, counters: np.ndarray) -> tuple[list[int], int]:
+    """The hash of each of the `number` different shingles, in an order from rare to frequent that all texts share.
+
+    Also how many of them, at the beginning, no other text has.
+    """
+    hashes = shingle_hashes(text)
+    different = np.unique(hashes)
+    if len(different) < number:  # two shingles have the same hash
+        places = {text[start : start + SHINGLE_CHARACTERS]: start for start in range(len(hashes))}
+        different = hashes[list(places.values())]
+    counts = counters[different & np.uint64(len(counters) - 1)]
+    return different[np.lexsort((different, counts))].tolist(), int((counts == 1).sum())
 
 
 def exact_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
@@ -132,18 +259,21 @@ def exact_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
 def near_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
     """Of the documents that near-duplicate pairs connect, drops all except the one with the smallest id.
 
-    The fault is the highest similarity to another document, and that document's id.
+    The fault is the similarity to the document that is kept, and that document's id.
     """
-    pairs = near_duplicate_pairs(documents)
-    smallest = smallest_of_component((left, right) for left, right, _ in pairs)
-    nearest: dict[str, tuple[float, str]] = {}
-    for left, right, similarity in pairs:
-        for node, other in ((left, right), (right, left)):
-            nearest[node] = max(nearest.get(node, (0.0, "")), (similarity, other))
-    dropped = {node: f"{nearest[node][0]:.3f} to {nearest[node][1]}" for node in smallest if smallest[node] != node}
+    groups = proposed_groups(documents)
+    proposed = daft.from_pydict({"id": sorted({id for group in groups for id in group})})
+    texts = documents.select("id", "text").join(proposed, on="id").to_pylist() if groups else []
+    dropped = near_duplicates({row["id"]: row["text"] for row in texts}, groups)
     return Rule(
         name="near-duplicates",
         threshold=f"Jaccard similarity of {SHINGLE_CHARACTERS}-character shingles below {MIN_JACCARD} to every "
         f"document that {NUM_BANDS} bands of {HASHES_PER_BAND} MinHashes propose (NVIDIA's curation recipes)",
-        fault=lambda document: dropped.get(document.id),
+        fault=lambda document: _fault(*dropped[document.id]) if document.id in dropped else None,
     )
+
+
+def _fault(kept: str, similarity: float) -> str:
+    """What the report says about a near-duplicate."""
+    through = "" if similarity >= MIN_JACCARD else ", through others"
+    return f"{similarity:.3f} to {kept}{through}"

@@ -12,10 +12,10 @@ from nemotron.recipes.curation.dedup import (
     MIN_JACCARD,
     exact_duplicates_rule,
     jaccard,
-    near_duplicate_pairs,
+    near_duplicates,
     near_duplicates_rule,
+    proposed_groups,
     shingles,
-    smallest_of_component,
 )
 from nemotron.recipes.curation.rules import apply_to_dataframe, to_dataframe
 from nemotron.recipes.sources import Document
@@ -31,11 +31,22 @@ def frame(texts):
     return to_dataframe([Document(id, id, "wiki", text, "MIT", "here") for id, text in texts.items()])
 
 
-def brute_force_pairs(texts):
-    """Every pair with a similarity of 0.8 or more, found by comparing all with all."""
+def similarities(texts):
     pairs = itertools.combinations(sorted(texts), 2)
-    similarity = {(left, right): jaccard(shingles(texts[left]), shingles(texts[right])) for left, right in pairs}
-    return {pair: value for pair, value in similarity.items() if value >= MIN_JACCARD}
+    return {(left, right): jaccard(shingles(texts[left]), shingles(texts[right])) for left, right in pairs}
+
+
+def brute_force(texts, groups):
+    """What `near_duplicates` returns, found by comparing every pair of every group."""
+    pairs = {pair for group in groups for pair in itertools.combinations(sorted(group), 2)}
+    similarity = similarities(texts)
+    graph = networkx.Graph([pair for pair in sorted(pairs) if similarity[pair] >= MIN_JACCARD])
+    components = [sorted(component) for component in networkx.connected_components(graph)]
+    return {id: (kept, similarity[kept, id]) for kept, *others in components for id in others}
+
+
+def dropped_of(texts):
+    return near_duplicates(texts, proposed_groups(frame(texts)))
 
 
 def with_ending(text, num_shingles):
@@ -69,34 +80,133 @@ def test_only_the_smallest_id_of_equal_texts_stays_in_any_row_order():
 def test_planted_near_duplicates_are_found_with_their_exact_similarity():
     text = random_text("planted", 500)  # 477 shingles
     texts = {"original": text, "copy": with_ending(text, 20), "other": random_text("other", 500)}
-    assert near_duplicate_pairs(frame(texts)) == [("copy", "original", 477 / 497)]
+    assert dropped_of(texts) == {"original": ("copy", 477 / 497)}
 
 
-def test_pairs_below_the_bound_are_not_near_duplicates_and_pairs_at_the_bound_are(monkeypatch):
-    monkeypatch.setattr(dedup, "_bands", one_band_for_all)  # every pair is proposed, so only the similarity decides
+def test_pairs_below_the_bound_are_not_near_duplicates_and_pairs_at_the_bound_are():
     text = random_text("border", 423)  # 400 shingles
     below, above = with_ending(text, 101), with_ending(text, 100)
     assert jaccard(shingles(text), shingles(below)) < MIN_JACCARD == jaccard(shingles(text), shingles(above))
-    assert near_duplicate_pairs(frame({"a": text, "b": below})) == []
-    assert near_duplicate_pairs(frame({"a": text, "b": above})) == [("a", "b", 0.8)]
-
-
-@daft.func.batch(return_dtype=daft.DataType.list(daft.DataType.string()), use_process=False)
-def one_band_for_all(signature):
-    return [["band"]] * len(signature)
+    assert near_duplicates({"a": text, "b": below}, [("a", "b")]) == {}
+    assert near_duplicates({"a": text, "b": above}, [("a", "b")]) == {"b": ("a", 0.8)}
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 150)), min_size=2, max_size=8))
 @settings(max_examples=10)
 def test_found_pairs_reach_the_bound_and_very_similar_pairs_are_found(recipe):
     texts = {str(n): with_ending(random_text(base), changed) for n, (base, changed) in enumerate(recipe)}
-    found = near_duplicate_pairs(frame(texts))
-    similarity = brute_force_pairs(texts)
-    found_pairs = {(left, right) for left, right, _ in found}
-    assert found_pairs <= set(similarity)
-    assert all(value == similarity[left, right] for left, right, value in found)
+    groups = proposed_groups(frame(texts))
+    assert near_duplicates({id: texts[id] for group in groups for id in group}, groups) == brute_force(texts, groups)
     # 20 bands of 13 propose a pair at 0.95 with probability 1 - (1 - 0.95**13)**20 = 1 - 5e-6.
-    assert {pair for pair, value in similarity.items() if value >= 0.95} <= found_pairs
+    proposed = {pair for group in groups for pair in itertools.combinations(group, 2)}
+    assert {pair for pair, value in similarities(texts).items() if value >= 0.95} <= proposed
+
+
+# Texts of up to six slots, each filled from a few alternatives of other lengths: similarities lie all around the bound.
+FILLINGS = [[random_text(f"{slot}/{filling}", 30 + 25 * filling) for filling in range(3)] for slot in range(6)]
+SLOTS = st.tuples(*(st.sampled_from([0, 0, 0, 0, 1, 2, None]) for _ in FILLINGS))
+IDS = "abcdefghijkl"
+
+
+@given(
+    st.lists(SLOTS, min_size=2, max_size=len(IDS)),
+    st.lists(st.lists(st.sampled_from(IDS), min_size=2, max_size=len(IDS), unique=True), max_size=5),
+    st.permutations(IDS),
+    st.sampled_from([1, 20, 1 << 22]),
+)
+@settings(max_examples=300)
+def test_what_is_dropped_equals_the_comparison_of_all_pairs(fillings, groups, names, max_counters):
+    texts = {
+        id: "".join(FILLINGS[slot][filling] for slot, filling in enumerate(filled) if filling is not None)
+        for id, filled in zip(names, fillings, strict=False)
+    }
+    groups = [members for group in groups if len(members := [id for id in group if id in texts]) > 1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "MAX_COUNTERS", max_counters)  # a counter for many shingles changes no result
+        patch.setattr(dedup, "MAX_CACHED_SHINGLES", 400)
+        assert near_duplicates({id: texts[id] for group in groups for id in group}, groups) == brute_force(
+            texts, groups
+        )
+
+
+@given(st.lists(st.text(alphabet="ab ", max_size=40), min_size=2, max_size=8))
+def test_repetitive_and_short_texts_are_compared_like_any_other(texts):
+    texts = {IDS[index]: text for index, text in enumerate(texts)}
+    assert near_duplicates(texts, [sorted(texts)]) == brute_force(texts, [sorted(texts)])
+
+
+def test_shingles_with_the_same_hash_change_no_result(monkeypatch):
+    monkeypatch.setattr(dedup, "shingle_hashes", lambda text: np.zeros(max(1, len(text) - 23), dtype=np.uint64))
+    text = random_text("collision", 423)
+    texts = {"a": text, "b": with_ending(text, 60), "c": with_ending(text, 110), "d": random_text("d")}
+    assert near_duplicates(texts, [sorted(texts)]) == brute_force(texts, [sorted(texts)])
+
+
+def count_comparisons(monkeypatch, texts):
+    """How often `near_duplicates` compares two documents that are all in one group, and what it drops."""
+    compared = []
+
+    def counted(left, right):
+        compared.append(1)
+        return jaccard(left, right)
+
+    monkeypatch.setattr(dedup, "jaccard", counted)
+    dropped = near_duplicates(texts, [sorted(texts)])
+    return len(compared), dropped
+
+
+def letter(seed, changed, length=600):
+    """A letter of `length` characters, of which the last `changed` are its own."""
+    return random_text("letter", length - changed) + random_text(f"own {seed}", changed)
+
+
+@pytest.mark.parametrize("number", [50, 200])
+def test_comparisons_grow_with_the_number_of_letters_that_differ_in_a_number(monkeypatch, number):
+    """One to find the cluster and one for the report, for each letter but the first."""
+    texts = {f"{index:03d}": letter(index, 5) for index in range(number)}
+    num_comparisons, dropped = count_comparisons(monkeypatch, texts)
+    assert num_comparisons == 2 * (number - 1)
+    assert {kept for kept, _ in dropped.values()} == {"000"}
+    assert len(dropped) == number - 1
+
+
+def test_letters_that_differ_in_too_much_are_not_compared_with_each_other(monkeypatch):
+    """A similarity of 0.74, at which bands propose most pairs: their rare shingles tell them apart."""
+    texts = {f"{index:03d}": letter(index, 86) for index in range(200)}
+    assert 0.7 < jaccard(shingles(texts["000"]), shingles(texts["001"])) < 0.75
+    assert count_comparisons(monkeypatch, texts) == (0, {})
+
+
+def with_others(texts, frequent):
+    """The texts, and five more documents that share a passage, so that its shingles are frequent."""
+    return texts | {f"other {index}": frequent + random_text(f"other {index}", 900) for index in range(5)}
+
+
+def test_documents_of_other_lengths_are_not_compared(monkeypatch):
+    """Although they share all of the rare shingles."""
+    rare, frequent = random_text("rare", 600), random_text("frequent", 300)
+    texts = with_others({"a": rare, "b": rare + frequent}, frequent)
+    assert 0.6 < jaccard(shingles(texts["a"]), shingles(texts["b"])) < 0.7
+    assert count_comparisons(monkeypatch, texts) == (0, {})
+
+
+def test_documents_are_not_compared_if_what_is_left_after_the_rare_shingles_is_too_little(monkeypatch):
+    """One of them begins with a seventh of shingles that nobody has, and only then come those of the other."""
+    frequent = random_text("frequent", 86)
+    shared = random_text("shared", 514)
+    texts = with_others({"a": shared + frequent, "b": shared + random_text("own", 86)}, frequent)
+    assert 0.7 < jaccard(shingles(texts["a"]), shingles(texts["b"])) < 0.75
+    assert count_comparisons(monkeypatch, texts) == (0, {})
+
+
+def test_shingles_of_few_documents_are_in_memory_at_a_time(monkeypatch):
+    monkeypatch.setattr(dedup, "MAX_CACHED_SHINGLES", 1500)
+    texts = {f"{index:03d}": letter(index, 5) for index in range(10)}  # 577 shingles each
+    cache = dedup.ShingleCache(texts)
+    for id, text in texts.items():
+        assert cache[id] == shingles(text)
+        assert len(cache.kept) <= 2
+    assert cache["000"] == shingles(texts["000"])
 
 
 def test_hashes_estimate_the_similarity_of_24_character_shingles():
@@ -117,30 +227,50 @@ def test_a_space_is_a_character_of_a_shingle():
     assert frame_of_texts.select(spaced(daft.col("text"))).to_pydict()["text"] == ["a ␣ b", "a b", "a ␣ ␣ b"]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh")), max_size=12))
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=12))
 def test_components_equal_those_of_networkx(pairs):
     graph = networkx.Graph(pairs)
-    expected = {node: min(component) for component in networkx.connected_components(graph) for node in component}
-    assert smallest_of_component(pairs) == expected
+    graph.add_nodes_from(range(8))
+    components = dedup.Components(8)
+    for pair in pairs:
+        components.connect(*pair)
+    assert sorted(components.members()) == sorted(map(sorted, networkx.connected_components(graph)))
 
 
-def test_only_the_smallest_id_of_a_chain_stays_and_the_report_names_the_nearest():
+def test_only_the_smallest_id_of_a_chain_stays_and_the_report_names_it():
     text = random_text("chain", 423)
     texts = {"b": text, "c": with_ending(text, 30), "a": with_ending(text, 60), "z": random_text("unrelated")}
     reports = {}
     kept = apply_to_dataframe(frame(texts), [near_duplicates_rule(frame(texts))], reports)
     assert sorted(kept.to_pydict()["id"]) == ["a", "z"]
     examples = {example.id: example.value for example in reports["near-duplicates"].examples}
-    assert examples == {"b": "0.930 to c", "c": "0.935 to a"}
+    assert examples == {"b": "0.870 to a", "c": "0.935 to a"}
+
+
+def test_the_report_says_which_documents_only_others_connect(monkeypatch):
+    text = random_text("far", 423)  # 400 shingles
+    texts = {"a": text, "b": with_ending(text, 80), "c": with_ending(text, 160), "d": random_text("unrelated")}
+    monkeypatch.setattr(dedup, "proposed_groups", lambda documents: [("a", "b", "c")])
+    reports = {}
+    apply_to_dataframe(frame(texts), [near_duplicates_rule(frame(texts))], reports)
+    examples = {example.id: example.value for example in reports["near-duplicates"].examples}
+    assert examples == {"b": "0.833 to a", "c": "0.714 to a, through others"}
 
 
 def test_texts_shorter_than_a_shingle_are_compared_whole():
     texts = {"a": "Return the node.", "b": "Return the nodes.", "c": ""}
-    assert near_duplicate_pairs(frame(texts)) == []
+    assert near_duplicates(texts, [("a", "b", "c")]) == {}
 
 
-def test_row_order_does_not_change_the_pairs():
+def test_row_order_does_not_change_what_is_proposed():
     text = random_text("order", 423)
     texts = {"a": text, "b": with_ending(text, 10), "c": with_ending(text, 20), "d": random_text("d")}
     backwards = {name: texts[name] for name in reversed(texts)}
-    assert near_duplicate_pairs(frame(texts)) == near_duplicate_pairs(frame(backwards))
+    assert proposed_groups(frame(texts)) == proposed_groups(frame(backwards)) != []
+
+
+def test_a_corpus_without_a_proposed_pair_keeps_everything():
+    texts = {"a": random_text("a"), "b": random_text("b")}
+    reports = {}
+    kept = apply_to_dataframe(frame(texts), [near_duplicates_rule(frame(texts))], reports)
+    assert sorted(kept.to_pydict()["id"]) == ["a", "b"]
