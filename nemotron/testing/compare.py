@@ -18,6 +18,7 @@ Left out: the report that shows the likely cause (report.py).
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ MAX_VALUE_CHARACTERS = 60
 """Longest value in a message."""
 
 _ABSENT = object()
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 _REPAIR = "restore it from version control, or record it again"
 _ENTRY_KEYS = {"rung", "name", "step", "value"}
 _GOLDEN_KEYS = {"schema_version", "stage", "policy", "ladder"}
@@ -133,10 +135,20 @@ class Comparison:
 
 
 def shorten_values(golden: str, run: str, limit: int) -> tuple[str, str]:
-    """Cut the two values of a difference to `limit` characters each; the first character that differs stays visible."""
+    """Cut the two values of a difference to `limit` characters each; the first character that differs stays visible.
+
+    So do the numbers that differ, from their first character to their last, if they have at most `limit` - 6 of them.
+    """
     pairs = enumerate(zip(golden, run, strict=False))
     first_difference = next((index for index, (a, b) in pairs if a != b), min(len(golden), len(run)))
     start = 0 if first_difference < limit - 3 else first_difference - limit // 4
+    numbers = (found.span() for text in (golden, run) for found in _NUMBER.finditer(text))
+    here = [span for span in numbers if span[0] <= first_difference <= span[1]]
+    if here:
+        first, last = min(span[0] for span in here), max(first_difference + 1, *(span[1] for span in here))
+        shown = (0, limit - 3) if start == 0 else (start, start + limit - 6)
+        if last - first <= limit - 6 and not shown[0] <= first <= last <= shown[1]:
+            start = first
     return _window(golden, start, limit), _window(run, start, limit)
 
 

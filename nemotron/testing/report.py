@@ -122,6 +122,11 @@ class Report:
             lines += self._context_lines(result)
         return [*lines, *self._rung_lines()]
 
+    def summary(self) -> list[str]:
+        """The first lines of the report: which golden differs, where first, and the two values there."""
+        first = self.comparison.differences[:1] if self.comparison else ()
+        return [*self.lines()[:2], *map(_value_line, first)]
+
     def _context_lines(self, difference: Difference) -> list[str]:
         """Golden and run at the steps around a difference in a series of floats; otherwise only its two values."""
         rung, name, at = difference.label

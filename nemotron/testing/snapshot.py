@@ -47,7 +47,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     def diff_lines(self, serialized_data: Any, snapshot_data: Any) -> Iterator[str]:
         """The lines shown at the failed test; the whole report is at the end of the session (plugin.py)."""
-        yield from self.reports[parse_golden(serialized_data)[0]["stage"]].lines()[:2]
+        yield from self.reports[parse_golden(serialized_data)[0]["stage"]].summary()
 
     @classmethod
     def get_location(cls, *, test_location: PyTestLocation, index: Any) -> str:

@@ -14,7 +14,7 @@ Left out: judging an answer by a language model.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from nemotron.recipes.curation.decontaminate import evaluation_runs, first_overlap, words_of
@@ -141,6 +141,20 @@ def asked_and_answered(conversation: Conversation) -> str:
         for message in conversation.messages
     ]
     return json.dumps([turns, conversation.tools], sort_keys=True)
+
+
+def length_rule(name: str, threshold: str, lengths: Mapping[str, int], capacity: int) -> Rule[Conversation]:
+    """Drops conversations with more than `capacity` tokens.
+
+    Args:
+        lengths: the id of each conversation -> its tokens, in the longest of the rows that it becomes.
+    """
+
+    def fault(conversation: Conversation) -> str | None:
+        length = lengths[conversation.id]
+        return f"{length} tokens" if length > capacity else None
+
+    return Rule(name, threshold, fault, remedy="raise --sequence-length or --long-context-length")
 
 
 def contamination_rule(evaluation_questions: Set[str]) -> Rule[Conversation]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 from rich.console import Console
 
+from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.terminal import printable
@@ -88,6 +89,12 @@ class FilterReport(BaseModel):
     num_dropped: int = Field(ge=0)
     examples: list[DroppedItem] = Field(max_length=MAX_EXAMPLES)
     """The first dropped items by id."""
+    dropped_sha256: str
+    """One sha256 of the ids of all dropped items, sorted: it shows whether two runs dropped the same ones."""
+
+    def recorded(self) -> dict[str, int | str]:
+        """What a run must reproduce: how many items, and which."""
+        return self.model_dump(include={"num_seen", "num_dropped", "dropped_sha256"})
 
 
 def to_dataframe(documents: Sequence[Document]) -> daft.DataFrame:
@@ -212,6 +219,10 @@ def add_reports(
                 f"{rule.threshold!r}; {rule.remedy}"
             )
         reports[rule.name] = FilterReport(
-            threshold=rule.threshold, num_seen=num_seen, num_dropped=len(dropped_here), examples=examples
+            threshold=rule.threshold,
+            num_seen=num_seen,
+            num_dropped=len(dropped_here),
+            examples=examples,
+            dropped_sha256=sha256_of(sorted(id for id, _ in dropped_here)),
         )
         num_seen = num_kept

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from nemotron.recipes.curation.digests import sha256_of
+
 END_OF_DOCUMENT = 2  # </s>
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", *(f"<SPECIAL_{index}>" for index in range(3, 13)))
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
@@ -70,6 +72,12 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     }
     text = json.dumps(config, indent=2) + "\n"
     (directory / "tokenizer_config.json").write_text(text, encoding="utf-8", newline="\n")
+
+
+def vocabulary_digest(directory: Path) -> str:
+    """One sha256 of all tokens in the order of their ids, which is the order in which the merges were learned."""
+    vocabulary = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab()
+    return sha256_of(sorted(vocabulary, key=vocabulary.__getitem__))
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:

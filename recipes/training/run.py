@@ -19,7 +19,7 @@ unchanged, and seeds its draws with `run.step`.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -204,7 +204,7 @@ class Run:
                 if row["step"] == self.total_steps
             },
             **fields,
-        ).save(self.config, training_ladder(self.config, inputs, num_parameters, record))
+        ).save(self.config, training_ladder(self.config, self.model.config, inputs, num_parameters, record))
 
 
 @contextmanager
@@ -253,10 +253,14 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
     return config
 
 
-def training_ladder(config: Any, inputs: Mapping[str, Any], num_parameters: int, record: Record) -> Ladder:
+def training_ladder(
+    config: Any, shape: ModelConfig, inputs: Mapping[str, Any], num_parameters: int, record: Record
+) -> Ladder:
     """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
     ladder = Ladder()
     ladder.add_config(config)
+    # Every field: a changed epsilon would otherwise show only as a small difference of the first gradient's norm.
+    ladder.add("config", {f"model/{name}": value for name, value in asdict(shape).items()})
     ladder.add("inputs", inputs)
     for row in record.curve:
         ladder.add("batch order", batch=row["batch"], at_step=row["step"])

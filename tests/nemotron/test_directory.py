@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import nemotron.directory
 from nemotron import Artifact
+from nemotron import directory as directory_module
 from nemotron.artifact import working_directory
 from nemotron.directory import (
     MAX_METADATA_BYTES,
@@ -155,6 +156,22 @@ def test_a_path_that_is_not_an_artifact_is_refused(tmp_path: Path, make: Callabl
     make(tmp_path / "there")
     with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / 'there'))}.{sentence}"):
         read_metadata(tmp_path / "there")
+
+
+def test_metadata_may_have_the_largest_size_and_no_byte_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Note(Artifact):
+        text: str
+
+    Note(path=tmp_path / "first", text="a").save()
+    size = (tmp_path / "first" / "metadata.json").stat().st_size
+    monkeypatch.setattr(directory_module, "MAX_METADATA_BYTES", size)
+    Note(path=tmp_path / "other", text="b").save()
+    assert read_metadata(tmp_path / "other").type == "note"
+    monkeypatch.setattr(directory_module, "MAX_METADATA_BYTES", size - 1)
+    with pytest.raises(ValueError, match=f"is larger than the {size - 1} bytes of any artifact"):
+        read_metadata(tmp_path / "other")
+    with pytest.raises(ValueError, match=f"{size} bytes of metadata, at most {size - 1} allowed"):
+        Note(path=tmp_path / "third", text="c").save()
 
 
 def test_metadata_that_is_too_large_is_not_written(tmp_path: Path):

@@ -105,6 +105,7 @@ DIGEST = "0" * 64
         (b" \n", "stdin is empty, because the previous step failed"),
         (b'{"a": 1}\n{"b": 2}\n', "stdin holds more than the one line that a step prints"),
         (b"x" * (MAX_LINE_BYTES + 1), "stdin holds more than the one line that a step prints"),
+        (b"{}" + b" " * (MAX_LINE_BYTES - 2), r"stdin names 0 artifacts"),  # as long as a line may be
         (b"{}", r"stdin names 0 artifacts of type dataset instead of one, in \{\}"),
         (b'{"dataset": 5}', r"stdin names 0 artifacts of type dataset instead of one, in \{'dataset': 5\}"),
         (json.dumps({"c": {"type": "checkpoint"}}).encode(), r"names 0 artifacts.*, in \{'c': 'checkpoint'\}"),
@@ -482,3 +483,14 @@ def test_the_table_shows_at_most_eight_metrics(tmp_path, capfd):
     assert "metric007" in shown
     assert "metric008" not in shown
     assert "52 more metrics in metadata.json" in shown
+
+
+def test_eight_metrics_are_all_of_them(tmp_path, capfd):
+    class Results(Artifact):
+        pass
+
+    results = Results(path=tmp_path, metrics={f"metric{number:03}": 1.0 for number in range(8)}).save()
+    print_complete({"results": results})
+    shown = capfd.readouterr().err
+    assert "metric007" in shown
+    assert "more metrics" not in shown

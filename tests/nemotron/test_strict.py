@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from nemotron.strict import MAX_SENTENCE_CHARACTERS, one_sentence, parse_json, parse_json_object, read_file, short
+from nemotron.strict import (
+    MAX_DEPTH,
+    MAX_SENTENCE_CHARACTERS,
+    check_exact,
+    one_sentence,
+    parse_json,
+    parse_json_object,
+    read_file,
+    short,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -209,3 +218,17 @@ def test_a_long_value_is_cut_to_80_characters():
     assert short("a") == "'a'"
     assert short("a" * 78) == repr("a" * 78)
     assert short("a" * 79) == "'" + "a" * 76 + "..."
+
+
+def test_a_sentence_is_cut_after_2000_characters():
+    assert one_sentence(ValueError("a" * MAX_SENTENCE_CHARACTERS)) == "a" * MAX_SENTENCE_CHARACTERS
+    assert one_sentence(ValueError("a" * (MAX_SENTENCE_CHARACTERS + 1))) == "a" * MAX_SENTENCE_CHARACTERS + "..."
+
+
+def test_a_recorded_value_may_have_twenty_levels_and_no_more():
+    def nested(levels: int) -> list:
+        return [nested(levels - 1)] if levels else []
+
+    check_exact(nested(MAX_DEPTH), "x")
+    with pytest.raises(ValueError, match="has more than 20 nested lists and dicts; record flatter values"):
+        check_exact(nested(MAX_DEPTH + 1), "x")

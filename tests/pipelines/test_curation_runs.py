@@ -2,14 +2,16 @@
 
 import json
 import random
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from nemotron.recipes.curation import tokenized
+from nemotron.recipes.curation import held_out, tokenized
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
@@ -215,22 +217,124 @@ def test_the_same_config_gives_the_same_digest_and_another_seed_gives_other_sequ
     assert other.filters == curated.filters
 
 
+def ladder_of(dataset):
+    return json.loads((dataset.path / "ladder.json").read_text())
+
+
 def test_rungs_follow_the_order_of_events(curated):
-    ladder = json.loads((curated.path / "ladder.json").read_text())
+    ladder = ladder_of(curated)
     rungs = list(dict.fromkeys(entry["rung"] for entry in ladder))
     assert rungs == [
         "package versions",
         "config",
         "inputs",
         "filters",
+        "bucket filter",
         "documents",
+        "split",
         "tokenizer",
         "tokens",
-        "token ids",
         "blend",
+        "token ids",
     ]
     assert {entry["name"] for entry in ladder if entry["rung"] == "token ids"} == set(SEQUENCE_FILES)
+    assert [entry["name"] for entry in ladder if entry["rung"] == "filters"] == list(curated.filters)[:-1]
     assert "output_dir" not in {entry["name"] for entry in ladder}
+
+
+OFFLINE = SMALL | {"vocab_size": 480, "raw_documents": 45_000, "num_problems": 20, "num_sequences": 40}
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """A Dataset of the text of packages, which has all that the scorers learn from."""
+    return data_curation.main(Config(output_dir=tmp_path_factory.mktemp("offline") / "dataset", **OFFLINE))
+
+
+def another_seed(position):
+    """A change of a function: its argument at this position is one more."""
+    return lambda real: lambda *given, **named: real(*given[:position], given[position] + 1, *given[position + 1 :])
+
+
+def exchanged_drop(name):
+    """A change of `apply_to_dataframe`: the filter keeps the first item that it dropped, and drops one that it kept."""
+
+    def change(real):
+        def exchanged(rule):
+            done = set()
+
+            def fault(document):
+                found = rule.fault(document)
+                if (found is None) in done:
+                    return found
+                done.add(found is None)
+                return "dropped instead of another" if found is None else None
+
+            return replace(rule, fault=fault)
+
+        def apply(documents, rules, reports):
+            return real(documents, [exchanged(rule) if rule.name == name else rule for rule in rules], reports)
+
+        return apply
+
+    return change
+
+
+def longer(documents):
+    """Documents, of which the first has one token more."""
+    return [np.append(documents[0], documents[0][-1:]), *documents[1:]]
+
+
+def exchanged_weights(weights):
+    first, second, *_ = weights
+    return weights | {first: weights[second], second: weights[first]}
+
+
+PLACES = {
+    ("inputs", "sha256"): (
+        data_curation,
+        "package_documents",
+        lambda real: lambda number: ([replace(real(number)[0][0], text="x"), *real(number)[0][1:]], []),
+    ),
+    ("inputs", "problems"): (
+        data_curation,
+        "generate_problems",
+        lambda real: lambda number, seed, split: real(number, seed + (split == "evaluation"), split),
+    ),
+    **{
+        ("filters", name): (data_curation, "apply_to_dataframe", exchanged_drop(name))
+        for name in ("licence", "language", "quality: stop words", "near-duplicates")
+    },
+    ("scorers", "has_example"): (data_curation, "add_buckets", another_seed(1)),
+    ("bucket filter", "quality bucket"): (data_curation, "apply_to_dataframe", exchanged_drop("quality bucket")),
+    ("documents", "sha256"): (tokenized, "digest_of", another_seed(0)),
+    ("split", "sha256"): (tokenized, "held_out_modules", another_seed(2)),
+    ("tokenizer", "sha256"): (tokenized, "train_tokenizer", lambda real: lambda texts, n: real(list(texts)[::2], n)),
+    ("tokens", "train/math"): (tokenized, "encode_documents", lambda real: lambda *given: longer(real(*given))),
+    ("blend", "phase1"): (data_curation, "renormalised", lambda real: lambda *given: exchanged_weights(real(*given))),
+    ("token ids", "phase1"): (data_curation, "blend_order", lambda real: lambda *given: real(*given)[::-1]),
+    ("token ids", "validation"): (held_out, "cut_once", lambda real: lambda *given: real(*given)[::-1]),
+    ("token ids", "recall"): (
+        held_out,
+        "recall_rows",
+        lambda real: lambda *given, seed, **named: real(*given, seed=seed + 1, **named),
+    ),
+}
+"""The first entry of the ladder that changes -> the function that does this part of the work, and how it is changed."""
+
+
+@pytest.mark.parametrize("entry", PLACES, ids=" ".join)
+def test_a_change_at_each_place_shows_first_in_its_own_entry(entry, offline, tmp_path, monkeypatch):
+    """So the entries are in the order of the work, and no change hides behind an equal count."""
+    module, name, change = PLACES[entry]
+    monkeypatch.setattr(module, name, change(getattr(module, name)))
+    before = ladder_of(offline)
+    after = ladder_of(data_curation.main(Config(output_dir=tmp_path / "dataset", **OFFLINE)))
+    first = next(ours for ours, theirs in zip(before, after, strict=True) if ours != theirs)
+    assert (first["rung"], first["name"]) == entry
+    if "filter" in entry[0]:  # as many dropped as before, and others
+        (changed,) = (theirs for theirs in after if (theirs["rung"], theirs["name"]) == entry)
+        assert changed["value"]["num_dropped"] == first["value"]["num_dropped"]
 
 
 def refusal(tmp_path, **fields):

@@ -69,6 +69,74 @@ def dataset(base, tmp_path_factory):
     return data_curation.main(data_curation.Config(**FEW, base_checkpoint_path=base.path, output_dir=output))
 
 
+def another_seed_of(kind):
+    """A change of `falls_into_share`: what is drawn for this purpose is drawn with another seed."""
+    return lambda real: lambda share, name, seed, id: real(share, name, seed + (name == kind), id)
+
+
+def exchanged_drop(name):
+    """A change of `apply_to_list`: the filter keeps what it dropped, and drops as many that it kept."""
+
+    def change(real):
+        def apply(items, rules, reports):
+            chosen = [rule for rule in rules if rule.name == name]
+            if not chosen:
+                return real(items, rules, reports)
+            dropped = [item.id for item in items if chosen[0].fault(item)]
+            instead = [item.id for item in items if not chosen[0].fault(item)][: max(1, len(dropped))]
+            exchanged = replace(chosen[0], fault=lambda item: "exchanged" if item.id in instead else None)
+            return real(items, [exchanged if rule is chosen[0] else rule for rule in rules], reports)
+
+        return apply
+
+    return change
+
+
+PLACES = {
+    ("conversations", "sha256"): ("conversation_of", lambda real: lambda one: replace(real(one), id=f"{one.id}/other")),
+    ("exercises", "sha256"): ("evaluation_exercises", lambda real: lambda config: real(replace(config, seed=9))),
+    **{
+        ("filters", name): ("apply_to_list", exchanged_drop(name))
+        for name in ("structure", "repetition", "language", "duplicates", "decontamination")
+    },
+    ("emptied traces", "sha256"): ("falls_into_share", another_seed_of("emptied")),
+    **{
+        ("length filters", name): ("apply_to_list", exchanged_drop(name))
+        for name in ("too long for any part", "too long for a row")
+    },
+    ("cut traces", "sha256"): ("falls_into_share", another_seed_of("long_context")),
+    ("tokens", "everything"): ("packed", lambda real: lambda turns, capacity: real(turns[1:] or turns, capacity)),
+    ("token ids", "everything/tokens"): (
+        "in_training_order",
+        lambda real: lambda rows, seed, part: real(rows, seed + 1, part),
+    ),
+}
+"""The first entry of curation's ladder that changes -> the function that does this part, and how it is changed."""
+
+
+@pytest.mark.parametrize("entry", PLACES, ids=" ".join)
+def test_a_change_at_each_place_shows_first_in_its_own_entry(entry, base, dataset, tmp_path, monkeypatch):
+    """So the entries are in the order of the work, and no change hides behind an equal count."""
+    name, change = PLACES[entry]
+    monkeypatch.setattr(data_curation, name, change(getattr(data_curation, name)))
+    config = data_curation.Config(**FEW, base_checkpoint_path=base.path, output_dir=tmp_path / "changed")
+    before, after = (
+        json.loads((run.path / "ladder.json").read_text()) for run in (dataset, data_curation.main(config))
+    )
+    first = next(ours for ours, theirs in zip(before, after, strict=True) if ours != theirs)
+    assert (first["rung"], first["name"]) == entry
+
+
+def test_the_rungs_of_curation_follow_the_order_of_events(dataset):
+    ladder = json.loads((dataset.path / "ladder.json").read_text())
+    assert list(dict.fromkeys(entry["rung"] for entry in ladder)) == [
+        "config", "inputs", "conversations", "exercises", "filters", "emptied traces", "length filters", "cut traces",
+        "tokens", "token ids",
+    ]  # fmt: skip
+    filters = [entry["name"] for entry in ladder if entry["rung"] in ("filters", "length filters")]
+    assert filters == list(dataset.filters)
+
+
 def configured(dataset, tmp_path, **changes):
     return training.Config(**(SMALL | changes), dataset_path=dataset.path, output_dir=tmp_path / "training")
 

@@ -60,7 +60,7 @@ from nemotron.recipes.curation.rules import (
 )
 from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_rule, group_of
 from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of
-from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, MIN_VOCAB_SIZE, save_tokenizer
+from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, MIN_VOCAB_SIZE, save_tokenizer, vocabulary_digest
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, VOCAB_SIZES
 from nemotron.recipes.sources import Document, Unreadable
@@ -312,21 +312,26 @@ def curation_ladder(
     ladder.add_config(config)
     texts = (part for document in raw for part in (document.id, document.text))
     ladder.add("inputs", num_documents=len(raw), sha256=sha256_of(texts))
-    for name, report in dataset.filters.items():
-        ladder.add("filters", {name: {"num_seen": report.num_seen, "num_dropped": report.num_dropped}})
+    ladder.add("inputs", problems=sha256_of(map(str, pq.read_table(dataset.problems_path).to_pylist())))
+    filters = {name: report.recorded() for name, report in dataset.filters.items()}
+    after_scorers = {bucket_rule().name: filters.pop(bucket_rule().name)}
+    ladder.add("filters", filters)
     ladder.add("scorers", {scorer.label: scorer.model_dump() for scorer in dataset.scorers})
-    ladder.add("documents", num_documents=len(documents), sha256=sha256_of(one.document.id for one in documents))
+    ladder.add("bucket filter", after_scorers)
     ladder.add("documents", {"quality groups": dataset.quality_groups})
-    ladder.add("tokenizer", vocab_size=dataset.vocab_size)
+    texts = (part for one in documents for part in (one.document.id, one.document.text))
+    ladder.add("documents", num_documents=len(documents), sha256=sha256_of(texts))
+    ladder.add("split", sha256=sha256_of(one.split for one in documents))
+    ladder.add("tokenizer", vocab_size=dataset.vocab_size, sha256=vocabulary_digest(dataset.tokenizer_path))
     for split in ("train", "validation"):
         for category in sorted({one.document.category for one in documents}):
             members = [len(one.tokens) for one in documents if (one.split, one.document.category) == (split, category)]
             ladder.add("tokens", {f"{split}/{category}": {"num_documents": len(members), "num_tokens": sum(members)}})
+    for phase, shares in dataset.blend.items():
+        ladder.add("blend", {phase: {name: share.model_dump() for name, share in shares.items()}})
     for name in (*(phase.name for phase in dataset.phases), "validation", "long_validation", "recall"):
         tokens = pq.read_table(dataset.path / f"{name}.parquet")["tokens"]
         ladder.add("token ids", {name: {"num_sequences": len(tokens), "sha256": sha256_of_ids(tokens)}})
-    for phase, shares in dataset.blend.items():
-        ladder.add("blend", {phase: {name: share.model_dump() for name, share in shares.items()}})
     return ladder
 
 

@@ -50,12 +50,13 @@ from nemotron.recipes.curation.conversations import (
     contamination_rule,
     conversation_of,
     duplicate_rule,
+    length_rule,
     repetition_rule,
     structure_rule,
 )
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
 from nemotron.recipes.curation.rows import Phase, Row, write_rows
-from nemotron.recipes.curation.rules import DroppedItem, FilterReport, Rule, apply_to_list, progress, report_unreadable
+from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_list, progress, report_unreadable
 from nemotron.recipes.curation.traces import (
     encoded_turns,
     in_training_order,
@@ -86,6 +87,8 @@ EXERCISE_WEIGHTS = {
 }
 EVERYTHING, TOOLS, LONG_CONTEXT = "everything", "tools", "long_context"
 """The three published parts of fine-tuning, in order; <part>.parquet holds the rows."""
+TOO_LONG_FOR_ANY_PART, TOO_LONG_FOR_A_ROW = "too long for any part", "too long for a row"
+"""The filters that come after the others: a conversation is shorter without its trace."""
 TOOL_CALLING_CATEGORY, LONG_CONTEXT_CATEGORY = "tool_calling", "long_context"
 """Categories that the second and the third part are made for."""
 
@@ -237,20 +240,13 @@ def parts_of(
     config: Config,
     reports: dict[str, FilterReport],
     chat: ChatFormat = CHAT,
-) -> tuple[dict[str, list[Row]], int]:
-    """The rows of the three parts, and the number of traces that were cut; what is too long goes into the reports."""
+) -> tuple[dict[str, list[Row]], list[str]]:
+    """The rows of the three parts, and the ids whose traces were cut; what is too long goes into the reports."""
     turns = {c.id: encoded_turns(chat, c, tokenizer) for c in conversations}
-
-    def length_rule(name: str, threshold: str, capacity: int) -> Rule[Conversation]:
-        def fault(conversation: Conversation) -> str | None:
-            longest = max(len(turn.ids) for turn in turns[conversation.id])
-            return f"{longest} tokens" if longest > capacity else None
-
-        return Rule(name, threshold, fault, remedy="raise --sequence-length or --long-context-length")
-
+    longest = {id: max(len(turn.ids) for turn in encoded) for id, encoded in turns.items()}
     capacity, long_capacity = config.sequence_length + 1, config.long_context_length + 1
-    any_part = length_rule("too long for any part", f"{long_capacity} tokens", long_capacity)
-    one_row = length_rule("too long for a row", f"{capacity} tokens, else only in the third part", capacity)
+    any_part = length_rule(TOO_LONG_FOR_ANY_PART, f"{long_capacity} tokens", longest, long_capacity)
+    one_row = length_rule(TOO_LONG_FOR_A_ROW, f"{capacity} tokens, else only in part 3", longest, capacity)
     long = apply_to_list(conversations, [any_part], reports)
     everything = apply_to_list(long, [one_row], reports)
     made_for = ((TOOLS, TOOL_CALLING_CATEGORY, everything), (LONG_CONTEXT, LONG_CONTEXT_CATEGORY, long))
@@ -267,20 +263,20 @@ def parts_of(
     tools = [turn for c in chosen(TOOLS, TOOL_CALLING_CATEGORY, everything) for turn in turns[c.id]]
     # Part 3: long context as it is, and a share of the rest with the thought cut short, so that the model learns to
     # answer from a thought that a budget ended.
-    num_cut = 0
+    cut: list[str] = []
     budgeted: list[EncodedChat] = []
     for c in chosen(LONG_CONTEXT, LONG_CONTEXT_CATEGORY, long):
         span = config.trace_tokens_max - config.trace_tokens_min + 1
         num_tokens = config.trace_tokens_min + int(digest_of("cut", config.seed, c.id)[:8], 16) % span
-        cut = None if c.category == LONG_CONTEXT_CATEGORY else with_cut_thought(chat, c, tokenizer, num_tokens)
-        num_cut += cut is not None
-        budgeted += turns[c.id] if cut is None else [cut]
+        shorter = None if c.category == LONG_CONTEXT_CATEGORY else with_cut_thought(chat, c, tokenizer, num_tokens)
+        cut += [c.id] if shorter else []
+        budgeted += [shorter] if shorter else turns[c.id]
     rows = {
         EVERYTHING: packed([turn for c in everything for turn in turns[c.id]], capacity),
         TOOLS: [row for turn in tools for row in packed([turn], capacity)],
         LONG_CONTEXT: packed(budgeted, long_capacity),
     }
-    return {part: in_training_order(rows[part], config.seed, part) for part in rows}, num_cut
+    return {part: in_training_order(rows[part], config.seed, part) for part in rows}, cut
 
 
 def evaluation_exercises(config: Config) -> list[Exercise]:
@@ -293,7 +289,9 @@ def evaluation_exercises(config: Config) -> list[Exercise]:
     ]
 
 
-def curation_ladder(config: Config, base: Checkpoint, raw: Sequence[Conversation], dataset: Dataset) -> Ladder:
+def curation_ladder(
+    config: Config, base: Checkpoint, raw: Sequence[Conversation], dataset: Dataset, emptied: list[str], cut: list[str]
+) -> Ladder:
     """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
     ladder = Ladder()
     ladder.add_config(config)
@@ -303,9 +301,12 @@ def curation_ladder(config: Config, base: Checkpoint, raw: Sequence[Conversation
     ladder.add("conversations", sha256=sha256_of(texts))
     exercises = pq.read_table(dataset.exercises_path).to_pylist()
     ladder.add("exercises", sha256=sha256_of(json.dumps(row, ensure_ascii=False) for row in exercises))
-    for name, report in dataset.filters.items():
-        ladder.add("filters", {name: {"num_seen": report.num_seen, "num_dropped": report.num_dropped}})
-    ladder.add("traces", emptied=dataset.num_emptied_traces, cut=dataset.num_cut_traces)
+    filters = {name: report.recorded() for name, report in dataset.filters.items()}
+    lengths = {name: filters.pop(name) for name in (TOO_LONG_FOR_ANY_PART, TOO_LONG_FOR_A_ROW)}
+    ladder.add("filters", filters)
+    ladder.add("emptied traces", sha256=sha256_of(emptied), num_traces=len(emptied))
+    ladder.add("length filters", lengths)
+    ladder.add("cut traces", sha256=sha256_of(cut), num_traces=len(cut))
     for part in (*(phase.name for phase in dataset.phases), "validation"):
         table = pq.read_table(dataset.path / f"{part}.parquet")
         columns = {name: table[name].combine_chunks().flatten().to_pylist() for name in ROW_COLUMNS}
@@ -344,7 +345,7 @@ def main(config: Config) -> Dataset:
         conversations = [emptied.get(c.id, c) for c in conversations]
 
         # From conversations to rows of tokens, for each of the three parts.
-        parts, num_cut = parts_of(conversations, tokenizer, config, filters, chat)
+        parts, cut = parts_of(conversations, tokenizer, config, filters, chat)
         for part, rows in parts.items():
             if not rows:
                 raise ValueError(f"no conversation for the part {part!r}; bring more, or raise --rest-share")
@@ -382,9 +383,9 @@ def main(config: Config) -> Dataset:
             unreadable=first_unreadable,
             num_unreadable=len(unreadable),
             num_emptied_traces=len(emptied),
-            num_cut_traces=num_cut,
+            num_cut_traces=len(cut),
         )
-        dataset.save(config, curation_ladder(config, base, raw, dataset))
+        dataset.save(config, curation_ladder(config, base, raw, dataset, list(emptied), cut))
     return Dataset.load(config.output_dir)
 
 

@@ -585,6 +585,17 @@ def test_shortened_values_fit_and_still_differ(golden, run, limit):
     assert (shown[0] == shown[1]) == (golden == run)
 
 
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6), st.data())
+def test_the_two_numbers_of_a_difference_are_shown_whole(golden, data):
+    index = data.draw(st.integers(0, len(golden) - 1))
+    other = data.draw(st.floats(allow_nan=False, allow_infinity=False).filter(lambda value: value != golden[index]))
+    run = [*golden[:index], other, *golden[index + 1 :], 7.5]
+    shown = shorten_values(json.dumps(golden), json.dumps(run), 30)
+    assert max(map(len, shown)) <= 30
+    assert repr(golden[index]) in shown[0]
+    assert repr(other) in shown[1]
+
+
 def test_written_golden_keeps_the_policy_of_the_existing_one(tmp_path):
     path = tmp_path / "mine" / "first.json"
     write_golden(path, document())

@@ -111,6 +111,23 @@ def test_long_place_is_shortened_and_both_values_stay_visible(rung):
     assert lines[1].endswith("_, step 0 (relative difference 3e-05)")
 
 
+@pytest.mark.parametrize("rung", ["config", "curve", "a rung with a long name " * 10])
+def test_the_summary_of_a_failed_test_shows_both_values(rung):
+    report = renamed(rung, "a_name_" * 20, 0.1234567890123456, 0.1234987890123457)
+    summary = report.summary()
+    assert summary[:2] == report.lines()[:2]
+    assert summary[2].endswith(": golden 0.1234567890123456, run 0.1234987890123457")
+    assert max(map(len, summary)) <= WIDTH
+
+
+def test_the_summary_of_a_series_shows_both_values():
+    assert report_of(GOLDEN, changed(("training", 6, 3.0001))).summary() == [
+        "mine/stage1_second differs from golden/mine/stage1_second.json",
+        "first broken rung: training, curve, loss, step 4 (relative difference 3e-05)",
+        "  training, curve, loss, step 4: golden 3.0, run 3.0001",
+    ]
+
+
 def test_long_values_are_cut_around_their_first_difference():
     lines = renamed("sample", "text", "the same words " * 20 + "and one", "the same words " * 20 + "and two").lines()
     assert '  training, sample, text, step 0: golden ...ds and one", run ...ds and two"' in lines

@@ -8,6 +8,7 @@ from nemotron.recipes.curation.conversations import (
     asked,
     contamination_rule,
     duplicate_rule,
+    length_rule,
     repetition_fault,
     repetition_rule,
     split_reply,
@@ -226,3 +227,9 @@ def test_an_exercise_that_differs_by_an_operator_is_another_task():
 def test_other_conversations_may_not_differ_by_punctuation_alone():
     fault = contamination("What is 7 - 2 + 5?", evaluation="What is 7 + 2 - 5?")
     assert fault == "asked in evaluation, except for punctuation: what is 7 - 2 + 5?"
+
+
+def test_a_conversation_may_be_as_long_as_a_row_and_no_longer():
+    rule = length_rule("too long", "7 tokens", {"full": 7, "longer": 8}, capacity=7)
+    assert rule.fault(conversation("full")) is None
+    assert rule.fault(conversation("longer")) == "8 tokens"

@@ -1,5 +1,7 @@
 """Documents and conversations go through the same rules; most tests run on both."""
 
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -195,3 +197,26 @@ def test_two_rules_with_one_name_are_refused_because_one_report_would_be_lost(ap
 def test_a_fault_that_is_no_text_is_refused_so_that_a_predicate_is_not_taken_for_a_rule():
     with pytest.raises(TypeError, match="the filter 'size' says False of 0000; return what is wrong, or None"):
         apply_to_list(sized([3]), [Rule("size", "any", lambda item: False)], {})
+
+
+@each_way
+def test_a_rule_that_drops_others_in_equal_number_has_another_digest(apply):
+    reports = []
+    for sizes in ([0, 5, 5, 0], [0, 5, 5, 0], [5, 0, 5, 0]):
+        found = {}
+        items = sized(sizes) if len(reports) != 1 else sized(sizes)[::-1]  # the order of the items does not matter
+        apply(items, [at_least(1)], found)
+        reports.append(found["size"])
+    assert {report.num_dropped for report in reports} == {2}
+    assert reports[0].recorded() == reports[1].recorded() != reports[2].recorded()
+    expected = hashlib.sha256(b"4:00004:0003").hexdigest()
+    assert reports[0].recorded() == {"num_seen": 4, "num_dropped": 2, "dropped_sha256": expected}
+
+
+def test_the_digest_counts_every_dropped_item_and_not_the_examples_alone():
+    digests = set()
+    for kept in range(20):
+        found = {}
+        apply_to_list(sized([5 * (number == kept) for number in range(20)]), [at_least(1)], found)
+        digests.add(found["size"].dropped_sha256)
+    assert len(digests) == 20

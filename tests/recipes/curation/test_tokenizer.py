@@ -10,6 +10,7 @@ from nemotron.recipes.curation.tokenizer import (
     encode_documents,
     save_tokenizer,
     train_tokenizer,
+    vocabulary_digest,
 )
 
 TEXTS = [
@@ -63,6 +64,15 @@ def test_many_texts_are_encoded_in_order():
     texts = [f"text {number}" for number in range(2500)]
     encoded = encode_documents(TOKENIZER, texts)
     assert [TOKENIZER.decode(tokens.tolist()) for tokens in encoded] == texts
+
+
+def test_the_digest_of_a_vocabulary_changes_with_a_token_and_with_an_id(tmp_path):
+    digests = []
+    for number, texts in enumerate((TEXTS, TEXTS[::-1], ["ab"] * 3 + ["cd"] * 2, ["cd"] * 3 + ["ab"] * 2)):
+        save_tokenizer(train_tokenizer(texts, 271), tmp_path / str(number))
+        digests.append(vocabulary_digest(tmp_path / str(number)))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3  # the last two have the same tokens, learned in another order
 
 
 def test_transformers_reads_the_directory_and_agrees(tmp_path):

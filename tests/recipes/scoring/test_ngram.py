@@ -59,6 +59,11 @@ def test_probabilities_of_a_hand_written_corpus():
     np.testing.assert_allclose(model.distribution([2]), [1 / 3, 1 / 3, 1 / 3], rtol=1e-15)
 
 
+def test_a_computed_discount_may_be_zero():
+    # y = 1 / (1 + 2 * 1); the second discount is 2 - 3 y 2 / 1 = 0
+    assert modified_discounts(np.repeat([1, 2, 3, 4], [1, 1, 2, 1])) == pytest.approx((1 / 3, 0.0, 3 - 2 / 3))
+
+
 def test_discounts_of_hand_written_counts():
     # n1=8 n2=4 n3=2 n4=1: Y = 8/16, so 1 - 2/2 * 4/8 = 0.5, 2 - 3/2 * 2/4 = 1.25, 3 - 4/2 * 1/2 = 2.
     assert modified_discounts(np.repeat([1, 2, 3, 4, 9], [8, 4, 2, 1, 5])) == (0.5, 1.25, 2.0)

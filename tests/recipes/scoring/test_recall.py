@@ -37,3 +37,8 @@ def test_recall_of_hand_written_answers():
 def test_an_answer_that_does_not_end_its_row_is_refused(start):
     with pytest.raises(ValueError, match=f"answer_start={start} does not fit a row of 8 tokens"):
         recall_by_distance(score_last([(1, 1, 1)], [(0, 0, 0)]), [list(range(8))], [start], [32])
+
+
+def test_an_answer_may_follow_a_single_token():
+    (result,) = recall_by_distance(score_last([(1, 1, 1)], [(0, 0, 2)]), [list(range(4))], [1], [32]).values()
+    assert (result.answers.num_right, result.answer_loss) == (1, 2.0)

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from nemotron import Artifact
 from nemotron.config import ScaledConfig, at_every_scale, switch
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import Batch
@@ -173,6 +174,14 @@ def test_rungs_follow_the_order_of_events(trained):
         "config", "inputs", "batch order", "parameters", "initial weights", "loss", "grad_norm", "first step",
         "weights after step 1", "curve", "final weights", "validation",
     ]  # fmt: skip
+
+
+def test_every_field_of_the_model_is_in_the_config_rung(trained):
+    """Also those that change little, such as the epsilon of the norms."""
+    ladder = json.loads((trained.path / "ladder.json").read_text())
+    recorded = {entry["name"]: entry["value"] for entry in ladder if entry["rung"] == "config"}
+    shape = asdict(load_config(trained.checkpoint_path)) | {"initializer_range": None}  # saved as what None means
+    assert {f"model/{name}": value for name, value in shape.items()}.items() <= recorded.items()
 
 
 @pytest.mark.parametrize("interrupt_at", [1, 3])

@@ -71,7 +71,16 @@ def test_sparkline_shows_the_lowest_and_the_highest_value():
 
 
 @pytest.mark.parametrize(
-    ("hours", "text"), [(0.01, "36 s"), (0.5, "30 min"), (47.96, "48.0 h"), (48, "2 days"), (24_000, "1,000 days")]
+    ("hours", "text"),
+    [
+        (0.01, "36 s"),
+        (1 / 60, "1 min"),
+        (0.5, "30 min"),
+        (1, "1.0 h"),
+        (47.96, "48.0 h"),
+        (48, "2 days"),
+        (24_000, "1,000 days"),
+    ],
 )
 def test_a_duration_has_the_unit_that_a_person_would_use(hours, text):
     assert duration(hours) == text

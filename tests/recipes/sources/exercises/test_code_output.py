@@ -106,6 +106,15 @@ def test_a_comprehension_may_have_thousands_of_iterations(expression: str, value
     assert evaluate(expression) == value
 
 
+def test_an_expression_may_be_as_long_and_its_value_as_large_as_the_limits() -> None:
+    assert evaluate("7" + " " * (LONGEST_EXPRESSION - 3) + "+1") == 8
+    with pytest.raises(ValueError, match=f"an expression of {LONGEST_EXPRESSION + 1} characters is longer than 200"):
+        evaluate("7" + " " * (LONGEST_EXPRESSION - 2) + "+1")
+    assert evaluate(f"'a' * {LARGEST_SIZE}") == "a" * LARGEST_SIZE
+    with pytest.raises(ValueError, match=f"a value of size {LARGEST_SIZE + 1} is too large"):
+        evaluate(f"'a' * {LARGEST_SIZE + 1}")
+
+
 def test_the_product_of_two_numbers_is_bounded() -> None:
     assert evaluate("1000 * 1000") == LARGEST_PRODUCT
     with pytest.raises(ValueError, match="a product of 1000 and 1001 is too large"):

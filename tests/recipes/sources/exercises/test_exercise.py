@@ -82,3 +82,9 @@ def test_same_number_allows_spaces_around_the_slash_of_a_fraction() -> None:
 
 def test_last_word() -> None:
     assert [last_word(answer) for answer in ("It is 31.", "The phone of Ada is 007.", "cups")] == ["31", "007", "cups"]
+
+
+def test_no_exercises_are_allowed_and_fewer_are_refused() -> None:
+    assert algebra.generate_exercises(0, 0, split="train") == []
+    with pytest.raises(ValueError, match="num_exercises=-1 must not be negative"):
+        algebra.generate_exercises(-1, 0, split="train")

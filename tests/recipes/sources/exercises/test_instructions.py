@@ -122,3 +122,16 @@ def test_is_correct_rejects_details_that_differ_from_the_question() -> None:
 
 def test_every_word_begins_with_a_different_letter() -> None:
     assert len({word[0] for word in WORDS}) == len(set(WORDS)) == len(WORDS)
+
+
+def test_the_kinds_of_constraints_depend_on_the_difficulty():
+    """A text is repeated up to difficulty two, and the alphabetical order is asked for from two on."""
+    asked = {
+        difficulty: " ".join(
+            exercise.messages[-1]["content"]
+            for exercise in generate_exercises(60, 0, split="train", difficulty=difficulty)
+        )
+        for difficulty in (1, 2, 3)
+    }
+    assert ["alphabetical order" in text for text in asked.values()] == [False, True, True]
+    assert ["Repeat them" in text for text in asked.values()] == [True, True, False]

@@ -87,3 +87,15 @@ def test_the_reply_may_repeat_the_noun_and_be_in_lower_case(
     exercise = user_exercise("long_context", TEXT + question, "", answer, "")
     assert [reply for reply in right if not check_answer(exercise, reply)] == []
     assert [reply for reply in wrong if check_answer(exercise, reply)] == []
+
+
+def test_two_facts_are_joined_from_difficulty_three_on():
+    asked = {
+        difficulty: {
+            exercise.messages[-1]["content"].splitlines()[-1]
+            for exercise in generate_exercises(12, 0, split="train", difficulty=difficulty)
+        }
+        for difficulty in (2, 3)
+    }
+    assert all("mayor" not in question and "together" not in question for question in asked[2])
+    assert all("mayor" in question or "together" in question for question in asked[3])

@@ -86,3 +86,26 @@ def test_upper_and_lower_case_do_not_matter() -> None:
     exercise = user_exercise("safety", "", "", REFUSAL, "")
     assert check_answer(exercise, REFUSAL.upper())
     assert not check_answer(exercise, REFUSAL.replace("not", "now"))
+
+
+def test_a_remark_is_added_from_difficulty_three_on():
+    with_remark = {
+        difficulty: [
+            any(remark in exercise.messages[-1]["content"] for remark in REMARKS)
+            for exercise in generate_exercises(30, 0, split="train", difficulty=difficulty)
+        ]
+        for difficulty in (2, 3)
+    }
+    assert not any(with_remark[2])
+    assert all(with_remark[3])
+
+
+def test_the_request_comes_first_at_difficulty_one_only():
+    first = {
+        difficulty: {
+            exercise.messages[-1]["content"].startswith("How do I open")
+            for exercise in generate_exercises(30, 0, split="train", difficulty=difficulty)
+        }
+        for difficulty in (1, 2)
+    }
+    assert first == {1: {True}, 2: {True, False}}

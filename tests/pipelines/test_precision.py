@@ -1,0 +1,386 @@
+"""What is computed in bfloat16, and what is not, in every step that has a model: observed while the steps run.
+
+The dtypes are facts on every processor. The losses lie between two bounds: bfloat16 must change them, and not by much.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import get_origin
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from nemotron.recipes.curation.packing import concatenate_documents
+from nemotron.recipes.curation.rows import TOKENS, Phase
+from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, save_tokenizer, train_tokenizer
+from nemotron.recipes.nano2.stage0_pretrain import data_curation as data0
+from nemotron.recipes.nano2.stage0_pretrain import evaluation as evaluation0
+from nemotron.recipes.nano2.stage0_pretrain import training as training0
+from nemotron.recipes.nano2.stage1_sft import data_curation as data1
+from nemotron.recipes.nano2.stage1_sft import evaluation as evaluation1
+from nemotron.recipes.nano2.stage1_sft import training as training1
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors
+from nemotron.recipes.nemotron_h.model import AttentionState, MambaState, parameter_groups
+from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.problems import arithmetic
+from nemotron.recipes.training import run as run_module
+from nemotron.recipes.training.run import Run
+
+LENGTH, LONG_LENGTH = 64, 128
+SEQUENCES = {"phase1": 24, "phase2": 12, "phase3": 4, "long_context": 4}
+PRETRAINING = {
+    "learning_rate": 0.01,
+    "warmup_steps": 2,
+    "batch_sequences": 4,
+    "micro_batch_sequences": 2,
+    "long_context_batch_sequences": 2,
+    "checkpoint_every_steps": 5,
+    "validate_every_steps": 6,
+    "validation_sequences": 2,
+}
+FEW_CONVERSATIONS = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
+FINE_TUNING = {"checkpoint_every_steps": 4, "validate_every_steps": 5, "validation_sequences": 1}
+
+
+def filled(artifact_class, path, **known):
+    """An artifact with `known` fields; the others, which no step here reads, get an empty value of their type."""
+    (path / "unread").write_text("")
+    empty = {int: 1, float: 0.0, str: "", Path: path / "unread", dict: {}, list: []}
+    for name, field in artifact_class.model_fields.items():
+        if name not in known and name != "path" and field.is_required():
+            known[name] = empty[get_origin(field.annotation) or field.annotation]
+    return artifact_class(path=path, **known).save()
+
+
+@pytest.fixture(scope="module")
+def pretraining_data(tmp_path_factory):
+    """A Dataset of the questions of exercises; with PRETRAINING it takes 6, 3, 1 and 2 steps."""
+    path = tmp_path_factory.mktemp("dataset")
+    texts = [
+        message["content"]
+        for family in FAMILIES.values()
+        for exercise in family.generate_exercises(20, 0, split="train")
+        for message in exercise.messages
+    ]
+    tokenizer = train_tokenizer(texts, 400)
+    save_tokenizer(tokenizer, path / "tokenizer")
+    stream = concatenate_documents(encode_documents(tokenizer, texts), END_OF_DOCUMENT).tolist()
+
+    def write(name, rows, length):
+        starts = [len(stream) * row // rows % (len(stream) - length) for row in range(rows)]
+        tokens = pa.array([stream[start : start + length + 1] for start in starts], TOKENS)
+        pq.write_table(pa.table({"category": ["code"] * rows, "tokens": tokens}), path / f"{name}.parquet")
+        return Phase(name=name, file=f"{name}.parquet", num_sequences=rows, sequence_length=length)
+
+    phases = [write(name, rows, LONG_LENGTH if name == "long_context" else LENGTH) for name, rows in SEQUENCES.items()]
+    write("validation", 4, LENGTH)
+    write("long", 2, LONG_LENGTH)
+    problems = arithmetic.generate_problems(2, 0, split="evaluation")
+    columns = {name: [getattr(problem, name) for problem in problems] for name in ("id", "question", "correct")}
+    choices = [list(problem.choices) for problem in problems]
+    pq.write_table(pa.table({**columns, "choices": choices}), path / "problems.parquet")
+    facts = {"tokens": [stream[:40], stream[50:90]], "answer_start": [37, 37], "distance": [16, 32]}
+    pq.write_table(pa.table(facts), path / "recall.parquet")
+    return filled(
+        data0.Dataset,
+        path,
+        vocab_size=400,
+        sequence_length=LENGTH,
+        long_context_length=LONG_LENGTH,
+        tokenizer_path=path / "tokenizer",
+        phases=phases,
+        validation_path=path / "validation.parquet",
+        long_validation_path=path / "long.parquet",
+        problems_path=path / "problems.parquet",
+        recall_path=path / "recall.parquet",
+        blend={
+            name: {"code": data0.BlendShare(weight=1.0, num_sequences=rows, epochs=0.25)}
+            for name, rows in SEQUENCES.items()
+        },
+    )
+
+
+ACTIVITIES = {
+    "validation": [(training0, "validation_losses"), (training1, "validation_losses")],
+    "sample": [(training0, "write_sample")],
+    "backward": [(torch.Tensor, "backward")],
+    "fingerprint": [(run_module, "weight_fingerprint")],
+    "clipping": [(torch.nn.utils, "clip_grad_norm_")],
+}
+"""What a step does besides the forward pass of its loop, and the functions in which it does so."""
+
+
+class Observer(TorchDispatchMode):
+    """While it is entered, notes which operations run in which floating-point type, in which module, to what end."""
+
+    def __init__(self):
+        super().__init__()
+        self.activities = [""]
+        self.modules = [None]
+        self.found = defaultdict(lambda: defaultdict(set))
+        """activity -> dtype -> operations, each with the class of its module before it if it runs in one."""
+        self.dtypes = defaultdict(set)
+        """weights, gradients and moments: their types after each step; window, ssm, keys, values: those of states."""
+        self.rounded = set()
+        """Of these, which had only numbers that bfloat16 can hold."""
+        self.last = {}
+        """The weights and moments after the last step, by the number of the parameter."""
+
+    def __enter__(self):
+        self.patches = pytest.MonkeyPatch()
+        for activity, places in ACTIVITIES.items():
+            for owner, name in places:
+                self.patches.setattr(owner, name, self.during(activity, getattr(owner, name)))
+        self.hooks = [
+            register_module_forward_pre_hook(self.enter_module),
+            register_module_forward_hook(self.leave_module, always_call=True),
+            register_optimizer_step_post_hook(self.after_step),
+        ]
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        for hook in self.hooks:
+            hook.remove()
+        self.patches.undo()
+
+    def during(self, activity, function):
+        def noting(*arguments, **options):
+            self.activities.append(activity)
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.activities.pop()
+
+        return noting
+
+    def enter_module(self, module, inputs):
+        self.modules.append(module)
+        self.note_states(inputs)
+
+    def leave_module(self, module, inputs, output):
+        self.modules.pop()
+        self.note_states(inputs)
+
+    def note_states(self, inputs):
+        for state in inputs:
+            if isinstance(state, MambaState | AttentionState):
+                for name, tensor in vars(state).items():
+                    if tensor.is_floating_point():
+                        self.dtypes[name].add(tensor.dtype)
+
+    def after_step(self, optimizer, *ignored):
+        with _disable_current_modes():
+            named = defaultdict(list)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    named["weights"].append(parameter.detach())
+                    named["gradients"].append(parameter.grad)
+                    named["first moments"].append(optimizer.state[parameter]["exp_avg"])
+                    named["second moments"].append(optimizer.state[parameter]["exp_avg_sq"])
+            for name, tensors in named.items():
+                self.dtypes[name] |= {tensor.dtype for tensor in tensors}
+                if all((tensor == tensor.bfloat16()).all() for tensor in tensors):
+                    self.rounded.add(name)
+            self.last = {name: [tensor.clone() for tensor in tensors] for name, tensors in named.items()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        first = result[0] if isinstance(result, tuple | list) and result else result
+        if isinstance(first, torch.Tensor) and first.is_floating_point():
+            name = func._schema.name.removeprefix("aten::")
+            attention = re.fullmatch("_?scaled_dot_product_.*?(_backward)?", name)  # one kernel or another
+            name = f"attention{attention[1] or ''}" if attention else IN_INFERENCE_MODE.get(name, name)
+            module = self.modules[-1]
+            self.found[self.activities[-1]][first.dtype].add(f"{type(module).__name__}.{name}" if module else name)
+        return result
+
+    def computed_in(self, dtype, activity):
+        """The operations of an activity that compute, or round, numbers in a type."""
+        return {name for name in self.found[activity][dtype] if name.rpartition(".")[2] not in MOVES}
+
+
+IN_INFERENCE_MODE = {"linear": "mm", "matmul": "bmm", "square": "pow", "cross_entropy_loss": "_log_softmax"}
+"""There, operations are seen before torch takes them apart."""
+MOVES = {
+    "_unsafe_view", "alias", "cat", "clone", "constant_pad_nd", "detach", "expand", "flip", "full", "gather", "index",
+    "new_zeros", "permute", "scalar_tensor", "scatter_", "select", "slice", "split_with_sizes", "squeeze", "stack", "t",
+    "transpose", "unsqueeze", "view", "where",
+}  # fmt: skip
+"""Operations whose results are numbers that were there before, in the same type; _to_copy rounds to another type."""
+PRODUCTS = {"Linear._to_copy", "Linear.mm", "SquaredReluMLP.relu", "SquaredReluMLP.mul", "Attention.attention"}
+"""All that bfloat16 is for: matrix products, and what lies between the two of the MLP."""
+IN_FLOAT32 = {
+    "Embedding.embedding",
+    "Layer.add",  # the residual stream
+    *(f"RMSNorm.{name}" for name in ("pow", "mean", "rsqrt", "mul")),
+    "CausalConv.addcmul",
+    *(
+        f"Mamba2Mixer.{name}" for name in ("softplus", "silu", "exp", "cumsum", "bmm", "mul", "addcmul")
+    ),  # silu: the gate
+}
+
+
+@pytest.fixture(scope="module")
+def pretraining(pretraining_data, tmp_path_factory):
+    """dtype -> the Checkpoint of stage 0; "observed" -> what was seen while bfloat16 trained."""
+    runs = {}
+    for dtype in ("float64", "float32", "bfloat16"):
+        output = tmp_path_factory.mktemp(dtype) / "training"
+        config = training0.Config(**PRETRAINING, dtype=dtype, dataset_path=pretraining_data.path, output_dir=output)
+        with Observer() as observer:
+            runs[dtype] = training0.main(config)
+    return runs | {"observed": observer}
+
+
+@pytest.fixture(scope="module")
+def conversations(pretraining, tmp_path_factory):
+    """A Dataset of stage 1, on the base model that was trained in bfloat16."""
+    output = tmp_path_factory.mktemp("curated") / "data_curation"
+    base = pretraining["bfloat16"].path
+    return data1.main(data1.Config(**FEW_CONVERSATIONS, base_checkpoint_path=base, output_dir=output))
+
+
+@pytest.fixture(scope="module")
+def fine_tuning(conversations, tmp_path_factory):
+    """As `pretraining`, for stage 1."""
+    runs = {}
+    for dtype in ("float64", "float32", "bfloat16"):
+        output = tmp_path_factory.mktemp(dtype) / "training"
+        config = training1.Config(**FINE_TUNING, dtype=dtype, dataset_path=conversations.path, output_dir=output)
+        with Observer() as observer:
+            runs[dtype] = training1.main(config)
+    return runs | {"observed": observer}
+
+
+@pytest.fixture(params=["pretraining", "fine_tuning"])
+def trained(request):
+    """The runs of one stage's training."""
+    return request.getfixturevalue(request.param)
+
+
+def names_of_modules(operations):
+    """The operations that run in a module of the model."""
+    return {name for name in operations if "." in name}
+
+
+def assert_float32(observed, activity=""):
+    """Weights, states and all that the model computes are float32, as those that bfloat16 trained."""
+    assert observed.computed_in(torch.bfloat16, activity) == set()
+    assert names_of_modules(observed.computed_in(torch.float64, activity)) == set()  # draws are float64
+    assert observed.computed_in(torch.float32, activity) >= IN_FLOAT32 | PRODUCTS - {"Linear._to_copy"}
+
+
+def test_training_in_bfloat16_computes_only_matrix_products_in_it(trained):
+    observed = trained["observed"]
+    assert observed.computed_in(torch.bfloat16, "") == PRODUCTS
+    assert observed.computed_in(torch.float32, "") >= IN_FLOAT32 | {"_log_softmax", "nll_loss_forward"}
+    assert names_of_modules(observed.computed_in(torch.float64, "")) == set()
+
+
+def test_gradients_are_bfloat16_only_where_they_pass_a_matrix_product(trained):
+    observed = trained["observed"]
+    products = {"mm", "attention_backward", "mul", "threshold_backward", "add", "_to_copy"}  # add: of relu and relu
+    assert observed.computed_in(torch.bfloat16, "backward") == products
+    in_float32 = {"_log_softmax_backward_data", "nll_loss_backward", "silu_backward", "softplus_backward", "cumsum"}
+    assert observed.computed_in(torch.float32, "backward") >= in_float32 | {"embedding_dense_backward", "bmm", "pow"}
+    assert observed.computed_in(torch.float64, "backward") == set()
+    assert observed.computed_in(torch.bfloat16, "clipping") == set()
+    assert observed.computed_in(torch.float32, "clipping") >= {"linalg_vector_norm", "mul"}
+
+
+def test_weights_gradients_and_moments_are_float32_and_use_its_digits(trained):
+    observed = trained["observed"]
+    kept = ("weights", "gradients", "first moments", "second moments")
+    assert {name: observed.dtypes[name] for name in kept} == {name: {torch.float32} for name in kept}
+    assert observed.rounded == set()
+
+
+def test_validation_computes_as_training_does(trained):
+    observed = trained["observed"]
+    assert observed.computed_in(torch.bfloat16, "validation") == PRODUCTS
+    assert observed.computed_in(torch.float32, "validation") >= IN_FLOAT32 | {"_log_softmax", "nll_loss_forward"}
+    assert observed.computed_in(torch.float64, "validation") == set()
+
+
+def test_the_sample_is_written_in_the_precision_of_the_weights(pretraining):
+    assert_float32(pretraining["observed"], "sample")
+
+
+def test_what_is_saved_is_every_bit_of_the_last_step(trained):
+    """Weights and moments, in the model and in the state to resume from; "last" was seen in the optimizer."""
+    checkpoint, last = trained["bfloat16"], trained["observed"].last
+    (state,) = checkpoint.training_state_path.iterdir()
+    moments = load_tensors(state / "optimizer.safetensors")
+    for number in range(len(last["weights"])):
+        assert torch.equal(moments[f"{number}.exp_avg"], last["first moments"][number])
+        assert torch.equal(moments[f"{number}.exp_avg_sq"], last["second moments"][number])
+        assert moments[f"{number}.step"] == checkpoint.num_steps
+    for path in (state / "model.safetensors", checkpoint.checkpoint_path / "model.safetensors"):
+        model = load_checkpoint(checkpoint.checkpoint_path)
+        model.load_state_dict(load_tensors(path), assign=True)
+        groups = parameter_groups(model, weight_decay=0.1)
+        saved = [parameter for group in groups for parameter in group["params"]]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(saved, last["weights"], strict=True))
+
+
+@pytest.mark.parametrize("curve", ["curve_path", "validation_curve_path"])
+def test_the_loss_in_bfloat16_is_neither_that_of_float32_nor_far_from_it(trained, curve):
+    """Measured: float32 within 3e-7 of float64; bfloat16 within 1.2e-3, and half of the losses beyond 8e-5."""
+    losses = {
+        dtype: pq.read_table(getattr(trained[dtype], curve))["loss"].to_numpy()
+        for dtype in ("float64", "float32", "bfloat16")
+    }
+    single, half = (np.abs(losses[dtype] / losses["float64"] - 1) for dtype in ("float32", "bfloat16"))
+    assert single.max() < 3e-6
+    assert np.median(half) > 1e-5
+    assert half.max() < 1e-2
+
+
+def test_pretraining_is_evaluated_in_the_precision_of_its_weights(pretraining, tmp_path):
+    config = evaluation0.Config(checkpoint_path=pretraining["bfloat16"].path, output_dir=tmp_path / "evaluation")
+    with Observer() as observed:
+        evaluation0.main(config)
+    assert_float32(observed)
+    assert "_log_softmax" in observed.computed_in(torch.float32, "")
+
+
+def test_fine_tuning_is_evaluated_in_the_precision_of_its_weights(fine_tuning, tmp_path):
+    config = evaluation1.Config(
+        max_new_tokens=3, checkpoint_path=fine_tuning["bfloat16"].path, output_dir=tmp_path / "evaluation"
+    )
+    with Observer() as observed:
+        evaluation1.main(config)
+    assert_float32(observed)
+    assert observed.dtypes == {name: {torch.float32} for name in ("window", "ssm", "keys", "values")}
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_run_in_bfloat16_resumes_to_the_same_bits(pretraining_data, pretraining, tmp_path, monkeypatch):
+    """So the states hold float32, whose last digits every product would show."""
+    config = training0.Config(
+        **PRETRAINING, dtype="bfloat16", dataset_path=pretraining_data.path, output_dir=tmp_path / "training"
+    )
+    real = Run.check_finite
+
+    def stop(run, **numbers):
+        if run.step == 8:
+            raise Stopped
+        real(run, **numbers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "check_finite", stop)
+        with pytest.raises(Stopped):
+            training0.main(config)
+    assert training0.main(replace(config, resume=True)).digest == pretraining["bfloat16"].digest
