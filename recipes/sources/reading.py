@@ -254,7 +254,8 @@ def list_local(location: str) -> Listed:
         walk = Walk(parent)
         walk.directory(location)
     elif os.path.lexists(location):
-        check_regular(location)
+        with errors_naming(location):
+            check_regular(location)
         return [(location, os.path.basename(location))], []
     else:
         fixed = GLOB_CHARACTER.split(location, maxsplit=1)[0]

@@ -131,6 +131,12 @@ def test_a_hidden_source_is_read_if_it_is_named(tmp_path: Path) -> None:
     assert listed(f"{tmp_path}/.hidden/a.txt") == (["a.txt"], {})
 
 
+def test_a_broken_link_that_is_named_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"a\.txt does not exist; check the path or address"):
+        listed(f"{tmp_path}/a.txt")
+
+
 def test_one_file_of_two_sources_is_read_once(tmp_path: Path) -> None:
     write(tmp_path / "data/a.txt")
     (tmp_path / "link.txt").symlink_to(tmp_path / "data/a.txt")
