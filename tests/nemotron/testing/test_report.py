@@ -89,6 +89,17 @@ def test_report_has_at_most_thirty_lines_of_limited_width():
     assert "  and 54 more" in lines
 
 
+@pytest.mark.parametrize(("number", "last"), [(8, "field 7, step 0: golden 1, run 2"), (9, "  and 1 more")])
+def test_eight_changed_config_values_are_shown(number, last):
+    golden = copy.deepcopy(DOCUMENT)
+    golden["ladder"]["training"][1:1] = [entry("config", f"field {i}", 1, 0) for i in range(number)]
+    run = copy.deepcopy(golden)
+    for one in run["ladder"]["training"][1 : number + 1]:
+        one["value"] = 2
+    lines = report_of(encode_golden(golden, Policy()), run).lines()
+    assert lines[lines.index("no result differs") - 1].endswith(last)
+
+
 def renamed(rung, name, golden, run):
     """The report of a run whose only difference is one entry with this rung and name."""
     sides = []

@@ -204,6 +204,13 @@ def test_a_number_of_documents_below_one_raises_a_value_error() -> None:
         package_documents(0)
 
 
+def test_one_document_is_the_first_module(install: Callable[[Files], Path]) -> None:
+    install({"fake/b.py": '"""One."""\n', "fake/a.py": '"""Two."""\n'})
+    (module,) = {document.module for document in package_documents(1, FAKE)[0]}
+    assert len({document.module for document in package_documents(100, FAKE)[0]}) > 1
+    assert module in {document.module for document in package_documents(100, FAKE)[0]}
+
+
 def test_a_file_that_is_not_sampled_is_not_read(install: Callable[[Files], Path]) -> None:
     root = install({f"fake/m{number}.py": f"x = {number}\n" for number in range(9)})
     sampled = [d.id for d in package_documents(3, FAKE)[0]]

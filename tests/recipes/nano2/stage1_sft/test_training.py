@@ -152,5 +152,6 @@ def test_sizes_must_be_positive_and_finite(name, value):
 
 
 def test_the_learning_rate_does_not_fall_upwards():
+    assert Config(learning_rate=0.5, min_learning_rate=0.5).min_learning_rate == 0.5
     with pytest.raises(ValueError, match=r"^min_learning_rate=1.0 is above learning_rate=0.5, from which"):
         Config(learning_rate=0.5, min_learning_rate=1.0)
