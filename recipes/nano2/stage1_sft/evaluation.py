@@ -45,6 +45,7 @@ from nemotron.recipes.nano2.stage1_sft.report import plot_results, results_table
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
+from nemotron.recipes.scoring.chance import chance_levels, chance_metrics
 from nemotron.recipes.scoring.exercises import Answered, Mode, ask, exam_metrics, share
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -139,6 +140,9 @@ def main(config: Config) -> Results:
         metrics["within_budget"] = share([one.num_thought <= limit for one in answered["budget"]])
         metrics["num_closed_by_budget"] = sum(any(one.continuation.forced) for one in answered["budget"])
         metrics["num_exercises"] = len(exercises)
+        # What the same verifiers give to replies that ignore the question: the level that every result is read against.
+        chance = chance_levels(exercises, num_answers=dataset.num_conversations, seed=config.seed)
+        metrics |= chance_metrics(chance, exercises)
 
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()
@@ -152,7 +156,7 @@ def main(config: Config) -> Results:
         ladder.add("metrics", {name: int(v) if name.startswith("num_") else v for name, v in metrics.items()})
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})
 
-        table = results_table(checkpoint, metrics, list(FAMILIES))
+        table = results_table(checkpoint, metrics, list(FAMILIES), chance)
         (work / "results.md").write_text(table, encoding="utf-8")
         plot_results(metrics, list(FAMILIES), work / "results.svg")
         samples = []
