@@ -1,8 +1,7 @@
 """The chance level of an exam: what a reply that ignores the question gets from the verifiers.
 
 In: exercises. Out: for each family, the constant reply that is right most often, and its share. It is searched among a
-fixed list of replies and the right replies of the training exercises, and stands beside every result: a model that gets
-no more than it has learned nothing of the family, and a reward that pays more for it teaches nothing else.
+fixed list of replies and the right replies of training exercises. Stage 1 prints it beside its results.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
