@@ -49,6 +49,7 @@ from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
 from nemotron.recipes.nemotron_h.threads import threads_of
+from nemotron.recipes.scoring.chance import chance_levels, chance_metrics
 from nemotron.recipes.scoring.exercises import Answered, Mode, ask, exam_metrics, share
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -147,6 +148,9 @@ def main(config: Config) -> Results:
         metrics["within_budget"] = share([one.num_thought <= limit for one in answered["budget"]])
         metrics["num_closed_by_budget"] = sum(any(one.continuation.forced) for one in answered["budget"])
         metrics["num_exercises"] = len(exercises)
+        # What the same verifiers give to replies that ignore the question: the level that every result is read against.
+        chance = chance_levels(exercises, num_answers=dataset.num_conversations, seed=config.seed)
+        metrics |= chance_metrics(chance, exercises)
 
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()
@@ -160,7 +164,7 @@ def main(config: Config) -> Results:
         ladder.add("metrics", {name: int(v) if name.startswith("num_") else v for name, v in metrics.items()})
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})
 
-        table = results_table(checkpoint, metrics, list(FAMILIES))
+        table = results_table(checkpoint, metrics, list(FAMILIES), chance)
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_results(metrics, list(FAMILIES), work / "results.svg")
         samples = []

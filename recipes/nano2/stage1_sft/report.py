@@ -3,7 +3,7 @@
 In: what evaluation.py measured. Out: text, and an SVG file that has the same bytes whenever the numbers are the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, printable
@@ -18,7 +19,9 @@ from nemotron.terminal import LINES, printable
 MODES = {"base": "base model", "think": "thinking", "no_think": "not thinking", "budget": "thinking within a budget"}
 
 
-def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: Sequence[str]) -> str:
+def results_table(
+    checkpoint: Checkpoint, metrics: dict[str, float], families: Sequence[str], chance: Mapping[str, Chance]
+) -> str:
     """The metrics as Markdown."""
     lines = [
         "# Stage 1: fine-tuned model",
@@ -26,11 +29,12 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: S
         f"{checkpoint.num_parameters:,} parameters, {checkpoint.num_steps:,} steps, "
         f"{int(metrics['num_exercises']):,} exercises that training has not seen.",
         "",
-        f"| exact match | {' | '.join(MODES.values())} |",
-        f"|---|{'---|' * len(MODES)}",
+        f"| exact match | {' | '.join(MODES.values())} | chance level |",
+        f"|---|{'---|' * len(MODES)}---|",
     ]
     for family in [*families, "all"]:
         shares = [f"{metrics[f'exact_match/{family}/{mode}']:.0%}" for mode in MODES]
+        shares.append(f"{metrics[f'chance/{family}']:.0%}")
         name = "**all but long_context**" if family == "all" else family
         lines.append(f"| {name} | {' | '.join(shares)} |")
     rows = {
@@ -46,11 +50,14 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], families: S
     closed = int(metrics["num_closed_by_budget"])
     thoughts = [f"{metrics[f'thought_tokens/{mode}']:.1f}" for mode in MODES]
     lines.append(f"| tokens of thought | {' | '.join(thoughts)} |")
+    constants = ", ".join(f"`{level.reply[:40]!r}` ({family})" for family, level in chance.items())
     lines += [
         "",
         f"{metrics['within_budget']:.0%} of the thoughts stay within the budget and its grace; "
         f"the budget closed {closed:,} of them.",
         "The base model was never taught the format, so it scores if any line of its output is correct.",
+        f"The chance level is what the best constant reply gets: {constants}. Refusing every safety request, with the "
+        f"owner's name, gets {metrics['always_refusing/safety']:.0%}.",
         "",
     ]
     return "\n".join(lines)

@@ -5,9 +5,11 @@ reasoning that leads to a correct reply, that reply, and a verifier for other re
 
     python -c "import nemotron.recipes.sources.exercises.algebra as e;print(e.generate_exercises(1, 0, split='train'))"
 
-Every family has `FAMILY`, `generate_exercises(num_exercises, seed, *, split, difficulty)` and
-`check_answer(exercise, reply)`. Math, code, science, tool calling, multilingual and safety are categories of arXiv
-2508.14444, section 3. Instruction following is its IFEval stage, long context its third SFT stage. Difficulty 1 fits
-256 tokens and a model of 4 M parameters; difficulty 4 is closest to the published data. Left out: conversation, because
-no rule can verify its replies.
+Every family has `FAMILY`, `generate_exercises(num_exercises, seed, *, split, difficulty)` and `check_answer(exercise,
+reply)`. No task is both in training and in evaluation, in any two families (../tasks.py), and no exercise is drawn
+twice. A verifier accepts a right answer in the forms that a person would accept, and nothing that holds more than one
+answer; ../../scoring/chance.py measures what a constant reply gets. Math, code, science, tool calling, multilingual and
+safety are categories of arXiv 2508.14444, section 3. Instruction following is its IFEval stage, long context its third
+SFT stage. Difficulty 1 fits 256 tokens and a model of 4 M parameters; difficulty 4 is closest to the published data.
+Left out: conversation, because no rule can verify its replies.
 """

@@ -14,7 +14,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from nemotron.recipes.sources.exercises.exercise import Exercise, draw_exercises, same_text, user_exercise
+from nemotron.recipes.sources import tasks
+from nemotron.recipes.sources.answers import plain
+from nemotron.recipes.sources.exercises.exercise import Exercise, draw_exercises, user_exercise
 from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item
 
 FAMILY = "code"
@@ -120,6 +122,44 @@ def multiply(left: Any, right: Any) -> Any:
     if sizes[0] * sizes[1] > LARGEST_PRODUCT:
         raise ValueError(f"a product of {sizes[0]} and {sizes[1]} is too large")
     return left * right
+
+
+# The task -------------------------------------------------------------------------------------------------------------
+
+
+class InOrder(ast.NodeTransformer):
+    """Sorts what may be in any order: the operands of + and *, and the items that only a function sees."""
+
+    def visit_Call(self, call: ast.Call) -> ast.AST:
+        self.generic_visit(call)
+        if isinstance(call.func, ast.Name):
+            items = call.args[0].generators[0].iter if isinstance(call.args[0], ast.ListComp) else call.args[0]
+            if isinstance(items, ast.List):
+                items.elts.sort(key=ast.unparse)
+            elif isinstance(items, ast.Constant) and isinstance(items.value, str):
+                items.value = "".join(sorted(items.value))
+        return call
+
+    def visit_BinOp(self, operation: ast.BinOp) -> ast.AST:
+        self.generic_visit(operation)
+        if isinstance(operation.op, ast.Add | ast.Mult):
+            operation.left, operation.right = sorted((operation.left, operation.right), key=ast.unparse)
+        return operation
+
+
+def canonical_form(expression: str) -> str:
+    """The task, whatever the order of what may be in any order; as another family would ask for it, if one does."""
+    match ast.parse(expression, mode="eval").body:
+        case ast.Call(func=ast.Name(id="max" | "min" as name), args=[ast.List(elts=items)]):
+            which = "largest" if name == "max" else "smallest"
+            return tasks.canonical_choice(which, [ast.literal_eval(item) for item in items])
+        case ast.Call(func=ast.Name(id="sum"), args=[ast.List(elts=items)]) if items:
+            return tasks.canonical_form(tasks.sum_of([ast.literal_eval(item) for item in items]))
+        case ast.Subscript(value=ast.Constant(value=str(text)), slice=ast.Slice(lower=None, upper=None, step=step)) if (
+            step and ast.unparse(step) == "-1"
+        ):
+            return tasks.canonical_reversal(text)
+    return ast.unparse(InOrder().visit(ast.parse(expression, mode="eval")))
 
 
 # Drawing an expression: its text, the steps, its value ----------------------------------------------------------------
@@ -257,7 +297,7 @@ KINDS: dict[int, tuple[Callable[[random.Random], Expression], ...]] = {
 def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
     """One expression of the difficulty and its output."""
     text, steps, value = draw_item(generator, KINDS[difficulty])(generator)
-    return user_exercise(FAMILY, f"What does print({text}) print?", "\n".join(steps), str(value), text)
+    return user_exercise(FAMILY, f"What does print({text}) print?", "\n".join(steps), str(value), canonical_form(text))
 
 
 def is_correct(exercise: Exercise) -> bool:
@@ -272,7 +312,7 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
     Args:
         num_exercises: how many; 0 gives none.
         seed: selects the exercises.
-        split: "train" or "evaluation"; they share no expression, for any seeds and difficulties.
+        split: "train" or "evaluation"; they share no task, for any seeds and difficulties.
         difficulty: 1: one operation on a short list or string; 2: slices and two operations; 3: comprehensions; 4:
             comprehensions with a test, lists of lists.
     Raises:
@@ -282,5 +322,5 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
-    """Whether the reply is exactly the output."""
-    return same_text(reply, exercise.answer)
+    """Whether the reply is exactly the output, whatever the white space in a list."""
+    return plain(reply).replace(", ", ",") == exercise.answer.replace(", ", ",")

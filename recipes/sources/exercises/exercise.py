@@ -2,14 +2,16 @@
 
 import json
 import random
-import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nemotron.recipes.sources.answers import plain
 from nemotron.recipes.sources.problems.problem import Split, check_split, seeded_random, split_of
 
 DIFFICULTIES = (1, 2, 3, 4)
+MAX_FAILED_DRAWS = 20_000  # consecutive draws without a new exercise, after which a family counts as exhausted
 NAMES = ("Ada", "Ben", "Carl", "Dina", "Emil", "Fay", "Gus", "Hana", "Ivan", "Joan", "Kofi", "Lena", "Maya", "Noor",
          "Omar", "Pia", "Quin", "Rosa", "Sam", "Tina", "Uma", "Vera", "Will", "Zoe")  # fmt: skip
 
@@ -31,9 +33,17 @@ class Exercise:
     answer: str
     """A correct reply; a call is written '<TOOLCALL>[{"name": ..., "arguments": {...}}]</TOOLCALL>'."""
     canonical: str
-    """The task without its wording: the same for all wordings of a task. It decides the split."""
+    """The task without its wording: the same for all wordings of a task, in all families. It decides the split. A
+    conversation in which several things are asked has one task on each line, all of the same split."""
     details: str = "{}"
     """JSON: what the verifier needs besides the answer."""
+    difficulty: int = 1
+    """From 1 to 4."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The canonical form of each thing that is asked."""
+        return tuple(self.canonical.split("\n"))
 
 
 def user_exercise(family: str, question: str, reasoning: str, answer: str, canonical: str) -> Exercise:
@@ -43,12 +53,13 @@ def user_exercise(family: str, question: str, reasoning: str, answer: str, canon
 
 def exercise_to_row(exercise: Exercise) -> dict[str, Any]:
     """The exercise as a row of a Parquet file; `exercise_from_row` reads it."""
-    return {**asdict(exercise), "messages": json.dumps(exercise.messages), "tools": json.dumps(exercise.tools)}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in asdict(exercise).items()}
 
 
 def exercise_from_row(row: dict[str, Any]) -> Exercise:
     """The exercise in a row that `exercise_to_row` made."""
-    return Exercise(**{**row, "messages": tuple(json.loads(row["messages"])), "tools": tuple(json.loads(row["tools"]))})
+    messages, tools, difficulty = (json.loads(row[name]) for name in ("messages", "tools", "difficulty"))
+    return Exercise(**{**row, "messages": tuple(messages), "tools": tuple(tools), "difficulty": difficulty})
 
 
 def draw_exercises(
@@ -60,11 +71,14 @@ def draw_exercises(
     split: Split,
     difficulty: int,
 ) -> list[Exercise]:
-    """Exercises of one split. Each depends on its index, not on the number of exercises.
+    """Exercises of one split, none of them twice; fewer exercises are a prefix of more.
+
+    In training no conversation returns, though a task may in other words. In evaluation no task returns. If a family
+    has fewer exercises than asked for, it gives those that it has and says so.
 
     Args:
-        family: part of the random seed and of the ids.
-        draw_exercise: draws one exercise; called again until the canonical form is in the split.
+        family: part of the random seed and of the ids, so that a change of one family changes no other.
+        draw_exercise: draws one exercise; called again until its tasks are in the split and it is new.
         is_correct: whether the answer is right, computed from the messages independently of how it was made.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
@@ -76,32 +90,45 @@ def draw_exercises(
     if difficulty not in DIFFICULTIES:
         raise ValueError(f"difficulty={difficulty} must be one of {', '.join(map(str, DIFFICULTIES))}")
     exercises: list[Exercise] = []
+    drawn: set[str] = set()
     for index in range(num_exercises):
         generator = seeded_random(family, seed, split, difficulty, index)
-        exercise = draw_exercise(generator, difficulty)
-        while split_of(exercise.canonical) != split:
-            exercise = draw_exercise(generator, difficulty)
+        exercise = draw_new(lambda: draw_exercise(generator, difficulty), split, drawn)  # noqa: B023  called here
+        if exercise is None:
+            print(
+                f"{family} has only {index:,} different exercises for {split} at difficulty {difficulty}, not "
+                f"{num_exercises:,}: the rest is left out",
+                file=sys.stderr,
+            )
+            break
         name = f"{'sft' if split == 'train' else 'evaluation'}/{family}/{index:06d}"
         if not is_correct(exercise):
             raise AssertionError(f"{name}: {exercise.answer!r} does not answer {exercise.messages[-1]['content']!r}")
-        exercises.append(replace(exercise, id=name))
+        exercises.append(replace(exercise, id=name, difficulty=difficulty))
     return exercises
 
 
+def draw_new(draw: Callable[[], Exercise], split: Split, drawn: set[str]) -> Exercise | None:
+    """The first exercise whose tasks are in the split and that `drawn` lacks, which gets it; None if there is none."""
+    for _ in range(MAX_FAILED_DRAWS):
+        exercise = draw()
+        if any(split_of(task) != split for task in exercise.tasks):
+            continue
+        repeats = exercise.canonical if split == "evaluation" else json.dumps(exercise.messages)
+        if repeats not in drawn:
+            drawn.add(repeats)
+            return exercise
+    return None
+
+
 def same_text(reply: str, answer: str) -> bool:
-    """Whether the reply is the answer, ignoring surrounding white space and one final period."""
-    return reply.strip().removesuffix(".") == answer.removesuffix(".")
+    """Whether the reply is the answer, ignoring surrounding white space, one final period and what only decorates."""
+    return plain(reply) == answer.removesuffix(".")
 
 
 def same_words(reply: str, answer: str) -> bool:
     """Like `same_text`, but ignoring upper and lower case and the amount of white space."""
-    return same_text(" ".join(reply.lower().split()), answer.lower())
-
-
-def same_number(reply: str, answer: str, unit: str) -> bool:
-    """Whether the reply is the whole number or fraction, with or without the unit in the question."""
-    number = re.escape(answer).replace("/", r"\s*/\s*")
-    return re.fullmatch(rf"{number}(?:\s*{re.escape(unit)})?\.?", reply.strip()) is not None
+    return " ".join(plain(reply).casefold().split()) == answer.removesuffix(".").casefold()
 
 
 def last_word(answer: str) -> str:

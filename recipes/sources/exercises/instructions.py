@@ -1,14 +1,16 @@
-"""Instruction following: a reply made of given words, under constraints that a rule can check.
+"""Instruction following: replies under several constraints at once that a rule can check.
 
-In: a number of exercises, a seed, a split, a difficulty, which is the number of constraints. Out: "Reply with different
-words from this list, separated by commas: river, lamp, stone. Use exactly 2 words." Any reply that satisfies all
-constraints is correct, not only `Exercise.answer`.
+In: a number of exercises, a seed, a split, a difficulty. Out: "Reply with different words from this list, separated by
+commas: river, lamp, stone, ink. Use exactly 2 words. End with the word lamp.", words to repeat, and from difficulty 2
+on "Write exactly 2 sentences about the river. Mention the words lamp and stone." Any reply that satisfies all
+constraints is correct, not only `Exercise.answer`. Every exercise states what to say and how much of it, so no single
+reply satisfies more than a few of them.
 
     python -c "import nemotron.recipes.sources.exercises.instructions as e; \
         print(e.generate_exercises(1, 0, split='train'))"
 
-Modeled on IFEval (arXiv 2311.07911), as is the published instruction stage. Left out: constraints on free text, whose
-meaning no rule can check.
+Modeled on IFEval (arXiv 2311.07911), as is the published instruction stage. Left out: whether a sentence makes sense,
+which no rule can check.
 """
 
 import json
@@ -18,6 +20,7 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
+from nemotron.recipes.sources.answers import plain
 from nemotron.recipes.sources.exercises.exercise import Exercise, draw_exercises, user_exercise
 from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_item, draw_several
 
@@ -25,6 +28,11 @@ FAMILY = "instruction_following"
 # Each begins with a different letter.
 WORDS = ("apple", "bread", "cloud", "dance", "eagle", "field", "glass", "house", "ink", "juice", "kite", "lamp", "moon",
          "night", "ocean", "paper", "queen", "river", "stone", "train", "uncle", "voice", "water", "yard")  # fmt: skip
+# Sentences about a topic that mention a word; all have at least seven words.
+STATEMENTS = ("The {topic} is right next to the {word}.", "The {topic} is not like the {word}.",
+              "The {topic} is older than the {word}.")  # fmt: skip
+SENTENCE = re.compile(r"(?:[^\W\d_]|[ ,;:'-])+[.!?]")
+LONGEST_SENTENCE = 30  # words; a list of everything is no sentence
 
 Constraint = tuple[str, Any]
 """A key of `SENTENCES` and its value: a number, a word, a letter or None."""
@@ -34,10 +42,19 @@ SENTENCES = {
     "count": "Use exactly {value} words.",
     "end": "End with the word {value}.",
     "start": "Start with the word that begins with {value}.",
+    "with": "Use the word {value}.",
     "without": "Do not use the word {value}.",
     "alphabet": "Keep the words in alphabetical order.",
     "upper": "Write everything in upper case.",
+    "mention": "Mention the words {value}.",
+    "long": "Use at least {value} words in each sentence.",
 }
+LIST = "Reply with different words from this list, separated by commas: {}."
+REPEAT = "Write the words {}."
+ABOUT = "Write exactly {} sentences about the {}."
+
+
+# The verifier ---------------------------------------------------------------------------------------------------------
 
 
 def satisfies_constraints(listed: list[str], constraints: list[Constraint], reply: str) -> bool:
@@ -45,7 +62,7 @@ def satisfies_constraints(listed: list[str], constraints: list[Constraint], repl
 
     White space around a comma does not matter, nor does upper and lower case unless a constraint is about it.
     """
-    words = [" ".join(word.split()) for word in reply.strip().removesuffix(".").split(",")]
+    words = [" ".join(word.split()) for word in plain(reply).split(",")]
     kinds = [kind for kind, _value in constraints]
     if "upper" in kinds and words != [word.upper() for word in words]:
         return False
@@ -56,6 +73,7 @@ def satisfies_constraints(listed: list[str], constraints: list[Constraint], repl
         len(words) == value if kind in ("repeat", "count")
         else words[-1] == value if kind == "end"
         else words[0].startswith(value) if kind == "start"
+        else value in words if kind == "with"
         else value not in words if kind == "without"
         else words == sorted(words) if kind == "alphabet"
         else kind == "upper"
@@ -63,11 +81,46 @@ def satisfies_constraints(listed: list[str], constraints: list[Constraint], repl
     )  # fmt: skip
 
 
+def satisfies_sentences(topic: str, number: int, constraints: list[Constraint], reply: str) -> bool:
+    """Whether a reply is so many different sentences about the topic, and satisfies all constraints.
+
+    A sentence names the topic, begins with a capital letter, is made of words, at least four, and repeats no word but
+    "the", "a" and "is".
+    """
+    text = plain(reply)
+    text += "" if text.endswith(("!", "?")) else "."
+    found = [" ".join(part.split()) for part in re.findall(r"[^.!?]+[.!?]", text)]
+    kinds = dict(constraints)
+    if "".join("".join(found).split()) != "".join(text.split()) or len(found) != number:
+        return False
+    if "upper" in kinds and text != text.upper():
+        return False
+    sentences = [re.findall(r"[^\W_]+(?:['-][^\W_]+)*", sentence.lower()) for sentence in found]
+    if not all(SENTENCE.fullmatch(sentence) and sentence[0].isupper() for sentence in found):
+        return False
+    for words in sentences:
+        others = [word for word in words if word not in ("the", "a", "is")]
+        if topic not in words or not max(4, kinds.get("long", 4)) <= len(words) <= LONGEST_SENTENCE:
+            return False
+        if len(set(others)) < len(others):
+            return False
+    said = {word for words in sentences for word in words}
+    return (
+        len({tuple(words) for words in sentences}) == number
+        and set(kinds["mention"].split(" and ")) <= said
+        and sentences[-1][-1] == kinds.get("end", sentences[-1][-1])
+    )
+
+
+# Drawing an exercise --------------------------------------------------------------------------------------------------
+
+
 def longest_correct_reply(listed: list[str], constraints: list[Constraint]) -> str | None:
     """The longest correct reply, and of those the first in the order of the list; None if there is none."""
     kinds = dict(constraints)
+    lengths = [kinds["count"]] if "count" in kinds else range(len(listed), 0, -1)
     replies = [listed * kinds["repeat"]] if "repeat" in kinds else [
-        list(words) for length in range(len(listed), 0, -1) for words in permutations(listed, length)
+        list(words) for length in lengths for words in permutations(listed, length)
     ]  # fmt: skip
     for words in replies:
         reply = ", ".join(word.upper() if "upper" in kinds else word for word in words)
@@ -76,78 +129,112 @@ def longest_correct_reply(listed: list[str], constraints: list[Constraint]) -> s
     return None
 
 
-def worked_steps(listed: list[str], constraints: list[Constraint], answer: str) -> str:
+def worked_steps(constraints: list[Constraint], answer: str) -> str:
     """One line about each constraint, then the reply."""
-    words = answer.lower().split(", ")
+    kinds, words = dict(constraints), answer.lower().split(", ")
     notes = {
         "repeat": ", ".join(f"{word} {place}" for place, word in enumerate(words, 1)),
         "count": ", ".join(f"{word} {place}" for place, word in enumerate(words, 1)),
-        "end": f"{words[-1]} comes last",
+        "end": f"{words[-1].removesuffix('.').split()[-1]} comes last",
         "start": f"{words[0]} comes first",
-        "without": f"{dict(constraints).get('without')} is left out",
+        "with": f"{kinds.get('with')} is used",
+        "without": f"{kinds.get('without')} is left out",
         "alphabet": "letters in order: " + ", ".join(word[0] for word in words),
         "upper": "in upper case",
+        "mention": f"one sentence each for {kinds.get('mention')}",
+        "long": f"at least {kinds.get('long')} words each",
     }
     return "\n".join([*(notes[kind] for kind, _value in constraints), answer])
 
 
-def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
-    """A list of words with `difficulty` constraints, drawn again until a reply can satisfy all of them."""
+def make_exercise(base: str, constraints: list[Constraint], answer: str, details: dict[str, Any]) -> Exercise:
+    """An exercise whose canonical form ignores the order of the constraints and of the words of a list."""
+    sentences = [SENTENCES[kind].format(value=value) for kind, value in constraints]
+    in_any_order = [" ".join(sorted(re.findall(r"\w+", sentence))) for sentence in (base, *sentences)]
+    canonical = ". ".join(sorted(in_any_order))
+    steps = worked_steps(constraints, answer)
+    exercise = user_exercise(FAMILY, " ".join([base, *sentences]), steps, answer, canonical)
+    return replace(exercise, details=json.dumps({**details, "constraints": constraints}))
+
+
+def draw_list(generator: random.Random, difficulty: int) -> Exercise:
+    """Words to choose from a list: how many, and `difficulty` other constraints; drawn until they can be satisfied."""
     while True:
-        listed: list[str] = []
-        repeated = difficulty < 3 and generator.random() < 0.2
-        num_words = 2 if repeated else 3 if difficulty == 1 else 5
-        while len(listed) < num_words:
-            listed += [word for word in [draw_item(generator, WORDS)] if word not in listed]
-        word = draw_item(generator, listed)
+        listed = draw_several(generator, WORDS, 4 if difficulty == 1 else 6)
         values = {
-            "count": draw_integer(generator, 2, max(2, len(listed) - 1)),
-            "end": word,
+            "end": draw_item(generator, listed),
             "start": draw_item(generator, listed)[0],
+            "with": draw_item(generator, listed),
             "without": draw_item(generator, listed),
-            "alphabet": None,
             "upper": None,
+            "alphabet": None,
         }
-        if repeated:
-            listed = [" ".join(listed)]
-            values = {"repeat": draw_integer(generator, 2, 3 if difficulty == 1 else 5), "upper": None}
-        kinds = list(values) if difficulty > 1 else [kind for kind in values if kind != "alphabet"]
-        kinds = kinds[:difficulty] if repeated else draw_several(generator, kinds, difficulty)
-        constraints = [(kind, values[kind]) for kind in kinds]
+        kinds = draw_several(generator, [kind for kind in values if difficulty > 1 or kind != "alphabet"], difficulty)
+        count = draw_integer(generator, 2, len(listed) - (1 if difficulty == 1 else 2))
+        constraints: list[Constraint] = [("count", count), *((kind, values[kind]) for kind in kinds)]
         answer = longest_correct_reply(listed, constraints)
-        if answer is None:
-            continue
-        base = "Write the words" if repeated else "Reply with different words from this list, separated by commas:"
-        sentences = [SENTENCES[kind].format(value=value) for kind, value in constraints]
-        question = " ".join([f"{base} {', '.join(listed)}.", *sentences])
-        canonical = f"{sorted(listed)} {' '.join(sorted(sentences))}"
-        exercise = user_exercise(FAMILY, question, worked_steps(listed, constraints, answer), answer, canonical)
-        return replace(exercise, details=json.dumps({"words": listed, "constraints": constraints}))
+        if answer is not None:
+            return make_exercise(LIST.format(", ".join(listed)), constraints, answer, {"words": listed})
+
+
+def draw_repetition(generator: random.Random, difficulty: int) -> Exercise:
+    """Two words to repeat; from difficulty 2 on in upper case, from 3 on four words."""
+    pair = " ".join(draw_several(generator, WORDS, 2 if difficulty < 3 else 4))
+    times = draw_integer(generator, 2, 3 if difficulty == 1 else 5)
+    constraints: list[Constraint] = [("repeat", times), ("upper", None)][: 1 if difficulty == 1 else 2]
+    answer = ", ".join([pair if difficulty == 1 else pair.upper()] * times)
+    return make_exercise(REPEAT.format(pair), constraints, answer, {"words": [pair]})
+
+
+def draw_sentences(generator: random.Random, difficulty: int) -> Exercise:
+    """Sentences about a topic that mention given words; at difficulty 3 of a length, at 4 in upper case as well."""
+    number = draw_integer(generator, 2, 3)
+    topic, *mentioned = draw_several(generator, WORDS, number + 1)
+    constraints: list[Constraint] = [("mention", " and ".join(mentioned))]
+    if difficulty > 2:
+        constraints.append(("long", draw_integer(generator, 5, 7)))
+    if difficulty > 3:
+        constraints += [("upper", None), ("end", mentioned[-1])]
+    statements = draw_several(generator, STATEMENTS, number)
+    pairs = zip(statements, mentioned, strict=True)
+    answer = " ".join(statement.format(topic=topic, word=word) for statement, word in pairs)
+    answer = answer.upper() if difficulty > 3 else answer
+    return make_exercise(ABOUT.format(number, topic), constraints, answer, {"topic": topic, "sentences": number})
+
+
+def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
+    """One exercise of the difficulty."""
+    kind = draw_item(generator, (draw_list, draw_list, draw_list, draw_list, draw_repetition))
+    if difficulty > 1 and generator.random() < 0.3:
+        kind = draw_sentences
+    return kind(generator, difficulty)
 
 
 def is_correct(exercise: Exercise) -> bool:
     """Whether the answer satisfies the constraints parsed from the question, and the details state the same ones."""
-    listed, *sentences = re.findall(r"[^.:]+\.", exercise.messages[-1]["content"])
-    constraints: list[Constraint] = []
+    base, *sentences = re.findall(r"[^.]+\.", exercise.messages[-1]["content"])
+    constraints: list[list[Any]] = []
     for sentence in sentences:
         for kind, form in SENTENCES.items():
-            if match := re.fullmatch(re.escape(form).replace(r"\{value\}", r"(\w+)"), sentence.strip()):
+            if match := re.fullmatch(re.escape(form).replace(r"\{value\}", r"([\w ]+)"), sentence.strip()):
                 value = match.group(1) if match.groups() else None
-                constraints.append((kind, int(value) if kind in ("repeat", "count") and value else value))
-    words = listed.removeprefix("Write the words").strip(" .").split(", ")
-    stated = json.loads(exercise.details)
-    found = {"words": words, "constraints": [list(constraint) for constraint in constraints]}
-    return stated == found and satisfies_constraints(words, constraints, exercise.answer)
+                constraints.append([kind, int(value) if value and value.isdigit() else value])
+    if about := re.fullmatch(ABOUT.format(r"(\d)", r"(\w+)"), base):
+        found: dict[str, Any] = {"topic": about[2], "sentences": int(about[1])}
+    else:
+        found = {"words": re.split(r"commas: |Write the words ", base.removesuffix("."))[1].split(", ")}
+    stated = {**found, "constraints": constraints}
+    return json.loads(exercise.details) == stated and check_answer(exercise, exercise.answer)
 
 
 def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
-    """Exercises of one split; fewer exercises are a prefix of more.
+    """Exercises of one split, none of them twice; fewer exercises are a prefix of more.
 
     Args:
         num_exercises: how many; 0 gives none.
         seed: selects the exercises.
         split: "train" or "evaluation"; they share no task, for any seeds and difficulties.
-        difficulty: 1 to 4, the number of constraints.
+        difficulty: 1 to 4: how many constraints there are on words from a list, besides their number.
     Raises:
         ValueError: if a number is out of range or the split is unknown.
     """
@@ -157,4 +244,7 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply satisfies every constraint; more than one reply can be correct."""
     details = json.loads(exercise.details)
-    return satisfies_constraints(details["words"], [(kind, value) for kind, value in details["constraints"]], reply)
+    constraints = [(kind, value) for kind, value in details["constraints"]]
+    if "topic" in details:
+        return satisfies_sentences(details["topic"], details["sentences"], constraints, reply)
+    return satisfies_constraints(details["words"], constraints, reply)

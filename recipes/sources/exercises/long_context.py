@@ -13,11 +13,11 @@ the published ones are unknown to us. Left out: several turns, facts that change
 import random
 import re
 
+from nemotron.recipes.sources.answers import parse_number
 from nemotron.recipes.sources.exercises.exercise import (
     NAMES,
     Exercise,
     draw_exercises,
-    same_number,
     same_words,
     user_exercise,
 )
@@ -121,4 +121,6 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply is the name or number that the question asks for; a number may be followed by its noun."""
     counted = re.search(r"\nHow many (\w+) do", exercise.messages[-1]["content"])
-    return same_number(reply, exercise.answer, counted[1]) if counted else same_words(reply, exercise.answer)
+    if counted:
+        return parse_number(reply, unit=counted[1]) == int(exercise.answer)
+    return same_words(reply, exercise.answer)

@@ -13,6 +13,8 @@ replies of more than a few words.
 import random
 import re
 
+from nemotron.recipes.sources import tasks
+from nemotron.recipes.sources.answers import parse_number
 from nemotron.recipes.sources.exercises.exercise import (
     Exercise,
     draw_exercises,
@@ -29,6 +31,8 @@ LANGUAGES = ("English", "German", "French", "Spanish")
 
 # Every table has one column for each language.
 REPLY = ("It is {}.", "Es ist {}.", "C'est {}.", "Es {}.")
+GROUP = (",", ".", " ", ".")
+"""What parts groups of three digits."""
 OR = (" or ", " oder ", " ou ", " o ")
 QUESTIONS = {
     "larger": ("Which number is the largest, {}?", "Welche Zahl ist am größten, {}?",
@@ -71,8 +75,9 @@ def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
             numbers += [n for n in [draw_integer(generator, 10, 10 ** (1 + difficulty) - 1)] if n not in numbers]
         value = str(max(numbers) if kind == "larger" else min(numbers))
         asked = f"{', '.join(map(str, numbers[:-1]))}{OR[language]}{numbers[-1]}"
-        steps = f"the {kind.removesuffix('r')}st of {', '.join(map(str, numbers))} is {value}"
-        canonical = f"{kind} {sorted(numbers)}"
+        which = f"{kind.removesuffix('r')}st"
+        steps = f"the {which} of {', '.join(map(str, numbers))} is {value}"
+        canonical = tasks.canonical_choice(which, numbers)
     elif kind == "sum":
         numbers = [draw_integer(generator, 1, 10**difficulty - 1) for _ in range(3)]
         while sum(numbers) >= 10**difficulty:
@@ -80,13 +85,15 @@ def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
         totals = [sum(numbers[: place + 1]) for place in range(len(numbers))]
         lines = zip(totals, numbers[1:], totals[1:], strict=False)
         steps = "\n".join(f"{total} + {number} = {new}" for total, number, new in lines)
-        asked, value, canonical = " + ".join(map(str, numbers)), str(totals[-1]), f"sum {sorted(numbers)}"
+        asked, value = " + ".join(map(str, numbers)), str(totals[-1])
+        canonical = tasks.canonical_form(tasks.sum_of(numbers))
     elif kind == "backwards":
         # Digits at difficulty 1: which letters a token contains is too hard for a small model to learn.
         characters = "0123456789" if difficulty == 1 else LETTERS
         asked = "".join(draw_item(generator, characters) for _ in range(difficulty + 2))
         value = "".join(asked[-place] for place in range(1, len(asked) + 1))
-        steps, canonical = f"characters: {', '.join(asked)}\nbackwards: {', '.join(value)}", f"backwards {asked}"
+        steps = f"characters: {', '.join(asked)}\nbackwards: {', '.join(value)}"
+        canonical = tasks.canonical_reversal(asked)
     else:
         things, colours = (draw_several(generator, names, difficulty + 1) for names in (OBJECTS, COLOURS))
         pairs = list(zip(things, colours, strict=True))
@@ -123,8 +130,8 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
     """Exercises of one split; fewer exercises are a prefix of more.
 
     Args:
-        num_exercises: how many; 0 gives none. Difficulty 1 has about 9,300 training tasks and 1,070 evaluation tasks,
-            each in four languages; exercises may repeat one.
+        num_exercises: how many; 0 gives none. Difficulty 1 has about 9,200 training tasks and 1,090 evaluation tasks,
+            each in four languages.
         seed: selects the exercises.
         split: "train" or "evaluation"; they share no task, for any seeds, difficulties and languages.
         difficulty: 1: two numbers or things, three digits; each higher difficulty adds a thing and a digit; letters
@@ -138,7 +145,14 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply is the answer in the language of the question, as a sentence or as the value alone.
 
-    A word to write backwards must keep its upper and lower case.
+    A word to write backwards must keep its upper and lower case, and digits to write backwards are no number.
     """
     same = same_text if exercise.canonical.startswith("backwards") else same_words
-    return same(reply, exercise.answer) or same(reply, last_word(exercise.answer))
+    value = last_word(exercise.answer)
+    if same(reply, exercise.answer) or same(reply, value):
+        return True
+    if exercise.canonical.startswith("backwards") or not value.isdecimal():
+        return False
+    sentence = exercise.answer.removesuffix(f"{value}.")
+    language = [form.removesuffix("{}.") for form in REPLY].index(sentence)
+    return parse_number(reply, group=GROUP[language], before=re.escape(sentence)) == int(value)

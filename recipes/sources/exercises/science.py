@@ -14,10 +14,12 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from nemotron.recipes.sources import tasks
+from nemotron.recipes.sources.answers import parse_number, plain
 from nemotron.recipes.sources.exercises.exercise import (
     Exercise,
     draw_exercises,
-    same_number,
+    same_text,
     same_words,
     user_exercise,
 )
@@ -71,6 +73,11 @@ def draw_smaller_unit(generator: random.Random, difficulty: int) -> Exercise:
     return user_exercise(FAMILY, question, steps, str(Fraction(number, factor)), f"{number} {small} {large}")
 
 
+def canonical_base(number: int, base: int, other: int) -> str:
+    """The task of writing a number of one base in another."""
+    return f"{number} base {base} to {other}"
+
+
 def draw_octal(generator: random.Random, difficulty: int) -> Exercise:
     """Octal digits as bits, one digit after the other."""
     digits = [draw_integer(generator, 1, 7)]
@@ -79,7 +86,7 @@ def draw_octal(generator: random.Random, difficulty: int) -> Exercise:
     number = "".join(map(str, digits))
     steps = ", ".join(f"{digit} = {three}" for digit, three in zip(digits, bits, strict=True))
     question = f"Write each digit of the octal number {number} with three bits."
-    return user_exercise(FAMILY, question, steps, " ".join(bits), f"octal {number}")
+    return user_exercise(FAMILY, question, steps, " ".join(bits), canonical_base(int(number, 8), 8, 2))
 
 
 def draw_base(generator: random.Random, difficulty: int) -> Exercise:
@@ -94,7 +101,7 @@ def draw_base(generator: random.Random, difficulty: int) -> Exercise:
         steps.append(f"{rest} = {other} * {rest // other} + {rest % other}")
         rest, answer = rest // other, f"{rest % other}{answer}"
     question = f"Write the number {digits} of base {base} in base {other}."
-    return user_exercise(FAMILY, question, "\n".join(steps), answer or str(total), f"{number} base {base} to {other}")
+    return user_exercise(FAMILY, question, "\n".join(steps), answer or str(total), canonical_base(number, base, other))
 
 
 def draw_table(generator: random.Random, difficulty: int) -> Exercise:
@@ -139,7 +146,8 @@ def draw_speed(generator: random.Random, difficulty: int) -> Exercise:
     said = f"{distance} m in {time} s" if difficulty == 3 else f"{distance} km in {time} min"
     steps = f"{metres} m in {seconds} s\n{quotient_step(metres, seconds)}"
     question = f"A train goes {said}. How many m/s is that? Answer with a whole number or a reduced fraction."
-    return user_exercise(FAMILY, question, steps, str(Fraction(metres, seconds)), f"{said} as m/s")
+    canonical = tasks.canonical_form(tasks.Operation("/", distance, time)) if difficulty == 3 else f"{said} as m/s"
+    return user_exercise(FAMILY, question, steps, str(Fraction(metres, seconds)), canonical)
 
 
 def draw_formula_mass(generator: random.Random, difficulty: int) -> Exercise:
@@ -235,13 +243,16 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply is the answer. A fraction must be reduced; a number may be followed by the unit asked for."""
     question, answer = exercise.messages[-1]["content"], exercise.answer
-    text = " ".join(reply.strip().removesuffix(".").split())
+    text = " ".join(plain(reply).split())
     if question.startswith("Write each digit of the octal"):  # the question does not say how to separate the groups
         groups = re.fullmatch("([01]{3})" + "[ ,]*([01]{3})" * (len(answer.split()) - 1), text)
         return groups is not None and list(groups.groups()) == answer.split()
     if question.startswith("What are the chemical symbols"):  # case matters
         return text == answer
+    if question.startswith("Write the number"):  # digits of a base, not a number
+        return same_text(reply, answer)
     if answer[0].isdigit():
         unit = re.search(r"[Hh]ow many (\S+)|Masses in (\w+)", question)
-        return same_number(reply, answer, (unit[1] or unit[2]) if unit else "")
+        number = parse_number(reply, unit=(unit[1] or unit[2]) if unit else "")
+        return number == Fraction(answer) and ("/" not in answer or "." not in text.removesuffix("."))
     return same_words(reply, answer)

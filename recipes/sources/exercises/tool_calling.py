@@ -242,8 +242,8 @@ def report_sentence(database: Database, request: Request) -> str:
     return f"The {request.table} of {request.row} is {now}{database[request.table][request.row]}."
 
 
-def draw_conversation(generator: random.Random, difficulty: int) -> tuple[Database, list, list, list, str, str]:
-    """Database before the reply, messages, requests that need tools, steps, answer, canonical form."""
+def draw_conversation(generator: random.Random, difficulty: int) -> tuple[Database, list, list, list, str, list[str]]:
+    """Database before the reply, messages, requests that need tools, steps, answer, tasks."""
     first_kind, largest = generator.random() < 0.5, 10 ** min(difficulty + 1, 4) - 1
     if difficulty == 4:  # two values must be read first
         table = draw_item(generator, [name for name in TABLES if TABLES[name].type == "integer"])
@@ -256,33 +256,33 @@ def draw_conversation(generator: random.Random, difficulty: int) -> tuple[Databa
             text = f"Set the {table} of {write.row} to the {table} of {read.row}."
             steps = [f"the {table} of {read.row} is {write.value}", write.step]
             messages = [user_message(text), *run_requests(database, [read])[1]]
-            return database, messages, [read, write], steps, format_calls([write]), f"{text} {sorted(rows.items())}"
+            return database, messages, [read, write], steps, format_calls([write]), [f"{text} {sorted(rows.items())}"]
         larger = max(rows, key=rows.__getitem__)
         text = f"Which has the larger {table}, {read.row} or {other.row}?"
         steps = [*(f"{row}: {value}" for row, value in rows.items()), f"the larger is {rows[larger]}, of {larger}"]
         messages = [user_message(text), *run_requests(database, [read, other])[1]]
-        return database, messages, [read, other], steps, larger, f"larger {table} {sorted(rows.items())}"
+        return database, messages, [read, other], steps, larger, [f"larger {table} {sorted(rows.items())}"]
     requests = draw_requests(generator, 2 if difficulty == 3 else 1, largest)
     texts, steps = [request.text for request in requests], [request.step for request in requests]
     database = draw_database(generator, requests, largest)
     if difficulty == 1 or first_kind:  # all requests are in one message, and the reply has one call for each
         messages = [user_message(" ".join(texts))]
-        return database, messages, requests, steps, format_calls(requests), " ".join(sorted(texts))
+        return database, messages, requests, steps, format_calls(requests), texts
     after, messages = run_requests(database, requests[:1])
     report = report_sentence(after, requests[0])
     messages = [user_message(texts[0]), *messages]
     if difficulty == 2:  # the call has been made, and the reply is a sentence about its result
-        canonical = f"{texts[0]} {database[requests[0].table][requests[0].row]}"
-        return after, messages, requests, [f"the tool gave {messages[-1]['content']}"], report, canonical
+        return after, messages, requests, [f"the tool gave {messages[-1]['content']}"], report, texts
     messages += [{"role": "assistant", "content": report}, user_message(texts[1])]  # a second request follows
-    return after, messages, requests, steps[1:], format_calls(requests[1:]), " ".join(texts)
+    return after, messages, requests, steps[1:], format_calls(requests[1:]), texts
 
 
 def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
     """One conversation of the difficulty; `details` holds the database before the reply."""
-    database, messages, requests, steps, answer, canonical = draw_conversation(generator, difficulty)
+    database, messages, requests, steps, answer, tasks = draw_conversation(generator, difficulty)
     tools = draw_tools(generator, requests, NUM_TOOLS[difficulty])
     details = json.dumps({"database": database}, ensure_ascii=False)
+    canonical = "\n".join(sorted(tasks))  # what is asked in every turn, because training learns every turn
     return Exercise("", FAMILY, tuple(messages), tools, "\n".join(steps), answer, canonical, details)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from nemotron.recipes.sources.answers import parse_number
 from nemotron.recipes.sources.problems.problem import (
     Problem,
     Split,
@@ -26,6 +27,7 @@ from nemotron.recipes.sources.problems.problem import (
     seeded_random,
     split_of,
 )
+from nemotron.recipes.sources.tasks import Operation, canonical_form
 
 FAMILY = "arithmetic"
 WORD_PROBLEM_SHARE = 0.5  # our choice
@@ -35,15 +37,6 @@ NUM_CHOICES = 4  # as in MMLU and most other multiple-choice benchmarks
 LARGEST_TERM = {1: 20, 2: 100, 3: 1_000, 4: 10_000}
 LARGEST_FACTOR = {1: 10, 2: 12, 3: 30, 4: 100}
 MAX_FAILED_DRAWS = 2_000  # consecutive draws without a new question, after which a difficulty counts as exhausted
-
-
-@dataclass(frozen=True)
-class Operation:
-    """Two whole numbers or operations with a sign between them; the result is a non-negative whole number."""
-
-    sign: str
-    left: "Operation | int"
-    right: "Operation | int"
 
 
 @dataclass(frozen=True)
@@ -88,22 +81,6 @@ def format_operation(tree: Operation | int) -> str:
         for side in (tree.left, tree.right)
     )
     return f"{left} {tree.sign} {right}"
-
-
-def canonical_form(tree: Operation | int) -> str:
-    """The same string for expressions that differ only in the order of terms or factors, such as 3 + 4 and 4 + 3."""
-    if isinstance(tree, int):
-        return str(tree)
-    if tree.sign not in "+*":
-        return f"({canonical_form(tree.left)} {tree.sign} {canonical_form(tree.right)})"
-    return f"({f' {tree.sign} '.join(sorted(members(tree, tree.sign)))})"
-
-
-def members(tree: Operation | int, sign: str) -> list[str]:
-    """Canonical forms of the terms of a sum ("+") or the factors of a product ("*")."""
-    if isinstance(tree, Operation) and tree.sign == sign:
-        return members(tree.left, sign) + members(tree.right, sign)
-    return [canonical_form(tree)]
 
 
 def worked_step(sign: str, left: int, right: int) -> str:
@@ -412,10 +389,13 @@ def draw_choices(generator: random.Random, operation: Operation, value: int) -> 
     return tuple(map(str, [*wrong[:correct], value, *wrong[correct:]])), correct
 
 
-NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?")
+COUNTED = re.compile(r"How many (\w+)(?<!are)(?<!does)\b")
 
 
 def check_answer(problem: Problem, answer: str) -> bool:
-    """Whether `answer` is the number that the problem asks for: "1,250", "1250.0" and "1250." all mean 1250."""
-    plain = answer.strip().removesuffix(".").replace(",", "")
-    return NUMBER.fullmatch(plain) is not None and Fraction(plain) == Fraction(problem.answer)
+    """Whether `answer` is the number that the problem asks for, with or without the noun that it counts.
+
+    "1,250", "1250.0", "1250.", "$1250$" and "1250 apples" all mean 1250 apples; "1,2,5,0" and "12,50" are no number.
+    """
+    counted = COUNTED.search(problem.question)
+    return parse_number(answer, unit=counted[1] if counted else "") == Fraction(problem.answer)

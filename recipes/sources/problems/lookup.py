@@ -12,6 +12,7 @@ Training and evaluation share no key. Left out: text between the facts.
 import math
 import random
 
+from nemotron.recipes.sources.answers import plain
 from nemotron.recipes.sources.problems.problem import (
     Problem,
     Split,
@@ -119,5 +120,5 @@ def draw_wrong_values(generator: random.Random, value: int, stated: list[int]) -
 
 
 def check_answer(problem: Problem, answer: str) -> bool:
-    """Whether `answer` is exactly the three digits that the problem asks for."""
-    return answer.strip().removesuffix(".") == problem.answer
+    """Whether `answer` is the three digits that the problem asks for, and nothing else."""
+    return plain(answer) == problem.answer

@@ -31,7 +31,7 @@ class Problem:
     correct: int
     """Index of the answer in `choices`."""
     canonical: str
-    """The task without its wording: the same for all wordings of a task. It decides the split."""
+    """The task without its wording: the same for all wordings of a task, in all families. It decides the split."""
 
 
 def seeded_random(*parts: str | int) -> random.Random:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from nemotron.recipes.nano2.stage1_sft.report import MODES, plot_results, results_table, samples_page
+from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.sources.exercises.exercise import user_exercise
 
 FAMILIES = ["math", "tool_calling"]
@@ -11,20 +12,30 @@ METRICS = {
     **{f"{name}/{mode}": 0.5 for name in ("obeyed", "format_errors", "stopped") for mode in MODES},
     **{f"thought_tokens/{mode}": 7.25 for mode in MODES},
     "valid_tool_calls/think": 1.0,
+    **{f"chance/{family}": 0.125 for family in [*FAMILIES, "all"]},
+    "always_refusing/safety": 0.5,
     "within_budget": 1.0,
     "num_closed_by_budget": 3,
     "num_exercises": 16,
 }
+CHANCE = {"math": Chance("4", 0.125), "tool_calling": Chance("a\nb", 0.125)}
 
 
 def test_the_table_has_a_row_for_each_family_and_a_dash_for_what_was_not_measured():
-    table = results_table(SimpleNamespace(num_parameters=1234, num_steps=56), METRICS, FAMILIES)
+    table = results_table(SimpleNamespace(num_parameters=1234, num_steps=56), METRICS, FAMILIES, CHANCE)
     assert "1,234 parameters, 56 steps, 16 exercises" in table
-    assert "| math | 25% | 25% | 25% | 25% |" in table
+    assert "| math | 25% | 25% | 25% | 25% | 12% |" in table
     assert "| **all but long_context** | 25% |" in table
     assert "| tool calls that fit their tools | - | 100% | - | - |" in table
     assert "| tokens of thought | 7.2 |" in table
     assert "the budget closed 3 of them" in table
+
+
+def test_the_table_says_which_constant_reply_gets_the_chance_level():
+    table = results_table(SimpleNamespace(num_parameters=1, num_steps=1), METRICS, FAMILIES, CHANCE)
+    assert "| exact match | base model | thinking | not thinking | thinking within a budget | chance level |" in table
+    assert "what the best constant reply gets: `'4'` (math), `'a\\nb'` (tool_calling)." in table
+    assert "Refusing every safety request, with the owner's name, gets 50%." in table
 
 
 def test_the_plot_has_the_same_bytes_for_the_same_numbers(tmp_path):

@@ -14,6 +14,7 @@ from nemotron.recipes.sources.exercises.instructions import (
     is_correct,
     longest_correct_reply,
     satisfies_constraints,
+    satisfies_sentences,
 )
 
 LISTED = ["river", "lamp", "stone", "apple"]
@@ -30,6 +31,7 @@ LISTED = ["river", "lamp", "stone", "apple"]
         (("end", "lamp"), ["lamp", "river, lamp", "apple, stone, lamp"], ["lamp, river", "river"]),
         (("start", "s"), ["stone", "stone, river"], ["river, stone", "sand"]),
         (("without", "lamp"), ["river", "stone, apple"], ["river, lamp", "lamp"]),
+        (("with", "lamp"), ["lamp", "stone, lamp"], ["river, stone", "stone"]),
         (("alphabet", None), ["apple, lamp, river, stone", "stone", "apple, stone"], ["river, lamp", "stone, apple"]),
         (("upper", None), ["RIVER", "RIVER, APPLE", "STONE.", "RIVER,APPLE"], ["river", "RIVER, apple", "River"]),
     ],
@@ -89,10 +91,10 @@ def test_repetitions_are_counted(reply: str, right: bool) -> None:
 
 def test_several_replies_are_correct() -> None:
     exercise = next(
-        e for e in generate_exercises(50, 0, split="train") if "exactly 2 words" in e.messages[0]["content"]
-    )
-    first, second, *_rest = json.loads(exercise.details)["words"]
-    assert exercise.answer == f"{first}, {second}"
+        e for e in generate_exercises(50, 0, split="train")
+        if "exactly 2 words. Use the word" in e.messages[0]["content"]
+    )  # fmt: skip
+    first, second = exercise.answer.split(", ")
     assert check_answer(exercise, f"{second}, {first}")
 
 
@@ -101,11 +103,18 @@ def test_the_difficulty_is_the_number_of_constraints(seed: int, difficulty: int)
     for exercise in generate_exercises(5, seed, split="train", difficulty=difficulty):
         details = json.loads(exercise.details)
         constraints = [(kind, value) for kind, value in details["constraints"]]
-        assert len(constraints) == difficulty == len({kind for kind, _value in constraints})
-        assert longest_correct_reply(details["words"], constraints) == exercise.answer
+        kinds = {kind for kind, _value in constraints}
+        assert len(constraints) == len(kinds)
+        if "count" in kinds:
+            assert len(constraints) == difficulty + 1
+            assert longest_correct_reply(details["words"], constraints) == exercise.answer
+        else:
+            assert kinds & {"repeat", "mention"}
+            assert difficulty > 1 or kinds == {"repeat"}
         assert exercise.reasoning.split("\n")[-1] == exercise.answer
         asked_for_upper = any(kind == "upper" for kind, _value in constraints)
-        assert check_answer(exercise, exercise.answer.swapcase()) is not asked_for_upper
+        assert check_answer(exercise, exercise.answer.upper())
+        assert check_answer(exercise, exercise.answer.capitalize()) is not (asked_for_upper or "topic" in details)
 
 
 def test_longest_correct_reply_is_none_if_the_constraints_contradict_each_other() -> None:
@@ -135,3 +144,48 @@ def test_the_kinds_of_constraints_depend_on_the_difficulty():
     }
     assert ["alphabetical order" in text for text in asked.values()] == [False, True, True]
     assert ["Repeat them" in text for text in asked.values()] == [True, True, False]
+
+
+GOOD = "The river is older than the lamp. The river runs past a stone."
+
+
+@pytest.mark.parametrize(
+    ("constraints", "reply", "right"),
+    [
+        ([], GOOD, True),
+        ([], GOOD.removesuffix("."), True),
+        ([], f"**{GOOD}**", True),
+        ([], GOOD.replace(". ", "! "), True),
+        ([], GOOD.replace(" The", "\nThe"), True),
+        ([], "A stone and a lamp lie in the river. Is the river deep?", True),
+        ([("long", 6)], GOOD, True),
+        ([("long", 7)], GOOD, False),
+        ([("end", "stone")], GOOD, True),
+        ([("end", "lamp")], GOOD, False),
+        ([("upper", None)], GOOD.upper(), True),
+        ([("upper", None)], GOOD, False),
+        ([], "", False),
+        ([], "The river is older than the lamp.", False),  # one sentence
+        ([], f"{GOOD} The river is deep.", False),  # three
+        ([], "The river is deep. The river is cold.", False),  # mentions neither
+        ([], "The river is like a lamp. It is like a stone too.", False),  # not about the river
+        ([], "The lamp. The river is a stone.", False),  # too short
+        ([], "river lamp stone river. river lamp stone river.", False),  # stuffed
+        ([], "The river is near the lamp stone. The river is near the lamp stone.", False),  # twice the same
+        ([], " ".join(f"river {word}" for word in WORDS) + ". The river " + " ".join(WORDS) + ".", False),
+        ([], GOOD.replace("The river is", "the river is"), False),  # no capital letter
+        ([], f"0\n{GOOD}", False),
+        ([], f"<think>{GOOD}", False),
+        ([], "... ! The river is older than the lamp. The river runs past a stone.", False),
+        ([], "Write exactly 2 sentences about the river. Mention the words lamp and stone.", False),
+    ],
+)
+def test_sentences_on_written_cases(constraints: list, reply: str, right: bool) -> None:
+    assert satisfies_sentences("river", 2, [("mention", "lamp and stone"), *constraints], reply) is right
+
+
+def test_every_kind_of_exercise_occurs_from_difficulty_two_on() -> None:
+    for difficulty in (1, 2, 3, 4):
+        exercises = generate_exercises(60, 0, split="train", difficulty=difficulty)
+        beginnings = {exercise.messages[0]["content"][:14] for exercise in exercises}
+        assert beginnings == {"Reply with dif", "Write the word"} | ({"Write exactly "} if difficulty > 1 else set())

@@ -1,5 +1,7 @@
 """Question and answer share a language, the reasoning is in English, and a task has the same split in all languages."""
 
+import random
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -17,9 +19,11 @@ from nemotron.recipes.sources.exercises.multilingual import (
     QUESTIONS,
     REPLY,
     check_answer,
+    draw_exercise,
     generate_exercises,
     is_correct,
 )
+from nemotron.recipes.sources.problems.problem import split_of
 
 
 @pytest.mark.parametrize(
@@ -55,20 +59,24 @@ def test_every_table_has_every_language() -> None:
     assert {question.count("{}") for row in QUESTIONS.values() for question in row} == {1}
 
 
-def test_languages_and_kinds_are_equally_frequent() -> None:
+def test_languages_are_equally_frequent_and_every_kind_occurs() -> None:
     exercises = generate_exercises(2_000, 0, split="train")
     replies = Counter(e.answer.rsplit(" ", 1)[0] for e in exercises)
     assert set(replies) == {"It is", "Es ist", "C'est", "Es"}
     assert max(abs(count - 500) for count in replies.values()) < 100
-    kinds = Counter(e.canonical.split()[0] for e in exercises)
-    assert set(kinds) == set(QUESTIONS)
-    assert max(abs(count - 400) for count in kinds.values()) < 100
+    kinds = Counter(re.split(r"[ +]", e.canonical)[0] for e in exercises)
+    assert set(kinds) == {"largest", "smallest", "(", "backwards", "colour"}
+    assert min(kinds.values()) > 180  # of the sums there are few, and none comes twice
+    assert max(kinds.values()) < 550
 
 
 def test_a_task_is_the_same_in_all_languages() -> None:
     answers: dict[str, set[str]] = {}
-    for exercise in generate_exercises(4_000, 0, split="evaluation"):
-        answers.setdefault(exercise.canonical, set()).add(exercise.answer.rsplit(" ", 1)[0])
+    generator = random.Random(0)
+    for _ in range(40_000):
+        exercise = draw_exercise(generator, 1)
+        if split_of(exercise.canonical) == "evaluation":
+            answers.setdefault(exercise.canonical, set()).add(exercise.answer.rsplit(" ", 1)[0])
     assert max(map(len, answers.values())) == len(LANGUAGES)
     assert sum(len(languages) > 1 for languages in answers.values()) > len(answers) / 2
 
@@ -85,7 +93,15 @@ def test_the_reasoning_is_english_and_names_the_value(seed: int, difficulty: int
 @pytest.mark.parametrize(
     ("canonical", "answer", "right", "wrong"),
     [
-        ("sum [1, 3, 5]", "Es ist 9.", ["9", "9.", "es ist 9"], ["It is 9.", "8", "9 9", "ist 9", "Es"]),
+        (
+            "sum [1, 3, 5]",
+            "Es ist 9.",
+            ["9", "9.", "es ist 9"],
+            ["It is 9.", "8", "9 9", "ist 9", "Es", "Es ist Es ist 9"],
+        ),
+        ("sum [1, 12000]", "Es ist 12001.", ["12.001", "Es ist **12.001**."], ["12,001", "12.0.01"]),
+        ("sum [1, 12000]", "It is 12001.", ["12,001", "It is $12,001$."], ["12.001", "1,2,0,0,1"]),
+        ("sum [1, 12000]", "C'est 12001.", ["12 001", "C’est 12\u202f001."], ["12,001"]),
         ("colour of the hat", "C'est noir.", ["Noir", "noir.", "c'est noir"], ["black", "Es noir.", "vert", "c'est"]),
         ("colour of the hat", "Es ist weiß.", ["Weiß"], ["white", "weis", "blanco"]),
         ("backwards bad", "It is dab.", ["dab", "It is dab"], ["Dab", "It is DAB.", "bad"]),
