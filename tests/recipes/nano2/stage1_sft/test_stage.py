@@ -98,7 +98,7 @@ def test_the_fine_tuned_model_knows_the_format_better_than_the_base_model(stage1
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fine_tuning_makes_the_right_reply_likelier_in_every_family(stage1, family):
     metrics = stage1.results.metrics
-    assert metrics[f"reply_loss/{family}/tuned"] < metrics[f"reply_loss/{family}/base"] / 2
+    assert metrics[f"reply_loss/{family}/tuned"] < 0.7 * metrics[f"reply_loss/{family}/base"]
 
 
 def test_the_reply_loss_is_that_of_training(stage1):
