@@ -35,6 +35,38 @@ Score = Callable[[Sequence[Row]], list[RowScores]]
 """Scores rows: `score_rows` with its model filled in, or a replacement."""
 
 
+def group_losses(
+    score: Score, rows: Sequence[Row], in_loss: Sequence[Sequence[bool]], groups: Sequence[str]
+) -> dict[str, float]:
+    """Mean loss in nats of the tokens that count, for each group of rows; the groups in the order of their first rows.
+
+    Every token of a group weighs the same, whether its row has few tokens that count or many.
+
+    Args:
+        score: scores rows with the model.
+        rows: token ids.
+        in_loss: for each row, which of its tokens count. The first token of a row is never predicted.
+        groups: for each row, the group that it belongs to.
+    Raises:
+        ValueError: if the arguments have different lengths, a first token counts, or no token of a group does.
+    """
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for row_scores, counted, group in zip(score(rows), in_loss, groups, strict=True):
+        if len(counted) != len(row_scores.losses) + 1 or counted[0]:
+            raise ValueError(
+                f"in_loss of {len(counted)} tokens does not fit a row of {len(row_scores.losses) + 1} tokens whose "
+                f"first is not predicted; give one value per token, False for the first"
+            )
+        chosen = row_scores.losses[np.asarray(counted[1:], dtype=np.bool_)]
+        sums[group] = sums.get(group, 0.0) + float(chosen.sum())
+        counts[group] = counts.get(group, 0) + len(chosen)
+    for group, count in counts.items():
+        if count == 0:
+            raise ValueError(f"no token of the group {group!r} counts; leave the group out")
+    return {group: sums[group] / counts[group] for group in sums}
+
+
 @torch.inference_mode()
 def score_rows(
     model: nn.Module,

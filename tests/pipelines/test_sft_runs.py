@@ -25,7 +25,8 @@ from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.run import Checkpoint, Run
 
 FEW = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
-SMALL = {"checkpoint_every_steps": 4, "validate_every_steps": 6, "validation_sequences": 1}
+BATCHES = {"batch_sequences": 4, "unpacked_batch_sequences": 8, "micro_batch_sequences": 2, "warmup_steps": 5}
+SMALL = {**BATCHES, "checkpoint_every_steps": 4, "validate_every_steps": 6, "validation_sequences": 1}
 
 
 def base_model(path, template=None):

@@ -76,15 +76,14 @@ from nemotron.recipes.training.run import Checkpoint
 # long or learned fast comes rarely. Published samples, in millions: math 1.5, code 1.1, science 2.0, tools 0.4,
 # conversation 1.5, multilingual 5.0, safety 0.05 (sources differ).
 EXERCISE_WEIGHTS = {
-    "math": 1.4,
-    "code": 1.5,
-    "science": 1.2,
-    "tool_calling": 0.5,
-    "instruction_following": 1.3,
-    "long_context": 0.4,
-    "multilingual": 1.3,
-    "safety": 0.4,
-}
+    "math": 1.4, "code": 1.5, "science": 1.2, "tool_calling": 0.5, "instruction_following": 1.3, "long_context": 0.4,
+    "multilingual": 1.3, "safety": 0.4,
+}  # fmt: skip
+# At tiny, less of what is long, and more of what has the shortest replies: its few steps learn those first.
+EXERCISE_WEIGHTS_AT_TINY = {
+    "math": 2.0, "code": 2.0, "science": 1.0, "tool_calling": 0.4, "instruction_following": 0.7, "long_context": 0.15,
+    "multilingual": 1.2, "safety": 0.8,
+}  # fmt: skip
 EVERYTHING, TOOLS, LONG_CONTEXT = "everything", "tools", "long_context"
 """The three published parts of fine-tuning, in order; <part>.parquet holds the rows."""
 TOO_LONG_FOR_ANY_PART, TOO_LONG_FOR_A_ROW = "too long for any part", "too long for a row"
@@ -138,7 +137,7 @@ class Config(ScaledConfig):
     """The longest that a cut trace may be, in tokens."""
 
     # What is held out for evaluation.
-    exercises_per_family: PositiveInt = by_scale(tiny=4, small=50, medium=200, full=our_choice(500))
+    exercises_per_family: PositiveInt = by_scale(tiny=8, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
     def check(self) -> None:
@@ -206,10 +205,10 @@ def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadab
     if config.sources or count is None:
         return read_conversations(config.sources, num_conversations=count)
     # Each family gets its weight's share, drawn from its own generator: more of one changes none of another.
-    total = sum(EXERCISE_WEIGHTS.values())
+    weights = EXERCISE_WEIGHTS_AT_TINY if config.scale == "tiny" else EXERCISE_WEIGHTS
     conversations = []
     for name, family in FAMILIES.items():
-        number = max(1, round(count * EXERCISE_WEIGHTS[name] / total))
+        number = max(1, round(count * weights[name] / sum(weights.values())))
         exercises = family.generate_exercises(number, config.seed, split="train", difficulty=config.difficulty)
         conversations += [conversation_of(exercise) for exercise in exercises]
     return conversations, []

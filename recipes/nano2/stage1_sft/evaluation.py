@@ -1,7 +1,8 @@
 """Ask the fine-tuned model exercises that it has not seen, with thinking, without, and with a budget for it.
 
 In: the Checkpoint of training.py, and through it its Dataset and stage 0's Checkpoint, whose model is asked too.
-Out: Results: metrics, a readable table, a plot, sample conversations, and every reply.
+Out: Results: metrics, a readable table, a plot, sample conversations, and every reply. Each family has the share of
+right replies, and the loss of the right reply, which shows progress before the first reply is right.
 Source: the published evaluation (arXiv 2508.14444, table 8) runs benchmarks that a small model cannot answer. The
 exercises here are scored alike: an answer counts if a verifier accepts it. Published: temperature 0.6 and top-p 0.95
 with thinking, greedy without, and the budget's rule.
@@ -12,6 +13,7 @@ lm-evaluation-harness runs on it.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nano2.stage1_sft.data_curation import Dataset
+from nemotron.recipes.nano2.stage1_sft.data_curation import LONG_CONTEXT_CATEGORY, Dataset
 from nemotron.recipes.nano2.stage1_sft.report import plot_results, results_table, samples_page
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
@@ -51,6 +53,7 @@ from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.chance import chance_levels, chance_metrics
 from nemotron.recipes.scoring.exercises import Answered, Mode, ask, exam_metrics, share
+from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
@@ -71,6 +74,8 @@ class Config(ScaledConfig):
     batch_replies: PositiveInt = at_every_scale(our_choice(64), recorded=False)
     """Replies that are written side by side; changes memory and speed, not the replies; their
     log-probabilities may differ in the last digits."""
+    batch_tokens: PositiveInt = by_scale(tiny=2048, small=2048, medium=65_536, full=our_choice(65_536), recorded=False)
+    """Tokens in one forward pass over the right replies; does not change the result."""
     max_new_tokens: PositiveInt = by_scale(
         tiny=64, small=128, medium=4096, full=proxy(32_768, "Nemotron Nano 9B v2 in NVIDIA's NeMo-Skills")
     )
@@ -106,7 +111,8 @@ class Results(Artifact):
     """Parquet, one row per reply: mode, id, family, reply, right, errors."""
 
 
-HEADLINE = ("exact_match/all/think", "obeyed/think", "obeyed/no_think")  # what a line of golden/CHANGES.md shows
+# What a line of golden/CHANGES.md shows.
+HEADLINE = ("exact_match/all/think", "reply_loss/all/tuned", "obeyed/think", "obeyed/no_think")
 
 
 def modes_of(config: Config, tokenizer: Tokenizer) -> list[Mode]:
@@ -136,9 +142,10 @@ def main(config: Config) -> Results:
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         tuned = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
         modes = modes_of(config, tokenizer)
+        models = {"base": load_checkpoint(base.checkpoint_path, device=config.device), "tuned": tuned}
         answered: dict[str, list[Answered]] = {}
         for mode in modes:
-            model = tuned if mode.knows_format else load_checkpoint(base.checkpoint_path, device=config.device)
+            model = models["tuned" if mode.knows_format else "base"]
             answered[mode.name] = ask(
                 model, tokenizer, chat, exercises, mode, seed=config.seed, batch_replies=config.batch_replies
             )
@@ -151,6 +158,15 @@ def main(config: Config) -> Results:
         # What the same verifiers give to replies that ignore the question: the level that every result is read against.
         chance = chance_levels(exercises, num_answers=dataset.num_conversations, seed=config.seed)
         metrics |= chance_metrics(chance, exercises)
+        # How likely each model finds the right reply with its thought, token by token: it falls long before a whole
+        # reply is right, and nothing is drawn.
+        right = pq.read_table(dataset.validation_path).to_pydict()
+        for name, model in models.items():
+            score = partial(score_rows, model, batch_tokens=config.batch_tokens, device=config.device)
+            losses = group_losses(score, right["tokens"], right["in_loss"], right["family"])
+            metrics |= {f"reply_loss/{family}/{name}": loss for family, loss in losses.items()}
+            short = [loss for family, loss in losses.items() if family != LONG_CONTEXT_CATEGORY]
+            metrics[f"reply_loss/all/{name}"] = sum(short) / len(short)
 
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()

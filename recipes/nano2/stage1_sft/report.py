@@ -16,7 +16,9 @@ from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, printable
 
+MODELS = {"base": "base model", "tuned": "fine-tuned"}
 MODES = {"base": "base model", "think": "thinking", "no_think": "not thinking", "budget": "thinking within a budget"}
+ALL_BUT_LONG = "**all but long_context**"
 
 
 def results_table(
@@ -35,8 +37,12 @@ def results_table(
     for family in [*families, "all"]:
         shares = [f"{metrics[f'exact_match/{family}/{mode}']:.0%}" for mode in MODES]
         shares.append(f"{metrics[f'chance/{family}']:.0%}")
-        name = "**all but long_context**" if family == "all" else family
-        lines.append(f"| {name} | {' | '.join(shares)} |")
+        lines.append(f"| {ALL_BUT_LONG if family == 'all' else family} | {' | '.join(shares)} |")
+    lines += ["", f"| nats per token of the right reply | {' | '.join(MODELS.values())} |"]
+    lines.append(f"|---|{'---|' * len(MODELS)}")
+    for family in [*families, "all"]:
+        losses = [f"{metrics[f'reply_loss/{family}/{model}']:.2f}" for model in MODELS]
+        lines.append(f"| {ALL_BUT_LONG if family == 'all' else family} | {' | '.join(losses)} |")
     rows = {
         "thinks or not, as asked": "obeyed",
         "any error of format": "format_errors",
@@ -64,19 +70,26 @@ def results_table(
 
 
 def plot_results(metrics: dict[str, float], families: Sequence[str], path: Path) -> None:
-    """Plot the exact match of every family, one bar per mode."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    """Plot every family: the exact match, one bar per mode, and the loss of the right reply, one bar per model."""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes, loss_axes = figure.subplots(2)
     places = np.arange(len(families))
     for index, (mode, name) in enumerate(MODES.items()):
         shares = [metrics[f"exact_match/{family}/{mode}"] for family in families]
         bars = axes.bar(places + (index - 1.5) * 0.2, shares, 0.2, label=name)
         axes.bar_label(bars, [f"{share:.0%}"[:-1] for share in shares], fontsize=6)  # also where there is no bar
-    axes.set_xticks(places, [family.replace("_", "\n") for family in families])
     axes.set_ylabel("exact match, percent")
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axes.set_ylim(0, 1.05)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    for index, (model, name) in enumerate(MODELS.items()):
+        losses = [metrics[f"reply_loss/{family}/{model}"] for family in families]
+        color = {"base": "C0", "tuned": "0.4"}[model]  # the base model as above; fine-tuned in no color of a mode
+        bars = loss_axes.bar(places + (index - 0.5) * 0.4, losses, 0.4, label=name, color=color)
+        loss_axes.bar_label(bars, [f"{loss:.2f}" for loss in losses], fontsize=6)
+    loss_axes.set_ylabel("nats per token of the right reply")
+    for panel, columns in ((axes, len(MODES)), (loss_axes, len(MODELS))):
+        panel.set_xticks(places, [family.replace("_", "\n") for family in families])
+        panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False)
     with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
         figure.savefig(file, format="svg", metadata={"Date": None})
 

@@ -62,22 +62,22 @@ class Config(ScaledConfig):
 
     # Batches, counted in rows. Several conversations share a row, except in the second part.
     batch_sequences: PositiveInt = by_scale(
-        tiny=4, small=10, medium=16, full=proxy(64, "Nemotron 3 Nano, of 256k tokens")
+        tiny=1, small=10, medium=16, full=proxy(64, "Nemotron 3 Nano, of 256k tokens")
     )
     """Rows per optimizer step where several conversations share a row."""
-    unpacked_batch_sequences: PositiveInt = by_scale(tiny=8, small=20, medium=128, full=our_choice(2048))
+    unpacked_batch_sequences: PositiveInt = by_scale(tiny=2, small=20, medium=128, full=our_choice(2048))
     """Rows per optimizer step of the second part, where a row is one conversation."""
-    micro_batch_sequences: PositiveInt = by_scale(tiny=2, small=10, medium=1, full=our_choice(1))
+    micro_batch_sequences: PositiveInt = by_scale(tiny=1, small=10, medium=1, full=our_choice(1))
     """Rows per forward pass; changes memory, not the result."""
 
     # Schedule. At full scale the peak is a ninth of that of pretraining, to keep what the model knows.
     learning_rate: PositiveFloat = by_scale(
-        tiny=3e-3, small=2e-3, medium=proxy(5e-5, "Nemotron 3 Nano"), full=proxy(5e-5, "Nemotron 3 Nano")
+        tiny=5e-3, small=2e-3, medium=proxy(5e-5, "Nemotron 3 Nano"), full=proxy(5e-5, "Nemotron 3 Nano")
     )
     """Peak learning rate, from which it falls linearly."""
     min_learning_rate: NonNegativeFloat = by_scale(tiny=3e-5, small=1e-5, medium=5e-7, full=our_choice(5e-7))
     """Learning rate of the last step."""
-    warmup_steps: NonNegativeInt = by_scale(tiny=5, small=30, medium=100, full=proxy(800, "Nemotron 3 Nano"))
+    warmup_steps: NonNegativeInt = by_scale(tiny=10, small=30, medium=100, full=proxy(800, "Nemotron 3 Nano"))
     """Steps over which the learning rate rises linearly from 0."""
 
     # AdamW, as in pretraining.
@@ -100,10 +100,10 @@ class Config(ScaledConfig):
 
     # What is recorded on the way.
     checkpoint_every_steps: PositiveInt = by_scale(
-        tiny=30, small=300, medium=500, full=our_choice(1000), recorded=False
+        tiny=80, small=300, medium=500, full=our_choice(1000), recorded=False
     )
     """Steps between two states that --resume can continue from."""
-    validate_every_steps: PositiveInt = by_scale(tiny=30, small=200, medium=500, full=our_choice(1000))
+    validate_every_steps: PositiveInt = by_scale(tiny=80, small=200, medium=500, full=our_choice(1000))
     """Steps between two measurements of the validation loss."""
     validation_sequences: PositiveInt = by_scale(tiny=2, small=8, medium=32, full=our_choice(32))
     """Validation conversations per family in each measurement."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
-from nemotron.recipes.scoring.likelihood import score_rows
+from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 
 VOCAB_SIZE = 16
 
@@ -99,3 +99,34 @@ def test_no_rows_give_no_scores(model):
 def test_an_empty_row_is_refused(model):
     with pytest.raises(ValueError, match="row 1 is empty; leave it out"):
         score_rows(model, [[1, 2], []], batch_tokens=8)
+
+
+def successor_score(rows):
+    return score_rows(Successor(0.5), rows, batch_tokens=64)
+
+
+def test_a_group_loss_is_the_mean_over_its_tokens_that_count():
+    """ln 2 for a token that follows its number, ln 30 for any other; rows of unequal length weigh by their tokens."""
+    rows = [[3, 4, 5, 7], [1, 2, 3], [9, 9]]
+    in_loss = [[False, True, True, True], [False, False, True], [False, True]]
+    losses = group_losses(successor_score, rows, in_loss, ["math", "math", "code"])
+    assert list(losses) == ["math", "code"]
+    assert losses["math"] == pytest.approx((3 * math.log(2) + math.log(30)) / 4, rel=1e-12)
+    assert losses["code"] == pytest.approx(math.log(30), rel=1e-12)
+
+
+def test_what_does_not_count_changes_no_group_loss():
+    mask = [[False, False, True]]
+    losses = [group_losses(successor_score, [[first, 4, 5]], mask, ["math"]) for first in (3, 7)]
+    assert losses[0] == losses[1] == {"math": pytest.approx(math.log(2), rel=1e-12)}
+
+
+@pytest.mark.parametrize("mask", [[False, True], [False, True, True, True], [True, True, True]])
+def test_a_mask_that_does_not_fit_its_row_is_refused(mask):
+    with pytest.raises(ValueError, match=f"in_loss of {len(mask)} tokens does not fit a row of 3 tokens"):
+        group_losses(successor_score, [[3, 4, 5]], [mask], ["math"])
+
+
+def test_a_group_without_a_token_that_counts_is_refused():
+    with pytest.raises(ValueError, match="no token of the group 'code' counts"):
+        group_losses(successor_score, [[3, 4], [3, 4]], [[False, True], [False, False]], ["math", "code"])

@@ -9,6 +9,8 @@ from nemotron.recipes.sources.exercises.exercise import user_exercise
 FAMILIES = ["math", "tool_calling"]
 METRICS = {
     **{f"exact_match/{family}/{mode}": 0.25 for family in [*FAMILIES, "all"] for mode in MODES},
+    **{f"reply_loss/{family}/base": 4.567 for family in [*FAMILIES, "all"]},
+    **{f"reply_loss/{family}/tuned": 1.234 for family in [*FAMILIES, "all"]},
     **{f"{name}/{mode}": 0.5 for name in ("obeyed", "format_errors", "stopped") for mode in MODES},
     **{f"thought_tokens/{mode}": 7.25 for mode in MODES},
     "valid_tool_calls/think": 1.0,
@@ -26,6 +28,9 @@ def test_the_table_has_a_row_for_each_family_and_a_dash_for_what_was_not_measure
     assert "1,234 parameters, 56 steps, 16 exercises" in table
     assert "| math | 25% | 25% | 25% | 25% | 12% |" in table
     assert "| **all but long_context** | 25% |" in table
+    assert "| nats per token of the right reply | base model | fine-tuned |" in table
+    assert "| math | 4.57 | 1.23 |" in table
+    assert "| **all but long_context** | 4.57 | 1.23 |" in table
     assert "| tool calls that fit their tools | - | 100% | - | - |" in table
     assert "| tokens of thought | 7.2 |" in table
     assert "the budget closed 3 of them" in table
@@ -43,6 +48,13 @@ def test_the_plot_has_the_same_bytes_for_the_same_numbers(tmp_path):
         plot_results(METRICS, FAMILIES, tmp_path / f"{name}.svg")
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
     assert "tool" in (tmp_path / "first.svg").read_text()
+
+
+def test_the_plot_shows_the_loss_of_the_right_reply(tmp_path):
+    plot_results(METRICS, FAMILIES, tmp_path / "one.svg")
+    plot_results({**METRICS, "reply_loss/math/tuned": 3.0}, FAMILIES, tmp_path / "other.svg")
+    assert (tmp_path / "one.svg").read_bytes() != (tmp_path / "other.svg").read_bytes()
+    assert "nats per token" in (tmp_path / "one.svg").read_text()  # a comment beside the outlines of the letters
 
 
 def test_the_samples_show_the_question_once_and_each_reply_with_its_verdict():

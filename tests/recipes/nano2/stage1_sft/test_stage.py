@@ -8,6 +8,10 @@ import torch
 
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.stage1_sft.training import Config as TrainingConfig
+from nemotron.recipes.nano2.stage1_sft.training import validation_batches, validation_losses
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.run import Checkpoint
 
 PARTS = ("everything", "tools", "long_context")
@@ -92,6 +96,21 @@ def test_the_fine_tuned_model_knows_the_format_better_than_the_base_model(stage1
     assert metrics["format_errors/think"] < metrics["format_errors/base"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fine_tuning_makes_the_right_reply_likelier_in_every_family(stage1, family):
+    metrics = stage1.results.metrics
+    assert metrics[f"reply_loss/{family}/tuned"] < 0.7 * metrics[f"reply_loss/{family}/base"]
+
+
+def test_the_reply_loss_is_that_of_training(stage1):
+    """The loss of training, on the same rows: every token of a right reply counts, and no token of a question."""
+    model = load_checkpoint(stage1.checkpoint.checkpoint_path)
+    batches = validation_batches(stage1.dataset, conversations=1_000)
+    losses = validation_losses(model, batches, TrainingConfig(scale="tiny"))
+    for family, loss in losses.items():
+        assert stage1.results.metrics[f"reply_loss/{family}/tuned"] == pytest.approx(loss, rel=1e-9)
+
+
 def test_the_stage_starts_from_stage_0(stage0, stage1):
     assert Checkpoint.load(path=stage1.dataset.base_checkpoint_path).digest == stage0.checkpoint.digest
 
@@ -106,7 +125,6 @@ def test_every_file_of_an_artifact_is_recorded(stage1):
 def test_transformers_gives_the_same_prompt_and_reply(stage1):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
     from nemotron.recipes.nemotron_h.generate import Sampling, generate
 
     path = stage1.checkpoint.checkpoint_path
