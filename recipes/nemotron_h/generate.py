@@ -1,8 +1,8 @@
 """Text generation: a batch of prompts is continued token by token, and no row affects another.
 
 In: a model and the token ids of the prompts. Out: for each prompt the tokens that follow, with their log-probabilities.
-`Decoder` computes the logits; here tokens are drawn from them, and rows end. A row that ends makes room for the next one,
-so the cost of a long reply does not depend on the short ones beside it. A prompt that several rows share is read once.
+`Decoder` computes the logits; here tokens are drawn from them, and rows end. A row that ends makes room for the next
+one. A prompt that several rows share is read once.
 Thinking can have a budget, as published for Nemotron Nano 2 (arXiv 2508.14444; its rule is on the model card).
 
     sampling = Sampling(max_new_tokens=8, temperature=1.0)
@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from nemotron.recipes.nemotron_h.decoder import Decoder
-from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, purpose_generator
+from nemotron.recipes.nemotron_h.model import NemotronH, purpose_generator
 
 END_OF_THINKING = "</think>"
 # Our choice. Dividing by a much lower temperature overflows even the largest log-probability.
