@@ -1,9 +1,9 @@
 """Speed of rollouts as reinforcement learning makes them: several replies to each prompt, of very unequal lengths.
 
-Ours and `transformers.generate` start from the same weights, answer the same prompts with the same stop tokens and the same
-limit, in alternating rounds, so that a busy machine slows both. With random weights every token is about equally likely, so
-a share of all tokens as stop tokens gives replies of the wanted mean length. Only the tokens up to a reply's stop token
-count; transformers goes on with the whole batch until the longest reply has ended.
+Ours and `transformers.generate` start from the same weights and answer the same prompts, with the same stop tokens and
+the same limit, in alternating rounds, so that a busy machine slows both. With random weights every token is about
+equally likely, so a share of all tokens as stop tokens gives replies of the wanted mean length. Only the tokens up to a
+reply's stop token count; transformers goes on with the whole batch until the longest reply has ended.
 
 transformers is part of the test extra: pip install -e ".[test]" -c constraints.txt
 Run: python benchmarks/rollouts.py
