@@ -73,3 +73,13 @@ def streams_of(documents: Sequence[TokenizedDocument], split: str, min_tokens: i
             )
         streams[category] = TokenStream(tokens)
     return streams
+
+
+def token_counts(documents: Sequence[TokenizedDocument]) -> dict[str, dict[str, int]]:
+    """ "<split>/<category>" -> the number of its documents and of their tokens."""
+    counts = {}
+    for split in ("train", "validation"):
+        for category in sorted({one.document.category for one in documents}):
+            members = [len(one.tokens) for one in documents if (one.split, one.document.category) == (split, category)]
+            counts[f"{split}/{category}"] = {"num_documents": len(members), "num_tokens": sum(members)}
+    return counts

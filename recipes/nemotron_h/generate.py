@@ -1,35 +1,39 @@
 """Text generation: a batch of prompts is continued token by token, and no row affects another.
 
 In: a model and the token ids of the prompts. Out: for each prompt the tokens that follow, with their log-probabilities.
-The layers keep a state from token to token (`DecodingState`). The cost of a token therefore does not depend on how many
-came before it, except for the attention over them. Prompts of unequal length are padded on the right; `num_new` keeps
-the padding out of the states.
+`Decoder` computes the logits; here tokens are drawn from them, and rows end. A row that ends makes room for the next
+one. A prompt that several rows share is read once.
 Thinking can have a budget, by the rule published for serving Nemotron Nano 2 (arXiv 2508.14444). The client on the
 model card has a simpler rule, which is not built here: it cuts the thought at the budget, in the middle of a line.
 
-    state = DecodingState(model, 1)
-    with torch.no_grad():                           # or the state keeps the graph of every token
-        logits = model(prompt_ids, state=state)     # reads the prompt
-        logits = model(next_id, state=state)        # reads one more token
+    sampling = Sampling(max_new_tokens=8, temperature=1.0)
+    first, second = generate(model, [[1, 2, 3]] * 2, sampling, seeds=[0, 1])
 
-Left out: beam search, penalties, and sharing states between prompts that begin alike.
+Left out: beam search, penalties.
 
 Letters:   b  row: a prompt and its continuation   t  position   v  token of the vocabulary
 """
 
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from nemotron.config import published
-from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, purpose_generator
+from nemotron.recipes.nemotron_h.decoder import Decoder
+from nemotron.recipes.nemotron_h.model import NemotronH, purpose_generator
 
 # Our choice. Dividing by a much lower temperature overflows even the largest log-probability.
 GREEDY_BELOW = 1e-300
+NUM_SLOTS = 128  # our choice: more rows at a time need more memory, and are little faster
+LOOK_AHEAD = 1_024  # our choice: waiting rows whose prompts may be read along with those of the next rows
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,17 @@ class Continuation:
 
 
 def generate(
-    model: NemotronH, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    model: NemotronH,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    *,
+    num_slots: int = NUM_SLOTS,
+    products: torch.dtype | None = None,
 ) -> list[Continuation]:
     """Continue every prompt to its end; arguments and errors are those of `stream`."""
     continuations = [Continuation() for _ in prompts]
-    for step in stream(model, prompts, sampling, seeds):
+    for step in stream(model, prompts, sampling, seeds, num_slots=num_slots, products=products):
         for token in step:
             continuation = continuations[token.row]
             continuation.tokens.append(token.id)
@@ -148,20 +158,31 @@ def generate(
 
 
 def stream(
-    model: NemotronH, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    model: NemotronH,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    *,
+    num_slots: int = NUM_SLOTS,
+    products: torch.dtype | None = None,
 ) -> Iterator[list[NewToken]]:
     """Continue the prompts, one token of every unfinished row at a time.
 
     Args:
         prompts: token ids, at least one per prompt; lengths may differ.
         seeds: one per prompt. What is sampled for a prompt depends on its seed, not on the other rows.
+        num_slots: rows that are continued at a time; the others wait. Changes memory and speed, not the result.
+        products: type of the products with weight matrices, such as torch.bfloat16. None: the type of the weights.
 
     Yields:
-        The new tokens, one per unfinished row.
+        The new tokens, one per row that is being continued, in no particular order of rows.
 
     Raises:
-        ValueError: if a prompt is empty or fills the model's context, or if there is not one seed per prompt.
+        ValueError: if a prompt is empty or fills the model's context, if there is not one seed per prompt, or if
+            num_slots is below 1.
     """
+    if num_slots < 1:
+        raise ValueError(f"num_slots={num_slots} must be at least 1")
     context = model.config.max_position_embeddings
     for row, prompt in enumerate(prompts):
         if not prompt:
@@ -176,64 +197,95 @@ def stream(
     if not prompts or sampling.max_new_tokens == 0:
         return
     budget, stop_ids = sampling.budget, sampling.stop_ids
-    device = model.lm_head.weight.device
-    generators = [purpose_generator(seed, "sampled tokens") for seed in seeds]
-    rows = list(range(len(prompts)))  # the unfinished ones, in the order of the rows of `state`
+    decoder = Decoder(model, min(num_slots, len(prompts)), products)
     written: list[list[int]] = [[] for _ in prompts]
     to_force: list[list[int]] = [[] for _ in prompts]
     thinking = [budget is not None] * len(prompts)
-    state = DecodingState(model, len(prompts))
-
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.tensor(prompt)
+    limits = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    draws = [uniform_numbers(seed) for seed in seeds]
+    waiting = deque((row, tuple(prompt)) for row, prompt in enumerate(prompts))
+    rows: list[int] = []  # the unfinished ones, in the order of the slots
+    logits = torch.zeros(0, model.config.vocab_size)
     with torch.no_grad():
-        hidden = model.backbone(ids.to(device), state=state, num_new=lengths.to(device))
-        logits = model.lm_head(hidden[torch.arange(len(prompts)), lengths - 1])  # (b, v) after each prompt's last token
         while True:
-            logprobs = torch.log_softmax(logits.to("cpu", torch.float64), dim=-1)
-            sampled = sample_tokens(logprobs, [generators[row] for row in rows], sampling)
-            step = []
-            for index, row in enumerate(rows):
-                forced = bool(to_force[row])
-                token = to_force[row].pop(0) if forced else sampled[index]
-                step.append(NewToken(row, token, logprobs[index, token].item(), forced))
+            if free := min(decoder.num_slots - len(rows), len(waiting)):
+                new = [waiting.popleft() for _ in range(free)]
+                upcoming = [prompt for _, prompt in islice(waiting, LOOK_AHEAD)]
+                first_logits = decoder.add([prompt for _, prompt in new], upcoming)
+                logits = torch.cat([logits, first_logits]) if rows else first_logits
+                rows += [row for row, _ in new]
+            if not rows:
+                return
+
+            uniform = torch.tensor([next(draws[row]) for row in rows], dtype=torch.float64)
+            drawn = sample_tokens(logits, uniform, sampling)
+            forced = {index: to_force[row].pop(0) for index, row in enumerate(rows) if to_force[row]}
+            for index, token in forced.items():
+                drawn[index] = token
+            logprobs = logprobs_of(logits, drawn).tolist()
+            tokens = drawn.tolist()
+            yield [
+                NewToken(row, token, logprob, index in forced)
+                for index, (row, token, logprob) in enumerate(zip(rows, tokens, logprobs, strict=True))
+            ]
+
+            unfinished = []
+            for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                 written[row].append(token)
                 if budget is not None and thinking[row]:
                     thinking[row] = not budget.is_closed(written[row])
                     if thinking[row] and not to_force[row]:
                         to_force[row] = budget.closing_tokens(written[row])
-            yield step
-
-            unfinished = [
-                index
-                for index, token in enumerate(step)
-                if token.id not in stop_ids
-                and len(written[token.row]) < min(sampling.max_new_tokens, context - len(prompts[token.row]))
-            ]
-            if not unfinished:
-                return
+                if token not in stop_ids and len(written[row]) < limits[row]:
+                    unfinished.append(index)
             if len(unfinished) < len(rows):
-                state.keep(torch.tensor(unfinished, device=device))
-                rows = [rows[index] for index in unfinished]
-            ids = torch.tensor([[step[index].id] for index in unfinished], device=device)
-            logits = model(ids, state=state)[:, -1]
+                kept = decoder.keep(unfinished)
+                rows = [rows[index] for index in kept]
+                drawn = drawn[kept]
+            if rows:
+                logits = decoder.step(drawn)
 
 
-def sample_tokens(logprobs: Tensor, generators: Sequence[torch.Generator], sampling: Sampling) -> list[int]:
-    """Sample one token per row of (b, v) float64 log-probabilities, each with the generator of its row.
+def uniform_numbers(seed: int) -> Iterator[float]:
+    """The uniform numbers of one row, at least 0 and below 1, in float64."""
+    generator = purpose_generator(seed, "sampled tokens")
+    while True:
+        yield from torch.rand(64, dtype=torch.float64, generator=generator).tolist()
 
-    Inverse transform sampling in float64: the first token whose cumulative probability exceeds a uniform number.
+
+def sample_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """Sample one token per row of (b, v) logits, each with its own uniform number; (b,) token ids.
+
+    Inverse transform sampling: the first token whose cumulative probability exceeds the uniform number. The sums are in
+    float64. They are taken over blocks of tokens first and then within one block, which is much less work.
+
+    Args:
+        uniform: (b,) float64 numbers, at least 0 and below 1. Not used at temperature 0.
     """
     if sampling.temperature < GREEDY_BELOW:
-        return logprobs.argmax(dim=-1).tolist()
-    probabilities = torch.softmax(logprobs / sampling.temperature, dim=-1)
+        return logits.argmax(dim=-1)
+    logits = logits - logits.amax(dim=-1, keepdim=True)  # so that the largest stays finite at every temperature
+    if sampling.temperature != 1:
+        logits = logits.to(torch.float64) / sampling.temperature
+    weights = torch.exp(logits)  # probabilities before division by their sum
     if sampling.top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        likelier = ordered.cumsum(dim=-1) - ordered  # total probability of the tokens more likely than each
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered * (likelier < sampling.top_p))
-    cumulative = probabilities.cumsum(dim=-1)
-    uniform = torch.cat([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
-    drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
-    return drawn[:, 0].clamp(max=logprobs.shape[-1] - 1).tolist()
+        ordered, order = weights.to(torch.float64).sort(dim=-1, descending=True, stable=True)
+        likelier = ordered.cumsum(dim=-1) - ordered  # total weight of the tokens more likely than each
+        kept = ordered * (likelier < sampling.top_p * ordered.sum(dim=-1, keepdim=True))
+        weights = torch.zeros_like(kept).scatter(-1, order, kept)
+    b, v = weights.shape
+    size = 2 ** math.ceil(math.log2(v) / 2)
+    blocks = F.pad(weights, (0, -v % size)).view(b, -1, size)
+    sums = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target = uniform.to(weights.device)[:, None] * sums[:, -1:]
+    block = torch.searchsorted(sums, target, right=True).clamp(max=sums.shape[-1] - 1)
+    within = blocks.gather(1, block[..., None].expand(b, 1, size))[:, 0].cumsum(dim=-1, dtype=torch.float64)
+    target = target - (sums.gather(1, block) - within[:, -1:])
+    # Rounding must not lead past the last token of the block that has a weight.
+    target = target.clamp(min=0).minimum(within[:, -1:] * (1 - 1e-15))
+    return (block * size + torch.searchsorted(within, target, right=True))[:, 0].clamp(max=v - 1)
+
+
+def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """(b,) natural logarithms of the probabilities of one token per row of (b, v) logits."""
+    return logits.gather(1, tokens[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)

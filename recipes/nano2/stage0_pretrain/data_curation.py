@@ -59,7 +59,7 @@ from nemotron.recipes.curation.rules import (
     to_dataframe,
 )
 from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_rule, group_of
-from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of
+from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of, token_counts
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, MIN_VOCAB_SIZE, save_tokenizer, vocabulary_digest
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, VOCAB_SIZES
@@ -199,7 +199,6 @@ def planned_phases(config: Config) -> list[Phase]:
 
 def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
     """The raw corpus: the scale's share of `raw_documents`, or a few more: packages are read in whole modules."""
-    # The scale is applied here, once: everything below works on whatever documents there are.
     num_documents = None if config.raw_documents == "all" else apply_scale(config.raw_documents, config.scale)
     released = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
     sources = config.sources or (released if config.scale in ("medium", "full") else ())
@@ -311,8 +310,8 @@ def curation_ladder(
     ladder.add("package versions", {name: version(name) for name in sorted(PACKAGES)})
     ladder.add_config(config)
     texts = (part for document in raw for part in (document.id, document.text))
-    ladder.add("inputs", num_documents=len(raw), sha256=sha256_of(texts))
-    ladder.add("inputs", problems=sha256_of(map(str, pq.read_table(dataset.problems_path).to_pylist())))
+    problems = sha256_of(map(str, pq.read_table(dataset.problems_path).to_pylist()))
+    ladder.add("inputs", num_documents=len(raw), sha256=sha256_of(texts), problems=problems)
     filters = {name: report.recorded() for name, report in dataset.filters.items()}
     after_scorers = {bucket_rule().name: filters.pop(bucket_rule().name)}
     ladder.add("filters", filters)
@@ -323,10 +322,7 @@ def curation_ladder(
     ladder.add("documents", num_documents=len(documents), sha256=sha256_of(texts))
     ladder.add("split", sha256=sha256_of(one.split for one in documents))
     ladder.add("tokenizer", vocab_size=dataset.vocab_size, sha256=vocabulary_digest(dataset.tokenizer_path))
-    for split in ("train", "validation"):
-        for category in sorted({one.document.category for one in documents}):
-            members = [len(one.tokens) for one in documents if (one.split, one.document.category) == (split, category)]
-            ladder.add("tokens", {f"{split}/{category}": {"num_documents": len(members), "num_tokens": sum(members)}})
+    ladder.add("tokens", token_counts(documents))
     for phase, shares in dataset.blend.items():
         ladder.add("blend", {phase: {name: share.model_dump() for name, share in shares.items()}})
     for name in (*(phase.name for phase in dataset.phases), "validation", "long_validation", "recall"):
