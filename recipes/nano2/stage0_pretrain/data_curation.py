@@ -312,11 +312,10 @@ def curation_ladder(
     texts = (part for document in raw for part in (document.id, document.text))
     problems = sha256_of(map(str, pq.read_table(dataset.problems_path).to_pylist()))
     ladder.add("inputs", num_documents=len(raw), sha256=sha256_of(texts), problems=problems)
-    filters = {name: report.recorded() for name, report in dataset.filters.items()}
-    after_scorers = {bucket_rule().name: filters.pop(bucket_rule().name)}
-    ladder.add("filters", filters)
+    filters, last = {name: report.recorded() for name, report in dataset.filters.items()}, bucket_rule().name
+    ladder.add("filters", {name: recorded for name, recorded in filters.items() if name != last})
     ladder.add("scorers", {scorer.label: scorer.model_dump() for scorer in dataset.scorers})
-    ladder.add("bucket filter", after_scorers)
+    ladder.add("bucket filter", {last: filters[last]})
     ladder.add("documents", {"quality groups": dataset.quality_groups})
     texts = (part for one in documents for part in (one.document.id, one.document.text))
     ladder.add("documents", num_documents=len(documents), sha256=sha256_of(texts))

@@ -5,7 +5,7 @@ import pytest
 
 from nemotron.recipes.curation import tokenized
 from nemotron.recipes.curation.split import held_out_modules
-from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of
+from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of, token_counts
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemotron.recipes.sources import Document
 
@@ -103,3 +103,17 @@ def test_a_category_with_too_few_tokens_is_refused():
         streams_of(documents, "train", min_tokens=4)
     with pytest.raises(ValueError, match="the validation split of category 'wiki' has 0 tokens and needs 2"):
         streams_of(documents, "validation", min_tokens=2)
+
+
+def test_token_counts_are_by_split_and_category() -> None:
+    documents = [
+        TokenizedDocument(document("a"), "train", np.arange(3)),
+        TokenizedDocument(document("b"), "train", np.arange(4)),
+        TokenizedDocument(document("c", "code"), "validation", np.arange(5)),
+    ]
+    assert token_counts(documents) == {
+        "train/code": {"num_documents": 0, "num_tokens": 0},
+        "train/wiki": {"num_documents": 2, "num_tokens": 7},
+        "validation/code": {"num_documents": 1, "num_tokens": 5},
+        "validation/wiki": {"num_documents": 0, "num_tokens": 0},
+    }
