@@ -135,9 +135,7 @@ def test_many_short_lines_that_unpack_from_little_are_refused(
     monkeypatch.setattr(reading, "FREE_BYTES", MIB)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(line * 20_000))
-    with pytest.raises(
-        ValueError, match=r"a\.jsonl\.gz unpacks to more than 1,048,576 bytes, 100 times its size; "
-    ):
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz unpacks to more than 1,048,576 bytes, 100 times its size; "):
         for _ in read_lines(str(path)):
             pass
 
