@@ -110,7 +110,8 @@ def recipes_imported_from_below(name: str, tree: ast.Module) -> Iterator[str]:
 
 
 ROOMS = [
-    ("nemotron.strict", "nemotron.process", "nemotron.scale"),
+    ("nemotron.terminal",),
+    ("nemotron.strict", "nemotron.process", "nemotron.scale", "nemotron.command_line"),
     ("nemotron.config", "nemotron.directory"),
     ("nemotron.lineage", "nemotron.pipe", "nemotron.ladder"),
     ("nemotron.artifact",),

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def prose(number: int) -> str:
     )
 
 
+def code(number: int) -> str:
+    names = prose(number).replace(".", "").lower().split()[:40]
+    return "\n".join(f"def {one}_{number}({two}):\n    return {two} + {number}" for one, two in pairwise(names))
+
+
 def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -58,13 +64,17 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
 def test_a_curation_of_hostile_sources_shows_them_escaped(tmp_path: Path) -> None:
     home = tmp_path / f"home{HOSTILE.replace('/', '')}"
     rows: list[dict[str, object]] = [
-        {"id": f"{number}{HOSTILE}", "text": prose(number), "license": "MIT"} for number in range(120)
+        {"id": f"{number}{HOSTILE}", "text": prose(number), "license": "MIT"} for number in range(80)
     ]
     rows += [{"id": f"bad\n{HOSTILE}", "text": None}, {"id": "no", "text": "x", "license": f"GPL-3.0-only{HOSTILE}"}]
     write_rows(home / f"data/{HOSTILE.replace('/', '')}.jsonl", rows)
     write_rows(home / f"data/{HOSTILE.replace('/', '')}.csv", rows[:1])
+    write_rows(home / "code.jsonl", [{"id": HOSTILE, "text": code(number)} for number in range(40)])
+    math = [f"Question: What is {number} + {number}?\nAnswer: {2 * number}" for number in range(300)]
+    write_rows(home / "math.jsonl", [{"id": HOSTILE, "text": text} for text in math])
+    sources = ("data", "code=code.jsonl", "math=math.jsonl")
     (home / f"data/.{HOSTILE.replace('/', '')}").mkdir()
-    done = run(f"{STAGE}.data_curation", "--sources", "data", "--output-dir", "out", *SMALL.split(), cwd=home)
+    done = run(f"{STAGE}.data_curation", "--sources", *sources, "--output-dir", "out", *SMALL.split(), cwd=home)
     shown = check_shown(done)
     assert r"the first is bad\x0a\x1b]0;X\x07\x9b2J\x7f\u202e[red][/]:smile:\x0d: 'text' is null, not text" in shown
     assert r"\x1b]0;X\x07\x9b2J\x7f\u202e[red][]:smile:\x0d.csv: not one of .txt" in shown
