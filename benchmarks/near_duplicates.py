@@ -9,13 +9,13 @@ Run: python benchmarks/near_duplicates.py --letters 200 400 800 15000
 """
 
 import random
-import resource
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from typing import Literal
 
+import psutil
 import tyro
 
 from nemotron.recipes.curation.dedup import HASHES_PER_BAND, NUM_BANDS, near_duplicates_rule, shingles
@@ -68,6 +68,15 @@ def drop_with_datasketch(texts: list[str]) -> int:
     return num_dropped
 
 
+def peak_gigabytes() -> float:
+    """The most memory that this process has used, or that it uses now where the system does not keep the peak."""
+    try:
+        import resource
+    except ImportError:
+        return float(psutil.Process().memory_info().rss / 1e9)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
 def main(config: Config) -> None:
     """Measure all and print a line for each."""
     if config.only:
@@ -76,13 +85,13 @@ def main(config: Config) -> None:
         start, start_cpu = time.perf_counter(), time.process_time()
         num_dropped = {"ours": drop_with_ours, "datasketch": drop_with_datasketch}[config.only](texts)
         seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        memory = peak_gigabytes()
         print(f"{seconds:8.1f} s {cpu:8.1f} processor s {memory:6.2f} GB {num_dropped:>7,} dropped")
         return
     for number in config.letters:
         for name in ("ours", "datasketch") if config.peer else ("ours",):
             flags = ["--letters", str(number), "--characters", str(config.characters), "--only", name]
-            done = subprocess.run([sys.executable, __file__, *flags], capture_output=True, text=True, check=True)
+            done = subprocess.run([sys.executable, __file__, *flags], capture_output=True, encoding="utf-8", check=True)
             print(f"{number:>7,} letters  {name:<10} {done.stdout.rstrip()}", flush=True)
 
 

@@ -9,7 +9,6 @@ Left out: `strftime_now`, because what is learned may not depend on the day; a t
 gets its other branch, any other is an error.
 """
 
-import importlib.util
 import json
 import sys
 from functools import lru_cache
@@ -79,9 +78,11 @@ def answer_to(line: str) -> dict[str, str]:
 
 def main() -> None:
     """Answer line by line until the input ends."""
-    if importlib.util.find_spec("resource"):  # there is none on Windows
+    try:
         import resource
-
+    except ImportError:  # on Windows, where the limit of time is the only one
+        pass
+    else:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     for line in sys.stdin:
         print(json.dumps(answer_to(line)), flush=True)
