@@ -10,6 +10,7 @@ gets its other branch, any other is an error.
 """
 
 import json
+import os
 import sys
 from functools import lru_cache
 from typing import Any
@@ -78,11 +79,9 @@ def answer_to(line: str) -> dict[str, str]:
 
 def main() -> None:
     """Answer line by line until the input ends."""
-    try:
+    if hasattr(os, "fork"):  # else on Windows, where the limit of time is the only one
         import resource
-    except ImportError:  # on Windows, where the limit of time is the only one
-        pass
-    else:
+
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     for line in sys.stdin:
         print(json.dumps(answer_to(line)), flush=True)
