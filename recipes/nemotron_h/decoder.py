@@ -187,12 +187,13 @@ class Decoder:
         self.model, self.num_slots, self.num_rows = model, num_slots, 0
         self.epsilon = config.layer_norm_epsilon
         self.embeddings = at_least_float32(model.backbone.embeddings.weight.detach())
-        self.norms = [at_least_float32(layer.norm.weight.detach()) for layer in model.backbone.layers]
+        layers = [layer for layer in model.backbone.layers if isinstance(layer, Layer)]  # for mypy: all are
+        self.norms = [at_least_float32(layer.norm.weight.detach()) for layer in layers]
         self.norm_f = at_least_float32(model.backbone.norm_f.weight.detach())
         self.lm_head = Product(model.lm_head.weight, dtype=dtype)
         self.lengths = torch.zeros(num_slots, dtype=torch.int64, device=self.embeddings.device)
         self.slots = torch.arange(num_slots, device=self.embeddings.device)
-        self.layers = [slots_of(layer, config, num_slots, dtype) for layer in model.backbone.layers]
+        self.layers = [slots_of(layer, config, num_slots, dtype) for layer in layers]
         self.read: dict[tuple[int, ...], int] = {}  # prompt -> its row in the two below
         self.read_state = DecodingState(model, 0)
         self.read_logits = self.embeddings.new_zeros(0, config.vocab_size)
