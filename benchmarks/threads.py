@@ -21,6 +21,8 @@ from typing import Literal
 
 import tyro
 
+from nemotron.command_line import checked_arguments
+
 SETTINGS: dict[str, dict[str, str]] = {
     "as the steps do": {},
     "no setting": {},
@@ -125,4 +127,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Config, args=checked_arguments()))
