@@ -63,6 +63,7 @@ PROGRAMS = sorted(
     for folder in ("recipes", "nemotron", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
     if "\nif __name__ ==" in path.read_text(encoding="utf-8")
+    and path.name != "template_process.py"  # has no flags: the chat starts it and asks it line by line
 )
 
 

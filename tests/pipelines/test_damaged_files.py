@@ -446,7 +446,7 @@ def resume(directory: Path) -> Any:
     optimizer.step()
     if record.curve:
         record.weights["final"] = weight_fingerprint(model)
-        training_ladder(NumbersOnly(), {}, 5, record)
+        training_ladder(NumbersOnly(), model.config, {}, 5, record)
     return value
 
 
