@@ -17,6 +17,7 @@ from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
 from nemotron.recipes.nano2.stage1_sft.__main__ import STEPS, Config, main
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.state import Record, compared_values, write_training_state
 from nemotron.testing.stage import step_name
 
@@ -130,9 +131,14 @@ def unfinished_run(config):
     """A run that was killed after its first state."""
     model = NemotronH(MODELS["tiny"])
     initialize(model, 0)
+    weights = {"initial": weight_fingerprint(model)}
     optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.tensor([[1, 2, 3]])).sum().backward()
+    optimizer.step()
+    row = {"step": 0, "phase": "everything", "batch": "b" * 16, "tokens": 3, "loss": 5.0}
+    record = Record([row], weights=weights | {"after step 1": weight_fingerprint(model)})
     identity = {"dataset": "d" * 64, "config": compared_values(config)}
-    write_training_state(working_name(config.output_dir), identity, model, optimizer, Record(curve=[{"step": 0}]))
+    write_training_state(working_name(config.output_dir), identity, model, optimizer, record)
 
 
 def never(config):
