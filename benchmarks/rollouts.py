@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
+from nemotron.command_line import parse_arguments
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
@@ -105,4 +105,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(parse_arguments(Config))

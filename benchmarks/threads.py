@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
+from nemotron.command_line import parse_arguments
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as the steps do": {},
@@ -125,4 +125,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(parse_arguments(Config))
