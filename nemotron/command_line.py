@@ -10,15 +10,13 @@ control characters because parsers repeat arguments in their messages. If the re
 """
 
 import itertools
-import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
-from nemotron.terminal import LINES, check_utf8, print_line, printable
+from nemotron.terminal import LINES, check_utf8, print_line, printable, whole_output
 
 FLAG = re.compile(r"--[a-zA-Z][^=\s]*")
 NEGATION = re.compile(r"(^--|\.)no-(?=[^.]*$)")
@@ -39,24 +37,6 @@ def parse_arguments(config_class: type[Parsed], args: Sequence[str] | None = Non
 
     with whole_output():
         return tyro.cli(config_class, args=checked_arguments(args), **options)
-
-
-@contextmanager
-def whole_output() -> Iterator[None]:
-    """Ends the program with exit code 2 and one sentence if the reader of stdout ends before all of it is written."""
-    try:
-        try:
-            yield
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        with suppress(OSError):  # stderr may have no reader either
-            print_line("error: the reader of stdout ended before everything was written; write it to a file instead")
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):  # Python writes what is left when it exits
-            os.dup2(nowhere, stream)
-        raise SystemExit(2) from None
 
 
 def checked_arguments(

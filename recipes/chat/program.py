@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from nemotron.artifact import check_artifact
-from nemotron.command_line import parse_arguments, whole_output
+from nemotron.command_line import parse_arguments
 from nemotron.config import published
 from nemotron.directory import METADATA
 from nemotron.recipes.chat.format import ChatFormat
@@ -37,7 +37,7 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, stream
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.strict import one_sentence
-from nemotron.terminal import LINES, print_line, printable
+from nemotron.terminal import LINES, print_line, printable, whole_output
 
 MODEL = "model"  # where a Checkpoint has its Hugging Face files
 
