@@ -38,6 +38,13 @@ def printable(text: str, keep: str = "") -> str:
     return OBEYED.sub(escaped, text)
 
 
+def fenced(text: str) -> str:
+    """The text as a block of Markdown, which it cannot end: the fence has more backticks than the text in a row."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
 def print_line(line: str) -> None:
     """Print one line on stderr."""
     print(printable(line), file=sys.stderr, flush=True)
