@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import psutil
+import tyro
 
-from nemotron.command_line import parse_arguments
+from nemotron.command_line import checked_arguments
 from nemotron.recipes.curation.dedup import HASHES_PER_BAND, NUM_BANDS, near_duplicates_rule, shingles
 from nemotron.recipes.curation.rules import to_dataframe
 from nemotron.recipes.sources import Document
@@ -96,4 +97,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_arguments(Config))
+    main(tyro.cli(Config, args=checked_arguments()))

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import tyro
 
-from nemotron.command_line import parse_arguments
+from nemotron.command_line import checked_arguments
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
@@ -105,4 +106,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_arguments(Config))
+    main(tyro.cli(Config, args=checked_arguments()))

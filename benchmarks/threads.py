@@ -19,7 +19,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from nemotron.command_line import parse_arguments
+import tyro
+
+from nemotron.command_line import checked_arguments
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as the steps do": {},
@@ -125,4 +127,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_arguments(Config))
+    main(tyro.cli(Config, args=checked_arguments()))

@@ -17,8 +17,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+import tyro
 
-from nemotron.command_line import parse_arguments
+from nemotron.command_line import checked_arguments
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 from nemotron.recipes.nemotron_h.plan import count_parameters, floating_point_operations_per_token
 
@@ -124,4 +125,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_arguments(Config))
+    main(tyro.cli(Config, args=checked_arguments()))
