@@ -3,41 +3,65 @@
 In: the command line of this process. Out: its arguments, or exit code 2 after one sentence on stderr.
 
 A flag that is given twice is refused, because parsers take the last one and forget the others: `--sources a
---sources b` would read b alone. Arguments that are not UTF-8 are refused because paths are recorded in JSON, and
-control characters because parsers repeat arguments in their messages.
+--sources b` would read b alone. A flag of several values without any is refused: `--sources $FILES` with an empty
+variable would read the default. Arguments that are not UTF-8 are refused because paths are recorded in JSON, and
+control characters because parsers repeat arguments in their messages. If the reader of stdout ends early, as in
+`--help | head -3`, that is one sentence and exit code 2 too.
 """
 
+import itertools
 import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any, TypeVar
 
-from nemotron.terminal import LINES, check_utf8, print_line, printable
+from nemotron.terminal import LINES, check_utf8, print_line, printable, whole_output
 
 FLAG = re.compile(r"--[a-zA-Z][^=\s]*")
 NEGATION = re.compile(r"(^--|\.)no-(?=[^.]*$)")
 
+Parsed = TypeVar("Parsed")
 
-def checked_arguments(args: Sequence[str] | None = None, *, repeatable: Collection[str] = ()) -> list[str]:
+
+def parse_arguments(config_class: type[Parsed], args: Sequence[str] | None = None, **options: Any) -> Parsed:
+    """The object that the checked arguments ask for.
+
+    Args:
+        args: as in `checked_arguments`.
+        options: of tyro.cli.
+    Raises:
+        SystemExit: after `--help`, or with code 2 after a mistake was explained on stderr.
+    """
+    import tyro  # slow to import
+
+    with whole_output():
+        return tyro.cli(config_class, args=checked_arguments(args), **options)
+
+
+def checked_arguments(
+    args: Sequence[str] | None = None, *, repeatable: Collection[str] = (), several: Collection[str] = ()
+) -> list[str]:
     """The arguments of a program.
 
     Args:
         args: without the name of the program; the command line of this process if left out.
         repeatable: flags that may be given several times, each with one value.
+        several: flags that take one value or more.
     Raises:
         SystemExit: with code 2, after a mistake was explained on stderr.
     """
     given = list(sys.argv[1:] if args is None else args)
     try:
-        check_arguments(given, repeatable)
+        check_arguments(given, repeatable, several)
     except ValueError as error:
         print_line(f"error: {error}")
         raise SystemExit(2) from None
     return given
 
 
-def check_arguments(args: Sequence[str], repeatable: Collection[str] = ()) -> None:
-    """Raise ValueError if an argument is not UTF-8 or holds a control character, or a flag is given twice."""
+def check_arguments(args: Sequence[str], repeatable: Collection[str] = (), several: Collection[str] = ()) -> None:
+    """Raise ValueError for an argument that is not UTF-8 or holds a control character, or a flag without effect."""
     for argument in args:
         check_utf8(argument, "argument")
         if argument != printable(argument, keep=LINES):
@@ -51,6 +75,11 @@ def check_arguments(args: Sequence[str], repeatable: Collection[str] = ()) -> No
             raise ValueError(f"{positive} and {flag} are both given; give one of them")
         if flags[flag] > 1 and flag not in repeatable:
             raise ValueError(f"{flag} is given {flags[flag]} times; give it once, with all its values after it")
+    for argument, following in itertools.pairwise([*args, "-h"]):
+        if FLAG.fullmatch(argument) and flag_of(argument) in several and (following == "-h" or FLAG.match(following)):
+            raise ValueError(
+                f"{flag_of(argument)} names nothing; give at least one value after it, or leave the flag out"
+            )
 
 
 def flag_of(argument: str) -> str:

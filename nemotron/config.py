@@ -14,15 +14,15 @@ Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale full --he
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import checked_arguments, parse_arguments
 from nemotron.scale import SCALES, Scale
 from nemotron.strict import one_sentence
 from nemotron.terminal import check_utf8, print_line
@@ -278,7 +278,7 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
     """
     import tyro  # half of the time that it takes to import this package
 
-    args = checked_arguments(args)
+    args = checked_arguments(args, several=[*_flags_of_several(config_class)])
     try:
         default = config_class(**_owned_flags(args))
     except ValueError as error:  # tyro explains mistakes in the flags; this one is in the current directory
@@ -293,7 +293,17 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
         instance = info.default if isinstance(info.default, ScaledConfig) else info.type(scale=default.scale)
         return _flags(instance, is_nested=info.type is not config_class)
 
-    return tyro.cli(config_class, args=args, default=default, registry=registry, description=config_class.__doc__)
+    return parse_arguments(config_class, args, default=default, registry=registry, description=config_class.__doc__)
+
+
+def _flags_of_several(config_class: type[Any], prefix: str = "--") -> Iterator[str]:
+    """The flags of a Config, and of those nested in it, that take several values."""
+    for item in dataclasses.fields(config_class):
+        flag = prefix + item.name.replace("_", "-")
+        if "nested" in item.metadata:
+            yield from _flags_of_several(item.metadata["nested"], f"{flag}.")
+        elif get_origin(item.type) is tuple:
+            yield flag
 
 
 def _owned_flags(args: Sequence[str] | None) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def read_metadata(directory: Path, expected_type: str | None = None) -> Metadata
     if not directory.exists():
         repair_swap(directory.absolute())
     if not directory.is_dir():
-        found = "is a file" if directory.exists() else "does not exist"
-        raise ValueError(f"{directory} {found}, not an artifact; correct the path, or run the step that writes it")
+        found = "is a file, and an artifact is a directory" if directory.exists() else "does not exist"
+        raise ValueError(f"{directory} {found}; correct the path, or run the step that writes it")
     file = directory / METADATA
     if not os.path.lexists(file):
         raise ValueError(

@@ -7,6 +7,7 @@ source, what is wrong and what to do next.
 import errno
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def one_sentence(error: BaseException) -> str:
         text += f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
     else:
         text = str(error) or type(error).__name__
-    text = printable(" ".join(text.split()))
+    text = printable(re.sub(r"[ \t\n]+", " ", text).strip(" "))  # other white space is part of a name, and shown
     return text if len(text) <= MAX_SENTENCE_CHARACTERS else f"{text[:MAX_SENTENCE_CHARACTERS]}..."
 
 

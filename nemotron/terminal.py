@@ -7,8 +7,11 @@ In: any text, also file names, ids and replies that somebody else chose. Out: th
     print(printable("\\x1b[2J"))                        # shows \\x1b[2J instead of clearing the screen
 """
 
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 and C1 controls, DEL, bidirectional overrides and isolates, and halves of surrogate pairs, as which Python holds
@@ -35,9 +38,34 @@ def printable(text: str, keep: str = "") -> str:
     return OBEYED.sub(escaped, text)
 
 
+def fenced(text: str) -> str:
+    """The text as a block of Markdown, which it cannot end: the fence has more backticks than the text in a row."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
 def print_line(line: str) -> None:
     """Print one line on stderr."""
     print(printable(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def whole_output() -> Iterator[None]:
+    """Ends a program with exit code 2 and one sentence if the reader of its stdout ends before all is written."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(OSError):  # stderr may have no reader either
+            print_line("error: the reader of stdout ended before everything was written; write it to a file instead")
+        with open(os.devnull, "wb") as nowhere:  # for what Python writes when it exits
+            for stream in (1, 2):
+                os.dup2(nowhere.fileno(), stream)
+        raise SystemExit(2) from None
 
 
 def check_utf8(place: object, name: str = "") -> None:

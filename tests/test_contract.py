@@ -190,7 +190,10 @@ def swallowed_errors(name: str, tree: ast.Module) -> Iterator[str]:
             if all(isinstance(statement, ast.Pass | ast.Continue) for statement in node.body):
                 yield f"line {node.lineno}: an error is passed over in silence"
         suppressed = isinstance(node, ast.Call) and ast.unparse(node.func) in ("suppress", "contextlib.suppress")
-        if suppressed and name != "nemotron.pipe":  # where nobody reads, there is nobody to tell
+        if suppressed and name not in (
+            "nemotron.pipe",
+            "nemotron.terminal",
+        ):  # where nobody reads, there is nobody to tell
             yield f"line {node.lineno}: an error is passed over in silence"
 
 
@@ -224,9 +227,16 @@ def changing_values(name: str, tree: ast.Module) -> Iterator[str]:
 def writes_to_stdout(name: str, tree: ast.Module) -> Iterator[str]:
     """A step's stdout is one JSON line; print_complete, --plan, the table of bless and the chat write there.
 
-    The stdout of template_process is a pipe to the process that started it.
+    `whole_output` in nemotron.terminal flushes it. The stdout of template_process is a pipe to another process.
     """
-    allowed = ("nemotron.pipe", "__main__", "nemotron.testing.bless", "chat.program", "chat.template_process")
+    allowed = (
+        "nemotron.pipe",
+        "nemotron.terminal",
+        "__main__",
+        "nemotron.testing.bless",
+        "chat.program",
+        "chat.template_process",
+    )
     if name.endswith(allowed):
         return
     for node in ast.walk(tree):

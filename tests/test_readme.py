@@ -17,10 +17,15 @@ from pathlib import Path
 import pytest
 import tyro
 
+from nemotron import strict
 from nemotron.config import parse_command_line
+from nemotron.recipes.chat import template, template_process
 from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
+from nemotron.recipes.nemotron_h.checkpoint import MAX_TOKENIZER_BYTES
+from nemotron.recipes.nemotron_h.model import MAX_LAYERS, MAX_SIZE, OTHER_LIMITS
+from nemotron.recipes.sources import reading
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
@@ -159,6 +164,50 @@ def test_broken_links_are_found(tmp_path):
     text = "# Top\n[a](b.md#one-two) [a](#top) [a](https://c.d) ![a](.)\n```\n[a](in-code)\n```\n"
     (tmp_path / "README.md").write_text(text + "![a](no.svg) [a](b.md#three) [a](#bottom) [a](no.md#one-two)\n")
     assert list(broken_links(tmp_path / "README.md")) == ["no.svg", "b.md#three", "#bottom", "no.md#one-two"]
+
+
+# --- docs/security.md ---
+
+SECURITY = ROOT / "docs" / "security.md"
+
+
+def test_the_measured_figures_of_security_are_those_of_the_tests():
+    """Numbers in front of the last column, which has commands."""
+    measured = SECURITY.read_text(encoding="utf-8").partition("\n## Measured\n")[2]
+    rows = [line.rsplit("|", 2)[0] for line in measured.splitlines() if line.startswith("| ")][1:]
+    figures = {figure for row in rows for figure in re.findall(r"\d[\d,]*\d|\d", row)}
+    assert len(figures) > 5
+    known = re.findall(r"\d[\d,]*\d|\d", (ROOT / "tests" / "README.md").read_text(encoding="utf-8"))
+    assert figures <= {*known}
+
+
+def test_the_limits_of_security_are_those_of_the_code():
+    text = SECURITY.read_text(encoding="utf-8")
+    limits = text[text.index("### Limits of a source") : text.index("## Not promised")]
+    mib, size = 1 << 20, MAX_SIZE.bit_length() - 1
+    for limit in (
+        f"| {reading.MAX_DOCUMENT_CHARACTERS:,} |",
+        f"| bytes of a line, or of a decoded .parquet row | {reading.MAX_LINE_BYTES // mib} MiB |",
+        f"with {reading.ROW_BYTES} for each row | {reading.MAX_EXPANSION} times its size, at least "
+        f"{reading.FREE_BYTES // mib} MiB |",
+        f"| unreadable rows of a file | {reading.MAX_UNREADABLE_ROWS:,} |",
+        f"| {reading.MAX_ROW_GROUP_VALUES:,} |",
+        f"| files and folders of a local source | {reading.MAX_LISTED:,} |",
+        f"| characters of an id | {reading.MAX_ID_CHARACTERS:,} |",
+        f"| a JSON file | {strict.MAX_JSON_BYTES // mib} MiB, {strict.MAX_JSON_DEPTH} nested lists and objects |",
+        f"| {MAX_TOKENIZER_BYTES // mib} MiB |",
+        f"| layers | {MAX_LAYERS:,} |",
+        f"| a size; heads times their size; groups times states | 2^{size} |",
+        "| 2^{}, {}, 2^{} |".format(
+            OTHER_LIMITS["chunk_size"].bit_length() - 1,
+            OTHER_LIMITS["conv_kernel"],
+            OTHER_LIMITS["max_position_embeddings"].bit_length() - 1,
+        ),
+        f"| {template.MAX_TEMPLATE_BYTES // mib} MiB |",
+        f"| {template.RENDER_SECONDS:g} seconds, {template_process.MAX_BYTES >> 30} GiB of memory (time only on "
+        f"Windows), 2^{template_process.MAX_CHARACTERS.bit_length() - 1} characters |",
+    ):
+        assert limit in limits
 
 
 # --- README.md ---

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from nemotron.artifact import check_artifact
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import parse_arguments
 from nemotron.config import published
 from nemotron.directory import METADATA
 from nemotron.recipes.chat.format import ChatFormat
@@ -37,7 +37,7 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget, stream
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.strict import one_sentence
-from nemotron.terminal import LINES, print_line, printable
+from nemotron.terminal import LINES, print_line, printable, whole_output
 
 MODEL = "model"  # where a Checkpoint has its Hugging Face files
 
@@ -234,14 +234,17 @@ def main(format: ChatFormat, config: Config) -> None:
             text = sys.stdin.read()
         except UnicodeDecodeError as error:
             raise ValueError(f"the text from the pipe is not UTF-8 ({error}); convert it first") from error
+        if not text.strip():
+            raise ValueError("the pipe holds no text; pipe in a message, or run in a terminal")
         print_reply(chat, text)
 
 
 def chat_program(format: ChatFormat) -> None:
     """The whole program: reads the command line, chats, and exits with 2 after an error and with 130 after Ctrl-C."""
-    config = tyro.cli(Config, args=checked_arguments())
+    config = parse_arguments(Config)
     try:
-        main(format, config)
+        with whole_output():
+            main(format, config)
     except (ValueError, OSError) as error:
         print_line(f"error: {one_sentence(error)}")
         sys.exit(2)

@@ -146,7 +146,7 @@ class TemplateRenderer:
             )
         answer = json.loads(line)
         if "error" in answer:
-            raise ValueError(f"{self.place} {answer['error']}; correct the template or the messages")
+            raise ValueError(f"{self.place} {answer['error'].rstrip('.')}; correct the template or the messages")
         return answer["text"]
 
 

@@ -34,7 +34,8 @@ def held_out_modules(modules: Iterable[tuple[str, str]], share: float, seed: int
     for category in sorted(by_category):
         if not by_category[category] - held_out:
             raise ValueError(
-                f"the corpus is too small: category {category!r} has {len(by_category[category])} module(s), and the "
-                f"split left none for training; add documents from other modules to this category"
+                f"the corpus is too small: after the filters, category {category!r} has {len(by_category[category])} "
+                f"module(s), of which a document of a source is one, and all of them are held out for validation; add "
+                f"documents to this category"
             )
     return held_out

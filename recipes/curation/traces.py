@@ -15,7 +15,7 @@ from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.packing import PackedRow, best_fit
 from nemotron.recipes.curation.rows import Row
 from nemotron.recipes.sources.conversations import Conversation
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import LINES, fenced, printable
 
 
 def without_thought(format: ChatFormat, conversation: Conversation) -> Conversation:
@@ -87,5 +87,6 @@ def samples_page(format: ChatFormat, conversations: list[Conversation], tokenize
         end = len(chat.in_loss) - chat.in_loss[::-1].index(True)
         pieces = (tokenizer.decode(ids, skip_special_tokens=False) for ids in
                   (chat.ids[:start], chat.ids[start:end], chat.ids[end:]))  # fmt: skip
-        lines += [f"## {category}", "", "```", "{}⟦{}⟧{}".format(*pieces).rstrip(), "```", ""]
+        quoted = printable(category).replace("`", "'")
+        lines += [f"## `{quoted}`", "", fenced("{}⟦{}⟧{}".format(*pieces).rstrip()), ""]
     return printable("\n".join(lines), keep=LINES)

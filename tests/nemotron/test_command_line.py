@@ -58,6 +58,41 @@ def test_an_argument_that_cannot_be_shown_or_recorded_is_refused(
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
+@pytest.mark.parametrize(
+    "args",
+    [["--sources"], ["--sources", "--seed", "1"], ["--data.sources", "--data.seed=1"], ["--sources", "-h"]],
+)
+def test_a_flag_of_several_values_without_any_is_refused(args: list[str]) -> None:
+    sentence = f"{args[0]} names nothing; give at least one value after it, or leave the flag out"
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        check_arguments(args, several=["--sources", "--data.sources"])
+
+
+def test_a_flag_of_several_values_with_one_is_read() -> None:
+    check_arguments(["--sources", "-", "--data.sources=a", "--resume"], several=["--sources", "--data.sources"])
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize(
+    "program",
+    ["nemotron.recipes.nano2", "nemotron.recipes.nano2.stage1_sft.data_curation", "nemotron.recipes.nano2.chat_cli"],
+)
+def test_help_whose_reader_ends_early_is_one_sentence(program: str, tmp_path: Path) -> None:
+    """The reader has ended before anything is written, so short help is caught as well as long help."""
+    command = f"set -o pipefail; {{ sleep 0.3; exec {sys.executable} -m {program} --help; }} | true"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    sentence = "the reader of stdout ended before everything was written; write it to a file instead"
+    assert done.stderr == f"error: {sentence}\n"
+
+
+@pytest.mark.posix
+def test_output_without_any_reader_is_an_exit_code(tmp_path: Path) -> None:
+    command = f"{{ sleep 0.3; {sys.executable} -m nemotron.recipes.nano2 --help; echo $? > code; }} 2>&1 | true"
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert (tmp_path / "code").read_text() == "2\n"
+
+
 PROGRAMS = sorted(
     path.relative_to(ROOT)
     for folder in ("recipes", "nemotron", "benchmarks")

@@ -253,6 +253,32 @@ def test_a_nested_flag_changes_one_step():
     assert config.stage0.train == dataclasses.replace(Recipe(scale="small").stage0.train, learning_rate=1.5)
 
 
+@dataclass
+class Reading(ScaledConfig):
+    """Reads files."""
+
+    output_dir: Path = output_below("recipe", "reading")
+    data_sources: tuple[str, ...] = ()
+
+
+@dataclass
+class ReadingStage(ScaledConfig):
+    """Has a step that reads files."""
+
+    output_dir: Path = output_below("recipe")
+    read: Reading = nested(Reading, "reading")
+
+
+@pytest.mark.parametrize(("config_class", "flag"), [(Reading, "--data-sources"), (ReadingStage, "--read.data-sources")])
+def test_a_flag_of_several_values_without_any_is_refused(config_class, flag, capsys):
+    assert parse_command_line(config_class, [flag, "a", "b"]) != parse_command_line(config_class, [])
+    with pytest.raises(SystemExit) as ended:
+        parse_command_line(config_class, ["--seed", "1", flag])
+    assert ended.value.code == 2
+    sentence = f"{flag} names nothing; give at least one value after it, or leave the flag out"
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
 @pytest.mark.parametrize("flag", ["scale", "seed", "output-dir", "dataset-path", "numbers-of"])
 def test_a_flag_that_could_only_be_refused_does_not_exist(flag, capsys):
     assert f"--stage0.train.{flag}" not in help_of(Recipe, capsys=capsys)

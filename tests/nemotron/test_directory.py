@@ -134,13 +134,13 @@ def test_arbitrary_bytes_as_metadata_are_refused(tmp_path_factory: pytest.TempPa
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda path: None, "does not exist, not an artifact; correct the path, or run the step that writes it"),
-        (lambda path: path.write_text(""), "is a file, not an artifact; correct the path"),
+        (lambda path: None, "does not exist; correct the path, or run the step that writes it"),
+        (lambda path: path.write_text(""), "is a file, and an artifact is a directory; correct the path"),
         (
             lambda path: path.mkdir(),
             "has no metadata.json, so it is not a complete artifact; run the step that writes it",
         ),
-        (lambda path: path.symlink_to("nowhere"), "does not exist, not an artifact"),
+        (lambda path: path.symlink_to("nowhere"), "does not exist; correct the path"),
         (
             lambda path: (write(path.with_name("b"), ""), path.mkdir(), link(path)),
             "metadata.json is not a regular file; replace the link",

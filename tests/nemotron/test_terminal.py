@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import nemotron
 from nemotron import recipes
-from nemotron.terminal import LINES, check_utf8, print_line, printable
+from nemotron.terminal import LINES, check_utf8, fenced, print_line, printable
 
 HOSTILE = "\x1b]0;title\x07 \x9b31m \x7f \r\u202egpj.exe\u2066 [red]\\[/] :smile:"
 SHOWN = r"\x1b]0;title\x07 \x9b31m \x7f \x0d\u202egpj.exe\u2066 [red]\[/] :smile:"
@@ -18,6 +18,13 @@ SHOWN = r"\x1b]0;title\x07 \x9b31m \x7f \x0d\u202egpj.exe\u2066 [red]\[/] :smile
 def test_control_characters_are_escaped_and_other_text_stays() -> None:
     assert printable(HOSTILE) == SHOWN
     assert printable("Zürich 東京 🎈 \u200d") == "Zürich 東京 🎈 \u200d"
+
+
+@pytest.mark.parametrize(
+    ("text", "fence"), [("a", "```"), ("a `b` ``c``", "```"), ("```\n![](http://x)\n```", "````"), ("`" * 7, "`" * 8)]
+)
+def test_a_text_cannot_end_its_block_in_markdown(text: str, fence: str) -> None:
+    assert fenced(text) == f"{fence}\n{text}\n{fence}"
 
 
 def test_a_byte_of_a_file_name_is_shown_as_that_byte() -> None:
@@ -60,7 +67,8 @@ def test_no_step_prints_text_that_is_not_escaped(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
-        if node.func.id == "print" and path.name not in ("terminal.py", "pipe.py"):
+        # template_process writes JSON to the process that started it.
+        if node.func.id == "print" and path.name not in ("terminal.py", "pipe.py", "template_process.py"):
             text = node.args[0]
             is_safe = isinstance(text, ast.Constant) or (isinstance(text, ast.Name) and text.id == "shown")
             assert is_safe, f"{path}:{node.lineno} prints text that may come from outside; use print_line"

@@ -100,7 +100,7 @@ def test_an_error_about_hostile_sources_shows_them_escaped(tmp_path: Path, rows:
 def test_a_hostile_line_from_the_pipe_is_shown_escaped(tmp_path: Path) -> None:
     entry = {"type": "dataset", "path": f"/{HOSTILE}", "digest": HOSTILE}
     shown = check_shown(run(f"{STAGE}.training", cwd=tmp_path, stdin=json.dumps({HOSTILE: entry}).encode()), 2)
-    assert shown.startswith(r"error: /\x1b]0;X\x07\x9b2J\x7f\u202e[red][/]:smile:\x0d does not exist, not an artifact")
+    assert shown.startswith(r"error: /\x1b]0;X\x07\x9b2J\x7f\u202e[red][/]:smile:\x0d does not exist; correct the path")
 
 
 @pytest.mark.parametrize(("module", "place"), [("data_curation", "output_dir"), ("training", "cwd")])

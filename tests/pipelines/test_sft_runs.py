@@ -246,13 +246,13 @@ def test_the_replies_do_not_depend_on_their_batch_size(trained, tmp_path):
 
 
 def test_a_thought_beyond_its_budget_is_counted(trained, tmp_path, monkeypatch):
-    """Asked without a budget, the model of random weights thinks until its reply is cut off."""
+    """Asked without a budget, the model writes more than one token before it ends its turn or is cut off."""
     unlimited = evaluation.Mode("budget", evaluation.Sampling(max_new_tokens=12))
     asked = [evaluation.Mode("base", unlimited.sampling, knows_format=False), unlimited]
     asked += [replace(unlimited, name="think"), replace(unlimited, name="no_think", thinking=False)]
     monkeypatch.setattr(evaluation, "modes_of", lambda config, tokenizer: asked)
     config = evaluation.Config(
-        thinking_budget=2, grace_tokens=1, checkpoint_path=trained.path, output_dir=tmp_path / "evaluation"
+        thinking_budget=1, grace_tokens=0, checkpoint_path=trained.path, output_dir=tmp_path / "evaluation"
     )
     metrics = evaluation.main(config).metrics
     assert metrics["within_budget"] < 0.5
@@ -375,7 +375,7 @@ def test_a_tokenizer_of_another_model_is_refused(trained, tmp_path):
     shutil.copytree(trained.checkpoint_path, tmp_path / "model")
     save_tokenizer(train_tokenizer([Path(__file__).read_text()], 500), tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", tmp_path / "model")
-    with pytest.raises(ValueError, match=r"has a tokenizer of 500 tokens, but its model has 400; copy the"):
+    with pytest.raises(ValueError, match=r"has a token with id 499, but its model has 400 tokens; copy the"):
         load_chat(CHAT, ChatConfig(tmp_path))
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.training.run import Checkpoint
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import LINES, fenced, printable
 
 MODELS = {"base": "base model", "tuned": "fine-tuned"}
 MODES = {"base": "base model", "think": "thinking", "no_think": "not thinking", "budget": "thinking within a budget"}
@@ -104,6 +104,6 @@ def samples_page(samples: Sequence[tuple[str, Exercise, str, bool]]) -> str:
     for mode, exercise, text, right in samples:
         asked = [f"{message['role']}: {message['content']}" for message in exercise.messages]
         if mode == "think":
-            lines += [f"## {exercise.family}", "", "```", *asked, "```", ""]
-        lines += [f"{MODES[mode]}, {'right' if right else 'wrong'}:", "", "```", text.rstrip(), "```", ""]
+            lines += [f"## {exercise.family}", "", fenced("\n".join(asked)), ""]
+        lines += [f"{MODES[mode]}, {'right' if right else 'wrong'}:", "", fenced(text.rstrip()), ""]
     return printable("\n".join(lines), keep=LINES)

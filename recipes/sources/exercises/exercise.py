@@ -2,13 +2,13 @@
 
 import json
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nemotron.recipes.sources.answers import plain
 from nemotron.recipes.sources.problems.problem import Split, check_split, seeded_random, split_of
+from nemotron.terminal import print_line
 
 DIFFICULTIES = (1, 2, 3, 4)
 MAX_FAILED_DRAWS = 20_000  # consecutive draws without a new exercise, after which a family counts as exhausted
@@ -95,10 +95,9 @@ def draw_exercises(
         generator = seeded_random(family, seed, split, difficulty, index)
         exercise = draw_new(lambda: draw_exercise(generator, difficulty), split, drawn)  # noqa: B023  called here
         if exercise is None:
-            print(
+            print_line(
                 f"{family} has only {index:,} different exercises for {split} at difficulty {difficulty}, not "
-                f"{num_exercises:,}: the rest is left out",
-                file=sys.stderr,
+                f"{num_exercises:,}: the rest is left out"
             )
             break
         name = f"{'sft' if split == 'train' else 'evaluation'}/{family}/{index:06d}"

@@ -268,6 +268,28 @@ def test_a_pipe_that_is_not_utf_8_is_an_error(make_chat, chatml, monkeypatch):
         program.main(chatml, Config("unused"))
 
 
+@pytest.mark.parametrize("content", [b"", b" \n\n"])
+def test_a_pipe_without_text_is_an_error(make_chat, chatml, monkeypatch, content):
+    monkeypatch.setattr(program, "load_chat", lambda format, config: make_chat())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    with pytest.raises(ValueError, match=r"^the pipe holds no text; pipe in a message, or run in a terminal$"):
+        program.main(chatml, Config("unused"))
+
+
+def test_an_answer_whose_reader_ends_early_is_one_sentence(chatml, monkeypatch, capsys):
+    def nobody_reads(format, config):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(program, "main", nobody_reads)
+    monkeypatch.setattr("os.dup2", lambda *descriptors: None)  # those of pytest
+    monkeypatch.setattr("sys.argv", ["chat", "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        program.chat_program(chatml)
+    assert ended.value.code == 2
+    sentence = "the reader of stdout ended before everything was written; write it to a file instead"
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -167,7 +167,7 @@ def test_a_special_token_in_a_text_stays_text(base: Path, tokenizer: Tokenizer, 
     [
         ("{% if %}", r"has a syntax error in line 1: Expected an expression"),
         ("\n{{ messages[7].content.text }}", r"uses something that is not there: list object has no element 7"),
-        ("{{ raise_exception('no user') }}", r"refuses this conversation: no user"),
+        ("{{ raise_exception('No user.') }}", r"refuses this conversation: No user; correct the"),
         ("{{ ''.__class__.__mro__ }}", r"(refuses this conversation|uses something that is not there): .*unsafe"),
         ("{{ messages.append(1) }}", r"(refuses this conversation|uses something).*unsafe|not safely callable"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", r"calls itself without an end"),

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from nemotron.recipes.chat.format import EncodedChat
 from nemotron.recipes.curation.packing import PackedRow
 from nemotron.recipes.curation.tokenizer import train_tokenizer
-from nemotron.recipes.curation.traces import encoded_turns, in_training_order, packed, with_cut_thought, without_thought
+from nemotron.recipes.curation.traces import (
+    encoded_turns,
+    in_training_order,
+    packed,
+    samples_page,
+    with_cut_thought,
+    without_thought,
+)
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.sources.conversations import Conversation
 
@@ -116,6 +123,17 @@ def test_a_thought_is_cut_only_if_it_is_longer_than_the_budget(tokenizer):
 def test_a_conversation_without_reasoning_is_not_cut(tokenizer):
     assert with_cut_thought(CHAT, without_thought(CHAT, conversation()), tokenizer, 100) is None
     assert with_cut_thought(CHAT, conversation(reasoning=False), tokenizer, 1) is None
+
+
+def test_the_page_of_samples_shows_a_conversation_as_text(tokenizer):
+    reply = f"<think>\n{THOUGHT}\n</think>\n\n```\n![](http://a.b)\n# Heading"
+    page = samples_page(CHAT, [conversation(reply=reply, category="math\n`<img src=x>")], tokenizer)
+    lines = page.splitlines()
+    fence = "````"
+    assert "## `math\\x0a'<img src=x>`" in lines
+    assert lines.count(fence) == 2
+    (end,) = (number for number, line in enumerate(lines) if line.startswith("# Heading"))
+    assert lines.index(fence) < end < len(lines) - 1 - lines[::-1].index(fence)
 
 
 def test_every_assistant_turn_is_learned_once(tokenizer):

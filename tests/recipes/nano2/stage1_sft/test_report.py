@@ -63,3 +63,9 @@ def test_the_samples_show_the_question_once_and_each_reply_with_its_verdict():
     assert page.count("user: What is 1 + 2?") == 1
     assert "thinking, right:" in page
     assert "not thinking, wrong:" in page
+
+
+def test_a_reply_cannot_end_its_block_in_the_samples():
+    exercise = user_exercise("math", "What is 1 + 2?", "1 + 2 = 3", "3", "1+2")
+    reply = "```\n![](http://a.b)"
+    assert f"\n````\n{reply}\n````\n" in samples_page([("no_think", exercise, reply, False)])
