@@ -137,7 +137,7 @@ class Config(ScaledConfig):
     """The longest that a cut trace may be, in tokens."""
 
     # What is held out for evaluation.
-    exercises_per_family: PositiveInt = by_scale(tiny=8, small=50, medium=200, full=our_choice(500))
+    exercises_per_family: PositiveInt = by_scale(tiny=24, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
     def check(self) -> None:
