@@ -134,7 +134,7 @@ def test_every_word_begins_with_a_different_letter() -> None:
 
 
 def test_the_kinds_of_constraints_depend_on_the_difficulty():
-    """A text is repeated up to difficulty two, and the alphabetical order is asked for from two on."""
+    """The alphabetical order and sentences are asked for from difficulty two on."""
     asked = {
         difficulty: " ".join(
             exercise.messages[-1]["content"]
@@ -143,7 +143,7 @@ def test_the_kinds_of_constraints_depend_on_the_difficulty():
         for difficulty in (1, 2, 3)
     }
     assert ["alphabetical order" in text for text in asked.values()] == [False, True, True]
-    assert ["Repeat them" in text for text in asked.values()] == [True, True, False]
+    assert ["Write exactly" in text for text in asked.values()] == [False, True, True]
 
 
 GOOD = "The river is older than the lamp. The river runs past a stone."
