@@ -77,7 +77,7 @@ class Config(ScaledConfig):
     batch_tokens: PositiveInt = by_scale(tiny=2048, small=2048, medium=65_536, full=our_choice(65_536), recorded=False)
     """Tokens in one forward pass over the right replies; does not change the result."""
     max_new_tokens: PositiveInt = by_scale(
-        tiny=48, small=128, medium=4096, full=proxy(32_768, "Nemotron Nano 9B v2 in NVIDIA's NeMo-Skills")
+        tiny=64, small=128, medium=4096, full=proxy(32_768, "Nemotron Nano 9B v2 in NVIDIA's NeMo-Skills")
     )
     """Tokens of one reply, at most."""
     thinking_budget: PositiveInt = by_scale(tiny=8, small=12, medium=1024, full=our_choice(4096))
