@@ -3,9 +3,9 @@
 In: a scale. Out: torch's number of threads inside a `with` block.
 
 Threads that share an operation wait for each other, and for the next operation, in a loop that does nothing
-("spinning"). The tensors of tiny are small: sharing them saves a third of the time on an idle machine, and beside another
-busy program most of the time goes into waiting, so that a training step takes three to four times as long. With one
-thread nobody waits. At small and above, sharing is worth it. tests/README.md has the measurements.
+("spinning"). The tensors of tiny are small. Sharing them saves a third of the time on an idle machine; beside another
+busy program most of the time goes into waiting, and a training step takes three to four times as long. With one thread
+nobody waits. At small and above, sharing is worth it. tests/README.md has the measurements.
 
 A choice of the user wins: a variable of OpenMP (OMP_NUM_THREADS=4, OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000, ...),
 MKL_NUM_THREADS or KMP_BLOCKTIME in the environment, or torch.set_num_threads with another number than torch's own.
