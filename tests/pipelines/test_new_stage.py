@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW, RECIPE = "stage1_sft", "stage2_again", "nano2"
-TREES = ("nemotron", "recipes", "golden", "tests")
-FILES = ("pyproject.toml", "conftest.py", "README.md", "LICENSE")
+TREES = ("nemotron", "recipes", "golden", "tests", "benchmarks", "examples")
+FILES = ("pyproject.toml", "conftest.py", "noxfile.py", "README.md", "LICENSE")
 
 
 def copy_folder(tree: Path, place: str) -> None:
