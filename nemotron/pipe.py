@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 from nemotron.directory import METADATA
 from nemotron.process import process
 from nemotron.strict import one_sentence, parse_json_object, short
-from nemotron.terminal import LINES, print_line, printable
+from nemotron.terminal import LINES, print_line, printable, unless_unread
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
@@ -74,7 +74,7 @@ def _raise_terminated(number: int, frame: object) -> NoReturn:
 
 def _exit(sentence: str, exit_code: int) -> NoReturn:
     if sys.stderr is not None:
-        with suppress(OSError):  # stderr has no reader left; the exit code still reports the error
+        with unless_unread():  # the exit code still reports the error
             print_line(sentence)
     raise SystemExit(exit_code)
 
@@ -150,7 +150,7 @@ def _print_table(artifacts: Mapping[str, "Artifact"]) -> None:
             table.add_row(*cells, end_section=position == len(rows) - 1)
     text = io.StringIO()  # rich would end the process if it wrote to a stderr without a reader
     Console(file=text, width=shutil.get_terminal_size().columns, markup=False, emoji=False).print(table)
-    with suppress(BrokenPipeError):
+    with unless_unread():
         print(text.getvalue(), file=sys.stderr, end="", flush=True)
 
 

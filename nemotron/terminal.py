@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 and C1 controls, DEL, bidirectional overrides and isolates, and halves of surrogate pairs, as which Python holds
@@ -60,12 +60,25 @@ def whole_output() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        with suppress(OSError):  # stderr may have no reader either
+        with unless_unread():
             print_line("error: the reader of stdout ended before everything was written; write it to a file instead")
-        with open(os.devnull, "wb") as nowhere:  # for what Python writes when it exits
-            for stream in (1, 2):
-                os.dup2(nowhere.fileno(), stream)
+        drop_output(1)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def unless_unread() -> Iterator[None]:
+    """Drops what is printed on stderr inside, and from then on, if nobody reads it."""
+    try:
+        yield
+    except BrokenPipeError:
+        drop_output(2)
+
+
+def drop_output(descriptor: int) -> None:
+    """Drop what is still to be written: Python would try at its exit, fail, and change the exit code to 120."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
 
 
 def check_utf8(place: object, name: str = "") -> None:
