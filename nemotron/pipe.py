@@ -14,13 +14,13 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from nemotron.directory import METADATA
 from nemotron.process import process
 from nemotron.strict import one_sentence, parse_json_object, short
-from nemotron.terminal import LINES, print_line, printable, unless_unread
+from nemotron.terminal import LINES, drop_output, print_line, printable, unless_unread
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
@@ -49,7 +49,10 @@ def step_process() -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(BrokenPipeError):  # printed text goes to stderr, which may have no reader
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:  # printed text goes to stderr, which may have no reader
+                drop_output(1)
                 sys.stdout.flush()
             os.dup2(real_stdout, 1)
             os.close(real_stdout)
