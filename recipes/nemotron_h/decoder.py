@@ -16,7 +16,9 @@ Left out: gradients (the learner uses `NemotronH.forward`), several devices.
 Letters: those of `model.py`; b is a row that is being continued, r a head within its group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,7 @@ from nemotron.recipes.nemotron_h.model import (
     at_least_float32,
 )
 
-PROMPTS_AT_A_TIME = 32  # our choice: distinct prompts that are read side by side
+PROMPTS_AT_A_TIME = 32  # our choice: distinct prompts that are read side by side, or at least ahead
 
 
 class Product:
@@ -171,10 +173,21 @@ class AttentionSlots:
         self.values[slots, :, :used] = state.values[rows].to(self.values.dtype)
 
 
+class ReadPrompt(NamedTuple):
+    """What the model keeps of a prompt that it has read."""
+
+    state: DecodingState
+    row: int
+    """Row of the prompt in `state`."""
+    logits: Tensor
+    """(v) logits of the token after it."""
+
+
 class Decoder:
     """Slots for the rows that a model continues side by side; the rows in use are the first `num_rows` slots.
 
-    The weights are copied: build another decoder after the optimizer has moved them.
+    The weights are copied, which needs as much memory again: a product with a weight in this layout takes about three
+    quarters of the time. Build another decoder after the optimizer has moved the weights.
 
     Args:
         num_slots: rows that can be continued at a time.
@@ -194,9 +207,7 @@ class Decoder:
         self.lengths = torch.zeros(num_slots, dtype=torch.int64, device=self.embeddings.device)
         self.slots = torch.arange(num_slots, device=self.embeddings.device)
         self.layers = [slots_of(layer, config, num_slots, dtype) for layer in layers]
-        self.read: dict[tuple[int, ...], int] = {}  # prompt -> its row in the two below
-        self.read_state = DecodingState(model, 0)
-        self.read_logits = self.embeddings.new_zeros(0, config.vocab_size)
+        self.read: dict[tuple[int, ...], ReadPrompt] = {}
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one more token of every row: (b,) ids to (b, v) logits of the token after it."""
@@ -215,37 +226,45 @@ class Decoder:
         self.lengths[:b] += 1
         return self.lm_head(F.rms_norm(u, self.norm_f.shape, self.norm_f, self.epsilon)).to(u.dtype)
 
-    def add(self, prompts: Sequence[tuple[int, ...]], upcoming: Sequence[tuple[int, ...]] = ()) -> Tensor:
+    def add(self, prompts: Sequence[tuple[int, ...]], upcoming: Iterable[tuple[int, ...]] = ()) -> Tensor:
         """Take the next slots for rows with these prompts; (b, v) logits of the token after each prompt.
 
         Args:
             upcoming: prompts of the rows that will be added next. They are read along, many at a time.
         """
-        if not self.read.keys() >= set(prompts):
-            needed = list(dict.fromkeys(prompts))
-            ahead = dict.fromkeys([*prompts, *upcoming])
-            self.read_prompts(list(ahead)[: max(PROMPTS_AT_A_TIME, len(needed))])
-        rows = torch.tensor([self.read[prompt] for prompt in prompts], device=self.slots.device)
-        taken = slice(self.num_rows, self.num_rows + len(prompts))
-        for layer, state in zip(self.layers, self.read_state.layers, strict=True):
-            if isinstance(layer, MambaSlots | AttentionSlots):
-                layer.load(taken, state, rows)  # type: ignore[arg-type]
-        self.lengths[taken] = torch.tensor([len(prompt) for prompt in prompts], device=self.slots.device)
-        self.num_rows = taken.stop
-        return self.read_logits[rows]
+        if unread := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.read]:
+            ahead = list(dict.fromkeys([*unread, *upcoming]))
+            self.read = {prompt: self.read[prompt] for prompt in prompts if prompt in self.read}
+            self.read_prompts(ahead[: max(PROMPTS_AT_A_TIME, len(unread))])
+        read = [self.read[prompt] for prompt in prompts]
+        device = self.slots.device
+        first = self.num_rows
+        for _, together in groupby(read, key=lambda one: id(one.state)):  # neighbors that were read side by side
+            members = list(together)
+            slots = slice(self.num_rows, self.num_rows + len(members))
+            rows = torch.tensor([one.row for one in members], device=device)
+            for layer, state in zip(self.layers, members[0].state.layers, strict=True):
+                if isinstance(layer, MambaSlots | AttentionSlots):
+                    layer.load(slots, state, rows)  # type: ignore[arg-type]
+            self.num_rows = slots.stop
+        self.lengths[first : self.num_rows] = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        return torch.stack([one.logits for one in read])
 
     def read_prompts(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Read distinct prompts side by side, and keep the states after them and the logits of the next tokens."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        device = self.slots.device
-        self.read = {prompt: row for row, prompt in enumerate(prompts)}
-        self.read_state = DecodingState(self.model, len(prompts))
-        hidden = self.model.backbone(ids.to(device), state=self.read_state, num_new=lengths.to(device))
-        last = hidden[torch.arange(len(prompts)), lengths - 1]  # padding is on the right
-        self.read_logits = at_least_float32(self.model.lm_head(last))
+        """Read distinct prompts, those of similar length side by side, because the shorter ones are padded."""
+        ordered = sorted(prompts, key=len)
+        for start in range(0, len(ordered), PROMPTS_AT_A_TIME):
+            piece = ordered[start : start + PROMPTS_AT_A_TIME]
+            lengths = torch.tensor([len(prompt) for prompt in piece])
+            ids = torch.zeros(len(piece), int(lengths.max()), dtype=torch.int64)
+            for row, prompt in enumerate(piece):
+                ids[row, : len(prompt)] = torch.tensor(prompt)
+            device = self.slots.device
+            state = DecodingState(self.model, len(piece))
+            hidden = self.model.backbone(ids.to(device), state=state, num_new=lengths.to(device))
+            last = hidden[torch.arange(len(piece)), lengths - 1]  # padding is on the right
+            logits = at_least_float32(self.model.lm_head(last))
+            self.read |= {prompt: ReadPrompt(state, row, logits[row]) for row, prompt in enumerate(piece)}
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Free the slots of all rows but these; returns the kept rows in the order of their slots from now on."""

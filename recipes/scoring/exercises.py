@@ -21,6 +21,8 @@ from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.sources.exercises.tool_calling import check_call, parse_tool_calls
 from nemotron.terminal import print_line
 
+REPLIES_PER_LINE = 256  # our choice: replies between two lines of progress
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -72,15 +74,16 @@ def ask(
         batch_replies: replies that are written side by side; changes memory and speed, not the replies.
     """
     answered: list[Answered] = []
-    for start in range(0, len(exercises), batch_replies):
-        chosen = exercises[start : start + batch_replies]
+    for start in range(0, len(exercises), REPLIES_PER_LINE):
+        chosen = exercises[start : start + REPLIES_PER_LINE]
         asked = [chat.with_flag(exercise.messages, thinking=mode.thinking) for exercise in chosen]
         prompts = [
             chat.encode(tokenizer, messages, exercise.tools, add_generation_prompt=True).ids
             for messages, exercise in zip(asked, chosen, strict=True)
         ]
         seeds = [seed + start + index for index in range(len(chosen))]
-        continuations = generate(model, prompts, replace(mode.sampling, stop_ids=chat.stop_ids), seeds)
+        sampling = replace(mode.sampling, stop_ids=chat.stop_ids)
+        continuations = generate(model, prompts, sampling, seeds, num_slots=batch_replies)
         answered += [judge(e, c, tokenizer, chat, mode) for e, c in zip(chosen, continuations, strict=True)]
         right = sum(one.right for one in answered)
         print_line(f"asked ({mode.name}): {len(answered)}/{len(exercises)}, {right} right")

@@ -102,6 +102,23 @@ def test_a_prompt_is_read_once_for_all_its_rows(hybrid: NemotronH, monkeypatch) 
     assert sorted(read) == sorted({tuple(prompt) for prompt in prompts})
 
 
+def test_prompts_of_similar_length_are_read_side_by_side(hybrid: NemotronH, monkeypatch) -> None:
+    """So that few positions are padding; the rows keep the states of their own prompts."""
+    monkeypatch.setattr(decoder_module, "PROMPTS_AT_A_TIME", 2)
+    shapes = []
+    backbone = hybrid.backbone.forward
+
+    def noting(ids, *rest, **named):
+        shapes.append(ids.shape)
+        return backbone(ids, *rest, **named)
+
+    monkeypatch.setattr(hybrid.backbone, "forward", noting)
+    prompts = [[3] * 40, [4], [5] * 39, [6, 6]]
+    continuations = generate(hybrid, prompts, Sampling(max_new_tokens=4, temperature=1.0), range(4), num_slots=4)
+    assert shapes == [(2, 2), (2, 40)]
+    assert largest_difference(hybrid, prompts, continuations) < 1e-10
+
+
 def test_prompts_beyond_those_read_ahead_are_read_later(hybrid: NemotronH, monkeypatch) -> None:
     monkeypatch.setattr(decoder_module, "PROMPTS_AT_A_TIME", 2)
     prompts = [[number, 3] for number in range(7)]

@@ -215,9 +215,9 @@ def prompts(monkeypatch):
     """What the model is given: (prompt, sampling, seed) of every exercise."""
     given, real = [], exam.generate
 
-    def generate(model, prompts, sampling, seeds):
+    def generate(model, prompts, sampling, seeds, *, num_slots):
         given.extend(zip(prompts, [sampling] * len(prompts), seeds, strict=True))
-        return real(model, prompts, sampling, seeds)
+        return real(model, prompts, sampling, seeds, num_slots=num_slots)
 
     monkeypatch.setattr(exam, "generate", generate)
     return given
@@ -257,7 +257,8 @@ def test_replies_and_seeds_do_not_depend_on_the_batch(model, tokenizer, question
     assert len({tuple(one.continuation.tokens) for one in answered}) > 1
 
 
-def test_progress_goes_to_stderr(model, tokenizer, questions, capsys):
+def test_progress_goes_to_stderr(model, tokenizer, questions, monkeypatch, capsys):
+    monkeypatch.setattr(exam, "REPLIES_PER_LINE", 3)
     ask(model, tokenizer, CHAT, questions, THINK, seed=7, batch_replies=3)
     told = capsys.readouterr()
     assert told.out == ""
