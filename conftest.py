@@ -16,3 +16,4 @@ hypothesis.settings.load_profile("same")
 
 stage0 = stage_fixture("nemotron.recipes.nano2.stage0_pretrain")
 stage1 = stage_fixture("nemotron.recipes.nano2.stage1_sft", after="stage0")
+stage2 = stage_fixture("nemotron.recipes.nano2.stage2_rlvr", after="stage1")

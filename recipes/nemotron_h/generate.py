@@ -98,6 +98,9 @@ class Sampling:
     """Sample from the smallest set of most likely tokens with at least this total probability; 1 means all tokens."""
     budget: ThinkingBudget | None = None
     """Applies to every row; the prompts must then end inside a thinking trace. None: no limit."""
+    logprobs_at_temperature: bool = False
+    """Whether log-probabilities are those at the temperature, from which tokens are drawn if top_p is 1; reinforcement
+    learning compares them with the learner's. Else they are the model's own."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 0:
@@ -106,6 +109,11 @@ class Sampling:
             raise ValueError(f"temperature={self.temperature} must not be negative; 0 takes the most likely token")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1; 1 draws from all tokens")
+        if self.logprobs_at_temperature and self.temperature < GREEDY_BELOW:
+            raise ValueError(
+                f"temperature={self.temperature} has no log-probabilities of its own; give a temperature above 0, or "
+                f"take the model's log-probabilities"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,8 @@ class NewToken:
     """Index of the prompt."""
     id: int
     logprob: float
-    """Natural logarithm of the model's probability for it, before temperature and top-p."""
+    """Natural logarithm of the model's probability for it, before temperature and top-p; after the temperature with
+    `Sampling.logprobs_at_temperature`."""
     forced: bool
     """True if the thinking budget inserted it, False if the model chose it."""
 
@@ -222,7 +231,8 @@ def stream(
             forced = {index: to_force[row].pop(0) for index, row in enumerate(rows) if to_force[row]}
             for index, token in forced.items():
                 drawn[index] = token
-            logprobs = logprobs_of(logits, drawn).tolist()
+            scaled = logits / sampling.temperature if sampling.logprobs_at_temperature else logits
+            logprobs = logprobs_of(scaled, drawn).tolist()
             tokens = drawn.tolist()
             yield [
                 NewToken(row, token, logprob, index in forced)

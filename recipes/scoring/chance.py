@@ -4,9 +4,10 @@ In: exercises. Out: for each family, the constant reply that is right most often
 fixed list of replies and the right replies of training exercises. Stage 1 prints it beside its results.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nemotron.recipes.scoring.rewards import reward_parts, total_reward
 from nemotron.recipes.sources.exercises import long_context, safety
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -61,6 +62,44 @@ def chance_levels(exercises: Sequence[Exercise], *, num_answers: int, seed: int)
             trained = family.generate_exercises(number, seed, split="train", difficulty=difficulty)
             levels[name] = best_constant(asked, {*PLAUSIBLE, *(exercise.answer for exercise in trained)})
     return levels
+
+
+def best_rewarded(exercises: Sequence[Exercise], replies: Iterable[str]) -> Chance:
+    """The constant reply that earns the most reward on average, chosen like `best_constant`."""
+    earned = {reply: mean_reward(exercises, [reply] * len(exercises)) for reply in replies}
+    reply = min(earned, key=lambda reply: (-earned[reply], len(reply), reply))
+    return Chance(reply, earned[reply])
+
+
+def best_copying(exercises: Sequence[Exercise]) -> Chance:
+    """The way of copying from the question that earns the most reward on average; `reply` names it."""
+    earned = {name: mean_reward(exercises, [copy(one) for one in exercises]) for name, copy in COPIES.items()}
+    name = max(earned, key=lambda name: earned[name])
+    return Chance(name, earned[name])
+
+
+def question_of(exercise: Exercise) -> str:
+    """The last message."""
+    return exercise.messages[-1]["content"]
+
+
+COPIES: dict[str, Callable[[Exercise], str]] = {
+    "the question": question_of,
+    "its last word": lambda one: question_of(one).split()[-1].strip(".?!"),
+    "its first sentence": lambda one: question_of(one).partition(".")[0],
+    "what follows its first colon": lambda one: question_of(one).partition(": ")[2].partition(".")[0],
+    "the first half of that": lambda one: ", ".join(
+        (listed := question_of(one).partition(": ")[2].partition(".")[0].split(", "))[: (len(listed) + 1) // 2]
+    ),
+    "that in upper case": lambda one: question_of(one).partition(": ")[2].partition(".")[0].upper(),
+}
+"""Replies that copy from the question."""
+
+
+def mean_reward(exercises: Sequence[Exercise], answers: Sequence[str]) -> float:
+    """What one answer to each exercise earns on average, in replies of the right form."""
+    earned = [total_reward(1, reward_parts(one, answer)) for one, answer in zip(exercises, answers, strict=True)]
+    return sum(earned) / len(earned)
 
 
 def always_refusing(exercises: Sequence[Exercise]) -> float:

@@ -76,11 +76,7 @@ def ask(
     answered: list[Answered] = []
     for start in range(0, len(exercises), REPLIES_PER_LINE):
         chosen = exercises[start : start + REPLIES_PER_LINE]
-        asked = [chat.with_flag(exercise.messages, thinking=mode.thinking) for exercise in chosen]
-        prompts = [
-            chat.encode(tokenizer, messages, exercise.tools, add_generation_prompt=True).ids
-            for messages, exercise in zip(asked, chosen, strict=True)
-        ]
+        prompts = [prompt_ids(exercise, tokenizer, chat, thinking=mode.thinking) for exercise in chosen]
         seeds = [seed + start + index for index in range(len(chosen))]
         sampling = replace(mode.sampling, stop_ids=chat.stop_ids)
         continuations = generate(model, prompts, sampling, seeds, num_slots=batch_replies)
@@ -88,6 +84,12 @@ def ask(
         right = sum(one.right for one in answered)
         print_line(f"asked ({mode.name}): {len(answered)}/{len(exercises)}, {right} right")
     return answered
+
+
+def prompt_ids(exercise: Exercise, tokenizer: Tokenizer, chat: ChatFormat, *, thinking: bool) -> list[int]:
+    """The tokens of an exercise up to where the reply begins."""
+    messages = chat.with_flag(exercise.messages, thinking=thinking)
+    return chat.encode(tokenizer, messages, exercise.tools, add_generation_prompt=True).ids
 
 
 def judge(

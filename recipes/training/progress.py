@@ -30,7 +30,8 @@ class TrainingProgress:
         self.first_step = first_step
         self.line_every_steps = max(1, total_steps // 10)  # without a terminal, about ten lines a run
         self.tokens_done = 0
-        self.started = time.perf_counter()
+        self.started = self.lap_started = time.perf_counter()
+        self.laps: dict[str, tuple[float, int]] = {}  # part of a step -> seconds and tokens
         self.bar = None
         if console.is_terminal:
             self.bar = Progress(
@@ -40,7 +41,7 @@ class TrainingProgress:
             self.task = self.bar.add_task(title, total=total_steps, completed=first_step, numbers="")
 
     def __enter__(self) -> "TrainingProgress":
-        self.started = time.perf_counter()
+        self.started = self.lap_started = time.perf_counter()
         if self.bar:
             self.bar.start()
         return self
@@ -50,6 +51,20 @@ class TrainingProgress:
     ) -> None:
         if self.bar:
             self.bar.stop()
+        if self.laps and error is None:
+            total = sum(seconds for seconds, _ in self.laps.values())
+            parts = [
+                f"{part} {seconds / total:.0%}" + (f" at {tokens / seconds:,.0f} tokens/s" if tokens else "")
+                for part, (seconds, tokens) in self.laps.items()
+            ]
+            print_line(f"share of {total:,.0f} s: {', '.join(parts)}")
+
+    def lap(self, part: str, tokens: int) -> None:
+        """Add the time since the last call to a part of the steps, with the tokens that it worked on."""
+        now = time.perf_counter()
+        seconds, before = self.laps.get(part, (0.0, 0))
+        self.laps[part] = (seconds + now - self.lap_started, before + tokens)
+        self.lap_started = now
 
     def update(self, steps_done: int, *, tokens: int, **numbers: float) -> None:
         """Report that `steps_done` steps of the run are done, with `tokens` and `numbers` of the last one."""

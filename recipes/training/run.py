@@ -17,7 +17,7 @@ unchanged, and seeds its draws with `run.step`.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -75,6 +75,8 @@ class Checkpoint(Artifact):
     plot_path: Path
     dataset_path: Path
     """The Dataset that it was trained on."""
+    tables_path: Path | None = None
+    """Directory with what else the loop wrote down, <table>.parquet with a column `step`."""
 
     def check_scale(self, scale: Scale) -> None:
         """Raise ValueError if it was trained at another scale than `scale`, whose sizes are about to be used."""
@@ -152,6 +154,25 @@ class Run:
         self.check_finite(**losses)
         self.record.validation += [{"step": self.step, "category": name, "loss": losses[name]} for name in losses]
 
+    def note_rows(self, table: str, rows: Sequence[Mapping[str, str | int | float | bool]]) -> None:
+        """Record rows of a table, which becomes <table>.parquet; call it before `note`, which ends the step.
+
+        Args:
+            table: a rung of the ladder, such as "rewards".
+            rows: all rows of a table have the same columns.
+        """
+        for row in rows:
+            self.check_finite(**{name: value for name, value in row.items() if isinstance(value, float)})
+        self.record.tables.setdefault(table, []).extend({"step": self.step, **row} for row in rows)
+
+    def lap(self, part: str, tokens: int = 0) -> None:
+        """Say that a part of a step ends here; at the end of the run, the share of time of each part is printed.
+
+        Args:
+            tokens: written or learned in it, for its speed.
+        """
+        self.progress.lap(part, tokens)
+
     def keep_state(self) -> None:
         """Write the state to resume from, if one is due.
 
@@ -185,6 +206,9 @@ class Run:
         save_checkpoint(self.model, tokenizer_path, work / "model", stop_ids)
         pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
         pq.write_table(pa.Table.from_pylist(record.validation), work / "validation_curve.parquet")
+        for name, rows in record.tables.items():
+            (work / "tables").mkdir(exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(rows), work / "tables" / f"{name}.parquet")
         plot_curve(record, work / "loss.svg")
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.checkpoint_class(
@@ -197,6 +221,7 @@ class Run:
             curve_path=work / "curve.parquet",
             validation_curve_path=work / "validation_curve.parquet",
             plot_path=work / "loss.svg",
+            tables_path=work / "tables" if record.tables else None,
             dataset_path=self.dataset.path,
             metrics={
                 f"validation_loss/{row['category']}": row["loss"]
@@ -266,6 +291,7 @@ def training_ladder(
         ladder.add("batch order", batch=row["batch"], at_step=row["step"])
     ladder.add("parameters", num_parameters=num_parameters)
     ladder.add("initial weights", record.weights["initial"])
+    add_tables(ladder, record, [0])  # what the first step was made of comes before what it did
     for name in record.numbers:  # of the first step; the usual ones have their own rungs
         first = record.curve[0][name]
         if name in ("learning_rate", "loss", "grad_norm"):
@@ -275,7 +301,19 @@ def training_ladder(
     ladder.add("weights after step 1", record.weights["after step 1"], at_step=1)
     for row in record.curve:
         ladder.add("curve", {name: row[name] for name in record.numbers}, at_step=row["step"])
+    add_tables(ladder, record, range(1, len(record.curve)))
     ladder.add("final weights", record.weights["final"], at_step=len(record.curve))
     for row in record.validation:
         ladder.add("validation", {f"validation_loss/{row['category']}": row["loss"]}, at_step=row["step"])
     return ladder
+
+
+def add_tables(ladder: Ladder, record: Record, steps: Iterable[int]) -> None:
+    """Add the rows of every table at these steps."""
+    for step in steps:
+        for name, rows in record.tables.items():
+            values = [
+                [value for column, value in row.items() if column != "step"] for row in rows if row["step"] == step
+            ]
+            if values:
+                ladder.add(name, {name: values}, at_step=step)  # type: ignore[arg-type]

@@ -66,6 +66,8 @@ class Record:
     """A row per measurement and category: step, category, loss."""
     weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Fingerprints of the weights: "initial", "after step 1", "final"."""
+    tables: dict[str, list[dict[str, str | int | float | bool]]] = field(default_factory=dict)
+    """What else the loop wrote down, rows by table; the first column is the step."""
 
     def check(self) -> None:
         """Raise ValueError if a row or a fingerprint lacks what the end of the run needs."""

@@ -57,59 +57,65 @@ ABOUT = "Write exactly {} sentences about the {}."
 # The verifier ---------------------------------------------------------------------------------------------------------
 
 
-def satisfies_constraints(listed: list[str], constraints: list[Constraint], reply: str) -> bool:
-    """Whether a reply satisfies all constraints and is made of words of the list, each once, separated by commas.
+def parts_of_list(listed: list[str], constraints: list[Constraint], reply: str) -> dict[str, float]:
+    """Constraint -> how far a reply satisfies it, from 0 to 1.
 
-    White space around a comma does not matter, nor does upper and lower case unless a constraint is about it.
+    A reply is made of words of the list, each once, separated by commas. A constraint that it satisfies counts as much
+    as the share of its words that are so: a reply of other words earns nothing. White space around a comma does not
+    matter, nor does upper and lower case unless a constraint is about it.
     """
-    words = [" ".join(word.split()) for word in plain(reply).split(",")]
-    kinds = [kind for kind, _value in constraints]
-    if "upper" in kinds and words != [word.upper() for word in words]:
-        return False
-    words = [word.lower() for word in words]
-    if not set(words) <= set(listed) or ("repeat" not in kinds and len(set(words)) < len(words)):
-        return False
-    return all(
-        len(words) == value if kind in ("repeat", "count")
-        else words[-1] == value if kind == "end"
-        else words[0].startswith(value) if kind == "start"
-        else value in words if kind == "with"
-        else value not in words if kind == "without"
-        else words == sorted(words) if kind == "alphabet"
-        else kind == "upper"
+    written = [" ".join(word.split()) for word in plain(reply).split(",")]
+    words = [word.lower() for word in written]
+    repeats = any(kind == "repeat" for kind, _value in constraints)
+    good = sum(word in listed for word in words) if repeats else len(set(words) & set(listed))
+    return {
+        kind: good / len(words) * (
+            len(words) == value if kind in ("repeat", "count")
+            else words[-1] == value if kind == "end"
+            else words[0].startswith(value) if kind == "start"
+            else value in words if kind == "with"
+            else value not in words if kind == "without"
+            else words == sorted(words) if kind == "alphabet"
+            else kind == "upper" and written == [word.upper() for word in written]
+        )
         for kind, value in constraints
-    )  # fmt: skip
+    }  # fmt: skip
 
 
-def satisfies_sentences(topic: str, number: int, constraints: list[Constraint], reply: str) -> bool:
-    """Whether a reply is so many different sentences about the topic, and satisfies all constraints.
+def parts_of_sentences(topic: str, number: int, constraints: list[Constraint], reply: str) -> dict[str, float]:
+    """Constraint -> how far a reply satisfies it, from 0 to 1; "sentences" is the number of sentences.
 
     A sentence names the topic, begins with a capital letter, is made of words, at least four, and repeats no word but
-    "the", "a" and "is".
+    "the", "a" and "is". A constraint counts as much as the share of the sentences that are so and differ.
     """
     text = plain(reply)
     text += "" if text.endswith(("!", "?")) else "."
     found = [" ".join(part.split()) for part in re.findall(r"[^.!?]+[.!?]", text)]
     kinds = dict(constraints)
-    if "".join("".join(found).split()) != "".join(text.split()) or len(found) != number:
-        return False
-    if "upper" in kinds and text != text.upper():
-        return False
-    sentences = [re.findall(r"[^\W_]+(?:['-][^\W_]+)*", sentence.lower()) for sentence in found]
-    if not all(SENTENCE.fullmatch(sentence) and sentence[0].isupper() for sentence in found):
-        return False
-    for words in sentences:
+    if "".join("".join(found).split()) != "".join(text.split()):
+        return dict.fromkeys(["sentences", *kinds], 0.0)
+    sentences = [tuple(re.findall(r"[^\W_]+(?:['-][^\W_]+)*", sentence.lower())) for sentence in found]
+
+    def is_good(sentence: str, words: tuple[str, ...]) -> bool:
         others = [word for word in words if word not in ("the", "a", "is")]
-        if topic not in words or not max(4, kinds.get("long", 4)) <= len(words) <= LONGEST_SENTENCE:
-            return False
-        if len(set(others)) < len(others):
-            return False
+        return (
+            bool(SENTENCE.fullmatch(sentence))
+            and sentence[0].isupper()
+            and topic in words
+            and 4 <= len(words) <= LONGEST_SENTENCE
+            and len(set(others)) == len(others)
+        )
+
+    good = {words for sentence, words in zip(found, sentences, strict=True) if is_good(sentence, words)}
     said = {word for words in sentences for word in words}
-    return (
-        len({tuple(words) for words in sentences}) == number
-        and set(kinds["mention"].split(" and ")) <= said
-        and sentences[-1][-1] == kinds.get("end", sentences[-1][-1])
-    )
+    satisfied = {
+        "sentences": len(found) == number,
+        "mention": set(kinds["mention"].split(" and ")) <= said,
+        "long": all(len(words) >= kinds.get("long", 0) for words in sentences),
+        "upper": text == text.upper(),
+        "end": bool(sentences[-1]) and sentences[-1][-1] == kinds.get("end"),
+    }
+    return {kind: len(good) / len(found) * satisfied[kind] for kind in ["sentences", *kinds]}
 
 
 # Drawing an exercise --------------------------------------------------------------------------------------------------
@@ -124,7 +130,7 @@ def longest_correct_reply(listed: list[str], constraints: list[Constraint]) -> s
     ]  # fmt: skip
     for words in replies:
         reply = ", ".join(word.upper() if "upper" in kinds else word for word in words)
-        if satisfies_constraints(listed, constraints, reply):
+        if is_complete(parts_of_list(listed, constraints, reply)):
             return reply
     return None
 
@@ -243,8 +249,18 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply satisfies every constraint; more than one reply can be correct."""
+    return is_complete(satisfied_parts(exercise, reply))
+
+
+def satisfied_parts(exercise: Exercise, reply: str) -> dict[str, float]:
+    """Constraint -> how far the reply satisfies it, from 0 to 1; all are 1 exactly if the reply is correct."""
     details = json.loads(exercise.details)
     constraints = [(kind, value) for kind, value in details["constraints"]]
     if "topic" in details:
-        return satisfies_sentences(details["topic"], details["sentences"], constraints, reply)
-    return satisfies_constraints(details["words"], constraints, reply)
+        return parts_of_sentences(details["topic"], details["sentences"], constraints, reply)
+    return parts_of_list(details["words"], constraints, reply)
+
+
+def is_complete(parts: dict[str, float]) -> bool:
+    """Whether every constraint is satisfied."""
+    return all(part == 1 for part in parts.values())

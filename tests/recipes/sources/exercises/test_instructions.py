@@ -11,13 +11,55 @@ from nemotron.recipes.sources.exercises.instructions import (
     WORDS,
     check_answer,
     generate_exercises,
+    is_complete,
     is_correct,
     longest_correct_reply,
-    satisfies_constraints,
-    satisfies_sentences,
+    parts_of_list,
+    parts_of_sentences,
 )
 
 LISTED = ["river", "lamp", "stone", "apple"]
+
+
+def satisfies_constraints(listed: list[str], constraints: list, reply: str) -> bool:
+    return is_complete(parts_of_list(listed, constraints, reply))
+
+
+def satisfies_sentences(topic: str, number: int, constraints: list, reply: str) -> bool:
+    return is_complete(parts_of_sentences(topic, number, constraints, reply))
+
+
+@pytest.mark.parametrize(
+    ("reply", "earned"),
+    [
+        ("river, lamp", {"count": 1, "end": 1}),
+        ("river, stone", {"count": 1, "end": 0}),
+        ("lamp", {"count": 0, "end": 1}),
+        ("glass, lamp", {"count": 1 / 2, "end": 1 / 2}),
+        ("lamp, lamp", {"count": 1 / 2, "end": 1 / 2}),
+        ("glass, glass, lamp", {"count": 0, "end": 1 / 3}),
+        ("sand", {"count": 0, "end": 0}),
+        ("", {"count": 0, "end": 0}),
+    ],
+)
+def test_a_constraint_counts_as_much_as_the_share_of_good_words(reply: str, earned: dict) -> None:
+    assert parts_of_list(LISTED, [("count", 2), ("end", "lamp")], reply) == earned
+
+
+@pytest.mark.parametrize(
+    ("reply", "earned"),
+    [
+        ("The river is near a lamp. The river is not a stone.", {"sentences": 1, "mention": 1}),
+        ("The river is near a lamp. The river is not a field.", {"sentences": 1, "mention": 0}),
+        ("The river is near a lamp and a stone.", {"sentences": 0, "mention": 1}),
+        ("The river is near a lamp. A stone.", {"sentences": 1 / 2, "mention": 1 / 2}),
+        ("The river is near a lamp. The river is near a lamp.", {"sentences": 1 / 2, "mention": 0}),
+        ("river", {"sentences": 0, "mention": 0}),
+        ("", {"sentences": 0, "mention": 0}),
+    ],
+)
+def test_a_constraint_counts_as_much_as_the_share_of_good_sentences(reply: str, earned: dict) -> None:
+    assert parts_of_sentences("river", 2, [("mention", "lamp and stone")], reply) == earned
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,247 @@
+"""Ask the policy what it was trained for, and everything else, and compare it with the model it started from.
+
+In: the Checkpoint of training.py, and through it its Dataset and stage 1's Checkpoint. Out: Results: metrics, a table,
+plots of the training and of the exam, and a page of rollouts from the first and the last step.
+Held-out instructions, which no training prompt repeats: the reward, IFEval's strict and loose measures (arXiv
+2311.07911), pass@k. The exam of all families: exact match with its standard error, and the paired difference to the
+fine-tuned model. Beside both: what the best constant reply earns, and the best way of copying from the question.
+Run: python -m nemotron.recipes.nano2.stage2_rlvr.evaluation --scale tiny --checkpoint-path <directory>
+
+Left out: IFEval itself. The Checkpoint is a Hugging Face directory with a chat template, so lm-evaluation-harness runs
+on it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pydantic import PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.markdown import Markdown
+
+from nemotron import Artifact, print_complete
+from nemotron.artifact import working_directory
+from nemotron.config import (
+    ScaledConfig,
+    at_every_scale,
+    by_scale,
+    input_path,
+    our_choice,
+    output_below,
+    parse_command_line,
+    published,
+)
+from nemotron.ladder import Ladder
+from nemotron.pipe import step_process
+from nemotron.recipes.curation.digests import sha256_of
+from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.models import DEVICES
+from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
+from nemotron.recipes.nano2.stage2_rlvr.report import plot_results, plot_training, results_table, rollouts_page
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.device import device_memory_bytes
+from nemotron.recipes.nemotron_h.generate import Sampling
+from nemotron.recipes.nemotron_h.threads import threads_of
+from nemotron.recipes.scoring.chance import PLAUSIBLE, best_copying, best_rewarded, chance_levels, chance_metrics
+from nemotron.recipes.scoring.exercises import Answered, Mode, ask
+from nemotron.recipes.scoring.pass_at_k import paired_difference, pass_at_k
+from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier, loosened, reward_parts
+from nemotron.recipes.sources.exercises import long_context
+from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
+from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.recipes.training.rollouts import draw_replies
+from nemotron.recipes.training.run import Checkpoint
+from nemotron.terminal import LINES, printable
+
+
+@dataclass
+class Config(ScaledConfig):
+    """Evaluate the policy beside the model that it started from."""
+
+    seed: int = 1234
+    """Seed of what is drawn; both models get the same uniform numbers."""
+    output_dir: Path = output_below("nano2", "stage2_rlvr", "evaluation")
+    """Where the Results go."""
+    checkpoint_path: Path | None = input_path()
+    """Directory of the Checkpoint; read from the pipe if left out."""
+    replies_per_prompt: PositiveInt = by_scale(tiny=2, small=4, medium=8, full=our_choice(8))
+    """Replies to each held-out instruction in each mode, drawn at temperature 1; k of pass@k."""
+    batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
+    """Replies that are written side by side; changes memory and speed, not the replies."""
+    max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
+    """Tokens of one reply, at most."""
+    temperature: PositiveFloat = at_every_scale(published(0.6, "with thinking, model card of the 9B"))
+    """Temperature of the exam with thinking; without, it is greedy."""
+    top_p: PositiveFloat = at_every_scale(published(0.95, "with thinking, model card of the 9B"))
+    """Share of the probability that the exam with thinking draws from."""
+    device: str = by_scale(**DEVICES, recorded=False)
+    """Where to evaluate: cpu, cuda, cuda:1, ..."""
+
+    def check(self) -> None:
+        Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
+
+
+class Results(Artifact):
+    """What the policy earns and answers, each number beside what to compare it with."""
+
+    checkpoint_path: Path
+    """The Checkpoint that was evaluated."""
+    table_path: Path
+    """Markdown: the metrics as a person reads them."""
+    plot_path: Path
+    """The exam of both models by family."""
+    training_plot_path: Path
+    """What training measured, step by step."""
+    rollouts_path: Path
+    """Markdown: the replies of the first and the last step, with their rewards and advantages."""
+
+
+# What a line of golden/CHANGES.md shows.
+HEADLINE = ("reward/tuned", "reward/policy", "strict_prompt/policy", "exact_match/all/policy")
+MODES = {"think": True, "no_think": False}
+MODELS = ("tuned", "policy")
+
+
+def held_out_metrics(
+    model: str, prompts: Sequence[Prompt], rewards: Sequence[Reward], replies_per_prompt: int
+) -> dict[str, float]:
+    """Reward, IFEval's four measures and pass@k on held-out instructions."""
+    size = replies_per_prompt
+    strict = [list(one.parts.values()) for one in rewards]
+    loose = [loosely(prompts[index // size].exercise, one) for index, one in enumerate(rewards)]
+    right = [sum(one.right for one in rewards[start : start + size]) for start in range(0, len(rewards), size)]
+    metrics = {f"reward/{model}": sum(one.total for one in rewards) / len(rewards)}
+    for name, parts in (("strict", strict), ("loose", loose)):
+        satisfied = [[part == 1 for part in found] for found in parts]
+        metrics[f"{name}_prompt/{model}"] = sum(map(all, satisfied)) / len(satisfied)
+        metrics[f"{name}_instruction/{model}"] = sum(map(sum, satisfied)) / sum(map(len, satisfied))
+    for k in sorted({1, size}):
+        metrics[f"pass@{k}/{model}"] = sum(pass_at_k(size, found, k) for found in right) / len(right)
+    return metrics
+
+
+def loosely(exercise: Exercise, reward: Reward) -> list[float]:
+    """Each part as the most lenient reading of the answer earns it; nothing if the reply has an error of format."""
+    if not reward.answer:
+        return list(reward.parts.values())
+    readings = [reward_parts(exercise, text) for text in loosened(reward.answer)]
+    return [max(parts[name] for parts in readings) for name in reward.parts]
+
+
+def gain(earned: dict[str, list[float]], replies_per_prompt: int) -> dict[str, float]:
+    """How much more the policy earns than the fine-tuned model on the same prompts, with the standard error."""
+    means = {
+        name: [sum(values[start : start + replies_per_prompt]) / replies_per_prompt
+               for start in range(0, len(values), replies_per_prompt)]
+        for name, values in earned.items()
+    }  # fmt: skip
+    change = paired_difference(means["policy"], means["tuned"])
+    return {"reward_difference": change.difference, "reward_difference_error": change.standard_error}
+
+
+def exam_metrics(answered: dict[tuple[str, str], list[Answered]]) -> dict[str, float]:
+    """Exact match by family, model and mode with standard errors, and the paired difference between the models."""
+    metrics: dict[str, float] = {}
+    exercises = [one.exercise for one in answered["policy", "think"]]
+    short = [family for family in FAMILIES if family != long_context.FAMILY]
+    for family in [*FAMILIES, "all"]:
+        families = short if family == "all" else [family]
+        chosen = [index for index, one in enumerate(exercises) if one.family in families]
+        scores = {model: [0.0] * len(chosen) for model in MODELS}
+        for (model, mode), replies in answered.items():
+            right = [float(replies[index].right) for index in chosen]
+            metrics[f"exact_match/{family}/{model}/{mode}"] = sum(right) / len(right)
+            scores[model] = [
+                a + b / len(MODES) for a, b in zip(scores.get(model, [0.0] * len(right)), right, strict=True)
+            ]
+        for model, values in scores.items():
+            metrics[f"exact_match/{family}/{model}"] = sum(values) / len(values)
+            metrics[f"standard_error/{family}/{model}"] = paired_difference(values, [0.0] * len(values)).standard_error
+        change = paired_difference(scores["policy"], scores["tuned"])
+        metrics[f"difference/{family}"], metrics[f"difference_error/{family}"] = change
+    return metrics
+
+
+def main(config: Config) -> Results:
+    """Evaluate and return the Results."""
+    device_memory_bytes(config.device)  # refuses a device that this machine does not have
+    checkpoint = Checkpoint.load(path=config.checkpoint_path)
+    checkpoint.check_scale(config.scale)
+    dataset = Dataset.load(path=checkpoint.dataset_path)
+    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+
+    with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        verify = Verifier(CHAT, checkpoint.checkpoint_path)
+        held_out = [exercise_from_row(row) for row in pq.read_table(dataset.held_out_path).to_pylist()]
+        exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
+        models = {
+            "tuned": load_checkpoint(base.checkpoint_path, device=config.device),
+            "policy": load_checkpoint(checkpoint.checkpoint_path, device=config.device),
+        }
+        # Held-out instructions, as in training: replies drawn from the model itself, judged in parts.
+        free = Sampling(config.max_new_tokens, CHAT.stop_ids, 1.0)
+        prompts = [verify.prompt_of(one, thinking=thinking) for thinking in MODES.values() for one in held_out]
+        rewards: dict[str, list[Reward]] = {}
+        tokens: dict[str, str] = {}
+        metrics: dict[str, float] = {}
+        for name, model in models.items():
+            replies = draw_replies(model, prompts, config.replies_per_prompt, free, ("held out", config.seed))
+            rewards[name] = verify(prompts, replies)
+            tokens[name] = sha256_of(str(token) for reply in replies for token in [*reply.tokens, -1])
+            metrics |= held_out_metrics(name, prompts, rewards[name], config.replies_per_prompt)
+        earned = {name: [one.total for one in found] for name, found in rewards.items()}
+        metrics |= gain(earned, config.replies_per_prompt)
+        # What policies that ignore the question, or copy it, get from the same verifiers.
+        answers = {*PLAUSIBLE, *(one.answer for one in held_out)}
+        constant, copying = best_rewarded(held_out, answers), best_copying(held_out)
+        metrics |= {"reward/best_constant": constant.share, "reward/best_copying": copying.share}
+
+        # The exam of every family, as after fine-tuning.
+        drawn = Sampling(config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+        modes = [Mode("think", drawn), Mode("no_think", Sampling(config.max_new_tokens), thinking=False)]
+        answered = {
+            (name, mode.name): ask(model, verify.tokenizer, verify.chat, exercises, mode, seed=config.seed,
+                                   batch_replies=config.batch_replies)
+            for name, model in models.items()
+            for mode in modes
+        }  # fmt: skip
+        metrics |= exam_metrics(answered)
+        chance = chance_levels(exercises, num_answers=dataset.num_prompts, seed=config.seed)
+        metrics |= chance_metrics(chance, exercises)
+
+        # What a run must reproduce, in the order in which it happens.
+        ladder = Ladder()
+        ladder.add_config(config)
+        ladder.add("inputs", weight_fingerprint(models["policy"]))
+        ladder.add("exercises", sha256=sha256_of(one.id for one in [*held_out, *exercises]))
+        ladder.add("rollouts", tokens)
+        for (name, mode_name), members in answered.items():
+            ids = (str(token) for one in members for token in [*one.continuation.tokens, -1])
+            ladder.add("replies", {f"{name}/{mode_name}": sha256_of(ids)})
+        ladder.add("metrics", metrics)
+        ladder.add("headline", {name: metrics[name] for name in HEADLINE})
+
+        table = results_table(checkpoint, metrics, constant, copying)
+        (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
+        plot_results(metrics, work / "exam.svg")
+        plot_training(checkpoint, metrics, work / "training.svg")
+        (work / "rollouts.md").write_text(rollouts_page(checkpoint), encoding="utf-8", newline="\n")
+        Results(
+            path=work,
+            checkpoint_path=checkpoint.path,
+            table_path=work / "results.md",
+            plot_path=work / "exam.svg",
+            training_plot_path=work / "training.svg",
+            rollouts_path=work / "rollouts.md",
+            metrics=metrics,
+        ).save(config, ladder)
+    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    return Results.load(config.output_dir)
+
+
+if __name__ == "__main__":
+    config = parse_command_line(Config)
+    with step_process():
+        print_complete({"results": main(config)})

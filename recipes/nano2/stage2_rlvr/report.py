@@ -1,0 +1,163 @@
+"""The results of stage 2 for a person: a table, a plot of the training, a plot of the exam, a page of rollouts.
+
+In: what training recorded and evaluation measured. Out: Markdown, and SVG files that have the same bytes whenever the
+numbers are the same.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.training.run import Checkpoint
+from nemotron.terminal import LINES, fenced, printable
+
+NAMES = {"tuned": "fine-tuned", "policy": "policy"}
+MEASURES = {
+    "reward": "reward",
+    "strict_prompt": "all constraints, strict",
+    "strict_instruction": "each constraint, strict",
+    "loose_prompt": "all constraints, loose",
+    "loose_instruction": "each constraint, loose",
+}
+PANELS: dict[str, dict[str, str]] = {
+    "groups with a signal": {"groups_with_signal": ""},
+    "KL, nats": {"kl": ""},
+    "entropy, nats": {"entropy": ""},
+    "tokens per reply": {"reply_tokens": ""},
+    "shares": {"clipped_low": "clipped below", "clipped_high": "clipped above", "replies_cut": "replies cut"},
+    "gradient norm": {"grad_norm": ""},
+}
+"""Label of an axis -> the numbers of the curve on it, each with its label in the legend."""
+
+
+def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: Chance, copying: Chance) -> str:
+    """The metrics as Markdown."""
+    change, error = metrics["reward_difference"], metrics["reward_difference_error"]
+    lines = [
+        "# Stage 2: policy after reinforcement learning",
+        "",
+        f"{checkpoint.num_parameters:,} parameters, {checkpoint.num_steps:,} steps.",
+        "",
+        f"| held-out instructions | {' | '.join(NAMES.values())} |",
+        "|---|---|---|",
+    ]
+    tries = sorted({int(name.partition("@")[2].partition("/")[0]) for name in metrics if name.startswith("pass@")})
+    rows = MEASURES | {f"pass@{k}": f"right in {k} {'try' if k == 1 else 'tries'}" for k in tries}
+    for name, label in rows.items():
+        shares = [f"{metrics[f'{name}/{model}']:.1%}" for model in NAMES]
+        lines.append(f"| {label} | {' | '.join(shares)} |")
+    lines += [
+        "",
+        f"The reward changed by {change:+.1%} (standard error {error:.1%}, paired by prompt). The best constant reply "
+        f"earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of copying from the "
+        f"question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
+        "",
+        f"| exact match | {' | '.join(NAMES.values())} | difference | chance level |",
+        "|---|---|---|---|---|",
+    ]
+    for family in [*FAMILIES, "all"]:
+        shares = [
+            f"{metrics[f'exact_match/{family}/{model}']:.1%} ± {metrics[f'standard_error/{family}/{model}']:.1%}"
+            for model in NAMES
+        ]
+        difference = f"{metrics[f'difference/{family}']:+.1%} ± {metrics[f'difference_error/{family}']:.1%}"
+        label = "**all but long_context**" if family == "all" else family
+        lines.append(f"| {label} | {' | '.join(shares)} | {difference} | {metrics[f'chance/{family}']:.1%} |")
+    lines += ["", "Means over replies with and without thinking, with standard errors; differences are paired.", ""]
+    return "\n".join(lines)
+
+
+def plot_results(metrics: dict[str, float], path: Path) -> None:
+    """The exam by family, a bar for each model, with standard errors; the chance level as a line."""
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(FAMILIES))
+    for index, (model, name) in enumerate(NAMES.items()):
+        shares = [metrics[f"exact_match/{family}/{model}"] for family in FAMILIES]
+        errors = [metrics[f"standard_error/{family}/{model}"] for family in FAMILIES]
+        color = {"tuned": "0.6", "policy": "C0"}[model]
+        axes.bar(places + (index - 0.5) * 0.36, shares, 0.36, yerr=errors, label=name, color=color, ecolor="0.3")
+    for place, family in zip(places, FAMILIES, strict=True):
+        axes.plot([place - 0.4, place + 0.4], [metrics[f"chance/{family}"]] * 2, color="C3", linewidth=1,
+                  label="best constant reply" if place == 0 else None)  # fmt: skip
+    axes.set_xticks(places, [family.replace("_", "\n") for family in FAMILIES])
+    axes.set_ylabel("exact match, percent")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axes.set_ylim(0, 1.05)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    save(figure, path)
+
+
+def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path) -> None:
+    """Step by step: the reward of each verifier, and the numbers that show whether training is healthy."""
+    curve = pq.read_table(checkpoint.curve_path).to_pylist()
+    rewards = rows_of(checkpoint, "rewards")
+    steps = [row["step"] + 1 for row in curve]
+    figure = Figure(figsize=(8, 8.5), layout="constrained")
+    grid = figure.add_gridspec(1 + len(PANELS) // 2, 2, height_ratios=[2] + [1] * (len(PANELS) // 2))
+    top = figure.add_subplot(grid[0, :])
+    for index, family in enumerate(FAMILIES):
+        found = {row["step"] + 1: row["mean"] for row in rewards if (row["verifier"], row["part"]) == (family, "all")}
+        if found:
+            top.plot(list(found), smoothed(list(found.values())), color=f"C{index}", linewidth=1, label=family)
+    top.plot(steps, smoothed([row["reward"] for row in curve]), color="0.1", linewidth=2, label="all prompts")
+    top.axhline(metrics["reward/best_constant"], color="0.5", linestyle=":", label="best constant reply")
+    top.set_ylabel("reward, mean of five steps")
+    top.set_ylim(0, 1.02)
+    top.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    for index, (label, names) in enumerate(PANELS.items()):
+        axes: Axes = figure.add_subplot(grid[1 + index // 2, index % 2])
+        for name, legend in names.items():
+            axes.plot(steps, [row[name] for row in curve], linewidth=1, label=legend or None)
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize=7, loc="upper left")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(label, fontsize=8)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+    save(figure, path)
+
+
+def smoothed(values: list[float], window: int = 5) -> list[float]:
+    """The mean of each value and those before it, at most `window` in all."""
+    means = []
+    for end in range(1, len(values) + 1):
+        last = values[max(0, end - window) : end]
+        means.append(sum(last) / len(last))
+    return means
+
+
+def rows_of(checkpoint: Checkpoint, table: str) -> list[dict[str, Any]]:
+    """The rows of a table that training recorded."""
+    assert checkpoint.tables_path is not None
+    return pq.read_table(checkpoint.tables_path / f"{table}.parquet").to_pylist()
+
+
+def rollouts_page(checkpoint: Checkpoint) -> str:
+    """Markdown: every prompt of the first and the last step, and its replies from the best to the worst."""
+    lines = ["# Rollouts of the first and the last step", ""]
+    rows = rows_of(checkpoint, "rollouts")
+    for step in dict.fromkeys(row["step"] for row in rows):
+        lines += [f"## Step {step + 1}", ""]
+        of_step = [row for row in rows if row["step"] == step]
+        for prompt in dict.fromkeys(row["prompt"] for row in of_step):
+            replies = [row for row in of_step if row["prompt"] == prompt]
+            lines += [f"### {prompt}", "", fenced(replies[0]["asked"]), ""]
+            for row in sorted(replies, key=lambda row: -row["reward"]):
+                lines += [f"Reward {row['reward']:.2f}, advantage {row['advantage']:+.2f}:", ""]
+                lines += [fenced(row["text"].rstrip()), ""]
+    return printable("\n".join(lines), keep=LINES)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; the same bytes on every system."""
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})

@@ -1,0 +1,259 @@
+"""Reinforce what a verifier rewards: GRPO, from rollouts to the update of the policy.
+
+In: the Dataset of data_curation.py (prompts with verifiers), and through it stage 1's Checkpoint: the policy at the
+start, and the reference. Out: a Checkpoint: a Hugging Face directory, the state to resume from, the curve, the rewards
+by verifier at every step, the rollouts of the first and the last step.
+Source: arXiv 2508.14444, section 3: reinforcement learning on instructions with a rule as verifier. Its algorithm for
+this stage and all its numbers are undisclosed. GRPO is published for the later stage with a reward model, and the
+values marked as proxies are those of NVIDIA's own recipes for this model.
+Run: python -m nemotron.recipes.nano2.stage2_rlvr.training --scale tiny --dataset-path <directory>
+
+Published pieces, all in recipes/training/grpo.py: groups, clipped ratio and KL of GRPO; the leave-one-out baseline of
+RLOO; DAPO's two clip bounds and its equal weight of all tokens of a step; Dr. GRPO's advantage without division, by
+--no-divide-by-deviation. The proxies use GRPO with the leave-one-out baseline, divide, clip both sides alike and leave
+out the KL. Left out: DAPO's further prompts in place of groups without a signal; sampling and learning side by side.
+
+g prompt of a step   s reply to a prompt   b reply of a step   t position   n token of a reply that counts
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from nemotron import print_complete
+from nemotron.config import (
+    BelowOne,
+    Dtype,
+    ScaledConfig,
+    at_every_scale,
+    by_scale,
+    input_path,
+    our_choice,
+    output_below,
+    parse_command_line,
+    proxy,
+    switch,
+)
+from nemotron.pipe import step_process
+from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
+from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.generate import Sampling
+from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
+from nemotron.recipes.scoring.rewards import Reward, Verifier
+from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
+from nemotron.recipes.training.rollouts import (
+    Experience,
+    draw_replies,
+    experience_of,
+    logprobs_of_tokens,
+    measured,
+    prompt_batches,
+    reward_rows,
+    rollout_rows,
+    token_logits,
+)
+from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+
+WORKPLACE = "NVIDIA's NeMo RL recipe for Nano 9B v2"
+
+
+@dataclass
+class Config(ScaledConfig):
+    """Train the policy on the rewards of its own replies."""
+
+    seed: int = 1234
+    """Seed of the replies; each depends also on the step, its prompt and its number."""
+    output_dir: Path = output_below("nano2", "stage2_rlvr", "training")
+    """Where the Checkpoint goes."""
+    dataset_path: Path | None = input_path()
+    """Directory of the Dataset; read from the pipe if left out."""
+
+    # Rollouts. The proxies draw 64 prompts with 16 replies each.
+    prompts_per_step: PositiveInt = by_scale(tiny=4, small=16, medium=32, full=proxy(64, WORKPLACE))
+    """Prompts of one step; each prompt is used once."""
+    replies_per_prompt: Annotated[int, Field(ge=2)] = by_scale(tiny=6, small=8, medium=16, full=proxy(16, WORKPLACE))
+    """Replies to each prompt, which are compared with each other."""
+    max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
+    """Tokens of one reply, at most."""
+    temperature: PositiveFloat = at_every_scale(our_choice(1.0, "the policy itself; a proxy draws at 0.9, top-p 0.95"))
+    """Temperature of the replies, and of the policy that learns from them."""
+    learn_from_cut_replies: bool = at_every_scale(our_choice(True))
+    """Whether replies that max_new_tokens ended count in the loss; they earn nothing."""
+
+    # Objective.
+    leave_one_out: bool = at_every_scale(proxy(True, WORKPLACE))
+    """Compare a reply with the mean of the other replies to its prompt; else with the mean of all of them."""
+    divide_by_deviation: bool = at_every_scale(proxy(True, WORKPLACE))
+    """Divide advantages by the standard deviation of their group."""
+    clip_low: BelowOne = at_every_scale(proxy(0.2, WORKPLACE))
+    """A token that became less likely than 1 - clip_low times what it was is not pushed further down."""
+    clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
+    """A token that became more likely than 1 + clip_high times what it was is not pushed further up."""
+    kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.01, medium=0.0, full=proxy(0.0, WORKPLACE))
+    """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model."""
+
+    # Updates.
+    updates_per_step: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=our_choice(1))
+    """Optimizer steps on the replies of one step, each on its share of them."""
+    micro_batch_replies: PositiveInt = by_scale(tiny=12, small=32, medium=4, full=our_choice(1))
+    """Replies per forward pass; changes memory, not the result."""
+    learning_rate: PositiveFloat = by_scale(tiny=1e-3, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
+    """Learning rate after the warmup; it stays."""
+    warmup_steps: NonNegativeInt = by_scale(tiny=1, small=5, medium=13, full=proxy(13, WORKPLACE))
+    """Steps over which the learning rate rises linearly from 0."""
+    beta1: BelowOne = at_every_scale(proxy(0.9, WORKPLACE))
+    """AdamW: decay of the first moment."""
+    beta2: BelowOne = at_every_scale(proxy(0.999, WORKPLACE))
+    """AdamW: decay of the second moment."""
+    adam_eps: PositiveFloat = at_every_scale(our_choice(1e-8))
+    """AdamW: term added to the denominator."""
+    weight_decay: NonNegativeFloat = at_every_scale(proxy(0.01, WORKPLACE))
+    """AdamW: decay of matrices; norms, biases and the state-space vectors have none."""
+    max_grad_norm: PositiveFloat = at_every_scale(proxy(1.0, WORKPLACE))
+    """If the norm of all gradients together is above this, they are scaled down to it."""
+
+    # Arithmetic, place and state.
+    dtype: Dtype = by_scale(**DTYPES)
+    """Arithmetic of the learner; bfloat16 keeps the weights in float32, in which the replies are drawn."""
+    device: str = by_scale(**DEVICES, recorded=False)
+    """Where to train: cpu, cuda, cuda:1, ..."""
+    checkpoint_every_steps: PositiveInt = by_scale(tiny=4, small=20, medium=50, full=our_choice(20), recorded=False)
+    """Steps between two states that --resume can continue from."""
+    resume: bool = switch()
+    """Continue an unfinished run in the same output directory from its last state."""
+
+    def check(self) -> None:
+        num_replies = self.prompts_per_step * self.replies_per_prompt
+        if self.updates_per_step > num_replies:
+            raise ValueError(
+                f"updates_per_step={self.updates_per_step} is above the {num_replies} replies of a step; give fewer"
+            )
+
+
+def learning_rate_at(step: int, config: Config) -> float:
+    """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
+    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+
+
+def with_logprobs(
+    experience: Experience, policy: NemotronH, reference: NemotronH | None, config: Config
+) -> tuple[Experience, float]:
+    """The experience with the log-probabilities of policy and reference, and the policy's mean entropy in nats.
+
+    The policy's are computed again by the learner: the ratio of the first update is then exactly 1, however much the
+    sampler's arithmetic differs.
+    """
+    old, old_reference = torch.zeros_like(experience.old_logprobs), torch.zeros_like(experience.old_logprobs)
+    entropy = 0.0
+    with torch.no_grad(), autocast(config.dtype, config.device):
+        for rows in experience.by_length(config.micro_batch_replies):
+            micro = experience.rows(rows)
+            logits, tokens = token_logits(policy, micro, config.temperature)
+            micro.put(old, rows, logprobs_of_tokens(logits, tokens))
+            entropy += torch.distributions.Categorical(logits=logits).entropy().sum().item()
+            if reference is not None:
+                logits, tokens = token_logits(reference, micro, config.temperature)
+                micro.put(old_reference, rows, logprobs_of_tokens(logits, tokens))
+    mean_entropy = entropy / max(1, experience.num_tokens)
+    return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
+
+
+def advantages_of(rewards: Sequence[Reward], config: Config) -> torch.Tensor:
+    """(b,) how much better each reply is than the others to its prompt."""
+    earned = torch.tensor([reward.total for reward in rewards], dtype=torch.float64)
+    groups = earned.view(-1, config.replies_per_prompt)  # (g, s)
+    return group_advantages(
+        groups, leave_one_out=config.leave_one_out, divide_by_deviation=config.divide_by_deviation
+    ).flatten()
+
+
+def token_terms(policy: NemotronH, experience: Experience, config: Config) -> TokenTerms:
+    """The objective of every token that counts, with the policy as it is now."""
+    with autocast(config.dtype, config.device):
+        logits, tokens = token_logits(policy, experience, config.temperature)
+    counts = experience.counts
+    return grpo_objective(
+        logprobs_of_tokens(logits, tokens),
+        experience.old_logprobs[counts],
+        experience.advantages[counts],
+        experience.reference_logprobs[counts] if config.kl_weight else None,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        kl_weight=config.kl_weight,
+    )
+
+
+def main(config: Config) -> Checkpoint:
+    """Train the policy on every prompt once and return the Checkpoint."""
+    dataset = Dataset.load(path=config.dataset_path)
+    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+    total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
+    check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
+    if is_done(config, dataset):
+        return Checkpoint.load(config.output_dir)
+
+    # The fine-tuned model twice: the policy learns, the reference stays.
+    dtype = weight_dtype(config.dtype)
+    policy = load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype)
+    reference = load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype) if config.kl_weight else None
+    verify = Verifier(CHAT, dataset.tokenizer_path)
+    sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature, logprobs_at_temperature=True)
+    parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
+    optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
+
+    with training_run(config, policy, optimizer, dataset, total_steps) as run:
+        for prompts in prompt_batches(dataset.prompts_path, config.prompts_per_step, first_step=run.step):
+            # Rollouts: the policy as it is now answers each prompt several times.
+            purpose = ("rollout", config.seed, run.step)
+            replies = draw_replies(policy, prompts, config.replies_per_prompt, sampling, purpose)
+            run.lap("rollouts", tokens=sum(len(reply.tokens) for reply in replies))
+
+            # Rewards, and how much better each reply is than the others to its prompt.
+            rewards = verify(prompts, replies)
+            advantages = advantages_of(rewards, config)
+            run.lap("rewards")
+
+            # How likely each token is before this step's updates, to the policy and to the reference.
+            experience = experience_of(prompts, replies, advantages, learn_from_cut=config.learn_from_cut_replies)
+            experience, entropy = with_logprobs(experience.to(config.device), policy, reference, config)
+
+            # Updates: several on the same replies, which is what the ratio and its clipping are for.
+            learning_rate = learning_rate_at(run.step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            terms, norms = [], []
+            for share in experience.optimizer_steps(config.updates_per_step):
+                optimizer.zero_grad()
+                for rows in share.by_length(config.micro_batch_replies):
+                    terms.append(token_terms(policy, share.rows(rows), config))
+                    # Every token of the share weighs the same, in a short reply and in a long one.
+                    (terms[-1].loss.sum() / max(1, share.num_tokens)).backward()
+                norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item())
+                run.check_finite(grad_norm=norms[-1])
+                optimizer.step()
+            run.lap("learning", tokens=experience.num_tokens)
+
+            # Record and state.
+            run.note_rows("rewards", reward_rows(prompts, rewards))
+            if run.step in (0, total_steps - 1):
+                run.note_rows("rollouts", rollout_rows(prompts, replies, rewards, advantages, verify.decode))
+            numbers = {"learning_rate": learning_rate, **measured(prompts, replies, rewards, experience, terms)}
+            run.note("rollouts", experience.as_batch(), **numbers, entropy=entropy, grad_norm=sum(norms) / len(norms))
+            run.keep_state()
+        run.save(dataset.tokenizer_path, dataset.counts(), CHAT.stop_ids)
+    return Checkpoint.load(config.output_dir)
+
+
+if __name__ == "__main__":
+    config = parse_command_line(Config)
+    with step_process():
+        print_complete({"checkpoint": main(config)})
