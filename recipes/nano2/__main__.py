@@ -1,4 +1,4 @@
-"""Nemotron Nano 2, all stages in order. So far there are two: stage 0, pretraining, and stage 1, fine-tuning.
+"""Nemotron Nano 2, all stages in order: so far 0, pretraining, 1, fine-tuning, and 2, learning from verifiable rewards.
 
 Run: python -m nemotron.recipes.nano2 --scale tiny
 """
@@ -15,6 +15,7 @@ from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import plan
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
+from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import report_reproduction
 
@@ -29,6 +30,7 @@ class Config(ScaledConfig):
     """Print what the scale would do in stage 0, and do none of it."""
     pretrain: stage0_pretrain.Config = nested(stage0_pretrain.Config, "stage0_pretrain")
     sft: stage1_sft.Config = nested(stage1_sft.Config, "stage1_sft")
+    rlvr: stage2_rlvr.Config = nested(stage2_rlvr.Config, "stage2_rlvr")
 
 
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
@@ -37,11 +39,18 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
     # Refuse now what a later stage would refuse after hours.
     pretrain = plan.check(config.pretrain, "--pretrain.train.resume")
     stage1_sft.data_curation.check_sources(config.sft.data)
+    stage2_rlvr.data_curation.check_sources(config.rlvr.data)
     sft = check_stage(MODELS[config.scale], config.sft, "--sft.train.resume")
-    with whole_stage(pretrain, stage0_pretrain.STEPS), whole_stage(sft, stage1_sft.STEPS):
+    rlvr = check_stage(MODELS[config.scale], config.rlvr, "--rlvr.train.resume")
+    with (
+        whole_stage(pretrain, stage0_pretrain.STEPS),
+        whole_stage(sft, stage1_sft.STEPS),
+        whole_stage(rlvr, stage2_rlvr.STEPS),
+    ):
         base = stage0_pretrain.main(pretrain)
         tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
-    return {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned}
+        reinforced = stage2_rlvr.main(replace(rlvr, base_checkpoint_path=tuned["checkpoint"].path))
+    return {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned, stage2_rlvr.STAGE: reinforced}
 
 
 if __name__ == "__main__":
@@ -51,6 +60,6 @@ if __name__ == "__main__":
             print_page(plan.page(config.pretrain.data, config.pretrain.train))
         else:
             stages = main(config)
-            print_complete(stages[stage1_sft.STAGE])
+            print_complete(stages[stage2_rlvr.STAGE])
             for stage, artifacts in stages.items():
                 report_reproduction(stage, config.scale, artifacts["results"].path.parent)

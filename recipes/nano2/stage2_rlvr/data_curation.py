@@ -133,10 +133,15 @@ class Dataset(Artifact):
         return {"num_prompts": self.num_prompts, "mean_reward": self.mean_reward}
 
 
-def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
-    """Instructions, and a share of the other families."""
+def check_sources(config: Config) -> None:
+    """Raise ValueError if all prompts are wanted and no sources are named."""
     if config.raw_prompts == "all" and not config.sources:
         raise ValueError("raw_prompts=all needs --sources, because exercises have no end; name files with your prompts")
+
+
+def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
+    """Instructions, and a share of the other families."""
+    check_sources(config)
     total = None if config.raw_prompts == "all" else apply_scale(config.raw_prompts, config.scale)
     unreadable: list[Unreadable] = []
     if config.sources:
