@@ -312,7 +312,7 @@ def test_reasoning_content_may_come_before_a_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thought", [None, "", " \n"])
-def test_an_empty_reasoning_content_is_no_thought(tmp_path: Path, thought: str | None) -> None:
+def test_an_empty_reasoning_content_is_not_a_thought(tmp_path: Path, thought: str | None) -> None:
     conversation = read_one(tmp_path / "a.jsonl", row(reasoning=None, messages=reply(reasoning_content=thought)))
     assert not conversation.reasoning
     assert conversation.messages[2] == {"role": "assistant", "content": "<think></think>Four"}

@@ -404,7 +404,7 @@ def test_json_lines_cut_anywhere_in_the_last_line_raise_a_one_line_error(
     one_line(error)
 
 
-def test_a_cut_line_that_is_not_reached_is_no_error(tmp_path: Path) -> None:
+def test_a_cut_line_that_is_not_reached_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES[:-5])
     assert len(read_sources([str(tmp_path / "a.jsonl")], num_documents=1)[0]) == 1
 
