@@ -1,10 +1,10 @@
 """Near-duplicates among form letters: seconds and memory of our code and of datasketch, for growing numbers of letters.
 
 The letters have 2,500 characters and differ in one number of five digits, so all of them are one cluster: the worst
-case for code that compares all pairs. Each measurement is a process of its own. datasketch gets the same number of
+case for code that compares all pairs. Each measurement is a separate process. datasketch gets the same number of
 hashes and bands, over the same shingles; it does not compare texts, so what its bands propose counts as a duplicate.
 
-datasketch is no dependency of the project: pip install datasketch -c constraints.txt
+datasketch is not a dependency of the project: pip install datasketch -c constraints.txt
 Run: python benchmarks/near_duplicates.py --letters 200 400 800 15000
 """
 

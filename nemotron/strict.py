@@ -110,7 +110,7 @@ MAX_DEPTH = 20  # our choice: nested lists and dicts in a recorded value
 
 
 def check_exact(value: object, place: str, depth: int = 0) -> None:
-    """Raise ValueError for what JSON changes or rejects: NaN, infinities, tuples, numpy numbers, keys that are no text.
+    """Raise ValueError for what JSON changes or rejects: NaN, infinities, tuples, numpy numbers, keys that are not str.
 
     Args:
         place: where the value is recorded; the start of the sentence.

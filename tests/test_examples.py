@@ -1,4 +1,4 @@
-"""Every example runs in a directory of its own, with nothing but the installed package."""
+"""Every example runs in a fresh directory, with nothing but the installed package."""
 
 import json
 import os

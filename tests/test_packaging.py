@@ -44,7 +44,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """The wheel unpacked by pip into a directory of its own."""
+    """The wheel, unpacked by pip into a fresh directory."""
     target = tmp_path_factory.mktemp("installed")
     run("-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel), cwd=target)
     return target

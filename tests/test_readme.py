@@ -25,7 +25,7 @@ from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
 from nemotron.recipes.nemotron_h.checkpoint import MAX_TOKENIZER_BYTES
 from nemotron.recipes.nemotron_h.model import MAX_LAYERS, MAX_SIZE, OTHER_LIMITS
-from nemotron.recipes.sources import reading
+from nemotron.recipes.sources import listing, reading
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
@@ -192,7 +192,7 @@ def test_the_limits_of_security_are_those_of_the_code():
         f"{reading.FREE_BYTES // mib} MiB |",
         f"| unreadable rows of a file | {reading.MAX_UNREADABLE_ROWS:,} |",
         f"| {reading.MAX_ROW_GROUP_VALUES:,} |",
-        f"| files and folders of a local source | {reading.MAX_LISTED:,} |",
+        f"| files and folders of a local source | {listing.MAX_LISTED:,} |",
         f"| characters of an id | {reading.MAX_ID_CHARACTERS:,} |",
         f"| a JSON file | {strict.MAX_JSON_BYTES // mib} MiB, {strict.MAX_JSON_DEPTH} nested lists and objects |",
         f"| {MAX_TOKENIZER_BYTES // mib} MiB |",

@@ -177,7 +177,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         tokenizer.no_padding()
         tokenizer.decode(tokenizer.encode("Does it work? 12").ids)
     except BaseException as error:
-        # tokenizers raises no narrower class than Exception; where it panics, one that is no Exception
+        # tokenizers raises Exception itself; where it panics, a class that is not derived from Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ValueError(

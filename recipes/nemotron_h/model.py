@@ -367,26 +367,6 @@ def ssd_scan_chunked(
     return y.reshape(b, c * i, h, p)[:, :t] + skip, state.mT.reshape(b, h, p, n)
 
 
-@torch.no_grad()
-def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> Tensor:
-    """One position of the scan, for decoding; equals `ssd_scan_sequential` on one position up to rounding.
-
-    Args:
-        x: (b, h, p). dt: (b, h). A: (h). B, C: (b, g, n). D: (h). As in `ssd_scan_chunked`, without t.
-        state: (b, h, p, n), updated in place. No gradient flows through the state or the output.
-    Returns:
-        (b, h, p) output.
-    """
-    b, h, p = x.shape
-    g, n = B.shape[1:]
-    heads_of_group = state.view(b, g, -1, n)  # (b, g, r * p, n): a view, so updates reach state
-    written = (x * dt[..., None]).view(b, g, -1)
-    state.mul_(torch.exp(dt * A)[..., None, None])
-    heads_of_group.addcmul_(written[..., None], B[:, :, None])
-    y = torch.einsum("bgkn,bgn->bgk", heads_of_group, C)
-    return torch.addcmul(y.view(b, h, p), D[:, None], x)
-
-
 @dataclass
 class MambaState:
     """What a Mamba-2 layer keeps of the tokens so far: the same number of bytes after one token or a million."""
@@ -400,9 +380,6 @@ class MambaState:
         """Move the window past (b, t, channels) new positions, of which the first `num_new` (b,) are not padding."""
         b, t, channels = xBC.shape
         past = self.window.shape[1]
-        if num_new is None and t == 1:
-            self.window = torch.cat([self.window[:, 1:], xBC], dim=1)
-            return
         first = torch.full((b,), t, device=xBC.device) if num_new is None else num_new
         places = first[:, None] + torch.arange(past, device=xBC.device)  # (b, k - 1)
         positions = torch.cat([self.window, xBC], dim=1)
@@ -472,13 +449,6 @@ class DecodingState:
             else:
                 self.layers.append(None)
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only the sequences `rows`, a 1-d tensor of indices, in that order."""
-        for layer in self.layers:
-            if layer is not None:
-                for name, tensor in vars(layer).items():
-                    setattr(layer, name, tensor[rows])
-
     def num_bytes(self, kind: type) -> int:
         """Memory of all layer states of one kind, `MambaState` or `AttentionState`."""
         tensors = [tensor for layer in self.layers if isinstance(layer, kind) for tensor in vars(layer).values()]
@@ -526,13 +496,10 @@ class Mamba2Mixer(nn.Module):
             x, B, C = x.view(b, t, h, p), B.view(b, t, g, n), C.view(b, t, g, n)
             # A is learned as a logarithm, so that it is negative for every value: the state decays and cannot blow up.
             A, D = -torch.exp(at_least_float32(self.A_log)), at_least_float32(self.D)
-            if state is not None and t == 1:
-                y = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state.ssm)[:, None]
-            else:
-                before = None if state is None else state.ssm
-                y, after = ssd_scan_chunked(x, dt, A, B, C, D, self.config.chunk_size, before, segments)
+            before = None if state is None else state.ssm
+            y, after = ssd_scan_chunked(x, dt, A, B, C, D, self.config.chunk_size, before, segments)
             if state is not None:
-                state.ssm = state.ssm if t == 1 else after
+                state.ssm = after
                 state.advance_window(xBC, num_new)
             y = self.norm(y.flatten(2) * F.silu(at_least_float32(z)))  # gate first, then norm
         return self.out_proj(y)
@@ -586,10 +553,6 @@ class Attention(nn.Module):
             mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
         if state is not None:
             k, v, mask = state.append(k, v, num_new)
-            if q.shape[2] == 1:  # treat the query heads of one key-value head as positions: faster than enable_gqa
-                q = q.view(k.shape[0], k.shape[1], -1, self.head_dim)
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-                return self.o_proj(y.reshape(u.shape[0], 1, -1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 

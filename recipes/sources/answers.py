@@ -59,7 +59,7 @@ def parse_number(text: str, *, unit: str = "", group: str = ",", before: str = S
 
     Args:
         unit: may follow the number, with or without a space.
-        group: parts groups of three digits; anywhere else it makes the reply no number.
+        group: parts groups of three digits; with one anywhere else, the reply is not a number.
         before: a pattern of what may be said before the number, in upper or lower case.
     Returns:
         None for a fraction that can be reduced too: 36/12 only repeats the question 12x = 36 (our choice).

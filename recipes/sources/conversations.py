@@ -1,6 +1,6 @@
 """Conversations from the user: files, directories, globs and URIs of .jsonl, .jsonl.gz and .parquet.
 
-In: sources, each "location" or "category=location", as `reading.py` finds them. Out: conversations, and a named reason
+In: sources, each "location" or "category=location", as `listing.py` finds them. Out: conversations, and a named reason
 for each row that does not become one. A row has the columns of nvidia/Nemotron-Post-Training-Dataset-v1 or -v2:
 
     messages    list of {role, content}, in v1 with tool_calls [{id, type, function {name, arguments: JSON}}], in newer
@@ -27,11 +27,11 @@ from typing import Any
 import pyarrow as pa
 
 from nemotron.recipes.sources.documents import Unreadable
+from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
     MAX_DOCUMENT_CHARACTERS,
     Row,
-    SourceFile,
     is_unicode,
     json_rows,
     parquet_rows,

@@ -1,6 +1,6 @@
 """Raw text from the user: files, directories, globs and URIs of .txt, .jsonl, .jsonl.gz and .parquet.
 
-In: sources, each "location" or "category=location", as `reading.py` finds them. Out: documents, and a named reason for
+In: sources, each "location" or "category=location", as `listing.py` finds them. Out: documents, and a named reason for
 each row that does not become one. A .txt file is one document. In the other formats each row is one. A row may have any
 columns besides its text: `id` and `license` are used if present and the others are ignored, because NVIDIA's released
 datasets differ in them.
@@ -14,12 +14,12 @@ from dataclasses import replace
 import pyarrow as pa
 
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Document, Unreadable
+from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
     MAX_DOCUMENT_CHARACTERS,
     MAX_LINE_BYTES,
     Row,
-    SourceFile,
     is_unicode,
     json_rows,
     parquet_rows,

@@ -52,6 +52,6 @@ def test_an_unknown_scale_is_refused_with_the_four_that_exist(scale: object):
 
 
 @pytest.mark.parametrize("count", [-1, -(10**12), True, False, 1.0, 0.5, "100", None])
-def test_a_count_that_is_no_number_of_rows_is_refused(count: object):
+def test_a_count_that_is_not_a_number_of_rows_is_refused(count: object):
     with pytest.raises(ValueError, match=f"count={count!r}"):
         apply_scale(count, "full")  # type: ignore[arg-type]

@@ -647,7 +647,7 @@ def test_damaged_files_load_unchanged_or_are_named_in_one_sentence(
             shutil.copytree(originals / kind.original, tmp_path / "before")
             shutil.rmtree(tmp_path / "before" / "run.incomplete" / "training_state" / "step-00000002")
             allowed.append(kind.read(tmp_path / "before"))
-            # or none, if the names of both are no names of states
+            # or none, if neither has the name of a state
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     faults = {}
     for number in chosen:

@@ -73,7 +73,7 @@ def draw_exercises(
 ) -> list[Exercise]:
     """Exercises of one split, none of them twice; fewer exercises are a prefix of more.
 
-    In training no conversation returns, though a task may in other words. In evaluation no task returns. If a family
+    In training no conversation is repeated, but a task may be, in other words. In evaluation no task is. If a family
     has fewer exercises than asked for, it gives those that it has and says so.
 
     Args:

@@ -32,7 +32,7 @@ WORDS = ("apple", "bread", "cloud", "dance", "eagle", "field", "glass", "house",
 STATEMENTS = ("The {topic} is right next to the {word}.", "The {topic} is not like the {word}.",
               "The {topic} is older than the {word}.")  # fmt: skip
 SENTENCE = re.compile(r"(?:[^\W\d_]|[ ,;:'-])+[.!?]")
-LONGEST_SENTENCE = 30  # words; a list of everything is no sentence
+LONGEST_SENTENCE = 30  # words; a list of everything is not a sentence
 
 Constraint = tuple[str, Any]
 """A key of `SENTENCES` and its value: a number, a word, a letter or None."""

@@ -145,7 +145,7 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
 def check_answer(exercise: Exercise, reply: str) -> bool:
     """Whether the reply is the answer in the language of the question, as a sentence or as the value alone.
 
-    A word to write backwards must keep its upper and lower case, and digits to write backwards are no number.
+    A word to write backwards must keep its upper and lower case, and digits to write backwards are not a number.
     """
     same = same_text if exercise.canonical.startswith("backwards") else same_words
     value = last_word(exercise.answer)

@@ -395,7 +395,7 @@ COUNTED = re.compile(r"How many (\w+)(?<!are)(?<!does)\b")
 def check_answer(problem: Problem, answer: str) -> bool:
     """Whether `answer` is the number that the problem asks for, with or without the noun that it counts.
 
-    "1,250", "1250.0", "1250.", "$1250$" and "1250 apples" all mean 1250 apples; "1,2,5,0" and "12,50" are no number.
+    "1,250", "1250.0", "1250.", "$1250$" and "1250 apples" all mean 1250 apples; "1,2,5,0" and "12,50" mean nothing.
     """
     counted = COUNTED.search(problem.question)
     return parse_number(answer, unit=counted[1] if counted else "") == Fraction(problem.answer)

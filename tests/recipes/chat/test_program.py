@@ -450,7 +450,7 @@ def test_a_checkpoint_that_has_changed_since_it_was_saved_is_refused(chatml, art
     assert re.search(r"copy the artifact again|run the step again|move it elsewhere|with a copy", str(error.value))
 
 
-def test_an_artifact_of_another_type_is_no_checkpoint(chatml, artifact):
+def test_an_artifact_of_another_type_is_not_a_checkpoint(chatml, artifact):
     (artifact / METADATA).unlink()
     Dataset(path=artifact, checkpoint_path=artifact / "model").save()
     with pytest.raises(ValueError, match=r"type='dataset', expected 'checkpoint'; give the path of a checkpoint"):

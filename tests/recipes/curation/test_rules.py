@@ -194,7 +194,7 @@ def test_two_rules_with_one_name_are_refused_because_one_report_would_be_lost(ap
         apply(sized([3]), [at_least(1)], reports)
 
 
-def test_a_fault_that_is_no_text_is_refused_so_that_a_predicate_is_not_taken_for_a_rule():
+def test_a_fault_that_is_not_text_is_refused_so_that_a_predicate_is_not_taken_for_a_rule():
     with pytest.raises(TypeError, match="the filter 'size' says False of 0000; return what is wrong, or None"):
         apply_to_list(sized([3]), [Rule("size", "any", lambda item: False)], {})
 

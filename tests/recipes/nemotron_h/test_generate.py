@@ -90,7 +90,7 @@ def test_the_scan_state_is_kept_in_at_least_float32(dtype: torch.dtype, expected
     state = DecodingState(model, 1)
     states = [layer for layer in state.layers if isinstance(layer, MambaState)]
     with torch.no_grad():
-        for num_tokens in (0, 1, 5, 1):  # nothing; a step from the empty state; a scan; a step
+        for num_tokens in (0, 1, 5, 1):  # nothing; one token from the empty state; several; one
             if num_tokens:
                 model(torch.ones(1, num_tokens, dtype=torch.int64), state=state)
             assert {layer.ssm.dtype for layer in states} == {expected}

@@ -35,7 +35,6 @@ from nemotron.recipes.nemotron_h.model import (
     purpose_generator,
     ssd_scan_chunked,
     ssd_scan_sequential,
-    ssd_step,
 )
 
 SHAPE = MODELS["tiny"]
@@ -149,23 +148,6 @@ def test_large_step_sizes_give_finite_gradients() -> None:
     y, _ = ssd_scan_chunked(*inputs, 16, state.detach().float())
     for gradient in torch.autograd.grad(y.sum(), inputs):
         assert gradient.isfinite().all()
-
-
-def test_one_decoding_step_equals_the_sequential_scan_of_one_position() -> None:
-    x, dt, A, B, C, D, state = scan_inputs(b=2, t=1, g=2, r=2, p=3, n=4, seed=0)
-    expected, expected_state = ssd_scan_sequential(x, dt, A, B, C, D, state)
-    updated = state.detach().clone()
-    found = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, updated)
-    torch.testing.assert_close(found, expected[:, 0].detach(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(updated, expected_state.detach(), rtol=1e-12, atol=1e-12)
-
-
-def test_no_gradient_flows_through_a_decoding_step() -> None:
-    x, dt, A, B, C, D, state = scan_inputs(b=2, t=1, g=2, r=2, p=3, n=4, seed=0)
-    updated = state.detach().clone()
-    y = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, updated)
-    assert not y.requires_grad
-    assert not updated.requires_grad
 
 
 def test_a_scan_without_positions_is_refused() -> None:

@@ -79,7 +79,7 @@ def test_groups_are_parted_as_in_the_language(group: str, right: str, wrong: str
     assert parse_number(wrong, group=group) is None
 
 
-def test_where_a_period_parts_groups_it_is_no_decimal_point() -> None:
+def test_where_a_period_parts_groups_it_is_not_a_decimal_point() -> None:
     assert parse_number("1.471", group=".") == 1471
     assert parse_number("1.5", group=".") is None
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources import reading
+from nemotron.recipes.sources import listing, reading
 from nemotron.recipes.sources.conversations import Conversation, read_conversations, row_conversation
-from nemotron.recipes.sources.reading import REMOTE, Row, SourceFile
+from nemotron.recipes.sources.listing import REMOTE, SourceFile
+from nemotron.recipes.sources.reading import Row
 
 # The columns of nvidia/Nemotron-Post-Training-Dataset-v2, and the additional ones of -v1.
 TEXT_COLUMNS = ["uuid", "license", "generator", "version", "category", "reasoning"]
@@ -312,7 +313,7 @@ def test_reasoning_content_may_come_before_a_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thought", [None, "", " \n"])
-def test_an_empty_reasoning_content_is_no_thought(tmp_path: Path, thought: str | None) -> None:
+def test_an_empty_reasoning_content_is_not_a_thought(tmp_path: Path, thought: str | None) -> None:
     conversation = read_one(tmp_path / "a.jsonl", row(reasoning=None, messages=reply(reasoning_content=thought)))
     assert not conversation.reasoning
     assert conversation.messages[2] == {"role": "assistant", "content": "<think></think>Four"}
@@ -623,7 +624,8 @@ def test_uris_are_read_through_daft(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             calls.append(("bytes", path, io_config))
             return real.File(path.replace(root, f"file://{tmp_path}"))
 
-    monkeypatch.setattr(reading, "daft", Border())
+    for module in (listing, reading):
+        monkeypatch.setattr(module, "daft", Border())
     conversations, _unreadable = read_conversations([root])
     assert [(one.id, one.origin) for one in conversations] == [("a", root), ("b", root)]
     assert calls == [

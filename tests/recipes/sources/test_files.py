@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources import reading
+from nemotron.recipes.sources import listing, reading
 from nemotron.recipes.sources.documents import Document
 from nemotron.recipes.sources.files import read_sources
-from nemotron.recipes.sources.reading import REMOTE
+from nemotron.recipes.sources.listing import REMOTE
 
 
 def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> str:
@@ -404,7 +404,7 @@ def test_json_lines_cut_anywhere_in_the_last_line_raise_a_one_line_error(
     one_line(error)
 
 
-def test_a_cut_line_that_is_not_reached_is_no_error(tmp_path: Path) -> None:
+def test_a_cut_line_that_is_not_reached_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES[:-5])
     assert len(read_sources([str(tmp_path / "a.jsonl")], num_documents=1)[0]) == 1
 
@@ -603,7 +603,8 @@ def test_uris_are_read_through_daft_with_few_tries(tmp_path: Path, monkeypatch: 
             return reading.daft_itself.File(path.replace(root, f"file://{tmp_path}"))  # type: ignore[attr-defined]
 
     monkeypatch.setattr(reading, "daft_itself", reading.daft, raising=False)
-    monkeypatch.setattr(reading, "daft", Border())
+    for module in (listing, reading):
+        monkeypatch.setattr(module, "daft", Border())
     documents, unreadable = read_sources([f"wiki={root}"])
     assert [(d.id, d.text, d.origin) for d in documents] == [("b.parquet#0", "b", root), ("x/a.jsonl.gz#0", "a", root)]
     assert unreadable == []

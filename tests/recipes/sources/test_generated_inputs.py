@@ -23,7 +23,8 @@ from nemotron.pipe import piped_artifact
 from nemotron.recipes.curation.rules import report_unreadable
 from nemotron.recipes.sources.conversations import read_conversations, row_conversation
 from nemotron.recipes.sources.files import read_sources, row_document
-from nemotron.recipes.sources.reading import Row, SourceFile
+from nemotron.recipes.sources.listing import SourceFile
+from nemotron.recipes.sources.reading import Row
 from nemotron.strict import one_sentence
 from nemotron.terminal import printable
 

@@ -53,7 +53,7 @@ def messages(content: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
 
 
-# Files that are no files ----------------------------------------------------------------------------------------------
+# Pipes and devices ----------------------------------------------------------------------------------------------------
 
 
 def make_pipe(path: Path) -> None:
@@ -73,7 +73,7 @@ def make_socket(path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["", "file://"])
 @pytest.mark.parametrize("suffix", ["txt", "jsonl", "jsonl.gz", "parquet"])
 @pytest.mark.parametrize("make", [make_pipe, make_zeros, make_socket])
-def test_what_is_no_regular_file_is_refused_by_name(
+def test_what_is_not_a_regular_file_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[..., Any], scheme: str, suffix: str, make: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket is short

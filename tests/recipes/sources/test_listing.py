@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nemotron.recipes.sources import reading
+from nemotron.recipes.sources import listing
 from nemotron.recipes.sources.files import read_sources
+from nemotron.recipes.sources.listing import split_category
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -89,7 +90,7 @@ def test_a_source_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pyte
     for number in range(4):
         write(tmp_path / f"data/{number}.txt")
     assert len(listed(f"{tmp_path}/data")[0]) == 4
-    monkeypatch.setattr(reading, "MAX_LISTED", 3)
+    monkeypatch.setattr(listing, "MAX_LISTED", 3)
     with pytest.raises(
         ValueError, match=r"data/3\.txt is one of more than 3 files and folders; name a smaller directory"
     ):
@@ -164,13 +165,35 @@ def test_hidden_files_of_an_address_follow_the_same_rule(monkeypatch: pytest.Mon
     """Daft's listing is replaced by a fixed one."""
 
     class Border:
-        exceptions = reading.daft.exceptions
+        exceptions = listing.daft.exceptions
 
         def from_glob_path(self, _pattern: str, io_config: object) -> object:
-            return reading.daft_itself.from_pydict({"path": [f"s3://b/d/{one}" for one in (name, "b.parquet")]})  # type: ignore[attr-defined]
+            return listing.daft_itself.from_pydict({"path": [f"s3://b/d/{one}" for one in (name, "b.parquet")]})  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(reading, "daft_itself", reading.daft, raising=False)
-    monkeypatch.setattr(reading, "daft", Border())
-    assert reading.list_uri("s3://b/d") == ([("s3://b/d/b.parquet", "b.parquet")], [(name, HIDDEN)])
-    spelled_out, _skipped = reading.list_uri("s3://b/d/**/.*/*")
+    monkeypatch.setattr(listing, "daft_itself", listing.daft, raising=False)
+    monkeypatch.setattr(listing, "daft", Border())
+    assert listing.list_uri("s3://b/d") == ([("s3://b/d/b.parquet", "b.parquet")], [(name, HIDDEN)])
+    spelled_out, _skipped = listing.list_uri("s3://b/d/**/.*/*")
     assert {uri for uri, _ in spelled_out} == {f"s3://b/d/{name}", "s3://b/d/b.parquet"}
+
+
+@pytest.mark.parametrize(
+    ("source", "category", "location"),
+    [
+        ("notes.txt", None, "notes.txt"),
+        ("code=a.txt", "code", "a.txt"),
+        ("syn-crawl-high=hf://datasets/x/y/*.parquet", "syn-crawl-high", "hf://datasets/x/y/*.parquet"),
+        ("crawl++=a.txt", "crawl++", "a.txt"),
+        ("math=a=b.txt", "math", "a=b.txt"),
+        ("data/year=2024/a.txt", None, "data/year=2024/a.txt"),
+        ("s3://bucket/year=2024/*.parquet", None, "s3://bucket/year=2024/*.parquet"),
+    ],
+)
+def test_the_category_is_before_the_first_equals_sign(source: str, category: str, location: str) -> None:
+    assert split_category(source) == (category, location)
+
+
+def test_a_path_that_exists_is_not_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "year=2024").mkdir()
+    assert split_category("year=2024") == (None, "year=2024")

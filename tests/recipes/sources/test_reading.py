@@ -1,7 +1,6 @@
 """The parts that readers of documents and conversations share."""
 
 import io
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,6 @@ from nemotron.recipes.sources import reading
 from nemotron.recipes.sources.reading import (
     Row,
     UriReader,
-    split_category,
     stated_id,
     stated_text,
     take_turns,
@@ -50,28 +48,6 @@ def test_repeated_ids_become_unique_and_the_first_one_stays(ids: list[str]) -> N
     assert len(set(unique)) == len(ids)
     assert all(new_id.startswith(old_id) for new_id, old_id in zip(unique, ids, strict=True))
     assert unique[:1] == ids[:1]
-
-
-@pytest.mark.parametrize(
-    ("source", "category", "location"),
-    [
-        ("notes.txt", None, "notes.txt"),
-        ("code=a.txt", "code", "a.txt"),
-        ("syn-crawl-high=hf://datasets/x/y/*.parquet", "syn-crawl-high", "hf://datasets/x/y/*.parquet"),
-        ("crawl++=a.txt", "crawl++", "a.txt"),
-        ("math=a=b.txt", "math", "a=b.txt"),
-        ("data/year=2024/a.txt", None, "data/year=2024/a.txt"),
-        ("s3://bucket/year=2024/*.parquet", None, "s3://bucket/year=2024/*.parquet"),
-    ],
-)
-def test_the_category_is_before_the_first_equals_sign(source: str, category: str, location: str) -> None:
-    assert split_category(source) == (category, location)
-
-
-def test_a_path_that_exists_is_not_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "year=2024").mkdir()
-    assert split_category("year=2024") == (None, "year=2024")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
-import torch
 
 
 def test_the_stage_reproduces_its_golden(stage0, golden):
@@ -70,26 +68,3 @@ def test_every_file_of_an_artifact_is_recorded_in_it(stage0):
 
 def test_no_unfinished_directory_is_left_behind(stage0):
     assert sorted(path.name for path in stage0.directory.iterdir()) == ["data_curation", "evaluation", "training"]
-
-
-def test_evaluation_at_tiny_computes_with_one_thread(stage0, tmp_path, monkeypatch):
-    """As it must where the user chose nothing; tests/recipes/training/test_run.py has the same of training."""
-    from nemotron.recipes.nano2.stage0_pretrain import evaluation
-    from nemotron.recipes.nemotron_h import threads
-
-    class Loaded(Exception):
-        pass
-
-    def note(*arguments, **keywords):
-        raise Loaded(torch.get_num_threads())
-
-    monkeypatch.setattr(threads, "chosen_by_user", lambda num_threads: False)
-    monkeypatch.setattr(evaluation, "load_checkpoint", note)
-    config = evaluation.Config(checkpoint_path=stage0.checkpoint.path, output_dir=tmp_path / "evaluation")
-    before = torch.get_num_threads()
-    torch.set_num_threads(before + 1)
-    try:
-        with pytest.raises(Loaded, match=r"^1$"):
-            evaluation.main(config)
-    finally:
-        torch.set_num_threads(before)

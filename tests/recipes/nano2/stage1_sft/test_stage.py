@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
@@ -147,26 +146,3 @@ def test_tool_calls_are_learned_in_the_first_part_and_in_their_own(stage1, part,
         for row in rows
     ]
     assert sum("<TOOLCALL>" in text for text in learned) > share * len(rows)
-
-
-def test_evaluation_at_tiny_computes_with_one_thread(stage1, tmp_path, monkeypatch):
-    """As it must where the user chose nothing; tests/recipes/training/test_run.py has the same of training."""
-    from nemotron.recipes.nano2.stage1_sft import evaluation
-    from nemotron.recipes.nemotron_h import threads
-
-    class Loaded(Exception):
-        pass
-
-    def note(*arguments, **keywords):
-        raise Loaded(torch.get_num_threads())
-
-    monkeypatch.setattr(threads, "chosen_by_user", lambda num_threads: False)
-    monkeypatch.setattr(evaluation, "load_checkpoint", note)
-    config = evaluation.Config(checkpoint_path=stage1.checkpoint.path, output_dir=tmp_path / "evaluation")
-    before = torch.get_num_threads()
-    torch.set_num_threads(before + 1)
-    try:
-        with pytest.raises(Loaded, match=r"^1$"):
-            evaluation.main(config)
-    finally:
-        torch.set_num_threads(before)
