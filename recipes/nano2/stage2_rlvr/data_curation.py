@@ -76,7 +76,7 @@ class Config(ScaledConfig):
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of NVIDIA's released sets for
     reinforcement learning on instructions. They take the place of the generated instructions."""
     raw_prompts: PositiveInt | Literal["all"] = by_scale(
-        tiny=4_800, small=20_000, medium=16_000, full=published(16_000, "section 3")
+        tiny=5_600, small=20_000, medium=16_000, full=published(16_000, "section 3")
     )
     """Number of prompts before any filter, of which the scale takes its share; "all" reads every one of the sources."""
     other_share: Fraction = at_every_scale(our_choice(0.3, "so that they are not forgotten"))

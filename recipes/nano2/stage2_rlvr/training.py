@@ -78,9 +78,9 @@ class Config(ScaledConfig):
     """Directory of the Dataset; read from the pipe if left out."""
 
     # Rollouts. The proxies draw 64 prompts with 16 replies each.
-    prompts_per_step: PositiveInt = by_scale(tiny=4, small=16, medium=32, full=proxy(64, WORKPLACE))
+    prompts_per_step: PositiveInt = by_scale(tiny=8, small=16, medium=32, full=proxy(64, WORKPLACE))
     """Prompts of one step; each prompt is used once."""
-    replies_per_prompt: Annotated[int, Field(ge=2)] = by_scale(tiny=6, small=8, medium=16, full=proxy(16, WORKPLACE))
+    replies_per_prompt: Annotated[int, Field(ge=2)] = by_scale(tiny=4, small=8, medium=16, full=proxy(16, WORKPLACE))
     """Replies to each prompt, which are compared with each other."""
     max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
@@ -104,9 +104,9 @@ class Config(ScaledConfig):
     # Updates.
     updates_per_step: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=our_choice(1))
     """Optimizer steps on the replies of one step, each on its share of them."""
-    micro_batch_replies: PositiveInt = by_scale(tiny=12, small=32, medium=4, full=our_choice(1))
+    micro_batch_replies: PositiveInt = by_scale(tiny=8, small=32, medium=4, full=our_choice(1))
     """Replies per forward pass; changes memory, not the result."""
-    learning_rate: PositiveFloat = by_scale(tiny=1e-3, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
+    learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
     """Learning rate after the warmup; it stays."""
     warmup_steps: NonNegativeInt = by_scale(tiny=1, small=5, medium=13, full=proxy(13, WORKPLACE))
     """Steps over which the learning rate rises linearly from 0."""
