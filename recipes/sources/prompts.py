@@ -12,11 +12,13 @@ for each row that does not become one. A row has the columns of NVIDIA's release
 
     python -c "from nemotron.recipes.sources.prompts import *; print(read_prompts(['prompts.jsonl']))"
 
-These names are those of NeMo Gym's README for the first set, of the dataset card of IFEval, and of a public reader of
-the third set; no released file was read to check them. All but the ids may be JSON in a text as well. A null among the
-arguments is left out, because Parquet gives every row all of them.
+All but the ids may be JSON in a text as well. A null among the arguments is left out, because Parquet gives every row
+all of them. The names were checked in NeMo Gym's README and in google-research's input_data.jsonl, whose rows are those
+of IFEval; those of the Llama-Nemotron set come from a reader of it, and no file of NVIDIA was read. The README shows
+that nvidia/Nemotron-RL-instruction_following has more instructions than IFEval's, such as "paragraphs:paragraphs"; a
+row with one of those is unreadable, because a reward must check everything that its prompt asks for.
 
-Left out: every other column, such as grading_mode; prompts with tools; verifiers of other sets.
+Left out: every other column, such as grading_mode; prompts with tools; the verifiers of other sets.
 """
 
 import json

@@ -15,8 +15,8 @@ rules are stricter than the benchmark's program, so that a reward is harder to g
   heading of a section have text after them. "I" is no word in capital letters.
 - The dividers of paragraphs are lines, bullets have a space after them, as in Markdown, and sections count from 1.
 
-Left out: IFEval's loose measure, instructions of later benchmarks such as "paragraphs:paragraphs", counting words of
-languages that are written without spaces.
+Left out: IFEval's loose measure, instructions of later benchmarks such as "paragraphs:paragraphs", words and
+keywords of languages that are written without spaces.
 """
 
 import inspect
@@ -135,10 +135,10 @@ def has_letter_frequency(reply: str, letter: str, let_frequency: int, let_relati
 
 
 def is_in_language(reply: str, language: str) -> bool:
-    """The language is py3langid's likeliest, ignoring case; a few words are English if all their letters are ASCII."""
+    """The language is py3langid's likeliest; a few words are English if all their letters are ASCII."""
     if language == "en" and len(words(reply)) < MIN_WORDS_OF_LANGUAGE:
         return all(letter.isascii() for letter in reply if letter.isalpha())
-    return likeliest_language(reply.lower(), among=LANGUAGES) == language
+    return likeliest_language(reply, among=LANGUAGES) == language
 
 
 def has_number_of_paragraphs(reply: str, num_paragraphs: int) -> bool:
@@ -204,8 +204,9 @@ def has_number_of_highlights(reply: str, num_highlights: int) -> bool:
 
 def has_sections(reply: str, section_spliter: str, num_sections: int) -> bool:
     """At least so many sections with a word, whose lines begin with the splitter and 1, 2, 3, ..., in any case."""
-    splitter = r"[ \t]+".join(map(re.escape, section_spliter.split()))
-    heading = re.compile(rf"^[ \t#*_]*{splitter}[ \t]*([0-9]+)(?!\w)", re.MULTILINE | re.IGNORECASE)
+    heading = re.compile(
+        rf"^[ \t#*_]*{re.escape(section_spliter.strip())}[ \t]*([0-9]+)(?!\w)", re.MULTILINE | re.IGNORECASE
+    )
     _before, *sections = heading.split(reply)
     numbers, texts = sections[::2], sections[1::2]
     in_order = numbers == [str(number) for number in range(1, len(numbers) + 1)]

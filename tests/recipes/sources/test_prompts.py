@@ -52,7 +52,7 @@ IFEVAL = {"key": 7, "prompt": ASKED, "instruction_id_list": IDS, "kwargs": KWARG
 TEXTS = {"uuid": "7", "prompt": ASKED, "instruction_id_list": json.dumps(IDS), "kwargs": json.dumps(KWARGS)}
 TEXT_EACH = {
     **GYM,
-    "kwargs": [json.dumps(one) for one in KWARGS],
+    "kwargs": [json.dumps(KWARGS[0]), "", json.dumps(KWARGS[2])],
     "responses_create_params": json.dumps({"input": ASKED}),
 }
 FORMS = {
@@ -107,6 +107,13 @@ def test_a_row_of_each_set_becomes_the_same_exercise(tmp_path: Path, form: str, 
     assert exercise_from_row(exercise_to_row(exercises[0])) == exercises[0]
     assert check_answer(exercises[0], "I like the sea.")
     assert list(constraint_results(exercises[0], "The sea, no").values()) == [True, False, True]
+
+
+def test_a_null_among_the_arguments_is_none(tmp_path: Path) -> None:
+    padded = [{"num_words": None, "relation": None, "keywords": None, **(one or {})} for one in KWARGS]
+    for form in (json.dumps(padded), padded):
+        [one], _ = read_prompts([write(tmp_path / "a.jsonl", [{**GYM, "kwargs": form}])])
+        assert json.loads(one.details)["instructions"] == INSTRUCTIONS
 
 
 def test_parquet_gives_what_jsonl_gives(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from nemotron.recipes.sources.languages import likeliest_language
 GERMAN = "Der Fluss liegt neben dem Haus, und das Haus ist alt."
 FRENCH = "La rivière est à côté de la maison, et la maison est vieille."
 ENGLISH = "the river is next to the house and the house is much older than the river"
+NINE_WORDS = "der Fluss liegt neben dem Haus und das Haus"  # of ASCII letters
 HINDI = "नदी घर के पास है और घर बहुत पुराना है।"
 
 # id, arguments, replies that follow, replies that do not; a count is met exactly and missed by one.
@@ -35,8 +36,9 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         "keywords:existence",
         {"keywords": ["river", "old house", "don't"]},
         ["I don't see a River. It is an OLD HOUSE.", "don’t river old\n house"],
-        ["I don't see a river or house.", "rivers, old house, don't", "old house, don't"],
+        ["I don't see a river or house.", "bobriver, old house, don't", "rivers, old house, don't", "old house, don't"],
     ),
+    ("keywords:existence", {"keywords": ["c.t"]}, ["A c.t"], ["A cat"]),
     (
         "keywords:frequency",
         {"keyword": "cat", "frequency": 2, "relation": "at least"},
@@ -69,7 +71,13 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ),
     ("language:response_language", {"language": "de"}, [GERMAN, GERMAN.upper()], [FRENCH, ENGLISH, "7"]),
     ("language:response_language", {"language": "hi"}, [HINDI], [GERMAN]),
-    ("language:response_language", {"language": "en"}, [ENGLISH, "hello world"], [GERMAN, FRENCH, "schönes Haus"]),
+    ("language:response_language", {"language": "ar"}, ["البيت كبير جدا."], [GERMAN]),
+    (
+        "language:response_language",
+        {"language": "en"},
+        [ENGLISH, "river, lamp", NINE_WORDS],
+        [GERMAN, FRENCH, "schönes Haus", f"{NINE_WORDS} ist"],
+    ),
     (
         "length_constraints:number_sentences",
         {"num_sentences": 2, "relation": "at least"},
@@ -103,13 +111,18 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     (
         "length_constraints:nth_paragraph_first_word",
         {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "Weekend"},
-        ["One\n\nweekend is near", "One\n \n\n**Weekend:** now", "One\n\n***\n\nWEEKEND"],
-        ["One\n\nThe weekend", "Weekend\n\nOne", "One\n\nTwo\n\nWeekend", "One\nWeekend", "One\n\nWeekends"],
+        ["One\n\nweekend is near", "One\n \n\n**Weekend:** now", "One\n\n***\n\nWEEKEND", "One\n \nWeekend"],
+        ["One\n\nThe weekend", "Weekend\n\nOne", "One\n\nWeekend\n\nTwo", "One\nWeekend", "One\n\nWeekends"],
     ),
     (
         "detectable_content:postscript",
         {"postscript_marker": "P.S."},
-        ["Dear you.\n\nP.S. Write soon.", "Dear you.\n**p. s.** Write", "Dear you.\nP.S.\nWrite soon."],
+        [
+            "Dear you.\n\nP.S. Write soon.",
+            "Dear you.\n**p. s.** Write",
+            "Dear you.\nP.S.\nWrite soon.",
+            "P.S. Dear you.\nP.S. Write",
+        ],
         ["Dear you. P.S. Write", "P.S. Write soon.", "Dear you.\nP.S.", "Dear you.\nP.P.S. Write", "Dear.\nPS Write"],
     ),
     (
@@ -135,27 +148,66 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         "detectable_format:number_highlighted_sections",
         {"num_highlights": 2},
         ["*one* and **two words**", "* *one* and ***two***", "*one*, *two*, *three*"],
-        ["*one*", "* one * two *", "* one\n* two", "**one*  *two**", "*one* ** **", "*one* *-*", "*one\n* *two*"],
+        [
+            "*one*",
+            "* one* *two*",
+            "**one* *two*",
+            "*one** *two*",
+            "*one * *two*",
+            "*one\na* *two*",
+            "* one * two *",
+            "* one\n* two",
+            "**one*  *two**",
+            "*one* ** **",
+            "*one* *-*",
+            "*one\n* *two*",
+        ],
     ),
     (
         "detectable_format:multiple_sections",
-        {"section_spliter": "Section", "num_sections": 2},
+        {"section_spliter": " Section ", "num_sections": 2},
         ["Section 1\nOne\nSection 2\nTwo", "## SECTION 1: One\n**section 2** Two\nsection 3 Three"],
-        ["Section 1\nOne", "Section 1\nOne\nSection 2", "Section 2\nOne\nSection 3\nTwo", "Section\nSection\nx",
-         "Section 1\nOne Section 2 Two", "Section 1\nOne\nSection 1\nTwo", "Section 1st one\nSection 2nd two"],
+        [
+            "Section 1\nOne",
+            "Section 1\nOne\nSection 2",
+            "Section 2\nOne\nSection 3\nTwo",
+            "Section\nSection\nx",
+            "Section 1\nOne Section 2 Two",
+            "Section 1\nOne\nSection 1\nTwo",
+            "Section 1st one\nSection 2nd two",
+        ],
     ),
     (
         "detectable_format:json_format",
         {},
         ['{"a": 1}', ' [1, "b"] ', '```json\n{"a": {"b": null}}\n```', "```\n[1]```"],
-        ["1", '"a"', "{}", "[]", "{'a': 1}", 'Here: {"a": 1}', '{"a": NaN}', "[" * 100_000 + "1", "1" * 5000, "a"],
+        [
+            "1",
+            '"a"',
+            "{}",
+            "[]",
+            "```json\n{}\n```",
+            "{'a': 1}",
+            'Here: {"a": 1}',
+            '{"a": NaN}',
+            "[" * 100_000 + "1",
+            "1" * 5000,
+            "a",
+        ],
     ),
     (
         "combination:repeat_prompt",
         {"prompt_to_repeat": "Write a poem about “rain”."},
         ['write a poem about "rain".\n\nIt rains.', "Write  a poem about “rain”. A"],
-        ["Write a poem about “rain”.", "Sure: Write a poem about “rain”. It", "It rains.", "Write a poem on “rain”. A"],
+        [
+            "Write a poem about “rain”.",
+            "Write a poem about “rain”. !",
+            "Sure: Write a poem about “rain”. It",
+            "It rains.",
+            "Write a poem on “rain”. A",
+        ],
     ),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Write on rain"}, ["Write on rain: it"], ["Write on rainbows"]),
     (
         "combination:two_responses",
         {},
@@ -180,11 +232,17 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         "startend:end_checker",
         {"end_phrase": "Is there anything else?"},
         ["Yes.\nis there anything else?", '"Is there  anything else?" '],
-        ["Is there anything else? No.", "This there anything else?", "sIs there anything else?", "Yes."],
+        [
+            "Is there anything else? No.",
+            "Is there anything else? ........................",
+            "This there anything else?",
+            "sIs there anything else?",
+            "Yes.",
+        ],
     ),
     ("startend:quotation", {}, ['"a"', ' “Yes, "no".” '], ["a", '"a', 'a"', '"', '""', "'a'"]),
     ("punctuation:no_comma", {}, ["a; b. c"], ["a, b", "甲，乙", "甲、乙", "ا، ب"]),
-]  # fmt: skip
+]
 
 
 def exercise(*instructions: tuple[str, dict[str, Any]], prompt: str = "Say something.") -> Exercise:
@@ -303,6 +361,11 @@ def test_long_replies_of_one_repeated_part_are_judged_in_time_proportional_to_th
             "keywords:letter_frequency",
             {"letter": "ab", "let_frequency": 1, "let_relation": "at least"},
             "has letter='ab', which is not one character",
+        ),
+        (
+            "keywords:letter_frequency",
+            {"letter": " ", "let_frequency": 1, "let_relation": "at least"},
+            "has letter=' ', which is not one character",
         ),
         ("language:response_language", {"language": "tlh"}, "has language='tlh', which is not one of af, ar, bg,"),
         ("language:response_language", {"language": ["de"]}, "has language=['de'], which is not one of af, ar, bg,"),
