@@ -183,10 +183,8 @@ def row_instructions(columns: dict[str, Any]) -> list[dict[str, Any]]:
     """
     holder = columns
     for column in ("verifier_metadata", "args"):
-        if holder.get("instruction_id_list") is None and isinstance(
-            nested := parsed(columns.get(column), column), dict
-        ):
-            holder = nested
+        nested = parsed(columns.get(column), column) if holder.get("instruction_id_list") is None else None
+        holder = nested if isinstance(nested, dict) else holder
     key = "instruction_kwargs" if "instruction_kwargs" in holder else "kwargs"
     ids, arguments = (parsed(holder.get(name), name) for name in ("instruction_id_list", key))
     if not ids:

@@ -31,7 +31,7 @@ INPUT = [{"role": "user", "content": ASKED}]
 # The same prompt as in each of the sets.
 GYM = {
     "id": 7,
-    "responses_create_params": {"input": INPUT, "parallel_tool_calls": False},
+    "responses_create_params": {"input": INPUT, "tools": [], "parallel_tool_calls": False},
     "instruction_id_list": IDS,
     "prompt": ASKED,
     "kwargs": KWARGS,
