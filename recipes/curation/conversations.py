@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from nemotron.recipes.curation.decontaminate import evaluation_runs, first_overlap, words_of
-from nemotron.recipes.curation.language import likeliest_language
 from nemotron.recipes.curation.rules import Rule
 from nemotron.recipes.sources.conversations import Conversation
 from nemotron.recipes.sources.exercises.exercise import Exercise
+from nemotron.recipes.sources.languages import likeliest_language
 
 REPEATED_WORDS = 8
 MAX_REPETITIONS = 3

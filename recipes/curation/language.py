@@ -1,4 +1,4 @@
-"""Language identification, and the rule that drops prose that is not English.
+"""The rule that drops prose that is not English; ../sources/languages.py identifies the language.
 
 The rule keeps prose that is English with a probability of 0.3 or more. It keeps all other documents: source code has no
 natural language to identify, and generated problems are English by construction.
@@ -8,33 +8,12 @@ We use py3langid because its wheel includes its model; its scores are on another
 Left out: languages other than English; the published corpus has fifteen more, from separate sources.
 """
 
-from functools import cache
-
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
 from nemotron.recipes.curation.categories import PROSE_RULES
 from nemotron.recipes.curation.rules import Rule
 from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.languages import english_probability
 
 MIN_ENGLISH_PROBABILITY = 0.3
-
-
-@cache
-def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-def english_probability(text: str) -> float:
-    """py3langid's probability that a text is English.
-
-    It is computed in float32, so its seventh digit differs between machines.
-    """
-    return dict(_identifier().rank(text))["en"]
-
-
-def likeliest_language(text: str) -> str:
-    """The ISO 639-1 code that py3langid finds most probable."""
-    return _identifier().rank(text)[0][0]
 
 
 def language_fault(document: Document) -> str | None:

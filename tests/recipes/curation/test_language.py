@@ -4,14 +4,13 @@ from nemotron.recipes.curation import language
 from nemotron.recipes.curation.categories import PROSE_RULES
 from nemotron.recipes.curation.language import (
     MIN_ENGLISH_PROBABILITY,
-    english_probability,
     language_fault,
     language_rule,
-    likeliest_language,
 )
 from nemotron.recipes.curation.normalise import normalise_text
 from nemotron.recipes.curation.rules import apply_to_list
 from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.languages import english_probability
 from nemotron.recipes.sources.packages import package_documents
 
 ENGLISH = "The function returns the shortest path between two nodes of a graph and raises an error if there is none."
@@ -25,16 +24,6 @@ def kept_ids(texts, categories):
         for id, category in zip(sorted(texts), categories, strict=True)
     ]
     return [document.id for document in apply_to_list(documents, [language_rule()], {})]
-
-
-def test_english_is_distinguished_from_german_and_french():
-    assert english_probability(ENGLISH) > 0.9
-    assert english_probability(GERMAN) < 0.05
-    assert english_probability(FRENCH) < 0.05
-
-
-def test_likeliest_language_returns_its_iso_code():
-    assert [likeliest_language(text) for text in (ENGLISH, GERMAN, FRENCH)] == ["en", "de", "fr"]
 
 
 def test_the_fault_is_the_probability():
