@@ -17,7 +17,7 @@ from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generat
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.sources.exercises import long_context, tool_calling
 from nemotron.recipes.sources.exercises.exercise import Exercise
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.families import VERIFIERS
 from nemotron.recipes.sources.exercises.tool_calling import check_call, parse_tool_calls
 from nemotron.terminal import print_line
 
@@ -96,7 +96,7 @@ def judge(
     exercise: Exercise, continuation: Continuation, tokenizer: Tokenizer, chat: ChatFormat, mode: Mode
 ) -> Answered:
     """One reply, taken apart and judged."""
-    check_answer = FAMILIES[exercise.family].check_answer
+    check_answer = VERIFIERS[exercise.family].check_answer
     text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
     reply = chat.parse_reply(text, thinking=mode.thinking)
     ended = continuation.tokens[:-1] if continuation.finish == "stop" else continuation.tokens

@@ -25,9 +25,9 @@ from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.scoring.exercises import Mode, judge, prompt_ids
-from nemotron.recipes.sources.exercises import instructions
+from nemotron.recipes.sources.exercises import ifeval, instructions
 from nemotron.recipes.sources.exercises.exercise import Exercise
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.families import VERIFIERS
 from nemotron.strict import one_sentence
 from nemotron.terminal import print_line
 
@@ -69,7 +69,9 @@ def reward_parts(exercise: Exercise, answer: str) -> dict[str, float]:
     """The parts that an answer earns: what follows the thought, without the end of turn."""
     if exercise.family == instructions.FAMILY:
         return instructions.satisfied_parts(exercise, answer)
-    return {"right": float(FAMILIES[exercise.family].check_answer(exercise, answer))}
+    if exercise.family == ifeval.FAMILY:
+        return {name: float(follows) for name, follows in ifeval.constraint_results(exercise, answer).items()}
+    return {"right": float(VERIFIERS[exercise.family].check_answer(exercise, answer))}
 
 
 def total_reward(form: float, parts: Mapping[str, float]) -> float:

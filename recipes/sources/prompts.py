@@ -32,6 +32,7 @@ from nemotron.recipes.sources.conversations import Message, parse_json, parse_me
 from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.exercises.exercise import DIFFICULTIES, Exercise
 from nemotron.recipes.sources.exercises.ifeval import FAMILY, fault
+from nemotron.recipes.sources.listing import split_category
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
     Row,
@@ -40,7 +41,6 @@ from nemotron.recipes.sources.reading import (
     parquet_rows,
     read_items,
     row_licence,
-    split_category,
     stated_id,
     unique_ids,
 )

@@ -5,6 +5,7 @@ from types import ModuleType
 from nemotron.recipes.sources.exercises import (
     algebra,
     code_output,
+    ifeval,
     instructions,
     long_context,
     multilingual,
@@ -26,3 +27,6 @@ FAMILIES: dict[str, ModuleType] = {
         safety,
     )
 }
+
+VERIFIERS: dict[str, ModuleType] = {**FAMILIES, ifeval.FAMILY: ifeval}
+"""Every family whose replies can be judged: those above, and the user's prompts, which no family generates."""
