@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from nemotron import Artifact, apply_scale, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
+    BelowOne,
     Fraction,
     ScaledConfig,
     at_every_scale,
@@ -79,7 +80,7 @@ class Config(ScaledConfig):
         tiny=5_600, small=20_000, medium=16_000, full=published(16_000, "section 3")
     )
     """Number of prompts before any filter, of which the scale takes its share; "all" reads every one of the sources."""
-    other_share: Fraction = at_every_scale(our_choice(0.3, "so that they are not forgotten"))
+    other_share: BelowOne = at_every_scale(our_choice(0.3, "so that they are not forgotten"))
     """Share of the prompts that are exercises of the other families, in equal numbers."""
     max_difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=2, medium=3, full=our_choice(4))
     """The generated exercises have difficulties from 1 to this, in equal numbers."""

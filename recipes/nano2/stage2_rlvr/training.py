@@ -47,7 +47,7 @@ from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling
-from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
+from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups, purpose_generator
 from nemotron.recipes.scoring.rewards import Reward, Verifier
 from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
 from nemotron.recipes.training.rollouts import (
@@ -94,6 +94,8 @@ class Config(ScaledConfig):
     """Compare a reply with the mean of the other replies to its prompt; else with the mean of all of them."""
     divide_by_deviation: bool = at_every_scale(proxy(True, WORKPLACE))
     """Divide advantages by the standard deviation of their group."""
+    shuffle_rewards: bool = at_every_scale(our_choice(False, "a control"))
+    """Give every reply the reward of another reply of its step. Nothing is to be learned from that: a control."""
     clip_low: BelowOne = at_every_scale(proxy(0.2, WORKPLACE))
     """A token that became less likely than 1 - clip_low times what it was is not pushed further down."""
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
@@ -167,9 +169,12 @@ def with_logprobs(
     return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
 
 
-def advantages_of(rewards: Sequence[Reward], config: Config) -> torch.Tensor:
+def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch.Tensor:
     """(b,) how much better each reply is than the others to its prompt."""
     earned = torch.tensor([reward.total for reward in rewards], dtype=torch.float64)
+    if config.shuffle_rewards:
+        generator = purpose_generator(config.seed, f"shuffled rewards/{step}")
+        earned = earned[torch.randperm(len(earned), generator=generator)]
     groups = earned.view(-1, config.replies_per_prompt)  # (g, s)
     return group_advantages(
         groups, leave_one_out=config.leave_one_out, divide_by_deviation=config.divide_by_deviation
@@ -219,7 +224,7 @@ def main(config: Config) -> Checkpoint:
 
             # Rewards, and how much better each reply is than the others to its prompt.
             rewards = verify(prompts, replies)
-            advantages = advantages_of(rewards, config)
+            advantages = advantages_of(rewards, config, run.step)
             run.lap("rewards")
 
             # How likely each token is before this step's updates, to the policy and to the reference.
