@@ -125,6 +125,14 @@ def reward_of(
     return Reward(total_reward(form, parts), form, parts, right, one.answer if form == 1 else "")
 
 
+def loosely(exercise: Exercise, reward: Reward) -> list[float]:
+    """Each part as the most lenient reading of the answer earns it; nothing unless its form is right."""
+    if not reward.answer:
+        return list(reward.parts.values())
+    readings = [reward_parts(exercise, text) for text in loosened(reward.answer)]
+    return [max(parts[name] for parts in readings) for name in reward.parts]
+
+
 class Verifier:
     """Judges the replies to prompts, and names what its rules could not judge.
 
