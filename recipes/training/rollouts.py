@@ -139,9 +139,7 @@ def experience_of(
         sampled[row, len(prompt) - 1 : end - 1] = torch.tensor(reply.logprobs, dtype=torch.float64)
         counts[row, len(prompt) - 1 : end - 1] = learn_from_cut or reply.finish == "stop"
     spread = advantages.to(torch.float64)[:, None] * counts
-    return Experience(
-        tokens, counts, lengths, spread, sampled, torch.zeros_like(sampled), torch.zeros_like(sampled)
-    )
+    return Experience(tokens, counts, lengths, spread, sampled, torch.zeros_like(sampled), torch.zeros_like(sampled))
 
 
 def token_logits(model: NemotronH, experience: Experience, temperature: float) -> tuple[Tensor, Tensor]:

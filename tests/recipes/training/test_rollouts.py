@@ -361,7 +361,8 @@ def test_rewards_by_verifier_and_part() -> None:
     found = {(row["verifier"], row["part"]): (row["replies"], row["mean"]) for row in reward_rows(prompts, rewards)}
     assert list(found) == sorted(found)
     assert found == {
-        ("math", "all"): (4, pytest.approx(0.3)), ("math", "form"): (4, 0.75), ("math", "right"): (3, pytest.approx(1 / 3)),
+        ("math", "all"): (4, pytest.approx(0.3)), ("math", "form"): (4, 0.75),
+        ("math", "right"): (3, pytest.approx(1 / 3)),
         ("instruction_following", "all"): (2, pytest.approx(0.3)), ("instruction_following", "form"): (2, 0.75),
         ("instruction_following", "count"): (2, 0.5), ("instruction_following", "end"): (2, 0.0),
     }  # fmt: skip
