@@ -75,7 +75,8 @@ class Config(ScaledConfig):
     # The prompts.
     sources: tuple[str, ...] = ()
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of NVIDIA's released sets for
-    reinforcement learning on instructions. They take the place of the generated instructions."""
+    reinforcement learning on instructions. They take the place of the generated instructions. A row is read if all its
+    instructions are among the 25 of IFEval."""
     raw_prompts: PositiveInt | Literal["all"] = by_scale(
         tiny=5_600, small=20_000, medium=16_000, full=published(16_000, "section 3")
     )
