@@ -357,7 +357,8 @@ def noting(config, prompts, interrupt_at=None, note=lambda run: None):
         while run.step < TOTAL_STEPS:
             run.lap("rollouts", tokens=100)
             run.lap("rewards")
-            model.lm_head.weight.grad = torch.zeros_like(model.lm_head.weight)
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
             run.note_rows("rewards", [{"verifier": name, "replies": 3, "mean": run.step / 4} for name in ("a", "b")])
             if run.step in (0, TOTAL_STEPS - 1):
