@@ -33,14 +33,14 @@ def group_advantages(rewards: Tensor, *, leave_one_out: bool, divide_by_deviatio
         divide_by_deviation: divide by the standard deviation of the group (with s - 1) where it is positive.
     """
     s = rewards.shape[1]
-    differs = rewards.amax(dim=1, keepdim=True) > rewards.amin(dim=1, keepdim=True)  # a mean of equal numbers may round
+    differs = rewards.amax(dim=1, keepdim=True) > rewards.amin(dim=1, keepdim=True)
     advantages = rewards - rewards.mean(dim=1, keepdim=True)
+    advantages = torch.where(differs, advantages, 0)  # the mean of equal numbers may round
     if leave_one_out and s > 1:
         advantages = advantages * s / (s - 1)  # r - (sum - r) / (s - 1)
     if divide_by_deviation and s > 1:
-        deviation = rewards.std(dim=1, keepdim=True)
-        advantages = advantages / torch.where(deviation > 0, deviation, 1)
-    return torch.where(differs, advantages, 0)
+        advantages = advantages / torch.where(differs, rewards.std(dim=1, keepdim=True), 1)
+    return advantages
 
 
 class TokenTerms(NamedTuple):

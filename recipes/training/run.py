@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +30,7 @@ from pydantic import Field
 
 from nemotron import SCALES, Artifact, Scale
 from nemotron.artifact import working_directory
-from nemotron.ladder import Ladder
+from nemotron.ladder import Ladder, Rung
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
 from nemotron.recipes.nemotron_h.device import check_devices
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
@@ -161,8 +161,11 @@ class Run:
             table: a rung of the ladder, such as "rewards".
             rows: all rows of a table have the same columns, and `step` is none of them.
         Raises:
-            ValueError: if a number is not finite, or the columns are others than those of the first row.
+            ValueError: if a number is not finite, the columns are others than those of the first row, or the ladder has
+                no such rung.
         """
+        if table not in get_args(Rung):
+            raise ValueError(f"step {self.step} notes the table {table}; name it after a rung of nemotron.ladder")
         noted = self.record.tables.setdefault(table, [])
         for row in rows:
             self.check_finite(**{name: value for name, value in row.items() if isinstance(value, float)})

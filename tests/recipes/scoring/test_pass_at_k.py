@@ -52,5 +52,5 @@ def test_the_difference_is_that_of_after_from_before() -> None:
 
 
 def test_measurements_of_other_exercises_are_refused() -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="argument 2 is longer"):
         paired_difference([1.0], [0.0, 1.0])

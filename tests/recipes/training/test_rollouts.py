@@ -137,7 +137,7 @@ def experience(policy: NemotronH, temperature: float, *, learn_from_cut: bool = 
     """Of drawn replies of unequal length and an empty one."""
     sampling = Sampling(9, (STOP, *range(256, 300)), temperature, logprobs_at_temperature=True)
     replies = draw_replies(policy, prompts_of(*PROMPTS), 4, sampling, ("rollout", 0))
-    replies[5] = reply(finish="length")
+    replies[1] = reply(finish="length")
     assert len({len(one.tokens) for one in replies}) > 3
     assert {one.finish for one in replies} == {"stop", "length"}
     return experience_of(prompts_of(*PROMPTS), replies, torch.linspace(-1, 1, 12), learn_from_cut=learn_from_cut)
