@@ -62,6 +62,7 @@ from nemotron.recipes.training.rollouts import (
     token_logits,
 )
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+from nemotron.terminal import print_line
 
 WORKPLACE = "NVIDIA's NeMo RL recipe for Nano 9B v2"
 
@@ -176,9 +177,12 @@ def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch
         generator = purpose_generator(config.seed, f"shuffled rewards/{step}")
         earned = earned[torch.randperm(len(earned), generator=generator)]
     groups = earned.view(-1, config.replies_per_prompt)  # (g, s)
-    return group_advantages(
+    advantages = group_advantages(
         groups, leave_one_out=config.leave_one_out, divide_by_deviation=config.divide_by_deviation
-    ).flatten()
+    )
+    if not advantages.any():
+        print_line(f"step {step}: the replies to each prompt earn the same, so nothing is learned from the rewards")
+    return advantages.flatten()
 
 
 def token_terms(policy: NemotronH, experience: Experience, config: Config) -> TokenTerms:
@@ -200,7 +204,7 @@ def token_terms(policy: NemotronH, experience: Experience, config: Config) -> To
 def main(config: Config) -> Checkpoint:
     """Train the policy on every prompt once and return the Checkpoint."""
     dataset = Dataset.load(path=config.dataset_path)
-    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+    base = dataset.base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
     check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
     if is_done(config, dataset):
