@@ -93,8 +93,9 @@ class Experience:
         return Experience(**cut)
 
     def optimizer_steps(self, number: int) -> Iterator["Experience"]:
-        """The rows in `number` pieces of consecutive rows: what one optimizer step learns from."""
-        return map(self.rows, torch.arange(len(self.tokens), device=self.tokens.device).chunk(number))
+        """The rows in `number` pieces of consecutive rows: what one optimizer step learns from; no piece is empty."""
+        pieces = torch.arange(len(self.tokens), device=self.tokens.device).tensor_split(number)
+        return (self.rows(piece) for piece in pieces if len(piece))
 
     def by_length(self, rows: int) -> Iterator[Tensor]:
         """Numbers of the rows of each forward pass: at most `rows`, of similar length, so that little is padding."""
@@ -138,8 +139,7 @@ def experience_of(
         sampled[row, len(prompt) - 1 : end - 1] = torch.tensor(reply.logprobs, dtype=torch.float64)
         counts[row, len(prompt) - 1 : end - 1] = learn_from_cut or reply.finish == "stop"
     spread = advantages.to(torch.float64)[:, None] * counts
-    nothing = torch.zeros_like(sampled)
-    return Experience(tokens, counts, lengths, spread, sampled, nothing, nothing)
+    return Experience(tokens, counts, lengths, spread, sampled, torch.zeros_like(sampled), torch.zeros_like(sampled))
 
 
 def token_logits(model: NemotronH, experience: Experience, temperature: float) -> tuple[Tensor, Tensor]:

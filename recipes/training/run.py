@@ -159,11 +159,20 @@ class Run:
 
         Args:
             table: a rung of the ladder, such as "rewards".
-            rows: all rows of a table have the same columns.
+            rows: all rows of a table have the same columns, and `step` is none of them.
+        Raises:
+            ValueError: if a number is not finite, or the columns are others than those of the first row.
         """
+        noted = self.record.tables.setdefault(table, [])
         for row in rows:
             self.check_finite(**{name: value for name, value in row.items() if isinstance(value, float)})
-        self.record.tables.setdefault(table, []).extend({"step": self.step, **row} for row in rows)
+            columns = list(noted[0]) if noted else ["step", *row]
+            if ["step", *row] != columns or "step" in row:
+                raise ValueError(
+                    f"step {self.step} notes {', '.join(row)} in the table {table}; note the same columns in every "
+                    f"row, here {', '.join(columns[1:])}, without step"
+                )
+            noted.append({"step": self.step, **row})
 
     def lap(self, part: str, tokens: int = 0) -> None:
         """Say that a part of a step ends here; at the end of the run, the share of time of each part is printed.

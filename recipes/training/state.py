@@ -80,6 +80,11 @@ class Record:
         for index, row in enumerate(self.validation):
             if {name: type(value) for name, value in row.items()} != {"step": int, "category": str, "loss": float}:
                 raise ValueError(f"row {index} of the validation is {short(row)}")
+        for name, rows in self.tables.items():
+            for index, row in enumerate(rows):
+                step = row.get("step")
+                if type(step) is not int or not 0 <= step < len(self.curve) or list(row) != list(rows[0]):
+                    raise ValueError(f"row {index} of the table {short(name)} is {short(row)}")
         for name in ("initial", "after step 1") if self.curve else ("initial",):
             if name not in self.weights:
                 raise ValueError(f"the weights {name} are missing")

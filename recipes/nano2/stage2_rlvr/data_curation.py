@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -102,7 +102,7 @@ class Config(ScaledConfig):
     # What is held out for evaluation.
     exercises_per_family: PositiveInt = by_scale(tiny=6, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
-    held_out_instructions: PositiveInt = by_scale(tiny=12, small=200, medium=500, full=our_choice(500))
+    held_out_instructions: Annotated[int, Field(ge=3)] = by_scale(tiny=12, small=200, medium=500, full=our_choice(500))
     """Evaluation exercises of instruction following, of the difficulties that are trained on."""
 
 

@@ -46,9 +46,9 @@ from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.chance import PLAUSIBLE, best_copying, best_rewarded, chance_levels, chance_metrics
 from nemotron.recipes.scoring.exercises import Answered, Mode, ask
 from nemotron.recipes.scoring.pass_at_k import paired_difference, pass_at_k
-from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier, loosened, reward_parts
+from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier, loosely
 from nemotron.recipes.sources.exercises import long_context
-from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
+from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
@@ -102,6 +102,7 @@ class Results(Artifact):
 HEADLINE = ("reward/tuned", "reward/policy", "strict_prompt/policy", "exact_match/all/policy")
 MODES = {"think": True, "no_think": False}
 MODELS = ("tuned", "policy")
+SHOWN = 3  # held-out instructions of each mode on the page of rollouts
 
 
 def held_out_metrics(
@@ -120,14 +121,6 @@ def held_out_metrics(
     for k in sorted({1, size}):
         metrics[f"pass@{k}/{model}"] = sum(pass_at_k(size, found, k) for found in right) / len(right)
     return metrics
-
-
-def loosely(exercise: Exercise, reward: Reward) -> list[float]:
-    """Each part as the most lenient reading of the answer earns it; nothing if the reply has an error of format."""
-    if not reward.answer:
-        return list(reward.parts.values())
-    readings = [reward_parts(exercise, text) for text in loosened(reward.answer)]
-    return [max(parts[name] for parts in readings) for name in reward.parts]
 
 
 def gain(earned: dict[str, list[float]], replies_per_prompt: int) -> dict[str, float]:
@@ -185,11 +178,13 @@ def main(config: Config) -> Results:
         prompts = [verify.prompt_of(one, thinking=thinking) for thinking in MODES.values() for one in held_out]
         rewards: dict[str, list[Reward]] = {}
         tokens: dict[str, str] = {}
+        texts: dict[str, list[str]] = {}
         metrics: dict[str, float] = {}
         for name, model in models.items():
             replies = draw_replies(model, prompts, config.replies_per_prompt, free, ("held out", config.seed))
             rewards[name] = verify(prompts, replies)
             tokens[name] = sha256_of(str(token) for reply in replies for token in [*reply.tokens, -1])
+            texts[name] = [verify.decode(reply.tokens) for reply in replies[:: config.replies_per_prompt]]
             metrics |= held_out_metrics(name, prompts, rewards[name], config.replies_per_prompt)
         earned = {name: [one.total for one in found] for name, found in rewards.items()}
         metrics |= gain(earned, config.replies_per_prompt)
@@ -227,7 +222,13 @@ def main(config: Config) -> Results:
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_results(metrics, work / "exam.svg")
         plot_training(checkpoint, metrics, work / "training.svg")
-        (work / "rollouts.md").write_text(rollouts_page(checkpoint), encoding="utf-8", newline="\n")
+        shown = [*range(SHOWN), *range(len(held_out), len(held_out) + SHOWN)]  # with thinking, then without
+        pairs = [
+            (prompts[index].exercise.messages[-1]["content"],
+             {name: (texts[name][index], rewards[name][index * config.replies_per_prompt].total) for name in MODELS})
+            for index in shown
+        ]  # fmt: skip
+        (work / "rollouts.md").write_text(rollouts_page(checkpoint, pairs), encoding="utf-8", newline="\n")
         Results(
             path=work,
             checkpoint_path=checkpoint.path,

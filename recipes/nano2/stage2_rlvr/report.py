@@ -4,6 +4,7 @@ In: what training recorded and evaluation measured. Out: Markdown, and SVG files
 numbers are the same.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -112,6 +113,7 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
     top.axhline(metrics["reward/best_constant"], color="0.5", linestyle=":", label="best constant reply")
     top.set_ylabel("reward, mean of five steps")
     top.set_ylim(0, 1.02)
+    top.xaxis.set_major_locator(MaxNLocator(integer=True))
     top.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
     for index, (label, names) in enumerate(PANELS.items()):
         axes: Axes = figure.add_subplot(grid[1 + index // 2, index % 2])
@@ -122,6 +124,7 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(label, fontsize=8)
         axes.set_xlabel("step", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)
     save(figure, path)
 
@@ -141,9 +144,17 @@ def rows_of(checkpoint: Checkpoint, table: str) -> list[dict[str, Any]]:
     return pq.read_table(checkpoint.tables_path / f"{table}.parquet").to_pylist()
 
 
-def rollouts_page(checkpoint: Checkpoint) -> str:
-    """Markdown: every prompt of the first and the last step, and its replies from the best to the worst."""
-    lines = ["# Rollouts of the first and the last step", ""]
+def rollouts_page(checkpoint: Checkpoint, pairs: Sequence[tuple[str, dict[str, tuple[str, float]]]]) -> str:
+    """Markdown: held-out instructions before and after, then the rollouts of the first and the last step.
+
+    Args:
+        pairs: a question, and by model its reply and what that earned.
+    """
+    lines = ["# Rollouts", "", "## Held-out instructions, before and after", ""]
+    for question, replies_of in pairs:
+        lines += [fenced(question), ""]
+        for model, (text, reward) in replies_of.items():
+            lines += [f"{NAMES[model]}, reward {reward:.2f}:", "", fenced(text.rstrip()), ""]
     rows = rows_of(checkpoint, "rollouts")
     for step in dict.fromkeys(row["step"] for row in rows):
         lines += [f"## Step {step + 1}", ""]
@@ -151,7 +162,7 @@ def rollouts_page(checkpoint: Checkpoint) -> str:
         for prompt in dict.fromkeys(row["prompt"] for row in of_step):
             replies = [row for row in of_step if row["prompt"] == prompt]
             lines += [f"### {prompt}", "", fenced(replies[0]["asked"]), ""]
-            for row in sorted(replies, key=lambda row: -row["reward"]):
+            for row in sorted(replies, key=lambda row: -row["reward"]):  # from the best to the worst
                 lines += [f"Reward {row['reward']:.2f}, advantage {row['advantage']:+.2f}:", ""]
                 lines += [fenced(row["text"].rstrip()), ""]
     return printable("\n".join(lines), keep=LINES)

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,21 @@ def test_logprobs_equal_those_of_the_full_forward_pass(hybrid: NemotronH) -> Non
         logprobs = torch.log_softmax(hybrid(torch.tensor([[3, 4, *continuation.tokens]]))[0, 1:-1], dim=-1)
     expected = logprobs[range(10), continuation.tokens].tolist()
     assert continuation.logprobs == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
+def test_logprobs_at_temperature_are_those_from_which_tokens_are_drawn(hybrid: NemotronH, temperature: float) -> None:
+    prompts = [[3, 4], [5], [3, 4]]
+    sampling = Sampling(max_new_tokens=10, temperature=temperature, logprobs_at_temperature=True)
+    found = generate(hybrid, prompts, sampling, seeds=[0, 1, 2])
+    for prompt, continuation in zip(prompts, found, strict=True):
+        with torch.no_grad():
+            logits = hybrid(torch.tensor([[*prompt, *continuation.tokens]]))[0, len(prompt) - 1 : -1]
+        logprobs = torch.log_softmax(logits / temperature, dim=-1)[range(10), continuation.tokens]
+        assert continuation.logprobs == pytest.approx(logprobs.tolist(), abs=1e-10)
+    plain = generate(hybrid, prompts, replace(sampling, logprobs_at_temperature=False), seeds=[0, 1, 2])
+    assert [one.tokens for one in plain] == [one.tokens for one in found]
+    assert (plain[0].logprobs == found[0].logprobs) == (temperature == 1)
 
 
 def test_the_example_in_the_module_docstring_runs(hybrid: NemotronH) -> None:
@@ -332,6 +348,10 @@ def test_a_row_ends_at_the_context_length(hybrid: NemotronH) -> None:
         ({"max_new_tokens": 1, "temperature": -1.0}, "temperature=-1.0 must not be negative"),
         ({"max_new_tokens": 1, "temperature": float("nan")}, "temperature=nan must not be negative"),
         ({"max_new_tokens": 1, "top_p": 0.0}, "top_p=0.0 must be above 0"),
+        (
+            {"max_new_tokens": 1, "temperature": 0.0, "logprobs_at_temperature": True},
+            "temperature=0.0 has no log-probabilities of its own; give a temperature above 0",
+        ),
         ({"max_new_tokens": 1, "top_p": 1.1}, "top_p=1.1 must be above 0 and at most 1"),
     ],
 )

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.recipes.training.progress import TrainingProgress
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 from nemotron.recipes.training.state import complete_states, identity_of, read_training_state
 
@@ -340,6 +342,116 @@ def test_the_state_of_a_checkpoint_is_that_after_the_last_step(prompts, tmp_path
     assert record.curve == pq.read_table(checkpoint.curve_path).to_pylist()
     assert {float(moments["step"]) for moments in optimizer.state_dict()["state"].values()} == {TOTAL_STEPS}
     assert weight_fingerprint(model) == weight_fingerprint(load_checkpoint(checkpoint.checkpoint_path))
+
+
+# --- tables ---
+
+
+def noting(config, prompts, interrupt_at=None, note=lambda run: None):
+    """A loop that learns nothing and writes tables down."""
+    model = NemotronH(SHAPE, dtype=torch.float64)
+    initialize(model, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with training_run(config, model, optimizer, prompts, TOTAL_STEPS) as run:
+        while run.step < TOTAL_STEPS:
+            run.lap("rollouts", tokens=100)
+            run.lap("rewards")
+            model.lm_head.weight.grad = torch.zeros_like(model.lm_head.weight)
+            optimizer.step()
+            run.note_rows("rewards", [{"verifier": name, "replies": 3, "mean": run.step / 4} for name in ("a", "b")])
+            if run.step in (0, TOTAL_STEPS - 1):
+                run.note_rows("rollouts", [{"text": f"reply {run.step}", "right": run.step > 0}])
+            note(run)
+            run.note("rollouts", BATCH, loss=0.5)
+            run.keep_state()
+            if run.step == interrupt_at:
+                raise KeyboardInterrupt
+        run.note_validation({"prompts": 0.5})
+        run.save(prompts.tokenizer_path, {})
+    return Checkpoint.load(config.output_dir)
+
+
+@pytest.fixture(scope="module")
+def noted(prompts, tmp_path_factory):
+    return noting(Config(output_dir=tmp_path_factory.mktemp("noting") / "training"), prompts)
+
+
+def test_rows_that_a_loop_notes_become_a_table_with_their_step(noted, trained):
+    assert sorted(path.name for path in noted.tables_path.iterdir()) == ["rewards.parquet", "rollouts.parquet"]
+    assert pq.read_table(noted.tables_path / "rewards.parquet").to_pylist() == [
+        {"step": step, "verifier": name, "replies": 3, "mean": step / 4} for step in range(4) for name in ("a", "b")
+    ]
+    assert pq.read_table(noted.tables_path / "rollouts.parquet").to_pylist() == [
+        {"step": 0, "text": "reply 0", "right": False}, {"step": 3, "text": "reply 3", "right": True},
+    ]  # fmt: skip
+    assert trained.tables_path is None
+    assert not (trained.path / "tables").exists()
+
+
+def test_tables_of_the_first_step_come_before_its_loss_and_the_others_after_the_curve(noted):
+    ladder = json.loads((noted.path / "ladder.json").read_text())
+    order = [
+        (entry["rung"], entry["step"])
+        for entry in ladder
+        if entry["rung"] in ("initial weights", "rewards", "rollouts", "loss", "curve", "final weights")
+    ]
+    assert list(dict.fromkeys(order)) == [
+        ("initial weights", None), ("rewards", 0), ("rollouts", 0), ("loss", None),
+        ("curve", 0), ("curve", 1), ("curve", 2), ("curve", 3),
+        ("rewards", 1), ("rewards", 2), ("rewards", 3), ("rollouts", 3), ("final weights", 4),
+    ]  # fmt: skip
+    (first,) = (entry for entry in ladder if entry["rung"] == "rewards" and entry["step"] == 2)
+    assert first["value"] == [["a", 3, 0.5], ["b", 3, 0.5]]
+
+
+@pytest.mark.parametrize(("every", "interrupt_at"), [(1, 1), (1, 3), (2, 3), (9, 2)])
+def test_tables_survive_an_interrupt(prompts, noted, tmp_path, every, interrupt_at):
+    """Rows of steps that are done again are there once."""
+    config = Config(output_dir=tmp_path / "training", checkpoint_every_steps=every)
+    with pytest.raises(KeyboardInterrupt):
+        noting(config, prompts, interrupt_at)
+    config.resume = True
+    resumed = noting(config, prompts)
+    for name in ("rewards", "rollouts"):
+        found, expected = (pq.read_table(one.tables_path / f"{name}.parquet") for one in (resumed, noted))
+        assert found.equals(expected)
+    assert (resumed.path / "ladder.json").read_bytes() == (noted.path / "ladder.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (
+            [{"verifier": "c", "mean": 0.5}],
+            "step 0 notes verifier, mean in the table rewards; .* here verifier, replies, mean",
+        ),
+        ([{"verifier": "c", "replies": 3, "mean": 0.5, "step": 7}], "note the same columns in every row"),
+        ([{"replies": 3, "verifier": "c", "mean": 0.5}], "note the same columns in every row"),
+        ([{"verifier": "c", "replies": 3, "mean": float("nan")}], "step 0: mean=nan; delete"),
+    ],
+)
+def test_a_row_that_would_lose_something_is_refused_when_it_is_noted(prompts, tmp_path, rows, sentence):
+    config = Config(output_dir=tmp_path / "training")
+    with pytest.raises(ValueError, match=sentence):
+        noting(config, prompts, note=lambda run: run.note_rows("rewards", rows))
+
+
+def test_the_share_of_time_of_each_part_is_printed_at_the_end(prompts, tmp_path, capsys):
+    noting(Config(output_dir=tmp_path / "training"), prompts)
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("share of "))
+    found = re.fullmatch(r"share of [\d,]+ s: rollouts (\d+)% at [\d,]+ tokens/s, rewards (\d+)%", said)
+    assert abs(int(found[1]) + int(found[2]) - 100) <= 1
+
+
+def test_a_lap_is_the_time_since_the_last_one(monkeypatch, capsys):
+    times = iter([0.0, 10.0, 13.0, 14.0, 17.0, 17.5, 20.0, 20.0, 20.0])
+    monkeypatch.setattr("nemotron.recipes.training.progress.time.perf_counter", lambda: next(times))
+    progress = TrainingProgress("training", 2, 0)
+    with progress:
+        progress.lap("rollouts", 60)
+        progress.lap("learning", 0)
+        progress.lap("rollouts", 60)
+    assert capsys.readouterr().err.splitlines() == ["share of 7 s: rollouts 86% at 20 tokens/s, learning 14%"]
 
 
 def test_a_checkpoint_of_another_scale_is_refused(trained):

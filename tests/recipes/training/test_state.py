@@ -214,6 +214,19 @@ def test_a_damaged_state_of_another_run_is_not_deleted(tmp_path, model):
     assert names(tmp_path / "training_state") == ["step-00000001", "step-00000002"]
 
 
+def test_tables_come_back_with_the_types_that_they_had(tmp_path, model):
+    row = {"step": 0, "text": "a\n\u00e9\U0001f600", "number": 3, "whole": 2.0, "share": 0.1, "right": True}
+    optimizer = torch.optim.AdamW(model.parameters())
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    optimizer.step()
+    record = record_of(1)
+    record.tables["rewards"] = [row, {**row, "text": ""}]
+    write_training_state(tmp_path, IDENTITY, model, optimizer, record)
+    found = resumed(tmp_path, model).tables
+    assert found == record.tables
+    assert [type(value) for value in found["rewards"][0].values()] == [type(value) for value in row.values()]
+
+
 def reseal(directory, content):
     """Replace files of a state, with checksums that match."""
     for name, value in content.items():
@@ -235,6 +248,10 @@ SENSELESS_RECORDS = [
     {**WHOLE_RECORD, "curve": [{name: 0 for name in WHOLE_RECORD["curve"][0]}]},
     {**WHOLE_RECORD, "validation": [{"step": 1, "category": "code"}]},
     {**WHOLE_RECORD, "validation": [{"step": 1, "category": 5, "loss": 0.5}]},
+    *({**WHOLE_RECORD, "tables": {"rewards": rows}} for rows in (
+        [{}], [{"mean": 0.5}], [{"step": 1, "mean": 0.5}], [{"step": -1}], [{"step": 0.0}], [{"step": False}],
+        [{"step": "0"}], [{"step": 0, "mean": 0.5}, {"step": 0}], [{"step": 0, "mean": [1]}], [5], "x",
+    )),
     {**WHOLE_RECORD, "weights": {"initial": {}}},
     {**WHOLE_RECORD, "weights": {"after step 1": {}}},
 ]  # fmt: skip

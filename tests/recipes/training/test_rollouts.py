@@ -1,0 +1,384 @@
+"""Replies of a policy as tensors: every number at its token, and nothing that depends on how rows are grouped."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.scoring.rewards import Prompt, Reward
+from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row, user_exercise
+from nemotron.recipes.training.grpo import TokenTerms, grpo_objective
+from nemotron.recipes.training.rollouts import (
+    Experience,
+    draw_replies,
+    experience_of,
+    logprobs_of_tokens,
+    measured,
+    prompt_batches,
+    reward_rows,
+    rollout_rows,
+    token_logits,
+)
+
+STOP = 12
+PROMPTS = ([20, 30, 40], [50], [60, 70, 80, 90, 100])
+
+
+@pytest.fixture(scope="module")
+def policy() -> NemotronH:
+    model = NemotronH(MODELS["tiny"], dtype=torch.float64)
+    initialize(model, 0)
+    return model
+
+
+def prompt(name: str, tokens: Sequence[int], family: str = "math") -> Prompt:
+    exercise = user_exercise(family, f"What is {name}?", "", "1", name)
+    return Prompt(Exercise(**{**vars(exercise), "id": name}), False, tuple(tokens))
+
+
+def prompts_of(*rows: Sequence[int]) -> list[Prompt]:
+    return [prompt(f"sft/math/{index}", tokens) for index, tokens in enumerate(rows)]
+
+
+def reply(*tokens: int, finish="stop") -> Continuation:
+    return Continuation(list(tokens), [-0.5 * (n + 1) for n in range(len(tokens))], [False] * len(tokens), finish)
+
+
+# --- drawing ---
+
+
+SAMPLING = Sampling(8, (STOP,), temperature=1.0, logprobs_at_temperature=True)
+
+
+def test_the_replies_of_a_prompt_are_next_to_each_other_and_differ(policy) -> None:
+    replies = draw_replies(policy, prompts_of(*PROMPTS), 3, SAMPLING, ("rollout", 1, 0))
+    assert len(replies) == 9
+    alone = [draw_replies(policy, [one], 3, SAMPLING, ("rollout", 1, 0)) for one in prompts_of(*PROMPTS)]
+    assert [one.tokens for one in replies] == [one.tokens for group in alone for one in group]
+    assert len({tuple(one.tokens) for one in replies}) == 9
+
+
+def test_a_reply_depends_on_its_prompt_and_number_and_on_no_neighbor(policy) -> None:
+    prompts = prompts_of(*PROMPTS)
+    purpose = ("rollout", 1, 0)
+    first, second, third = (draw_replies(policy, [one], 2, SAMPLING, purpose) for one in prompts)
+    reordered = draw_replies(policy, prompts[::-1], 4, SAMPLING, purpose)
+    assert [reordered[row].tokens for row in (0, 1, 4, 5, 8, 9)] == [
+        one.tokens for group in (third, second, first) for one in group
+    ]
+
+
+def test_the_same_tokens_under_another_id_or_purpose_get_other_replies(policy) -> None:
+    same = [prompt(name, PROMPTS[0]) for name in ("sft/math/1", "sft/math/11")]
+    found = draw_replies(policy, same, 2, SAMPLING, ("rollout", 1, 0))
+    found += draw_replies(policy, same, 2, SAMPLING, ("rollout", 1, 1))
+    found += draw_replies(policy, same, 2, SAMPLING, ("rollout", 2, 1))
+    assert len({tuple(one.tokens) for one in found}) == 12
+    again = draw_replies(policy, same, 2, SAMPLING, ("rollout", 1, 1))
+    assert [one.tokens for one in again] == [one.tokens for one in found[4:8]]
+
+
+def test_the_prompts_of_a_step_come_in_the_order_of_the_file_and_as_they_were_written(tmp_path) -> None:
+    written = [replace(prompt(f"sft/math/{index}", range(index + 1)), thinking=index % 2 == 0) for index in range(5)]
+    rows = [
+        {**exercise_to_row(one.exercise), "thinking": one.thinking, "tokens": list(one.tokens), "solved": 0.5}
+        for one in written
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "prompts.parquet")
+    batches = list(prompt_batches(tmp_path / "prompts.parquet", 2, first_step=0))
+    assert batches == [written[0:2], written[2:4], written[4:5]]
+    assert list(prompt_batches(tmp_path / "prompts.parquet", 2, first_step=1)) == batches[1:]
+
+
+# --- the tensors ---
+
+
+def test_a_small_experience_written_out() -> None:
+    """Position i is about token i + 1; the end of turn counts, the prompt and the padding do not."""
+    prompts = prompts_of([5, 6, 7], [8])
+    replies = [reply(21, 22, STOP), reply(23, finish="length"), reply(24, STOP), reply(finish="length")]
+    found = experience_of(prompts, replies, torch.tensor([1.0, -2.0, 3.0, -4.0]), learn_from_cut=True)
+    assert found.tokens.tolist() == [
+        [5, 6, 7, 21, 22, STOP],
+        [5, 6, 7, 23, 0, 0],
+        [8, 24, STOP, 0, 0, 0],
+        [8] + [0] * 5,
+    ]
+    assert found.counts.int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, 0, 0], [1, 1, 0, 0, 0], [0] * 5]
+    assert found.lengths.tolist() == [6, 4, 3, 1]
+    assert found.advantages.tolist() == [[0, 0, 1, 1, 1], [0, 0, -2, 0, 0], [3, 3, 0, 0, 0], [0] * 5]
+    assert found.sampled_logprobs.tolist() == [
+        [0, 0, -0.5, -1, -1.5], [0, 0, -0.5, 0, 0], [-0.5, -1, 0, 0, 0], [0] * 5
+    ]  # fmt: skip
+    assert found.old_logprobs.tolist() == found.reference_logprobs.tolist() == [[0] * 5] * 4
+    assert found.num_tokens == 6
+    found.old_logprobs[0, 0] = 1.0
+    assert found.reference_logprobs.tolist() == [[0] * 5] * 4  # not the same memory
+
+
+def test_replies_that_the_length_limit_ended_can_be_left_out_of_the_loss() -> None:
+    replies = [reply(21, STOP), reply(22, 23, finish="length")]
+    found = experience_of(prompts_of([5, 6]), replies, torch.ones(2), learn_from_cut=False)
+    assert found.counts.int().tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert found.advantages.tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert found.tokens.tolist() == [[5, 6, 21, STOP], [5, 6, 22, 23]]
+    assert found.num_tokens == 2
+
+
+def experience(policy: NemotronH, temperature: float, *, learn_from_cut: bool = True) -> Experience:
+    """Of drawn replies of unequal length and an empty one."""
+    sampling = Sampling(9, (STOP, *range(256, 300)), temperature, logprobs_at_temperature=True)
+    replies = draw_replies(policy, prompts_of(*PROMPTS), 4, sampling, ("rollout", 0))
+    replies[5] = reply(finish="length")
+    assert len({len(one.tokens) for one in replies}) > 3
+    assert {one.finish for one in replies} == {"stop", "length"}
+    return experience_of(prompts_of(*PROMPTS), replies, torch.linspace(-1, 1, 12), learn_from_cut=learn_from_cut)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_the_learner_computes_the_log_probabilities_of_the_sampler(policy, temperature) -> None:
+    found = experience(policy, temperature)
+    with torch.no_grad():
+        logits, tokens = token_logits(policy, found, temperature)
+        whole = torch.log_softmax(policy(found.tokens[:, :-1]) / temperature, -1)
+    expected = whole.gather(-1, found.tokens[:, 1:, None])[..., 0][found.counts]
+    sampled = found.sampled_logprobs[found.counts]
+    assert len(sampled) > 40
+    torch.testing.assert_close(logprobs_of_tokens(logits, tokens), sampled, rtol=0, atol=1e-10)
+    torch.testing.assert_close(expected, sampled, rtol=0, atol=1e-10)
+    assert tokens.tolist() == found.tokens[:, 1:][found.counts].tolist()
+
+
+shapes = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 6), st.booleans()), min_size=1, max_size=9)
+
+
+def numbered(shape: list[tuple[int, int, bool]]) -> Experience:
+    """Rows of these lengths of prompt and reply, every token and number another one."""
+    prompts = [
+        prompt(str(row), range(100 * row + 1, 100 * row + 1 + length)) for row, (length, _, _) in enumerate(shape)
+    ]
+    replies = [
+        reply(*range(100 * row + 51, 100 * row + 51 + length), finish="stop" if ended else "length")
+        for row, (_, length, ended) in enumerate(shape)
+    ]
+    found = experience_of(prompts, replies, torch.arange(1.0, len(shape) + 1), learn_from_cut=False)
+    cells = torch.arange(found.counts.numel(), dtype=torch.float64).view(found.counts.shape)
+    return replace(found, old_logprobs=cells, reference_logprobs=-cells)
+
+
+def assert_same_rows(found: Experience, expected: Experience, rows: list[int]) -> None:
+    """The rows of `expected`, without padding that all of them have."""
+    longest = max(expected.lengths[rows].tolist())
+    for item in fields(Experience):
+        values = getattr(expected, item.name)[rows]
+        if item.name != "lengths":
+            assert not (values[:, longest:] if item.name == "tokens" else expected.counts[rows][:, longest - 1 :]).any()
+            values = values[:, : longest if item.name == "tokens" else longest - 1]
+        assert getattr(found, item.name).tolist() == values.tolist(), item.name
+
+
+@given(shapes, st.integers(1, 12))
+def test_optimizer_steps_are_the_rows_in_order_in_so_many_pieces(shape, number) -> None:
+    whole = numbered(shape)
+    pieces = list(whole.optimizer_steps(number))
+    assert len(pieces) == min(number, len(shape))
+    sizes = [len(piece.tokens) for piece in pieces]
+    assert max(sizes) - min(sizes) <= 1
+    start = 0
+    for piece, size in zip(pieces, sizes, strict=True):
+        assert_same_rows(piece, whole, list(range(start, start + size)))
+        start += size
+    assert start == len(shape)
+    assert sum(piece.num_tokens for piece in pieces) == whole.num_tokens
+
+
+def test_six_replies_make_four_optimizer_steps() -> None:
+    """torch.chunk makes three of them."""
+    assert [len(piece.tokens) for piece in numbered([(1, 2, True)] * 6).optimizer_steps(4)] == [2, 2, 1, 1]
+
+
+@given(shapes, st.integers(1, 10))
+def test_forward_passes_hold_each_row_once_and_their_values_go_back_to_their_places(shape, size) -> None:
+    whole = numbered(shape)
+    passes = list(whole.by_length(size))
+    assert sorted(row for rows in passes for row in rows.tolist()) == list(range(len(shape)))
+    assert all(len(rows) == size for rows in passes[:-1])
+    assert len(passes[-1]) <= size
+    lengths = [length for rows in passes for length in whole.lengths[rows].tolist()]
+    assert lengths == sorted(lengths)
+    back = torch.full_like(whole.old_logprobs, -1.0)
+    for rows in passes:
+        micro = whole.rows(rows)
+        assert_same_rows(micro, whole, rows.tolist())
+        micro.put(back, rows, micro.old_logprobs[micro.counts])
+    assert back[whole.counts].tolist() == whole.old_logprobs[whole.counts].tolist()
+
+
+def gradient_of(policy: NemotronH, whole: Experience, size: int) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradient of the objective over the whole experience, `size` rows at a time."""
+    policy.zero_grad()
+    total = 0.0
+    for rows in whole.by_length(size):
+        micro = whole.rows(rows)
+        logits, tokens = token_logits(policy, micro, 0.7)
+        terms = grpo_objective(
+            logprobs_of_tokens(logits, tokens),
+            micro.old_logprobs[micro.counts],
+            micro.advantages[micro.counts],
+            micro.reference_logprobs[micro.counts],
+            clip_low=0.2,
+            clip_high=0.3,
+            kl_weight=0.1,
+        )
+        loss = terms.loss.sum() / whole.num_tokens
+        loss.backward()
+        total += loss.item()
+    return total, [parameter.grad.clone() for parameter in policy.parameters()]
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_loss_and_gradient_do_not_depend_on_the_rows_of_a_forward_pass(policy, size) -> None:
+    whole = experience(policy, 0.7, learn_from_cut=False)
+    noise = torch.randn(2, *whole.counts.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    old, reference = whole.sampled_logprobs + 0.2 * noise
+    whole = replace(whole, old_logprobs=old, reference_logprobs=reference)
+    loss, gradient = gradient_of(policy, whole, 12)
+    found, other = gradient_of(policy, whole, size)
+    assert found == pytest.approx(loss, rel=1e-12)
+    torch.testing.assert_close(other, gradient, rtol=1e-9, atol=1e-14)
+
+
+def test_a_step_in_which_no_token_counts_has_a_loss_and_a_gradient_of_0(policy) -> None:
+    cut = [reply(21, 22, finish="length"), reply(23, finish="length")]
+    whole = experience_of(prompts_of([5, 6]), cut, torch.tensor([1.0, -1.0]), learn_from_cut=False)
+    logits, tokens = token_logits(policy, whole, 1.0)
+    counts = whole.counts
+    terms = grpo_objective(
+        logprobs_of_tokens(logits, tokens), whole.old_logprobs[counts], whole.advantages[counts],
+        clip_low=0.2, clip_high=0.2, kl_weight=0.0,
+    )  # fmt: skip
+    policy.zero_grad()
+    terms.loss.sum().backward()
+    assert logits.shape == (0, MODELS["tiny"].vocab_size)
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in policy.parameters())
+    numbers = measured(prompts_of([5, 6]), cut, [Reward(0.0)] * 2, whole, [terms])
+    assert (numbers["loss"], numbers["kl"], numbers["sampler_difference"]) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_logits_are_kept_in_at_least_float32(dtype) -> None:
+    model = NemotronH(MODELS["tiny"], dtype=dtype)
+    initialize(model, 0)
+    found = experience_of(prompts_of([5, 6]), [reply(21, STOP)], torch.ones(1), learn_from_cut=True)
+    assert token_logits(model, found, 0.7)[0].dtype == torch.float32
+
+
+def test_the_digest_of_the_batch_changes_with_the_tokens_and_with_the_mask() -> None:
+    def digest(*replies: Continuation, learn_from_cut: bool = True) -> str:
+        return experience_of(
+            prompts_of([5, 6]), replies, torch.ones(len(replies)), learn_from_cut=learn_from_cut
+        ).as_batch().digest  # fmt: skip
+
+    stopped, cut = reply(21, STOP), reply(22, 23, finish="length")
+    found = [
+        digest(stopped, cut),
+        digest(stopped, cut, learn_from_cut=False),
+        digest(cut, stopped),
+        digest(stopped, reply(22, 24, finish="length")),
+        digest(stopped, reply(22, finish="length")),
+        digest(stopped, reply(22, 0, finish="length")),  # a token 0 is no padding
+    ]
+    assert len(set(found)) == 6
+    assert digest(stopped, cut) == found[0]
+
+
+def test_the_batch_counts_what_the_experience_counts() -> None:
+    whole = numbered([(3, 4, True), (1, 2, True), (2, 6, False)])
+    batch = whole.as_batch()
+    assert batch.num_in_loss == whole.num_tokens == 6
+    assert batch.in_loss[:, 1:].tolist() == whole.counts.tolist()
+    assert not batch.in_loss[:, 0].any()
+    assert batch.segments.tolist() == [[0] * 7 + [1], [0] * 3 + [1] * 5, [0] * 8]
+
+
+# --- what is written down ---
+
+
+def terms_of(number: int, **values: Sequence[float]) -> TokenTerms:
+    columns = {name: [0.0] * number for name in TokenTerms._fields} | values
+    return TokenTerms(*(torch.tensor(columns[name]) for name in TokenTerms._fields))
+
+
+def test_the_numbers_of_a_step() -> None:
+    prompts = prompts_of([5], [6], [7])
+    replies = [reply(21, STOP), reply(22, 23, 24, finish="length"), reply(STOP), reply(STOP), reply(STOP), reply(STOP)]
+    rewards = [
+        Reward(1.0),
+        Reward(0.05),
+        Reward(0.1),
+        Reward(0.1),
+        Reward(0.0, fault="TimeoutError: no result"),
+        Reward(0.1),
+    ]
+    whole = experience_of(prompts, replies, torch.zeros(6), learn_from_cut=False)
+    old = whole.sampled_logprobs.clone()
+    old[0, 1] += 0.25
+    old[1, 0] += 9.0  # does not count
+    old[0, 2] += 9.0  # padding
+    terms = [
+        terms_of(1, loss=[4.0], kl=[0.5], clipped_low=[True]),
+        terms_of(3, loss=[0.0, 2.0, 2.0], clipped_high=[1, 1, 0]),
+    ]
+    assert measured(prompts, replies, rewards, replace(whole, old_logprobs=old), terms) == {
+        "loss": 2.0,  # every token weighs the same, not every forward pass
+        "reward": pytest.approx(1.35 / 6),
+        "groups_with_signal": pytest.approx(2 / 3),
+        "kl": 0.125,
+        "clipped_low": 0.25,
+        "clipped_high": 0.5,
+        "reply_tokens": 1.5,
+        "replies_cut": pytest.approx(1 / 6),
+        "verifier_faults": pytest.approx(1 / 6),
+        "sampler_difference": 0.25,
+    }
+
+
+def test_rewards_by_verifier_and_part() -> None:
+    prompts = [prompt("a", [5], "math"), prompt("b", [6], "instruction_following"), prompt("c", [7], "math")]
+    rewards = [
+        Reward(1.0, 1.0, {"right": 1.0}, True), Reward(0.1, 1.0, {"right": 0.0}),
+        Reward(0.55, 1.0, {"count": 1.0, "end": 0.0}), Reward(0.05, 0.5, {"count": 0.0, "end": 0.0}),
+        Reward(0.0, fault="it hangs"), Reward(0.1, 1.0, {"right": 0.0}),
+    ]  # fmt: skip
+    found = {(row["verifier"], row["part"]): (row["replies"], row["mean"]) for row in reward_rows(prompts, rewards)}
+    assert list(found) == sorted(found)
+    assert found == {
+        ("math", "all"): (4, pytest.approx(0.3)), ("math", "form"): (4, 0.75),
+        ("math", "right"): (3, pytest.approx(1 / 3)),
+        ("instruction_following", "all"): (2, pytest.approx(0.3)), ("instruction_following", "form"): (2, 0.75),
+        ("instruction_following", "count"): (2, 0.5), ("instruction_following", "end"): (2, 0.0),
+    }  # fmt: skip
+
+
+def test_a_row_for_each_reply() -> None:
+    replies = [reply(21, STOP), reply(finish="length"), reply(22), reply(23)]
+    rewards = [Reward(0.25 * n) for n in range(4)]
+    rows = rollout_rows(
+        prompts_of([5], [6]), replies, rewards, torch.tensor([-1.0, 1.0, -2.0, 2.0]), lambda ids: f"<{ids}>"
+    )
+    assert rows[0] == {
+        "prompt": "sft/math/0", "asked": "What is sft/math/0?", "tokens": f"21 {STOP}", "text": f"<[21, {STOP}]>",
+        "reward": 0.0, "advantage": -1.0,
+    }  # fmt: skip
+    assert [row["prompt"] for row in rows] == ["sft/math/0"] * 2 + ["sft/math/1"] * 2
+    assert [row["tokens"] for row in rows] == [f"21 {STOP}", "", "22", "23"]
+    assert [row["reward"] for row in rows] == [0.0, 0.25, 0.5, 0.75]
+    assert [row["advantage"] for row in rows] == [-1, 1, -2, 2]
