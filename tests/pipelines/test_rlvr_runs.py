@@ -345,7 +345,12 @@ def test_a_verifier_that_fails_is_named_and_counted_and_training_goes_on(
 
 
 def test_a_verifier_that_always_fails_is_counted_in_curation_and_leaves_no_prompt(base, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(instructions, "satisfied_parts", lambda exercise, reply: {}[reply])
+    real = instructions.satisfied_parts
+
+    def satisfied_parts(exercise, reply):
+        return real(exercise, reply) if reply == exercise.answer else {}[reply]
+
+    monkeypatch.setattr(instructions, "satisfied_parts", satisfied_parts)
     with pytest.raises(ValueError, match=r"the filter 'never solved' leaves none of \d+ items.*raise --tries"):
         data_curation.main(curated(base, tmp_path, other_share=0.0))
     assert "the verifier of instruction_following failed on sft/instruction_following/" in capsys.readouterr().err
@@ -435,9 +440,12 @@ def test_more_updates_than_replies_are_refused():
 
 
 def test_a_last_step_with_fewer_replies_than_updates_has_fewer_updates(dataset, tmp_path):
-    assert dataset.num_prompts % 7
-    config = configured(dataset, tmp_path, prompts_per_step=7, updates_per_step=21)
-    assert training.main(config).num_steps == math.ceil(dataset.num_prompts / 7)
+    size = dataset.num_prompts - 1
+    config = configured(dataset, tmp_path, prompts_per_step=size, updates_per_step=3 * size)
+    found = training.main(config)
+    (state,) = found.training_state_path.iterdir()
+    assert found.num_steps == 2
+    assert load_tensors(state / "optimizer.safetensors")["0.step"].item() == 3 * size + 3
 
 
 def test_a_length_that_no_prompt_has_is_refused_with_its_flag(base, tmp_path):
@@ -475,7 +483,7 @@ def test_a_fine_tuned_model_that_was_replaced_since_curation_is_refused(random_b
     (tmp_path / "base").mkdir()
     random_base_model(tmp_path / "base", CHAT.template, lambda model: model.lm_head.weight.data.mul_(0.5))
     with pytest.raises(
-        ValueError, match=r"base_checkpoint_path had digest .*restore the old Checkpoint, or run the st"
+        ValueError, match=r"base_checkpoint_path had digest .*restore the old checkpoint, or run the st"
     ):
         training.main(configured(dataset, tmp_path))
 
@@ -541,7 +549,9 @@ def test_own_prompts_in_the_released_columns_are_curated_and_trained_on(base, tm
 
 def test_sources_without_instructions_are_refused(base, tmp_path):
     sources = own_prompts(tmp_path / "own.jsonl", *({"prompt": f"Hello {number}"} for number in range(3)))
-    with pytest.raises(ValueError, match=r"--sources has no prompt that can be verified \(.*instruction.*name files"):
+    with pytest.raises(
+        ValueError, match=r"holds no prompt \(3 unreadable, .*no instruction that a rule can check\); name"
+    ):
         data_curation.main(curated(base, tmp_path, sources=sources))
     assert not (tmp_path / "data_curation").exists()
 

@@ -162,9 +162,6 @@ def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
     if config.sources:
         wanted = None if total is None else max(1, round(total * (1 - config.other_share)))
         prompts, unreadable = read_prompts(config.sources, num_prompts=wanted)
-        if not prompts:
-            reason = f"{unreadable[0].id}: {unreadable[0].reason}" if unreadable else "there is none"
-            raise ValueError(f"--sources has no prompt that can be verified ({reason}); name files with instructions")
     else:
         prompts = of_every_difficulty(instructions.FAMILY, round((total or 0) * (1 - config.other_share)), config)
     others = [family for family in FAMILIES if family != instructions.FAMILY]

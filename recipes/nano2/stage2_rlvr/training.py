@@ -53,13 +53,13 @@ from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_ob
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
+    entropies,
     experience_of,
     logprobs_of_tokens,
     measured,
     prompt_batches,
-    reward_rows,
-    rollout_rows,
     token_logits,
+    write_tables,
 )
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 from nemotron.terminal import print_line
@@ -162,7 +162,7 @@ def with_logprobs(
             micro = experience.rows(rows)
             logits, tokens = token_logits(policy, micro, config.temperature)
             micro.put(old, rows, logprobs_of_tokens(logits, tokens))
-            entropy += torch.distributions.Categorical(logits=logits).entropy().sum().item()
+            entropy += entropies(logits).sum().item()
             if reference is not None:
                 logits, tokens = token_logits(reference, micro, config.temperature)
                 micro.put(old_reference, rows, logprobs_of_tokens(logits, tokens))
@@ -245,16 +245,15 @@ def main(config: Config) -> Checkpoint:
                 for rows in share.by_length(config.micro_batch_replies):
                     terms.append(token_terms(policy, share.rows(rows), config))
                     # Every token of the share weighs the same, in a short reply and in a long one.
-                    (terms[-1].loss.sum() / max(1, share.num_tokens)).backward()
+                    loss = terms[-1].loss.sum() / max(1, share.num_tokens)
+                    loss.backward()
                 norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item())
                 run.check_finite(grad_norm=norms[-1])
                 optimizer.step()
             run.lap("learning", tokens=experience.num_tokens)
 
             # Record and state.
-            run.note_rows("rewards", reward_rows(prompts, rewards))
-            if run.step in (0, total_steps - 1):
-                run.note_rows("rollouts", rollout_rows(prompts, replies, rewards, advantages, verify.decode))
+            write_tables(run, prompts, replies, rewards, advantages, verify.decode)
             numbers = {"learning_rate": learning_rate, **measured(prompts, replies, rewards, experience, terms)}
             run.note("rollouts", experience.as_batch(), **numbers, entropy=entropy, grad_norm=sum(norms) / len(norms))
             run.keep_state()
