@@ -191,7 +191,7 @@ def alarms(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill every step of both stages at every change that it makes to the file system, and run it again."""
+    """Kill every step of every stage at every change that it makes to the file system, and run it again."""
     install_project(session)
     session.run("python", "tests/pipelines/faults.py", *session.posargs)
 

@@ -133,6 +133,7 @@ def test_commands_of_other_modules_are_read_too(tmp_path):
         ("f", "g h"),
         ("nemotron.recipes.nano2.stage0_pretrain.d",),
         ("nemotron.recipes.nano2.stage1_sft.d",),
+        ("nemotron.recipes.nano2.stage2_rlvr.d",),
     ]
 
 
@@ -254,7 +255,7 @@ def check_artifacts(directory, stdout, *names):
         assert json.loads((path / "metadata.json").read_text())["digest"] == entry["digest"]
 
 
-def test_first_command_trains_both_stages_and_ends_with_one_line_of_json(whole):
+def test_first_command_trains_every_stage_and_ends_with_one_line_of_json(whole):
     directory, done = whole
     assert done.returncode == 0, done.stderr
     check_artifacts(directory, done.stdout, "dataset", "checkpoint", "results")
@@ -262,16 +263,19 @@ def test_first_command_trains_both_stages_and_ends_with_one_line_of_json(whole):
     assert sorted(path.name for path in (directory / "outputs/nano2/tiny").iterdir()) == [
         "stage0_pretrain",
         "stage1_sft",
+        "stage2_rlvr",
     ]
+    assert {Path(entry["path"]).parent.name for entry in json.loads(done.stdout).values()} == {"stage2_rlvr"}
 
 
-def test_first_command_reproduces_both_goldens(whole):
+def test_first_command_reproduces_every_golden(whole):
     lines = [line for line in whole[1].stderr.splitlines() if "reproduces" in line]
     assert [line.partition(" (")[0] for line in lines] == [
         "reproduces golden/nano2/stage0_pretrain.json: yes",
         "reproduces golden/nano2/stage1_sft.json: yes",
+        "reproduces golden/nano2/stage2_rlvr.json: yes",
     ]
-    assert whole[1].stderr.splitlines()[-2:] == lines
+    assert whole[1].stderr.splitlines()[-3:] == lines
 
 
 def test_commands_after_the_first_one_work_on_its_outputs(whole):

@@ -229,7 +229,7 @@ def with_upstream(found: Iterable[Report]) -> list[Report]:
     """The reports in running order, with `upstream` set on those whose first difference is in their inputs.
 
     `upstream` is the earliest stage of the same recipe that differs; it stays empty if no earlier stage does. Stages
-    run in the order of their names: stage0_pretrain, stage1_sft.
+    run in the order of their names: stage0_pretrain, stage1_sft, stage2_rlvr.
     """
     reports = sorted(found, key=lambda report: report.stage)
     first_different: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """The chance level of an exam: what a reply that ignores the question gets from the verifiers.
 
 In: exercises. Out: for each family, the constant reply that is right most often, and its share. It is searched among a
-fixed list of replies and the right replies of training exercises. Stage 1 prints it beside its results.
+fixed list of replies and the right replies of training exercises. Stages with an exam print it beside their results.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -182,10 +182,6 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     A block that catches it and goes on is stopped again after as long, and raises it at its end.
     """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
     late = TimeoutError(f"no result after {seconds:g} s")
     is_late = False
 
@@ -194,12 +190,15 @@ def time_limit(seconds: float) -> Iterator[None]:
         is_late = True
         raise late
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-    try:
+    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        if is_late:
+            raise late
+    else:
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    if is_late:
-        raise late

@@ -24,6 +24,7 @@ from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.grpo import TokenTerms
+from nemotron.recipes.training.run import Run
 
 
 def prompt_batches(path: Path, prompts_per_step: int, *, first_step: int) -> Iterator[list[Prompt]]:
@@ -154,6 +155,12 @@ def logprobs_of_tokens(logits: Tensor, tokens: Tensor) -> Tensor:
     return -F.cross_entropy(logits, tokens, reduction="none")
 
 
+def entropies(logits: Tensor) -> Tensor:
+    """(n,) entropies in nats of the distributions with (n, v) logits."""
+    logprobs = logits.log_softmax(dim=-1)
+    return -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
 # What is written down -------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +196,20 @@ def measured(
         "verifier_faults": sum(bool(reward.fault) for reward in rewards) / len(rewards),
         "sampler_difference": difference.max().item() if len(difference) else 0.0,
     }
+
+
+def write_tables(
+    run: Run,
+    prompts: Sequence[Prompt],
+    replies: Sequence[Continuation],
+    rewards: Sequence[Reward],
+    advantages: Tensor,
+    decode: Callable[[Sequence[int]], str],
+) -> None:
+    """Write down what each verifier gave in this step and, in the first and the last step, every reply."""
+    run.note_rows("rewards", reward_rows(prompts, rewards))
+    if run.step in (0, run.total_steps - 1):
+        run.note_rows("rollouts", rollout_rows(prompts, replies, rewards, advantages, decode))
 
 
 def reward_rows(prompts: Sequence[Prompt], rewards: Sequence[Reward]) -> list[dict[str, str | int | float | bool]]:

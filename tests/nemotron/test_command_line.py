@@ -106,6 +106,7 @@ def test_the_programs_are_found() -> None:
     names = {path.as_posix() for path in PROGRAMS}
     assert names >= {
         "recipes/nano2/__main__.py", "recipes/nano2/chat_cli.py", "recipes/nano2/stage1_sft/data_curation.py",
+        "recipes/nano2/stage2_rlvr/training.py",
         "nemotron/testing/bless.py", "benchmarks/generation.py",
     }  # fmt: skip
 

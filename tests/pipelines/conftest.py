@@ -7,10 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+
+from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
+from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.training.run import Checkpoint
 
 STEPS = Path(__file__).parents[2] / "recipes" / "nano2" / "stage0_pretrain"
 
@@ -84,6 +93,49 @@ class Shell:
         """The last line on stderr, after checking that there is no traceback."""
         assert "Traceback" not in stderr, stderr
         return stderr.rstrip().splitlines()[-1]
+
+
+def write_random_base_model(
+    path: Path, template: str | None = None, change: Callable[[NemotronH], object] = lambda model: None
+) -> Checkpoint:
+    """The Checkpoint of a model of random weights, with its own tokenizer and maybe a chat template.
+
+    Args:
+        change: of the random weights.
+    """
+    texts = [
+        message["content"]
+        for family in FAMILIES.values()
+        for exercise in family.generate_exercises(20, 0, split="train")
+        for message in exercise.messages
+    ]
+    save_tokenizer(train_tokenizer(texts, 400), path / "tokenizer")
+    if template:
+        (path / "tokenizer" / "chat_template.jinja").write_text(template, encoding="utf-8")
+    model = NemotronH(replace(MODELS["tiny"], vocab_size=400), dtype=torch.float64)
+    initialize(model, 0)
+    change(model)
+    save_checkpoint(model, path / "tokenizer", path / "model")
+    empty = path / "empty"
+    empty.write_text("")
+    return Checkpoint(
+        path=path,
+        num_steps=1,
+        num_parameters=1,
+        training_loss=1.0,
+        checkpoint_path=path / "model",
+        training_state_path=empty,
+        curve_path=empty,
+        validation_curve_path=empty,
+        plot_path=empty,
+        dataset_path=path / "tokenizer",
+    ).save()
+
+
+@pytest.fixture(scope="session")
+def random_base_model():
+    """`write_random_base_model`."""
+    return write_random_base_model
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Kill every step at every change that it makes to the file system, run it again, and compare the digests.
 
-In: the six steps of Nano 2 at tiny scale, cut to seconds. Out: a table on stdout with the number of kills, of digests
+In: the nine steps of Nano 2 at tiny scale, cut to seconds. Out: a table on stdout with the number of kills, of digests
 that differ from those of an undisturbed run, and of runs that are stuck; exit code 1 if there is one.
 Run: nox -s faults    (python tests/pipelines/faults.py [--only "stage 0 training"] [--every-write 10] [--jobs 2])
 
@@ -312,11 +312,14 @@ def calls_of(case: Case, place: Path) -> tuple[str, list[Call]]:
 
 
 def shortened(directory: Path) -> list[Case]:
-    """The six steps at tiny scale, cut to seconds; their inputs are made in `directory`."""
+    """The nine steps at tiny scale, cut to seconds; their inputs are made in `directory`."""
     from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, training
     from nemotron.recipes.nano2.stage1_sft import data_curation as sft_data_curation
     from nemotron.recipes.nano2.stage1_sft import evaluation as sft_evaluation
     from nemotron.recipes.nano2.stage1_sft import training as sft_training
+    from nemotron.recipes.nano2.stage2_rlvr import data_curation as rlvr_data_curation
+    from nemotron.recipes.nano2.stage2_rlvr import evaluation as rlvr_evaluation
+    from nemotron.recipes.nano2.stage2_rlvr import training as rlvr_training
 
     def made(case: Case) -> Path:
         """Run a case undisturbed; return its artifact."""
@@ -373,7 +376,32 @@ def shortened(directory: Path) -> list[Case]:
         sft_evaluation.Config(scale="tiny", checkpoint_path=sft_checkpoint, max_new_tokens=4),
     )
     made(sft_evaluate)
+    rlvr_curation = Case(
+        "stage 2 data_curation",
+        rlvr_data_curation.__name__,
+        rlvr_data_curation.Config(
+            scale="tiny", base_checkpoint_path=sft_checkpoint, raw_prompts=3_200, tries=3, max_new_tokens=12,
+            exercises_per_family=1, held_out_instructions=2,
+        ),
+    )  # fmt: skip
+    rlvr_dataset = made(rlvr_curation)
+    rlvr_train = Case(
+        "stage 2 training",
+        rlvr_training.__name__,
+        rlvr_training.Config(
+            scale="tiny", dataset_path=rlvr_dataset, prompts_per_step=1, replies_per_prompt=2, max_new_tokens=8,
+            warmup_steps=1, checkpoint_every_steps=2,
+        ),
+    )  # fmt: skip
+    rlvr_checkpoint = made(rlvr_train)
+    rlvr_evaluate = Case(
+        "stage 2 evaluation",
+        rlvr_evaluation.__name__,
+        rlvr_evaluation.Config(scale="tiny", checkpoint_path=rlvr_checkpoint, max_new_tokens=4, replies_per_prompt=1),
+    )
+    made(rlvr_evaluate)
     cases = [curation, train, evaluate, sft_curation, sft_train, sft_evaluate]
+    cases += [rlvr_curation, rlvr_train, rlvr_evaluate]
 
     def killed(case: Case, name: str, call: str, number: int, resume: bool = False) -> Path:
         """What a case leaves behind that is killed before the given call."""
@@ -393,7 +421,7 @@ def shortened(directory: Path) -> list[Case]:
         if case is train:
             replacing = cases[-1]
     # Resuming: two states and the half of a third; the last of two states is damaged; killed between the two renames.
-    for case in (train, sft_train):
+    for case in (train, sft_train, rlvr_train):
         unfinished = killed(case, f"{case.name}, killed in its third state", "rename", 3)
         cases.append(replace(case, name=f"{case.name}, resuming", before=unfinished))
     damaged = killed(train, "damaged", "rename", 3)

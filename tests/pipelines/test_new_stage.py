@@ -10,9 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OLD, NEW, RECIPE = "stage1_sft", "stage2_again", "nano2"
+RECIPE = "nano2"
+STAGES = sorted(path.name for path in (ROOT / "recipes" / RECIPE).glob("stage*") if (path / "__main__.py").is_file())
+OLD = "stage1_sft"
+NEW = f"stage{len(STAGES)}_again"
+"""The next stage, whatever their number is; it is made of an old one."""
 TREES = ("nemotron", "recipes", "golden", "tests", "benchmarks", "examples")
 FILES = ("pyproject.toml", "conftest.py", "noxfile.py", "README.md", "LICENSE")
+
+
+def renamed(text: str) -> str:
+    """A text about the old stage, about the new one: its name and its fixture."""
+    return text.replace(OLD, NEW).replace(OLD.partition("_")[0], NEW.partition("_")[0])
 
 
 def copy_folder(tree: Path, place: str) -> None:
@@ -22,7 +31,7 @@ def copy_folder(tree: Path, place: str) -> None:
         if path.is_file():
             target = tree / place / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(path.read_text(encoding="utf-8").replace(OLD, NEW).replace("stage1", "stage2"))
+            target.write_text(renamed(path.read_text(encoding="utf-8")))
 
 
 def copy_file(tree: Path, place: str) -> None:
@@ -34,7 +43,7 @@ def copy_file(tree: Path, place: str) -> None:
 def repeat_lines(tree: Path, place: str) -> None:
     """Every line about the old stage once more, about the new one."""
     lines = (tree / place).read_text(encoding="utf-8").splitlines(keepends=True)
-    added = ((line, line.replace(OLD, NEW).replace("stage1", "stage2")) for line in lines)
+    added = ((line, renamed(line)) for line in lines)
     (tree / place).write_text("".join(old if old == new else old + new for old, new in added))
 
 

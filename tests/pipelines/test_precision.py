@@ -27,6 +27,9 @@ from nemotron.recipes.nano2.stage0_pretrain import training as training0
 from nemotron.recipes.nano2.stage1_sft import data_curation as data1
 from nemotron.recipes.nano2.stage1_sft import evaluation as evaluation1
 from nemotron.recipes.nano2.stage1_sft import training as training1
+from nemotron.recipes.nano2.stage2_rlvr import data_curation as data2
+from nemotron.recipes.nano2.stage2_rlvr import evaluation as evaluation2
+from nemotron.recipes.nano2.stage2_rlvr import training as training2
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors
 from nemotron.recipes.nemotron_h.model import AttentionState, MambaState, parameter_groups
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -48,6 +51,14 @@ PRETRAINING = {
 }
 FEW_CONVERSATIONS = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
 FINE_TUNING = {"checkpoint_every_steps": 4, "validate_every_steps": 5, "validation_sequences": 1}
+FEW_PROMPTS = {"raw_prompts": 3_200, "max_new_tokens": 12, "exercises_per_family": 1, "held_out_instructions": 2}
+REINFORCEMENT = {
+    "prompts_per_step": 4,
+    "replies_per_prompt": 3,
+    "max_new_tokens": 12,
+    "warmup_steps": 1,
+    "checkpoint_every_steps": 2,
+}
 
 
 def filled(artifact_class, path, **known):
@@ -111,6 +122,7 @@ def pretraining_data(tmp_path_factory):
 ACTIVITIES = {
     "validation": [(training0, "validation_losses"), (training1, "validation_losses")],
     "sample": [(training0, "write_sample")],
+    "rollouts": [(training2, "draw_replies")],
     "backward": [(torch.Tensor, "backward")],
     "fingerprint": [(run_module, "weight_fingerprint")],
     "clipping": [(torch.nn.utils, "clip_grad_norm_")],
@@ -261,9 +273,35 @@ def fine_tuning(conversations, tmp_path_factory):
     return runs | {"observed": observer}
 
 
-@pytest.fixture(params=["pretraining", "fine_tuning"])
+@pytest.fixture(scope="module")
+def reinforcement(fine_tuning, tmp_path_factory):
+    """As `pretraining`, for stage 2, on the model that was fine-tuned in bfloat16."""
+    output = tmp_path_factory.mktemp("curated") / "data_curation"
+    base = fine_tuning["bfloat16"].path
+    prompts = data2.main(data2.Config(**FEW_PROMPTS, base_checkpoint_path=base, output_dir=output))
+    runs = {}
+    for dtype in ("float64", "float32", "bfloat16"):
+        output = tmp_path_factory.mktemp(dtype) / "training"
+        config = training2.Config(**REINFORCEMENT, dtype=dtype, dataset_path=prompts.path, output_dir=output)
+        with Observer() as observer:
+            runs[dtype] = training2.main(config)
+    return runs | {"observed": observer}
+
+
+STAGES = ("pretraining", "fine_tuning", "reinforcement")
+FLOAT64_GRADIENTS = {stage: set() for stage in STAGES} | {"reinforcement": {"_to_copy"}}
+"""What is computed in float64 in the backward pass: of the objective of stage 2, whose advantages are float64."""
+
+
+@pytest.fixture(params=STAGES)
 def trained(request):
     """The runs of one stage's training."""
+    return request.getfixturevalue(request.param) | {"stage": request.param}
+
+
+@pytest.fixture(params=["pretraining", "fine_tuning"])
+def trained_on_text(request):
+    """The same of the stages that learn from texts and validate."""
     return request.getfixturevalue(request.param)
 
 
@@ -292,7 +330,7 @@ def test_gradients_are_bfloat16_only_where_they_pass_a_matrix_product(trained):
     assert observed.computed_in(torch.bfloat16, "backward") == products
     in_float32 = {"_log_softmax_backward_data", "nll_loss_backward", "silu_backward", "softplus_backward", "cumsum"}
     assert observed.computed_in(torch.float32, "backward") >= in_float32 | {"embedding_dense_backward", "bmm", "pow"}
-    assert observed.computed_in(torch.float64, "backward") == set()
+    assert observed.computed_in(torch.float64, "backward") == FLOAT64_GRADIENTS[trained["stage"]]
     assert observed.computed_in(torch.bfloat16, "clipping") == set()
     assert observed.computed_in(torch.float32, "clipping") >= {"linalg_vector_norm", "mul"}
 
@@ -304,8 +342,8 @@ def test_weights_gradients_and_moments_are_float32_and_use_its_digits(trained):
     assert observed.rounded == set()
 
 
-def test_validation_computes_as_training_does(trained):
-    observed = trained["observed"]
+def test_validation_computes_as_training_does(trained_on_text):
+    observed = trained_on_text["observed"]
     assert observed.computed_in(torch.bfloat16, "validation") == PRODUCTS
     assert observed.computed_in(torch.float32, "validation") >= IN_FLOAT32 | {"_log_softmax", "nll_loss_forward"}
     assert observed.computed_in(torch.float64, "validation") == set()
@@ -333,10 +371,10 @@ def test_what_is_saved_is_every_bit_of_the_last_step(trained):
 
 
 @pytest.mark.parametrize("curve", ["curve_path", "validation_curve_path"])
-def test_the_loss_in_bfloat16_is_neither_that_of_float32_nor_far_from_it(trained, curve):
+def test_the_loss_in_bfloat16_is_neither_that_of_float32_nor_far_from_it(trained_on_text, curve):
     """Measured: float32 within 3e-7 of float64; bfloat16 within 1.2e-3, and half of the losses beyond 8e-5."""
     losses = {
-        dtype: pq.read_table(getattr(trained[dtype], curve))["loss"].to_numpy()
+        dtype: pq.read_table(getattr(trained_on_text[dtype], curve))["loss"].to_numpy()
         for dtype in ("float64", "float32", "bfloat16")
     }
     single, half = (np.abs(losses[dtype] / losses["float64"] - 1) for dtype in ("float32", "bfloat16"))
@@ -359,6 +397,36 @@ def test_fine_tuning_is_evaluated_in_the_precision_of_its_weights(fine_tuning, t
     )
     with Observer() as observed:
         evaluation1.main(config)
+    assert_float32(observed)
+    assert observed.dtypes == {name: {torch.float32} for name in ("window", "ssm", "keys", "values")}
+
+
+def test_rollouts_are_drawn_in_the_precision_of_the_weights(reinforcement):
+    """So the states hold float32 too; only the learner rounds to bfloat16."""
+    observed = reinforcement["observed"]
+    assert_float32(observed, "rollouts")
+    assert {name: observed.dtypes[name] for name in ("window", "ssm", "keys", "values")} == {
+        name: {torch.float32} for name in ("window", "ssm", "keys", "values")
+    }
+
+
+def test_the_learner_differs_from_the_sampler_by_its_precision(reinforcement):
+    """Its log-probabilities of the same tokens: within 1e-10 in float64; what bfloat16 rounds is measured, too."""
+    differences = {
+        dtype: pq.read_table(reinforcement[dtype].curve_path)["sampler_difference"].to_numpy()
+        for dtype in ("float64", "float32", "bfloat16")
+    }
+    assert differences["float64"].max() < 1e-10
+    assert 1e-10 < differences["float32"].max() < 1e-4
+    assert 1e-4 < differences["bfloat16"].max() < 0.3
+
+
+def test_reinforcement_is_evaluated_in_the_precision_of_its_weights(reinforcement, tmp_path):
+    config = evaluation2.Config(
+        max_new_tokens=3, checkpoint_path=reinforcement["bfloat16"].path, output_dir=tmp_path / "evaluation"
+    )
+    with Observer() as observed:
+        evaluation2.main(config)
     assert_float32(observed)
     assert observed.dtypes == {name: {torch.float32} for name in ("window", "ssm", "keys", "values")}
 

@@ -17,51 +17,19 @@ from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.chat.program import load_chat
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
-from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
-from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_checkpoint
-from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.nemotron_h.checkpoint import load_tensors
 from nemotron.recipes.sources.exercises.families import FAMILIES
-from nemotron.recipes.training.run import Checkpoint, Run
+from nemotron.recipes.training.run import Run
 
 FEW = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
 BATCHES = {"batch_sequences": 4, "unpacked_batch_sequences": 8, "micro_batch_sequences": 2, "warmup_steps": 5}
 SMALL = {**BATCHES, "checkpoint_every_steps": 4, "validate_every_steps": 6, "validation_sequences": 1}
 
 
-def base_model(path, template=None):
-    """A base model of random weights, with its own tokenizer and maybe a chat template."""
-    texts = [
-        message["content"]
-        for family in FAMILIES.values()
-        for exercise in family.generate_exercises(20, 0, split="train")
-        for message in exercise.messages
-    ]
-    save_tokenizer(train_tokenizer(texts, 400), path / "tokenizer")
-    if template:
-        (path / "tokenizer" / "chat_template.jinja").write_text(template, encoding="utf-8")
-    model = NemotronH(replace(MODELS["tiny"], vocab_size=400), dtype=torch.float64)
-    initialize(model, 0)
-    save_checkpoint(model, path / "tokenizer", path / "model")
-    empty = path / "empty"
-    empty.write_text("")
-    return Checkpoint(
-        path=path,
-        num_steps=1,
-        num_parameters=1,
-        training_loss=1.0,
-        checkpoint_path=path / "model",
-        training_state_path=empty,
-        curve_path=empty,
-        validation_curve_path=empty,
-        plot_path=empty,
-        dataset_path=path / "tokenizer",
-    ).save()
-
-
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return base_model(tmp_path_factory.mktemp("base"))
+def base(random_base_model, tmp_path_factory):
+    return random_base_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -390,10 +358,10 @@ def test_a_thought_that_is_cut_off_is_closed_in_the_history(trained):
     assert talk.messages[-1]["content"].endswith("\n</think>")
 
 
-def test_a_base_model_that_brings_a_template_is_trained_with_it_and_keeps_it(tmp_path):
+def test_a_base_model_that_brings_a_template_is_trained_with_it_and_keeps_it(random_base_model, tmp_path):
     template = "{{ 'Be kind. ' }}" + CHAT.template
     (tmp_path / "base").mkdir()
-    base = base_model(tmp_path / "base", template)
+    base = random_base_model(tmp_path / "base", template)
     config = data_curation.Config(
         **FEW, sequence_length=400, base_checkpoint_path=base.path, output_dir=tmp_path / "data"
     )

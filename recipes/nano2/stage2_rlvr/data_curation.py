@@ -36,7 +36,7 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.chat.tokenizer import save_chat_tokenizer
+from nemotron.recipes.chat.tokenizer import load_chat_tokenizer, save_chat_tokenizer
 from nemotron.recipes.curation.conversations import asked
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
 from nemotron.recipes.curation.rows import TOKENS, write_rows
@@ -134,6 +134,20 @@ class Dataset(Artifact):
         """What a step that reads this Dataset records in its ladder as inputs."""
         return {"num_prompts": self.num_prompts, "mean_reward": self.mean_reward}
 
+    def base(self) -> Checkpoint:
+        """Stage 1's Checkpoint: the policy at its start, and the reference.
+
+        Raises:
+            ValueError: if it is not the one that tried the prompts, or has another tokenizer.
+        """
+        base = Checkpoint.load(path=self.base_checkpoint_path)
+        ours, theirs = (path / "tokenizer.json" for path in (self.tokenizer_path, base.checkpoint_path))
+        if ours.read_bytes() != theirs.read_bytes():
+            raise ValueError(
+                f"{ours} differs from {theirs}, so the prompts have the token ids of another model; curate them again"
+            )
+        return base
+
 
 def check_sources(config: Config) -> None:
     """Raise ValueError if all prompts are wanted and no sources are named."""
@@ -225,6 +239,7 @@ def main(config: Config) -> Dataset:
             f"--scale {config.scale}, or name one with --base-checkpoint-path"
         )
     base = Checkpoint.load(path=path)
+    load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
     with working_directory(config.output_dir, Dataset) as work, threads_of(config.scale):
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         verify = Verifier(CHAT, work / "tokenizer")

@@ -163,7 +163,7 @@ def main(config: Config) -> Results:
     checkpoint = Checkpoint.load(path=config.checkpoint_path)
     checkpoint.check_scale(config.scale)
     dataset = Dataset.load(path=checkpoint.dataset_path)
-    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+    base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
         verify = Verifier(CHAT, checkpoint.checkpoint_path)

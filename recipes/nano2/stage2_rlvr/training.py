@@ -53,15 +53,16 @@ from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_ob
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
+    entropies,
     experience_of,
     logprobs_of_tokens,
     measured,
     prompt_batches,
-    reward_rows,
-    rollout_rows,
     token_logits,
+    write_tables,
 )
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+from nemotron.terminal import print_line
 
 WORKPLACE = "NVIDIA's NeMo RL recipe for Nano 9B v2"
 
@@ -161,7 +162,7 @@ def with_logprobs(
             micro = experience.rows(rows)
             logits, tokens = token_logits(policy, micro, config.temperature)
             micro.put(old, rows, logprobs_of_tokens(logits, tokens))
-            entropy += torch.distributions.Categorical(logits=logits).entropy().sum().item()
+            entropy += entropies(logits).sum().item()
             if reference is not None:
                 logits, tokens = token_logits(reference, micro, config.temperature)
                 micro.put(old_reference, rows, logprobs_of_tokens(logits, tokens))
@@ -176,9 +177,12 @@ def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch
         generator = purpose_generator(config.seed, f"shuffled rewards/{step}")
         earned = earned[torch.randperm(len(earned), generator=generator)]
     groups = earned.view(-1, config.replies_per_prompt)  # (g, s)
-    return group_advantages(
+    advantages = group_advantages(
         groups, leave_one_out=config.leave_one_out, divide_by_deviation=config.divide_by_deviation
-    ).flatten()
+    )
+    if not advantages.any():
+        print_line(f"step {step}: the replies to each prompt earn the same, so nothing is learned from the rewards")
+    return advantages.flatten()
 
 
 def token_terms(policy: NemotronH, experience: Experience, config: Config) -> TokenTerms:
@@ -200,7 +204,7 @@ def token_terms(policy: NemotronH, experience: Experience, config: Config) -> To
 def main(config: Config) -> Checkpoint:
     """Train the policy on every prompt once and return the Checkpoint."""
     dataset = Dataset.load(path=config.dataset_path)
-    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+    base = dataset.base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
     check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
     if is_done(config, dataset):
@@ -241,16 +245,15 @@ def main(config: Config) -> Checkpoint:
                 for rows in share.by_length(config.micro_batch_replies):
                     terms.append(token_terms(policy, share.rows(rows), config))
                     # Every token of the share weighs the same, in a short reply and in a long one.
-                    (terms[-1].loss.sum() / max(1, share.num_tokens)).backward()
+                    loss = terms[-1].loss.sum() / max(1, share.num_tokens)
+                    loss.backward()
                 norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item())
                 run.check_finite(grad_norm=norms[-1])
                 optimizer.step()
             run.lap("learning", tokens=experience.num_tokens)
 
             # Record and state.
-            run.note_rows("rewards", reward_rows(prompts, rewards))
-            if run.step in (0, total_steps - 1):
-                run.note_rows("rollouts", rollout_rows(prompts, replies, rewards, advantages, verify.decode))
+            write_tables(run, prompts, replies, rewards, advantages, verify.decode)
             numbers = {"learning_rate": learning_rate, **measured(prompts, replies, rewards, experience, terms)}
             run.note("rollouts", experience.as_batch(), **numbers, entropy=entropy, grad_norm=sum(norms) / len(norms))
             run.keep_state()

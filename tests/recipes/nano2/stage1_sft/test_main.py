@@ -14,8 +14,10 @@ from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import data_curation as stage0_curation
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
-from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
+from nemotron.recipes.nano2.stage1_sft import data_curation
 from nemotron.recipes.nano2.stage1_sft.__main__ import STEPS, Config, main
+from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
+from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.state import Record, compared_values, write_training_state
@@ -85,46 +87,56 @@ def test_a_base_model_given_to_only_one_step_is_refused(tmp_path):
 
 def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
     config = RecipeConfig(scale="small", seed=7, output_dir=Path("out"))
-    stages = (config.pretrain, config.sft)
-    assert [(stage.scale, stage.seed) for stage in stages] == [("small", 7)] * 2
-    assert [stage.output_dir for stage in stages] == [Path("out/stage0_pretrain"), Path("out/stage1_sft")]
-    assert config.sft.train.output_dir == Path("out/stage1_sft/training")
+    stages = {"stage0_pretrain": config.pretrain, "stage1_sft": config.sft, "stage2_rlvr": config.rlvr}
+    assert {(stage.scale, stage.seed) for stage in stages.values()} == {("small", 7)}
+    for name, stage in stages.items():
+        assert stage.output_dir == Path("out", name)
+        assert stage.train.output_dir == Path("out", name, "training")
+
+
+STAGES = {"sft": stage1_sft, "rlvr": stage2_rlvr}
+"""The stages that start from the Checkpoint of the one before, by their names in the recipe's Config."""
 
 
 @pytest.mark.parametrize("step", ["train", "eval"])
-def test_a_missing_device_is_refused_before_any_stage_begins(step, tmp_path):
-    config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
+@pytest.mark.parametrize("name", STAGES)
+def test_a_missing_device_is_refused_before_any_stage_begins(name, step, tmp_path):
+    config = STAGES[name].Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
     getattr(config, step).device = "cuda:99"
     with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
-        main(config)
+        STAGES[name].main(config)
     recipe = RecipeConfig(output_dir=tmp_path / "run")
-    getattr(recipe.sft, step).device = "cuda:99"
+    getattr(getattr(recipe, name), step).device = "cuda:99"
     with pytest.raises(ValueError, match="device=cuda:99: this machine has"):
         recipe_main(recipe)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "step"),
-    [
-        ("train", training.Config(dataset_path=Path("elsewhere"))),
-        ("eval", evaluation.Config(checkpoint_path=Path("elsewhere"))),
-    ],
-)
-def test_an_input_of_a_step_is_refused_in_a_whole_run(name, step):
-    with pytest.raises(ValueError, match=rf"^{name}\.\w+=elsewhere is set by the step before it in a whole run"):
-        stage1_sft.Config(**{name: step})
+@pytest.mark.parametrize(("name", "field"), [("train", "dataset_path"), ("eval", "checkpoint_path")])
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_an_input_of_a_step_is_refused_in_a_whole_run(stage, name, field):
+    step = {"train": stage.training, "eval": stage.evaluation}[name].Config(**{field: Path("elsewhere")})
+    with pytest.raises(ValueError, match=rf"^{name}\.{field}=elsewhere is set by the step before it in a whole run"):
+        stage.Config(**{name: step})
 
 
-def test_the_recipe_runs_stage_1_on_the_checkpoint_of_stage_0(monkeypatch, tmp_path):
+def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypatch, tmp_path):
     class Written:
-        path = tmp_path / "checkpoint"
+        def __init__(self, path):
+            self.path = path
 
-    given = []
-    monkeypatch.setattr(stage0_pretrain, "main", lambda config: {"checkpoint": Written()})
-    monkeypatch.setattr(stage1_sft, "main", lambda config: given.append(config) or {"results": Written()})
-    assert list(recipe_main(RecipeConfig(output_dir=tmp_path / "run"))) == ["nano2/stage0_pretrain", "nano2/stage1_sft"]
-    assert [config.base_checkpoint_path for config in given] == [tmp_path / "checkpoint"]
+    given = {}
+    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr):
+
+        def run(config, stage=orchestrator.STAGE):
+            given[stage] = config
+            return {"checkpoint": Written(config.train.output_dir), "results": Written(config.eval.output_dir)}
+
+        monkeypatch.setattr(orchestrator, "main", run)
+    stages = recipe_main(RecipeConfig(output_dir=tmp_path / "run"))
+    assert list(stages) == list(given) == ["nano2/stage0_pretrain", "nano2/stage1_sft", "nano2/stage2_rlvr"]
+    assert given["nano2/stage1_sft"].base_checkpoint_path == tmp_path / "run/stage0_pretrain/training"
+    assert given["nano2/stage2_rlvr"].base_checkpoint_path == tmp_path / "run/stage1_sft/training"
 
 
 def unfinished_run(config):
@@ -150,10 +162,12 @@ def never(config):
     [
         (stage0_pretrain.Config, "train", "--train.resume"),
         (Config, "train", "--train.resume"),
+        (stage2_rlvr.Config, "train", "--train.resume"),
         (RecipeConfig, "pretrain.train", "--pretrain.train.resume"),
         (RecipeConfig, "sft.train", "--sft.train.resume"),
+        (RecipeConfig, "rlvr.train", "--rlvr.train.resume"),
     ],
-    ids=["stage 0", "stage 1", "recipe at stage 0", "recipe at stage 1"],
+    ids=["stage 0", "stage 1", "stage 2", "recipe at stage 0", "recipe at stage 1", "recipe at stage 2"],
 )
 def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command(
     config_class, path, flag, tmp_path, monkeypatch
@@ -163,7 +177,9 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
     unfinished_run(train)
     monkeypatch.setattr(data_curation, "main", never)
     monkeypatch.setattr(stage0_curation, "main", never)
-    run = {stage0_pretrain.Config: stage0_pretrain.main, Config: main, RecipeConfig: recipe_main}[config_class]
+    monkeypatch.setattr(stage2_curation, "main", never)
+    mains = {stage0_pretrain.Config: stage0_pretrain.main, Config: main, RecipeConfig: recipe_main}
+    run = mains.get(config_class, stage2_rlvr.main)
     with pytest.raises(ValueError, match=f"holds an unfinished run at step-00000001; add {flag} to go on, or delete"):
         run(config)
     resumed = parse_command_line(config_class, [f"--output-dir={tmp_path / 'run'}", flag])
@@ -173,7 +189,9 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
         run(resumed)
 
 
-@pytest.mark.parametrize("orchestrator", [stage0_pretrain, stage1_sft], ids=["stage 0", "stage 1"])
+@pytest.mark.parametrize(
+    "orchestrator", [stage0_pretrain, stage1_sft, stage2_rlvr], ids=["stage 0", "stage 1", "stage 2"]
+)
 def test_a_stage_beside_a_running_one_is_refused_before_curation(orchestrator, tmp_path, monkeypatch):
     """The other trains: without this, its dataset would be replaced under it."""
     config = orchestrator.Config(output_dir=tmp_path / "run", seed=7)

@@ -1,0 +1,157 @@
+"""What a person reads of stage 2: the table, the two plots and the page of rollouts."""
+
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nemotron.recipes.nano2.stage2_rlvr.report import (
+    PANELS,
+    plot_results,
+    plot_training,
+    results_table,
+    rollouts_page,
+    smoothed,
+)
+from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.sources.exercises.families import FAMILIES
+
+METRICS = {
+    **{f"{name}/tuned": 0.25 for name in ("reward", "strict_prompt", "strict_instruction")},
+    **{f"{name}/policy": 0.75 for name in ("reward", "strict_prompt", "strict_instruction")},
+    **{f"loose_{name}/{model}": 0.8 for name in ("prompt", "instruction") for model in ("tuned", "policy")},
+    **{f"pass@{k}/{model}": k / 10 for k in (1, 4) for model in ("tuned", "policy")},
+    "reward_difference": 0.5,
+    "reward_difference_error": 0.0625,
+    "reward/best_constant": 0.125,
+    "reward/best_copying": 0.375,
+    **{f"{name}/{family}/tuned": 0.5 for name in ("exact_match", "standard_error") for family in [*FAMILIES, "all"]},
+    **{f"{name}/{family}/policy": 0.625 for name in ("exact_match", "standard_error") for family in [*FAMILIES, "all"]},
+    **{f"{name}/{family}": 0.125 for name in ("difference", "difference_error", "chance") for family in FAMILIES},
+    **{f"{name}/all": 0.125 for name in ("difference", "difference_error", "chance")},
+}
+CONSTANT, COPYING = Chance("a\nb", 0.125), Chance("its last word", 0.375)
+CHECKPOINT = SimpleNamespace(num_parameters=1234, num_steps=56)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A Checkpoint of three steps with tables as training writes them."""
+
+    def write(name, rows):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+
+    names = [name for panel in PANELS.values() for name in panel]
+    write("curve", [{"step": step, "reward": 0.1 * step, **dict.fromkeys(names, 0.5)} for step in range(3)])
+    write(
+        "rewards",
+        [
+            {"step": step, "verifier": family, "part": part, "replies": 4, "mean": 0.5}
+            for step in range(3)
+            for family in ("instruction_following", "math")
+            for part in ("all", "form")
+        ],
+    )
+    write(
+        "rollouts",
+        [
+            {
+                "step": step, "prompt": f"sft/math/{prompt}", "asked": f"What is {prompt} + 1?", "tokens": "5 6",
+                "text": text, "reward": reward, "advantage": reward - 0.5,
+            }
+            for step in (0, 2)
+            for prompt in (1, 2)
+            for text, reward in (("worse", 0.25), ("better", 0.75))
+        ],
+    )  # fmt: skip
+    return SimpleNamespace(curve_path=tmp_path / "curve.parquet", tables_path=tmp_path)
+
+
+# --- the table ---
+
+
+def test_the_table_has_both_models_beside_each_other():
+    table = results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
+    assert "1,234 parameters, 56 steps." in table
+    assert "| held-out instructions | fine-tuned | policy |" in table
+    assert "| reward | 25.0% | 75.0% |" in table
+    assert "| all constraints, loose | 80.0% | 80.0% |" in table
+    assert "| right in 1 try | 10.0% | 10.0% |" in table
+    assert "| right in 4 tries | 40.0% | 40.0% |" in table
+    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5% ± 12.5% | 12.5% |" in table
+    assert table.count("| **all but long_context** |") == 1
+    assert all(f"| {family} |" in table for family in FAMILIES)
+
+
+def test_the_table_says_what_gaming_the_verifiers_earns():
+    table = results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
+    assert "changed by +50.0% (standard error 6.2%, paired by prompt)" in table
+    assert "The best constant reply earns 12.5% (`'a\\nb'`)" in table
+    assert "the best way of copying from the question 37.5% (its last word)" in table
+
+
+# --- the plots ---
+
+
+def test_the_plots_have_the_same_bytes_for_the_same_numbers(checkpoint, tmp_path):
+    for name in ("first", "second"):
+        plot_results(METRICS, tmp_path / f"exam-{name}.svg")
+        plot_training(checkpoint, METRICS, tmp_path / f"training-{name}.svg")
+    for plot in ("exam", "training"):
+        first, second = ((tmp_path / f"{plot}-{name}.svg").read_bytes() for name in ("first", "second"))
+        assert first == second
+
+
+@pytest.mark.parametrize("name", ["exact_match/math/policy", "standard_error/math/tuned", "chance/math"])
+def test_the_plot_of_the_exam_shows(name, tmp_path):
+    plot_results(METRICS, tmp_path / "one.svg")
+    plot_results({**METRICS, name: 0.25}, tmp_path / "other.svg")
+    assert (tmp_path / "one.svg").read_bytes() != (tmp_path / "other.svg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["reward", *(name for panel in PANELS.values() for name in panel)])
+def test_the_plot_of_training_shows(name, checkpoint, tmp_path):
+    plot_training(checkpoint, METRICS, tmp_path / "one.svg")
+    rows = pq.read_table(checkpoint.curve_path).to_pylist()
+    rows[1][name] = 0.9
+    pq.write_table(pa.Table.from_pylist(rows), checkpoint.curve_path)
+    plot_training(checkpoint, METRICS, tmp_path / "other.svg")
+    assert (tmp_path / "one.svg").read_bytes() != (tmp_path / "other.svg").read_bytes()
+
+
+def test_the_plot_of_training_names_its_lines_and_axes(checkpoint, tmp_path):
+    """Comments beside the outlines of the letters."""
+    plot_training(checkpoint, METRICS, tmp_path / "one.svg")
+    text = (tmp_path / "one.svg").read_text()
+    for label in ("instruction_following", "math", "all prompts", "best constant reply", *PANELS):
+        assert f"<!-- {label} -->" in text
+    assert "<!-- safety -->" not in text  # no prompt of it
+
+
+def test_the_smoothed_line_is_the_mean_of_the_last_values():
+    assert smoothed([1.0, 2.0, 3.0, 4.0], window=2) == [1.0, 1.5, 2.5, 3.5]
+    assert smoothed([1.0, 2.0, 3.0], window=5) == [1.0, 1.5, 2.0]
+
+
+# --- the page of rollouts ---
+
+
+def test_the_page_has_each_prompt_once_and_its_replies_from_the_best_to_the_worst(checkpoint):
+    page = rollouts_page(checkpoint)
+    assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Step 1", "## Step 3"]
+    assert page.count("### sft/math/1\n") == page.count("What is 1 + 1?") == 2
+    _, _, first = page.partition("### sft/math/1\n")
+    first = first.partition("###")[0]
+    assert (
+        first.index("Reward 0.75, advantage +0.25:") < first.index("better") < first.index("Reward 0.25, advantage -0")
+    )
+
+
+def test_a_reply_cannot_end_its_block_in_the_page(checkpoint):
+    rows = pq.read_table(checkpoint.tables_path / "rollouts.parquet").to_pylist()
+    rows[0]["text"] = "```\n# Not a heading\x1b[31m"
+    pq.write_table(pa.Table.from_pylist(rows), checkpoint.tables_path / "rollouts.parquet")
+    page = rollouts_page(checkpoint)
+    assert "\n````\n```\n# Not a heading" in page
+    assert "\x1b" not in page
