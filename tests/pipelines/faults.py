@@ -381,7 +381,7 @@ def shortened(directory: Path) -> list[Case]:
         rlvr_data_curation.__name__,
         rlvr_data_curation.Config(
             scale="tiny", base_checkpoint_path=sft_checkpoint, raw_prompts=3_200, tries=3, max_new_tokens=12,
-            exercises_per_family=1, held_out_instructions=2,
+            exercises_per_family=1, held_out_instructions=4,
         ),
     )  # fmt: skip
     rlvr_dataset = made(rlvr_curation)

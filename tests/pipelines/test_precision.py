@@ -51,7 +51,7 @@ PRETRAINING = {
 }
 FEW_CONVERSATIONS = {"raw_conversations": 4_000, "exercises_per_family": 1, "rest_share": 0.3}
 FINE_TUNING = {"checkpoint_every_steps": 4, "validate_every_steps": 5, "validation_sequences": 1}
-FEW_PROMPTS = {"raw_prompts": 3_200, "max_new_tokens": 12, "exercises_per_family": 1, "held_out_instructions": 2}
+FEW_PROMPTS = {"raw_prompts": 3_200, "max_new_tokens": 12, "exercises_per_family": 1, "held_out_instructions": 4}
 REINFORCEMENT = {
     "prompts_per_step": 4,
     "replies_per_prompt": 3,

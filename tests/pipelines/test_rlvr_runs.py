@@ -24,7 +24,7 @@ from nemotron.recipes.scoring.rewards import Verifier
 from nemotron.recipes.sources.exercises import instructions
 from nemotron.recipes.training.run import Run
 
-FEW = {"raw_prompts": 4_800, "tries": 3, "max_new_tokens": 12, "exercises_per_family": 1, "held_out_instructions": 2}
+FEW = {"raw_prompts": 4_800, "tries": 3, "max_new_tokens": 12, "exercises_per_family": 1, "held_out_instructions": 4}
 SMALL = {
     "prompts_per_step": 4,
     "replies_per_prompt": 3,

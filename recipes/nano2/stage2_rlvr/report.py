@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nemotron.recipes.scoring.chance import Chance
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.families import FAMILIES, VERIFIERS
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, fenced, printable
 
@@ -28,6 +28,7 @@ MEASURES = {
     "loose_prompt": "all constraints, loose",
     "loose_instruction": "each constraint, loose",
 }
+FEW_STEPS = 20
 PANELS: dict[str, dict[str, str]] = {
     "groups with a signal": {"groups_with_signal": ""},
     "KL, nats": {"kl": ""},
@@ -105,13 +106,16 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
     figure = Figure(figsize=(8, 8.5), layout="constrained")
     grid = figure.add_gridspec(1 + len(PANELS) // 2, 2, height_ratios=[2] + [1] * (len(PANELS) // 2))
     top = figure.add_subplot(grid[0, :])
-    for index, family in enumerate(FAMILIES):
+    for index, family in enumerate(VERIFIERS):
         found = {row["step"] + 1: row["mean"] for row in rewards if (row["verifier"], row["part"]) == (family, "all")}
         if found:
-            top.plot(list(found), smoothed(list(found.values())), color=f"C{index}", linewidth=1, label=family)
+            marker = "." if len(found) < FEW_STEPS else ""  # one point has no line
+            top.plot(list(found), smoothed(list(found.values())), marker, linestyle="-", color=f"C{index}", linewidth=1,
+                     label=family)  # fmt: skip
     top.plot(steps, smoothed([row["reward"] for row in curve]), color="0.1", linewidth=2, label="all prompts")
     top.axhline(metrics["reward/best_constant"], color="0.5", linestyle=":", label="best constant reply")
     top.set_ylabel("reward, mean of five steps")
+    top.set_xlabel("step", fontsize=8)
     top.set_ylim(0, 1.02)
     top.xaxis.set_major_locator(MaxNLocator(integer=True))
     top.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
@@ -120,7 +124,7 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
         for name, legend in names.items():
             axes.plot(steps, [row[name] for row in curve], linewidth=1, label=legend or None)
         if len(names) > 1:
-            axes.legend(frameon=False, fontsize=7, loc="upper left")
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=7)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(label, fontsize=8)
         axes.set_xlabel("step", fontsize=8)

@@ -49,7 +49,7 @@ def checkpoint(tmp_path):
         [
             {"step": step, "verifier": family, "part": part, "replies": 4, "mean": 0.5}
             for step in range(3)
-            for family in ("instruction_following", "math")
+            for family in ("instruction_following", "math", "ifeval")
             for part in ("all", "form")
         ],
     )
@@ -124,7 +124,7 @@ def test_the_plot_of_training_names_its_lines_and_axes(checkpoint, tmp_path):
     """Comments beside the outlines of the letters."""
     plot_training(checkpoint, METRICS, tmp_path / "one.svg")
     text = (tmp_path / "one.svg").read_text()
-    for label in ("instruction_following", "math", "all prompts", "best constant reply", *PANELS):
+    for label in ("instruction_following", "math", "ifeval", "all prompts", "best constant reply", *PANELS):
         assert f"<!-- {label} -->" in text
     assert "<!-- safety -->" not in text  # no prompt of it
 
@@ -137,9 +137,18 @@ def test_the_smoothed_line_is_the_mean_of_the_last_values():
 # --- the page of rollouts ---
 
 
+PAIRS = [("Write one word.", {"tuned": ("two words", 0.125), "policy": ("word\n", 1.0)})]
+
+
+def test_the_page_begins_with_held_out_replies_before_and_after(checkpoint):
+    page = rollouts_page(checkpoint, PAIRS).partition("## Step 1")[0]
+    parts = ("Write one word.", "fine-tuned, reward 0.12:", "two words", "policy, reward 1.00:", "\nword\n```")
+    assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
+
+
 def test_the_page_has_each_prompt_once_and_its_replies_from_the_best_to_the_worst(checkpoint):
-    page = rollouts_page(checkpoint)
-    assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Step 1", "## Step 3"]
+    page = rollouts_page(checkpoint, PAIRS)
+    assert [line for line in page.splitlines() if line.startswith("## Step")] == ["## Step 1", "## Step 3"]
     assert page.count("### sft/math/1\n") == page.count("What is 1 + 1?") == 2
     _, _, first = page.partition("### sft/math/1\n")
     first = first.partition("###")[0]
@@ -152,6 +161,6 @@ def test_a_reply_cannot_end_its_block_in_the_page(checkpoint):
     rows = pq.read_table(checkpoint.tables_path / "rollouts.parquet").to_pylist()
     rows[0]["text"] = "```\n# Not a heading\x1b[31m"
     pq.write_table(pa.Table.from_pylist(rows), checkpoint.tables_path / "rollouts.parquet")
-    page = rollouts_page(checkpoint)
+    page = rollouts_page(checkpoint, [])
     assert "\n````\n```\n# Not a heading" in page
     assert "\x1b" not in page

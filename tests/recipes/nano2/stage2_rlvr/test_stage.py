@@ -142,8 +142,6 @@ def test_what_a_step_measures_is_in_its_range(curve):
         assert row["kl"] >= 0
         assert row["entropy"] > 0
         assert 1 <= row["reply_tokens"] <= CONFIG.max_new_tokens
-    assert max(row["clipped_low"] for row in curve) > 0
-    assert max(row["clipped_high"] for row in curve) > 0
 
 
 def test_the_rewards_of_all_verifiers_are_shares_and_their_mean_is_that_of_the_curve(stage2, curve, prompts):
@@ -189,13 +187,6 @@ def test_the_first_rollouts_are_those_of_stage_1s_model(stage1, stage2, prompts)
     assert [" ".join(map(str, reply.tokens)) for reply in replies] == recorded
 
 
-def test_the_policy_earns_more_at_the_end_of_training_than_at_its_start(curve):
-    """Of different prompts, so this is a sign and no measurement; the README has those of small."""
-    third = len(curve) // 3
-    first, last = (sum(row["reward"] for row in part) / third for part in (curve[:third], curve[-third:]))
-    assert last > first
-
-
 # --- the results ---
 
 
@@ -207,6 +198,7 @@ def test_the_results_compare_both_models(stage2):
         for measure in ("prompt", "instruction"):
             assert metrics[f"strict_{measure}/{model}"] <= metrics[f"loose_{measure}/{model}"]
         assert metrics[f"pass@1/{model}"] <= metrics[f"pass@2/{model}"]
+    assert metrics["reward/policy"] > metrics["reward/tuned"]  # seconds of training: the form of the replies
     change = metrics["reward/policy"] - metrics["reward/tuned"]
     assert metrics["reward_difference"] == pytest.approx(change, abs=1e-12)
     assert 0 < metrics["reward/best_constant"] < 1
