@@ -47,7 +47,7 @@ from nemotron.recipes.scoring.chance import PLAUSIBLE, best_copying, best_reward
 from nemotron.recipes.scoring.exercises import Answered, Mode, ask
 from nemotron.recipes.scoring.pass_at_k import paired_difference, pass_at_k
 from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier, loosely
-from nemotron.recipes.sources.exercises import long_context
+from nemotron.recipes.sources.exercises import instructions, long_context
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
@@ -189,7 +189,8 @@ def main(config: Config) -> Results:
         earned = {name: [one.total for one in found] for name, found in rewards.items()}
         metrics |= gain(earned, config.replies_per_prompt)
         # What policies that ignore the question, or copy it, get from the same verifiers.
-        answers = {*PLAUSIBLE, *(one.answer for one in held_out)}
+        everything = ", ".join(instructions.WORDS)
+        answers = {*PLAUSIBLE, everything, everything.upper(), *(one.answer for one in held_out)}
         constant, copying = best_rewarded(held_out, answers), best_copying(held_out)
         metrics |= {"reward/best_constant": constant.share, "reward/best_copying": copying.share}
 
