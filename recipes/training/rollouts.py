@@ -93,14 +93,6 @@ class Experience:
             cut[item.name] = values if item.name == "lengths" else values[:, :width]
         return Experience(**cut)
 
-    def learned_from(self, kl_weight: float) -> "Experience":
-        """The replies that have a gradient: without a KL, those whose group has no signal have none.
-
-        All of them if no group has a signal.
-        """
-        has_signal = (self.advantages != 0).any(dim=1)
-        return self if kl_weight > 0 or not has_signal.any() else self.rows(has_signal.nonzero()[:, 0])
-
     def optimizer_steps(self, number: int) -> Iterator["Experience"]:
         """The rows in `number` pieces of consecutive rows: what one optimizer step learns from; no piece is empty."""
         pieces = torch.arange(len(self.tokens), device=self.tokens.device).tensor_split(number)

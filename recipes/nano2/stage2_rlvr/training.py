@@ -101,9 +101,8 @@ class Config(ScaledConfig):
     """A token that became less likely than 1 - clip_low times what it was is not pushed further down."""
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
     """A token that became more likely than 1 + clip_high times what it was is not pushed further up."""
-    kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.0, medium=0.0, full=proxy(0.0, WORKPLACE))
-    """Weight of the KL divergence from the fine-tuned model. 0 leaves it out, and with it the second model, and the
-    groups without a signal, which then have no gradient."""
+    kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.01, medium=0.0, full=proxy(0.0, WORKPLACE))
+    """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model."""
 
     # Updates.
     updates_per_step: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=our_choice(1))
@@ -234,16 +233,14 @@ def main(config: Config) -> Checkpoint:
 
             # How likely each token is before this step's updates, to the policy and to the reference.
             experience = experience_of(prompts, replies, advantages, learn_from_cut=config.learn_from_cut_replies)
-            learned, entropy = with_logprobs(
-                experience.learned_from(config.kl_weight).to(config.device), policy, reference, config
-            )
+            experience, entropy = with_logprobs(experience.to(config.device), policy, reference, config)
 
             # Updates: several on the same replies, which is what the ratio and its clipping are for.
             learning_rate = learning_rate_at(run.step, config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             terms, norms = [], []
-            for share in learned.optimizer_steps(config.updates_per_step):
+            for share in experience.optimizer_steps(config.updates_per_step):
                 optimizer.zero_grad()
                 for rows in share.by_length(config.micro_batch_replies):
                     terms.append(token_terms(policy, share.rows(rows), config))
@@ -253,11 +250,11 @@ def main(config: Config) -> Checkpoint:
                 norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item())
                 run.check_finite(grad_norm=norms[-1])
                 optimizer.step()
-            run.lap("learning", tokens=learned.num_tokens)
+            run.lap("learning", tokens=experience.num_tokens)
 
             # Record and state.
             write_tables(run, prompts, replies, rewards, advantages, verify.decode)
-            numbers = {"learning_rate": learning_rate, **measured(prompts, replies, rewards, learned, terms)}
+            numbers = {"learning_rate": learning_rate, **measured(prompts, replies, rewards, experience, terms)}
             run.note("rollouts", experience.as_batch(), **numbers, entropy=entropy, grad_norm=sum(norms) / len(norms))
             run.keep_state()
         run.save(dataset.tokenizer_path, dataset.counts(), CHAT.stop_ids)

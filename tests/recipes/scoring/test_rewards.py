@@ -25,7 +25,7 @@ from nemotron.recipes.scoring.rewards import (
     total_reward,
 )
 from nemotron.recipes.sources.exercises.exercise import Exercise, user_exercise
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.families import FAMILIES, VERIFIERS
 from nemotron.recipes.sources.exercises.instructions import WORDS, make_exercise
 
 END = "<SPECIAL_12>"
@@ -152,7 +152,7 @@ def broken(monkeypatch):
     """A family whose verifier does what a test gives it."""
 
     def install(check_answer) -> Exercise:
-        monkeypatch.setitem(FAMILIES, "broken", SimpleNamespace(FAMILY="broken", check_answer=check_answer))
+        monkeypatch.setitem(VERIFIERS, "broken", SimpleNamespace(FAMILY="broken", check_answer=check_answer))
         return Exercise(**{**vars(user_exercise("broken", "Do it.", "", "x", "x")), "id": "sft/broken/000007"})
 
     return install

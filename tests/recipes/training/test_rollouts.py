@@ -185,17 +185,6 @@ def assert_same_rows(found: Experience, expected: Experience, rows: list[int]) -
         assert getattr(found, item.name).tolist() == values.tolist(), item.name
 
 
-def test_without_a_kl_only_replies_of_groups_with_a_signal_are_learned_from() -> None:
-    whole = numbered([(2, 1, True), (1, 3, True), (4, 2, True), (1, 1, True)])
-    advantages = whole.advantages.clone()
-    advantages[[0, 2]] = 0
-    found = replace(whole, advantages=advantages)
-    assert_same_rows(found.learned_from(0.0), found, [1, 3])
-    assert found.learned_from(0.01) is found
-    silent = replace(whole, advantages=torch.zeros_like(advantages))
-    assert silent.learned_from(0.0) is silent  # a step without any signal still has a gradient, of 0
-
-
 @given(shapes, st.integers(1, 12))
 def test_optimizer_steps_are_the_rows_in_order_in_so_many_pieces(shape, number) -> None:
     whole = numbered(shape)
