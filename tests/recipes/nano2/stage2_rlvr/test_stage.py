@@ -1,7 +1,7 @@
 """Stage 2, run once at tiny scale on stage 1's model: it reproduces its golden, and it does its job."""
 
-from itertools import groupby
 import json
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow.parquet as pq
