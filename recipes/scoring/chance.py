@@ -2,6 +2,7 @@
 
 In: exercises. Out: for each family, the constant reply that is right most often, and its share. It is searched among a
 fixed list of replies and the right replies of training exercises. Stages with an exam print it beside their results.
+Where replies are rewarded in parts: the constant reply and the way of copying from the question that earn the most.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

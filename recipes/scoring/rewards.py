@@ -1,9 +1,9 @@
 """Rewards: what a verifier gives to a reply, in parts.
 
-In: an exercise and the model's reply. Out: a `Reward` from 0 to 1. Its form, whether the reply ends and has no format
-error, is a tenth of it. The rest goes to replies of the right form: the mean of the parts that the verifier gives. An
-instruction has a part for each constraint, so that replies to the same prompt differ long before one is right; every
-other family has one part, whether the answer is right.
+In: an exercise and the model's reply. Out: a `Reward` from 0 to 1. Its form, whether the reply ends, has no format
+error and thinks or not as asked, is a tenth of it. The rest goes to replies of the right form: the mean of the parts
+that the verifier gives. An instruction has a part for each constraint, so that replies to the same prompt differ long
+before one is right; every other family has one part, whether the answer is right.
 
 A verifier that fails or takes too long gives a reward of 0 that says so. The limit of time needs a POSIX system and the
 main thread; elsewhere there is none.
@@ -54,7 +54,7 @@ class Reward:
     total: float
     """From 0 to 1, see `total_reward`."""
     form: float = 0.0
-    """A half if the reply ends its turn, and a half if its format has no error."""
+    """A half if the reply ends its turn, and a half if its format has no error and it thinks, or does not, as asked."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Name of a constraint, or "right" -> from 0 to 1; all 0 unless the form is right."""
     right: bool = False
@@ -87,7 +87,7 @@ def loosened(answer: str) -> list[str]:
     """The answer as it is, and as IFEval's loose measure also judges it (arXiv 2311.07911).
 
     Without its first line, its last, and both, which may be a greeting or an explanation; each also without asterisks.
-    Nothing but white space is no reading.
+    A reading that is only white space is left out.
     """
     lines = answer.split("\n")
     cut = [lines, lines[1:], lines[:-1], lines[1:-1]]
@@ -125,7 +125,7 @@ def reward_of(
             f"the verifier of {exercise.family} gives the prompt {exercise.id} the parts {parts}; each must be "
             "a number from 0 to 1, so correct the verifier or drop the prompt"
         )
-    form = ((continuation.finish == "stop") + (not one.reply.errors)) / 2
+    form = ((continuation.finish == "stop") + (one.reply.obeys and not one.reply.errors)) / 2
     parts = {name: value if form == 1 else 0.0 for name, value in parts.items()}
     right = all(value == 1 for value in parts.values())
     return Reward(total_reward(form, parts), form, parts, right, one.answer if form == 1 else "")
@@ -135,7 +135,11 @@ def loosely(exercise: Exercise, reward: Reward) -> list[float]:
     """Each part as the most lenient reading of the answer earns it; nothing unless its form is right."""
     if not reward.answer:
         return list(reward.parts.values())
-    readings = [reward_parts(exercise, text) for text in loosened(reward.answer)]
+    try:
+        with time_limit(VERIFIER_SECONDS):
+            readings = [reward_parts(exercise, text) for text in loosened(reward.answer)]
+    except Exception:  # of a reading that nobody wrote: only the answer as it is counts
+        return list(reward.parts.values())
     return [max(parts[name] for parts in readings) for name in reward.parts]
 
 
@@ -144,7 +148,7 @@ class Verifier:
 
     Args:
         format: of the chat.
-        tokenizer_path: directory of the tokenizer, which may bring a chat template of its own.
+        tokenizer_path: directory of the tokenizer, which may bring its own chat template.
         seconds: that judging one reply may take.
     """
 

@@ -54,8 +54,8 @@ COLUMNS = (*ID_COLUMNS, *LICENCE_COLUMNS, *PROMPT_COLUMNS, *INSTRUCTION_COLUMNS,
 def read_prompts(sources: Sequence[str], *, num_prompts: int | None = None) -> tuple[list[Exercise], list[Unreadable]]:
     """Exercises of all sources: in the order of the sources, within a source by path, within a file by row.
 
-    An exercise has no answer, because a row has none. Its canonical form is what the user says, without layout and
-    case. Its difficulty is the number of its instructions, at most 4. Its details are JSON with "instructions", and
+    An exercise has no answer, because rows do not include one. Its canonical form is what the user says, without layout
+    and case. Its difficulty is the number of its instructions, at most 4. Its details are JSON with "instructions", and
     with "licence" and "origin" as `Conversation` has them.
 
     Args:

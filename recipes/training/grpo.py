@@ -8,11 +8,12 @@ What is here, and where it comes from:
 - GRPO (arXiv 2402.03300): a reply is compared with the others of its prompt, so no second model estimates values; the
   ratio of new to old probability is clipped as in PPO (arXiv 1707.06347); KL to a reference by the estimator k3.
 - RLOO (arXiv 2402.14740): a reply is compared with the mean of the others, without itself.
-- DAPO (arXiv 2503.14476): the two clip bounds may differ; every token of a step weighs the same.
+- DAPO (arXiv 2503.14476): the two clip bounds may differ; every token of an optimizer step weighs the same.
 - Dr. GRPO (arXiv 2503.20783): dividing by the standard deviation of a group can be switched off.
 
-Left out: DAPO's drawing of further prompts until every group has a signal, and its penalty for nearly too long replies;
-a value model; correcting the loss for a sampler whose log-probabilities differ from the learner's.
+Left out: GRPO's mean over each reply, and Dr. GRPO's constant denominator; DAPO's drawing of further prompts until
+every group has a signal, and its penalty for nearly too long replies; a value model; correcting the loss for a sampler
+whose log-probabilities differ from the learner's.
 
 Letters:   g group: the replies to one prompt   s reply of a group   n token of a reply that counts
 """
@@ -51,9 +52,9 @@ class TokenTerms(NamedTuple):
     kl: Tensor
     """Estimate of the KL divergence from the reference; 0 without a reference."""
     clipped_low: Tensor
-    """Whether the ratio is below its lower bound and the advantage negative: the token has no gradient."""
+    """Whether the ratio is below its lower bound and the advantage negative, which then gives no gradient."""
     clipped_high: Tensor
-    """Whether the ratio is above its upper bound and the advantage positive: the token has no gradient."""
+    """Whether the ratio is above its upper bound and the advantage positive, which then gives no gradient."""
 
 
 def grpo_objective(

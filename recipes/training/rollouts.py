@@ -3,7 +3,7 @@
 In: a policy, prompts. Out: `draw_replies` gives each prompt's replies; `Experience` holds them as padded tensors, with
 what the loss needs for each token, and is split into optimizer steps and forward passes.
 
-Position i of a row predicts token i + 1, so everything about a token of a reply stands at the position before it.
+Position i of a row predicts token i + 1, so everything about a token of a reply is at the position before it.
 
 Letters:   b reply   t position   n token of a reply that counts, in all rows together
 """

@@ -59,7 +59,7 @@ class Checkpoint(Artifact):
     """A trained model with its curves. One class for all stages; a stage subclasses it to add a field."""
 
     num_steps: int = Field(gt=0)
-    """Optimizer steps over all phases."""
+    """Steps of the loop over all phases; a stage may make several updates in one."""
     num_parameters: int = Field(gt=0)
     training_loss: float
     """Loss of the last step, nats per token that counts."""

@@ -80,9 +80,11 @@ class Config(ScaledConfig):
     raw_prompts: PositiveInt | Literal["all"] = by_scale(
         tiny=5_600, small=20_000, medium=16_000, full=published(16_000, "section 3")
     )
-    """Number of prompts before any filter, of which the scale takes its share; "all" reads every one of the sources."""
+    """Number of prompts before any filter, those of the other families included (published: 16,000, all of them with
+    instructions), of which the scale takes its share; "all" reads every one of the sources."""
     other_share: BelowOne = at_every_scale(our_choice(0.3, "so that they are not forgotten"))
-    """Share of the prompts that are exercises of the other families, in equal numbers."""
+    """Share of the prompts that are exercises of the other families, in equal numbers before the filters; at tiny,
+    max_prompt_tokens drops all of tool calling and long context."""
     max_difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=2, medium=3, full=our_choice(4))
     """The generated exercises have difficulties from 1 to this, in equal numbers."""
     thinking_share: Fraction = at_every_scale(our_choice(0.5))
@@ -166,7 +168,7 @@ def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
     else:
         prompts = of_every_difficulty(instructions.FAMILY, round((total or 0) * (1 - config.other_share)), config)
     others = [family for family in FAMILIES if family != instructions.FAMILY]
-    num_others = round(len(prompts) * config.other_share / max(1e-9, 1 - config.other_share) / len(others))
+    num_others = round(len(prompts) * config.other_share / (1 - config.other_share) / len(others))
     return [
         *prompts,
         *(one for family in others for one in of_every_difficulty(family, num_others, config)),

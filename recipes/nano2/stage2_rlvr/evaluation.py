@@ -7,14 +7,15 @@ Held-out instructions, which no training prompt repeats: the reward, IFEval's st
 fine-tuned model. Beside both: what the best constant reply earns, and the best way of copying from the question.
 Run: python -m nemotron.recipes.nano2.stage2_rlvr.evaluation --scale tiny --checkpoint-path <directory>
 
-Left out: IFEval itself. The Checkpoint is a Hugging Face directory with a chat template, so lm-evaluation-harness runs
-on it.
+Left out: a user's own instructions, of which none are held out; IFEval itself. The Checkpoint is a Hugging Face
+directory with a chat template, so lm-evaluation-harness runs on it.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from rich.console import Console
@@ -44,7 +45,7 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.chance import PLAUSIBLE, best_copying, best_rewarded, chance_levels, chance_metrics
-from nemotron.recipes.scoring.exercises import Answered, Mode, ask
+from nemotron.recipes.scoring.exercises import Answered, Mode, ask, share
 from nemotron.recipes.scoring.pass_at_k import paired_difference, pass_at_k
 from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier, loosely
 from nemotron.recipes.sources.exercises import instructions, long_context
@@ -69,7 +70,7 @@ class Config(ScaledConfig):
     replies_per_prompt: PositiveInt = by_scale(tiny=2, small=4, medium=8, full=our_choice(8))
     """Replies to each held-out instruction in each mode, drawn at temperature 1; k of pass@k."""
     batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
-    """Replies that are written side by side; changes memory and speed, not the replies."""
+    """Replies of the exam that are written side by side; changes memory and speed, not the replies."""
     max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
     temperature: PositiveFloat = at_every_scale(published(0.6, "with thinking, model card of the 9B"))
@@ -95,7 +96,7 @@ class Results(Artifact):
     training_plot_path: Path
     """What training measured, step by step."""
     rollouts_path: Path
-    """Markdown: the replies of the first and the last step, with their rewards and advantages."""
+    """Markdown: held-out instructions before and after; the replies of the first and the last step, with rewards."""
 
 
 # What a line of golden/CHANGES.md shows.
@@ -116,20 +117,20 @@ def held_out_metrics(
     metrics = {f"reward/{model}": sum(one.total for one in rewards) / len(rewards)}
     for name, parts in (("strict", strict), ("loose", loose)):
         satisfied = [[part == 1 for part in found] for found in parts]
-        metrics[f"{name}_prompt/{model}"] = sum(map(all, satisfied)) / len(satisfied)
-        metrics[f"{name}_instruction/{model}"] = sum(map(sum, satisfied)) / sum(map(len, satisfied))
+        # A reply whose verifier failed has no parts, and satisfies nothing.
+        metrics[f"{name}_prompt/{model}"] = sum(bool(found) and all(found) for found in satisfied) / len(satisfied)
+        metrics[f"{name}_instruction/{model}"] = sum(map(sum, satisfied)) / max(1, sum(map(len, satisfied)))
     for k in sorted({1, size}):
         metrics[f"pass@{k}/{model}"] = sum(pass_at_k(size, found, k) for found in right) / len(right)
     return metrics
 
 
-def gain(earned: dict[str, list[float]], replies_per_prompt: int) -> dict[str, float]:
-    """How much more the policy earns than the fine-tuned model on the same prompts, with the standard error."""
+def gain(earned: dict[str, list[float]], num_questions: int) -> dict[str, float]:
+    """How much more the policy earns, with the standard error over questions; rewards by mode, question and reply."""
     means = {
-        name: [sum(values[start : start + replies_per_prompt]) / replies_per_prompt
-               for start in range(0, len(values), replies_per_prompt)]
-        for name, values in earned.items()
-    }  # fmt: skip
+        model: torch.tensor(values, dtype=torch.float64).view(len(MODES), num_questions, -1).mean(dim=(0, 2)).tolist()
+        for model, values in earned.items()
+    }
     change = paired_difference(means["policy"], means["tuned"])
     return {"reward_difference": change.difference, "reward_difference_error": change.standard_error}
 
@@ -146,15 +147,16 @@ def exam_metrics(answered: dict[tuple[str, str], list[Answered]]) -> dict[str, f
         for (model, mode), replies in answered.items():
             right = [float(replies[index].right) for index in chosen]
             metrics[f"exact_match/{family}/{model}/{mode}"] = sum(right) / len(right)
-            scores[model] = [
-                a + b / len(MODES) for a, b in zip(scores.get(model, [0.0] * len(right)), right, strict=True)
-            ]
+            scores[model] = [mean + one / len(MODES) for mean, one in zip(scores[model], right, strict=True)]
         for model, values in scores.items():
             metrics[f"exact_match/{family}/{model}"] = sum(values) / len(values)
             metrics[f"standard_error/{family}/{model}"] = paired_difference(values, [0.0] * len(values)).standard_error
         change = paired_difference(scores["policy"], scores["tuned"])
         metrics[f"difference/{family}"], metrics[f"difference_error/{family}"] = change
-    return metrics
+    obeyed = {
+        f"obeyed/{model}/{mode}": share([one.obeyed for one in found]) for (model, mode), found in answered.items()
+    }
+    return metrics | obeyed
 
 
 def main(config: Config) -> Results:
@@ -187,10 +189,9 @@ def main(config: Config) -> Results:
             texts[name] = [verify.decode(reply.tokens) for reply in replies[:: config.replies_per_prompt]]
             metrics |= held_out_metrics(name, prompts, rewards[name], config.replies_per_prompt)
         earned = {name: [one.total for one in found] for name, found in rewards.items()}
-        metrics |= gain(earned, config.replies_per_prompt)
+        metrics |= gain(earned, len(held_out))
         # What policies that ignore the question, or copy it, get from the same verifiers.
-        everything = ", ".join(instructions.WORDS)
-        answers = {*PLAUSIBLE, everything, everything.upper(), *(one.answer for one in held_out)}
+        answers = {*PLAUSIBLE, *instructions.recitations(), *(one.answer for one in held_out)}
         constant, copying = best_rewarded(held_out, answers), best_copying(held_out)
         metrics |= {"reward/best_constant": constant.share, "reward/best_copying": copying.share}
 

@@ -58,9 +58,9 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
         lines.append(f"| {label} | {' | '.join(shares)} |")
     lines += [
         "",
-        f"The reward changed by {change:+.1%} (standard error {error:.1%}, paired by prompt). The best constant reply "
-        f"earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of copying from the "
-        f"question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
+        f"The reward changed by {change:+.1%} (standard error {error:.1%}, paired by question). The best constant "
+        f"reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of copying from "
+        f"the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
         "",
         f"| exact match | {' | '.join(NAMES.values())} | difference | chance level |",
         "|---|---|---|---|---|",
@@ -73,6 +73,10 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
         difference = f"{metrics[f'difference/{family}']:+.1%} ± {metrics[f'difference_error/{family}']:.1%}"
         label = "**all but long_context**" if family == "all" else family
         lines.append(f"| {label} | {' | '.join(shares)} | {difference} | {metrics[f'chance/{family}']:.1%} |")
+    lines += ["", f"| thinks or not, as asked | {' | '.join(NAMES.values())} |", "|---|---|---|"]
+    for mode, label in {"think": "with /think", "no_think": "with /no_think"}.items():
+        shares = [f"{metrics[f'obeyed/{model}/{mode}']:.1%}" for model in NAMES]
+        lines.append(f"| {label} | {' | '.join(shares)} |")
     lines += ["", "Means over replies with and without thinking, with standard errors; differences are paired.", ""]
     return "\n".join(lines)
 
@@ -113,7 +117,9 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
             top.plot(list(found), smoothed(list(found.values())), marker, linestyle="-", color=f"C{index}", linewidth=1,
                      label=family)  # fmt: skip
     top.plot(steps, smoothed([row["reward"] for row in curve]), color="0.1", linewidth=2, label="all prompts")
-    top.axhline(metrics["reward/best_constant"], color="0.5", linestyle=":", label="best constant reply")
+    top.axhline(
+        metrics["reward/best_constant"], color="0.5", linestyle=":", label="best constant reply,\nheld-out instructions"
+    )
     top.set_ylabel("reward, mean of five steps")
     top.set_xlabel("step", fontsize=8)
     top.set_ylim(0, 1.02)

@@ -5,13 +5,14 @@ start, and the reference. Out: a Checkpoint: a Hugging Face directory, the state
 by verifier at every step, the rollouts of the first and the last step.
 Source: arXiv 2508.14444, section 3: reinforcement learning on instructions with a rule as verifier. Its algorithm for
 this stage and all its numbers are undisclosed. GRPO is published for the later stage with a reward model, and the
-values marked as proxies are those of NVIDIA's own recipes for this model.
+values marked as proxies are those of NVIDIA's recipe for the 9B, on another task.
 Run: python -m nemotron.recipes.nano2.stage2_rlvr.training --scale tiny --dataset-path <directory>
 
-Published pieces, all in recipes/training/grpo.py: groups, clipped ratio and KL of GRPO; the leave-one-out baseline of
-RLOO; DAPO's two clip bounds and its equal weight of all tokens of a step; Dr. GRPO's advantage without division, by
---no-divide-by-deviation. The proxies use GRPO with the leave-one-out baseline, divide, clip both sides alike and leave
-out the KL. Left out: DAPO's further prompts in place of groups without a signal; sampling and learning side by side.
+Published pieces. From recipes/training/grpo.py: groups, clipped ratio and KL of GRPO; the leave-one-out baseline of
+RLOO; DAPO's two clip bounds; Dr. GRPO's advantage without division, by --no-divide-by-deviation. Here: DAPO's equal
+weight of all tokens of an optimizer step, and its filter of overlong replies, by --no-learn-from-cut-replies. NVIDIA's
+recipe has the leave-one-out baseline, divides, clips both sides alike and has no KL. Left out: DAPO's further prompts
+in place of groups without a signal; sampling and learning side by side.
 
 g prompt of a step   s reply to a prompt   b reply of a step   t position   n token of a reply that counts
 """
@@ -64,7 +65,7 @@ from nemotron.recipes.training.rollouts import (
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 from nemotron.terminal import print_line
 
-WORKPLACE = "NVIDIA's NeMo RL recipe for Nano 9B v2"
+WORKPLACE = "NVIDIA's NeMo RL recipe for Nano 9B v2, workplace task"
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Config(ScaledConfig):
     temperature: PositiveFloat = at_every_scale(our_choice(1.0, "the policy itself; a proxy draws at 0.9, top-p 0.95"))
     """Temperature of the replies, and of the policy that learns from them."""
     learn_from_cut_replies: bool = at_every_scale(our_choice(True))
-    """Whether replies that max_new_tokens ended count in the loss; they earn nothing."""
+    """Whether replies that max_new_tokens ended count in the loss; they earn a half of the form's share at most."""
 
     # Objective.
     leave_one_out: bool = at_every_scale(proxy(True, WORKPLACE))
@@ -96,7 +97,8 @@ class Config(ScaledConfig):
     divide_by_deviation: bool = at_every_scale(proxy(True, WORKPLACE))
     """Divide advantages by the standard deviation of their group."""
     shuffle_rewards: bool = at_every_scale(our_choice(False, "a control"))
-    """Give every reply the reward of another reply of its step. Nothing is to be learned from that: a control."""
+    """Give every reply the reward of a random reply of its step: a control, from which nothing can be learned. The
+    recorded rewards are the true ones."""
     clip_low: BelowOne = at_every_scale(proxy(0.2, WORKPLACE))
     """A token that became less likely than 1 - clip_low times what it was is not pushed further down."""
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
@@ -105,8 +107,11 @@ class Config(ScaledConfig):
     """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model."""
 
     # Updates.
-    updates_per_step: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=our_choice(1))
-    """Optimizer steps on the replies of one step, each on its share of them."""
+    updates_per_step: PositiveInt = by_scale(
+        tiny=2, small=2, medium=1, full=proxy(1, f"{WORKPLACE}: a batch of 1,024 replies")
+    )
+    """Optimizer steps on the replies of one step, each on its share of them. With 1, the ratio stays 1 and nothing is
+    clipped."""
     micro_batch_replies: PositiveInt = by_scale(tiny=8, small=32, medium=4, full=our_choice(1))
     """Replies per forward pass; changes memory, not the result."""
     learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
@@ -152,8 +157,8 @@ def with_logprobs(
 ) -> tuple[Experience, float]:
     """The experience with the log-probabilities of policy and reference, and the policy's mean entropy in nats.
 
-    The policy's are computed again by the learner: the ratio of the first update is then exactly 1, however much the
-    sampler's arithmetic differs.
+    The policy's are computed again by the learner: the ratio of the first update is then 1 up to rounding, however much
+    the sampler's arithmetic differs.
     """
     old, old_reference = torch.zeros_like(experience.old_logprobs), torch.zeros_like(experience.old_logprobs)
     entropy = 0.0
@@ -181,7 +186,7 @@ def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch
         groups, leave_one_out=config.leave_one_out, divide_by_deviation=config.divide_by_deviation
     )
     if not advantages.any():
-        print_line(f"step {step}: the replies to each prompt earn the same, so nothing is learned from the rewards")
+        print_line(f"step {step + 1}: the replies to each prompt earn the same, so nothing is learned from the rewards")
     return advantages.flatten()
 
 
@@ -235,7 +240,8 @@ def main(config: Config) -> Checkpoint:
             experience = experience_of(prompts, replies, advantages, learn_from_cut=config.learn_from_cut_replies)
             experience, entropy = with_logprobs(experience.to(config.device), policy, reference, config)
 
-            # Updates: several on the same replies, which is what the ratio and its clipping are for.
+            # Updates: each on its share of the replies. From the second on, the policy is no longer the one that wrote
+            # them, which is what the ratio and its clipping are for.
             learning_rate = learning_rate_at(run.step, config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -257,6 +263,7 @@ def main(config: Config) -> Checkpoint:
             numbers = {"learning_rate": learning_rate, **measured(prompts, replies, rewards, experience, terms)}
             run.note("rollouts", experience.as_batch(), **numbers, entropy=entropy, grad_norm=sum(norms) / len(norms))
             run.keep_state()
+            run.lap("record and state")
         run.save(dataset.tokenizer_path, dataset.counts(), CHAT.stop_ids)
     return Checkpoint.load(config.output_dir)
 

@@ -12,7 +12,7 @@ rules are stricter than the benchmark's program, so that a reward is harder to g
 
 - A reply without a letter or digit, and one that only repeats the user's message, follow nothing.
 - A keyword is a whole word. JSON is an object or a list that is not empty. A postscript, a repeated prompt and the
-  heading of a section have text after them. "I" is no word in capital letters.
+  heading of a section have text after them. "I" does not count as a word in capital letters.
 - The dividers of paragraphs are lines, bullets have a space after them, as in Markdown, and sections count from 1.
 
 Left out: IFEval's loose measure, instructions of later benchmarks such as "paragraphs:paragraphs", words and
@@ -65,7 +65,7 @@ def has_word(text: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """What white space separates, if it has a letter or a digit: "well-known" is one word, "-" is none."""
+    """What white space separates, if it has a letter or a digit: "well-known" is one word, "-" is not a word."""
     return [word for word in text.split() if has_word(word)]
 
 
@@ -87,7 +87,7 @@ def num_occurrences(text: str, phrase: str) -> int:
 def num_sentences_of(text: str) -> int:
     """Sentences: they end with a mark of `ENDS` before white space, with a blank line, or with the text.
 
-    A sentence has a letter, so the number of a list is none. "Dr.", "U.S." and "J." end no sentence, "I." does.
+    A sentence has a letter, so the number of a list is not one. "Dr.", "U.S." and "J." do not end one, "I." does.
     """
     count = 0
     for block in BLANK_LINES.split(re.sub("([。！？।])", r"\1 ", text)):
@@ -177,7 +177,7 @@ def has_postscript(reply: str, postscript_marker: str) -> bool:
 
 
 def has_number_of_placeholders(reply: str, num_placeholders: int) -> bool:
-    """At least so many like [address]: a word in square brackets, in one line, that is no link."""
+    """At least so many like [address]: a word in square brackets, in one line, that is not a link."""
     return sum(map(has_word, PLACEHOLDER.findall(reply))) >= num_placeholders
 
 
@@ -243,7 +243,7 @@ def gives_two_responses(reply: str) -> bool:
 
 
 def is_uppercase_english(reply: str) -> bool:
-    """It is English, and no letter is small."""
+    """It is English, and no letter is lowercase."""
     return reply.isupper() and is_in_language(reply, "en")
 
 

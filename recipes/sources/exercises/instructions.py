@@ -32,7 +32,7 @@ WORDS = ("apple", "bread", "cloud", "dance", "eagle", "field", "glass", "house",
 STATEMENTS = ("The {topic} is right next to the {word}.", "The {topic} is not like the {word}.",
               "The {topic} is older than the {word}.")  # fmt: skip
 SENTENCE = re.compile(r"(?:[^\W\d_]|[ ,;:'-])+[.!?]")
-LONGEST_SENTENCE = 30  # words; a list of everything is not a sentence
+LONGEST_SENTENCE = 12  # words; half of WORDS, so that a list of them all is not a sentence, nor two of them
 
 Constraint = tuple[str, Any]
 """A key of `SENTENCES` and its value: a number, a word, a letter or None."""
@@ -259,6 +259,20 @@ def satisfied_parts(exercise: Exercise, reply: str) -> dict[str, float]:
     if "topic" in details:
         return parts_of_sentences(details["topic"], details["sentences"], constraints, reply)
     return parts_of_list(details["words"], constraints, reply)
+
+
+def recitations() -> list[str]:
+    """Replies that recite every word: as a list, and as sentences; what somebody may try who does not read."""
+    forwards, backwards = " ".join(WORDS).capitalize(), " ".join(reversed(WORDS)).capitalize()
+    halves = [" ".join(WORDS[:12]).capitalize(), " ".join(WORDS[12:]).capitalize()]
+    texts = [
+        ", ".join(WORDS),
+        f"{forwards}.",
+        f"{forwards}. {backwards}.",
+        f"{forwards}. {backwards}. {forwards}, too.",
+        f"{halves[0]}. {halves[1]}.",
+    ]
+    return [*texts, *(text.upper() for text in texts)]
 
 
 def is_complete(parts: dict[str, float]) -> bool:

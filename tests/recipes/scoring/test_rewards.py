@@ -13,12 +13,14 @@ from nemotron.recipes.chat.tokenizer import save_chat_tokenizer
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nemotron_h.generate import Continuation
+from nemotron.recipes.scoring import rewards
 from nemotron.recipes.scoring.chance import COPIES, PLAUSIBLE, Chance, best_copying, best_rewarded, mean_reward
 from nemotron.recipes.scoring.exercises import prompt_ids
 from nemotron.recipes.scoring.rewards import (
     Prompt,
     Reward,
     Verifier,
+    loosely,
     loosened,
     reward_parts,
     time_limit,
@@ -26,7 +28,7 @@ from nemotron.recipes.scoring.rewards import (
 )
 from nemotron.recipes.sources.exercises.exercise import Exercise, user_exercise
 from nemotron.recipes.sources.exercises.families import FAMILIES, VERIFIERS
-from nemotron.recipes.sources.exercises.instructions import WORDS, make_exercise
+from nemotron.recipes.sources.exercises.instructions import WORDS, make_exercise, recitations
 
 END = "<SPECIAL_12>"
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
@@ -103,6 +105,19 @@ def test_the_right_answer_of_every_family_earns_exactly_1(verify, family, thinki
 def test_what_a_reply_earns_by_its_form(verify, text, total, form, right) -> None:
     reward = earned(verify, addition(), text)
     assert reward == Reward(total, form, {"right": right}, right == 1, text.removesuffix(END) if form == 1 else "")
+
+
+def test_a_reply_that_does_not_think_as_asked_has_half_of_its_form(verify) -> None:
+    for text in ("</think>\n\n3" + END, "\n</think>3" + END):  # no format error, and no thought
+        reward = earned(verify, addition(), text, thinking=True)
+        assert (reward.total, reward.form, reward.right) == (0.05, 0.5, False)
+
+
+def test_a_verifier_that_fails_on_a_looser_reading_changes_nothing(verify, monkeypatch) -> None:
+    reward = earned(verify, LISTED, "Sure.\nAPPLE, BREAD" + END)
+    assert loosely(LISTED, reward) == [1, 1, 1] != list(reward.parts.values())
+    monkeypatch.setattr(rewards, "reward_parts", lambda *given: 1 / 0)
+    assert loosely(LISTED, reward) == list(reward.parts.values())
 
 
 @pytest.mark.parametrize(
@@ -286,17 +301,17 @@ def test_what_is_left_of_an_answer_is_never_nothing(answer, readings) -> None:
 # --- policies that do not do what is asked ---
 
 # Of the first 150 exercises with seed 1234: what earns most, and how much; 0.1 is for the form alone.
-# For instructions, every word of the vocabulary and every pair of words is tried, in lower and upper case.
-EVERY_WORD = ", ".join(WORDS).upper()
+# For instructions, every word, every pair of words and recitations of all are tried, in lower and upper case.
+HALVES = f"{' '.join(WORDS[:12])}. {' '.join(WORDS[12:])}.".upper()  # two sentences with every word
 EARNED = [
     ("math", 1, ("4", 0.226), ("its last word", 0.154)),
     ("code", 1, ("9", 0.16), ("the question", 0.1)),
     ("science", 1, ("17", 0.118), ("the question", 0.1)),
     ("tool_calling", 1, ("", 0.1), ("the question", 0.1)),
     ("instruction_following", 1, ("KITE, STONE", 0.178), ("the first half of that", 0.379)),
-    ("instruction_following", 2, (EVERY_WORD, 0.2845), ("that in upper case", 0.244)),
-    ("instruction_following", 3, (EVERY_WORD, 0.329125), ("that in upper case", 0.2965)),
-    ("instruction_following", 4, (EVERY_WORD, 0.3196), ("that in upper case", 0.268)),
+    ("instruction_following", 2, (HALVES, 0.2005), ("that in upper case", 0.244)),
+    ("instruction_following", 3, ("APPLE, PAPER", 0.20275), ("that in upper case", 0.2965)),
+    ("instruction_following", 4, (HALVES, 0.1996), ("that in upper case", 0.268)),
     ("long_context", 1, ("33", 0.124), ("the question", 0.1)),
     ("multilingual", 1, ("9", 0.148), ("its last word", 0.274)),
     ("safety", 1, ("", 0.1), ("the question", 0.1)),
@@ -304,8 +319,8 @@ EARNED = [
 
 
 def wordings() -> list[str]:
-    lists = [*WORDS, *(", ".join(pair) for pair in combinations(WORDS, 2)), ", ".join(WORDS)]
-    return [*lists, *(text.upper() for text in lists)]
+    lists = [*WORDS, *(", ".join(pair) for pair in combinations(WORDS, 2))]
+    return [*lists, *(text.upper() for text in lists), *recitations()]
 
 
 @pytest.mark.parametrize(("family", "difficulty", "constant", "copying"), EARNED)

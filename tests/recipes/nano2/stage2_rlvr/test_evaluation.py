@@ -51,6 +51,13 @@ def test_strict_measures_count_prompts_and_instructions():
     assert metrics["reward/policy"] == (0.5 + 0 + 1 + 1) / 4
 
 
+def test_a_reply_whose_verifier_failed_satisfies_nothing():
+    metrics = metrics_of(BOTH, Reward(0.0, fault="RuntimeError: no"))
+    assert metrics["strict_prompt/policy"] == metrics["loose_prompt/policy"] == 1 / 2
+    assert metrics["strict_instruction/policy"] == 1
+    assert metrics_of(Reward(0.0, fault="RuntimeError: no"))["strict_instruction/policy"] == 0
+
+
 def test_the_loose_measure_forgives_a_first_line():
     metrics = metrics_of(LOOSE, NONE)
     assert metrics["strict_prompt/policy"] == 0
@@ -74,8 +81,8 @@ def test_one_reply_per_prompt_has_pass_at_1_only():
     assert [name for name in metrics_of(BOTH) if name.startswith("pass@")] == ["pass@1/policy"]
 
 
-def test_the_gain_is_paired_by_prompt():
-    """Two replies each; the policy earns 0.25 more on the first prompt and 0.75 more on the second."""
+def test_the_gain_is_paired_by_question():
+    """Two questions, both asked in two ways; the policy earns 0.75 more on the first and 0.25 more on the second."""
     earned = {"tuned": [0.0, 0.5, 0.0, 0.0], "policy": [0.5, 0.5, 1.0, 0.5]}
     found = evaluation.gain(earned, 2)
     assert found["reward_difference"] == 0.5
@@ -85,7 +92,7 @@ def test_the_gain_is_paired_by_prompt():
 def answered(right):
     """Replies to one exercise of each family: True where it is right."""
     return [
-        SimpleNamespace(exercise=SimpleNamespace(family=family), right=right(family))
+        SimpleNamespace(exercise=SimpleNamespace(family=family), right=right(family), obeyed=family == "math")
         for family in FAMILIES
         for _ in range(2)
     ]
@@ -111,6 +118,7 @@ def test_the_exam_is_the_mean_over_both_ways_of_asking_and_leaves_long_context_o
     assert found["exact_match/all/tuned"] == pytest.approx(0.5 / 7)
     assert found["difference/all"] == pytest.approx(0.5 / 7)
     assert found["standard_error/all/policy"] > 0
+    assert found["obeyed/policy/think"] == 1 / 8
 
 
 @pytest.mark.parametrize("name", ["replies_per_prompt", "batch_replies", "max_new_tokens"])

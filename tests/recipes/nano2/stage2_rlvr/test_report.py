@@ -30,6 +30,7 @@ METRICS = {
     **{f"{name}/{family}/policy": 0.625 for name in ("exact_match", "standard_error") for family in [*FAMILIES, "all"]},
     **{f"{name}/{family}": 0.125 for name in ("difference", "difference_error", "chance") for family in FAMILIES},
     **{f"{name}/all": 0.125 for name in ("difference", "difference_error", "chance")},
+    **{f"obeyed/{model}/{mode}": 0.625 for model in ("tuned", "policy") for mode in ("think", "no_think")},
 }
 CONSTANT, COPYING = Chance("a\nb", 0.125), Chance("its last word", 0.375)
 CHECKPOINT = SimpleNamespace(num_parameters=1234, num_steps=56)
@@ -86,7 +87,7 @@ def test_the_table_has_both_models_beside_each_other():
 
 def test_the_table_says_what_gaming_the_verifiers_earns():
     table = results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
-    assert "changed by +50.0% (standard error 6.2%, paired by prompt)" in table
+    assert "changed by +50.0% (standard error 6.2%, paired by question)" in table
     assert "The best constant reply earns 12.5% (`'a\\nb'`)" in table
     assert "the best way of copying from the question 37.5% (its last word)" in table
 
@@ -124,7 +125,7 @@ def test_the_plot_of_training_names_its_lines_and_axes(checkpoint, tmp_path):
     """Comments beside the outlines of the letters."""
     plot_training(checkpoint, METRICS, tmp_path / "one.svg")
     text = (tmp_path / "one.svg").read_text()
-    for label in ("instruction_following", "math", "ifeval", "all prompts", "best constant reply", *PANELS):
+    for label in ("instruction_following", "math", "ifeval", "all prompts", "best constant reply,", *PANELS):
         assert f"<!-- {label} -->" in text
     assert "<!-- safety -->" not in text  # no prompt of it
 

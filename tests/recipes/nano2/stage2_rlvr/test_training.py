@@ -86,7 +86,7 @@ def test_shuffled_rewards_are_the_same_rewards_of_other_replies_and_differ_by_st
 def test_replies_that_earn_the_same_are_reported(capsys):
     config = Config(replies_per_prompt=2)
     assert training.advantages_of(rewards(0.5, 0.5, 0.1, 0.1), config, 3).tolist() == [0, 0, 0, 0]
-    assert "step 3: the replies to each prompt earn the same, so nothing is learned" in capsys.readouterr().err
+    assert "step 4: the replies to each prompt earn the same, so nothing is learned" in capsys.readouterr().err
     training.advantages_of(rewards(0.5, 0.5, 0.1, 0.2), config, 3)
     assert capsys.readouterr().err == ""
 
