@@ -411,7 +411,7 @@ def test_a_policy_whose_replies_do_not_differ_is_reported_at_every_step(
     curve = curve_of(found)
     assert {(row["replies_cut"], row["groups_with_signal"], row["reply_tokens"]) for row in curve} == {(1, 0, 10)}
     said = capsys.readouterr().err
-    for step in range(found.num_steps):
+    for step in range(1, found.num_steps + 1):
         assert f"step {step}: the replies to each prompt earn the same, so nothing is learned from the rewards" in said
 
 
