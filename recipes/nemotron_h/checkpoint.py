@@ -11,8 +11,8 @@ what transformers writes.
 
 Run: python -c "from nemotron.recipes.nemotron_h.checkpoint import *; print(load_checkpoint(Path('<directory>')))"
 Left out: quantized weights, and writing several safetensors files (reading several works).
-Only safetensors and JSON, no pickle: loading a checkpoint runs no code from it. Its shape, names and number types are
-checked before a weight is read; what is damaged or does not fit is a ValueError in one sentence.
+Files are safetensors and JSON, not pickle, so loading a checkpoint runs no code from it. Its shape, names and number
+types are checked before a weight is read; what is damaged or does not fit is a ValueError in one sentence.
 """
 
 import json

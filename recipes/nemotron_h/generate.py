@@ -111,8 +111,8 @@ class Sampling:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1; 1 draws from all tokens")
         if self.logprobs_at_temperature and self.temperature < GREEDY_BELOW:
             raise ValueError(
-                f"temperature={self.temperature} has no log-probabilities of its own; give a temperature above 0, or "
-                f"take the model's log-probabilities"
+                f"temperature={self.temperature} has no log-probabilities; give a temperature above 0, or leave out "
+                f"logprobs_at_temperature"
             )
 
 

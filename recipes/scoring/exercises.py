@@ -92,6 +92,17 @@ def prompt_ids(exercise: Exercise, tokenizer: Tokenizer, chat: ChatFormat, *, th
     return chat.encode(tokenizer, messages, exercise.tools, add_generation_prompt=True).ids
 
 
+def written_text(continuation: Continuation, tokenizer: Tokenizer) -> str:
+    """What the model wrote, without the token that ended its turn."""
+    ended = continuation.tokens[:-1] if continuation.finish == "stop" else continuation.tokens
+    return tokenizer.decode(ended, skip_special_tokens=False)
+
+
+def answer_of(written: str, chat: ChatFormat) -> str:
+    """What follows the thought."""
+    return written.rpartition(chat.close_think)[2].strip()
+
+
 def judge(
     exercise: Exercise, continuation: Continuation, tokenizer: Tokenizer, chat: ChatFormat, mode: Mode
 ) -> Answered:
@@ -99,9 +110,8 @@ def judge(
     check_answer = VERIFIERS[exercise.family].check_answer
     text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
     reply = chat.parse_reply(text, thinking=mode.thinking)
-    ended = continuation.tokens[:-1] if continuation.finish == "stop" else continuation.tokens
-    written = tokenizer.decode(ended, skip_special_tokens=False)
-    answer = written.rpartition(chat.close_think)[2].strip()
+    written = written_text(continuation, tokenizer)
+    answer = answer_of(written, chat)
     if mode.knows_format:
         right = not reply.errors and check_answer(exercise, answer)
     else:

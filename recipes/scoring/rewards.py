@@ -23,8 +23,8 @@ from tokenizers import Tokenizer
 from nemotron.recipes.chat.format import ChatFormat
 from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
-from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
-from nemotron.recipes.scoring.exercises import Mode, judge, prompt_ids
+from nemotron.recipes.nemotron_h.generate import Continuation
+from nemotron.recipes.scoring.exercises import answer_of, prompt_ids, written_text
 from nemotron.recipes.sources.exercises import ifeval, instructions
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.families import VERIFIERS
@@ -113,10 +113,12 @@ def reward_of(
     Raises:
         ValueError: if the verifier gives a number that is not finite, or outside of 0 to 1.
     """
+    text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
+    reply = chat.parse_reply(text, thinking=thinking)
+    answer = answer_of(written_text(continuation, tokenizer), chat)
     try:
         with time_limit(seconds):
-            one = judge(exercise, continuation, tokenizer, chat, Mode("rollout", Sampling(0), thinking=thinking))
-            parts = {name: float(value) for name, value in reward_parts(exercise, one.answer).items()}
+            parts = {name: float(value) for name, value in reward_parts(exercise, answer).items()}
     except Exception as error:  # whatever a verifier raises, training goes on
         return Reward(0.0, fault=f"{type(error).__name__}: {one_sentence(error)}")
     bad = {name: value for name, value in parts.items() if not (math.isfinite(value) and 0 <= value <= 1)}
@@ -125,10 +127,10 @@ def reward_of(
             f"the verifier of {exercise.family} gives the prompt {exercise.id} the parts {parts}; each must be "
             "a number from 0 to 1, so correct the verifier or drop the prompt"
         )
-    form = ((continuation.finish == "stop") + (one.reply.obeys and not one.reply.errors)) / 2
+    form = ((continuation.finish == "stop") + (reply.obeys and not reply.errors)) / 2
     parts = {name: value if form == 1 else 0.0 for name, value in parts.items()}
     right = all(value == 1 for value in parts.values())
-    return Reward(total_reward(form, parts), form, parts, right, one.answer if form == 1 else "")
+    return Reward(total_reward(form, parts), form, parts, right, answer if form == 1 else "")
 
 
 def loosely(exercise: Exercise, reward: Reward) -> list[float]:

@@ -21,7 +21,7 @@ a conversation. Left out: the columns generator and version, names, and the ids 
 import json
 import re
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -39,7 +39,7 @@ from nemotron.recipes.sources.reading import (
     row_licence,
     stated_id,
     stated_text,
-    unique_ids,
+    with_unique_ids,
 )
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -104,8 +104,7 @@ def read_conversations(
     conversations, unreadable = read_items(
         sources, read_file, kind="conversation", default_category=DEFAULT_CATEGORY, num_items=num_conversations
     )
-    ids = unique_ids(conversation.id for conversation in conversations)
-    return [replace(one, id=new_id) for one, new_id in zip(conversations, ids, strict=True)], unreadable
+    return with_unique_ids(conversations), unreadable
 
 
 def file_conversations(file: SourceFile, num_rows: int | None) -> Iterator[Conversation | Unreadable]:

@@ -23,7 +23,6 @@ Left out: every other column, such as grading_mode; prompts with tools; the veri
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +41,7 @@ from nemotron.recipes.sources.reading import (
     read_items,
     row_licence,
     stated_id,
-    unique_ids,
+    with_unique_ids,
 )
 
 ID_COLUMNS = ("id", "uuid", "key")
@@ -81,8 +80,7 @@ def read_prompts(sources: Sequence[str], *, num_prompts: int | None = None) -> t
     exercises, unreadable = read_items(
         sources, read_file, kind="prompt", default_category=FAMILY, num_items=num_prompts
     )
-    ids = unique_ids(exercise.id for exercise in exercises)
-    return [replace(one, id=new_id) for one, new_id in zip(exercises, ids, strict=True)], unreadable
+    return with_unique_ids(exercises), unreadable
 
 
 def file_prompts(file: SourceFile, num_rows: int | None) -> Iterator[Exercise | Unreadable]:
@@ -103,7 +101,7 @@ def prompt_columns(file: SourceFile, schema: pa.Schema) -> list[str]:
     """The columns of a .parquet file that prompts need.
 
     Raises:
-        ValueError: if there is no column with a prompt, or none with instructions.
+        ValueError: if no column has a prompt, or none has instructions.
     """
     for needed in (PROMPT_COLUMNS, INSTRUCTION_COLUMNS):
         if not set(needed) & set(schema.names):

@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
@@ -53,6 +53,7 @@ MAX_UNREADABLE_ROWS = 1_000_000  # of a file
 MAX_ROW_GROUP_VALUES = 50_000_000  # of a repeated column in a row group of a .parquet file
 
 Item = TypeVar("Item")
+Identified = TypeVar("Identified", bound=Any)  # a dataclass with an id
 """What a row becomes: a Document or a Conversation."""
 
 
@@ -158,6 +159,12 @@ def unique_ids(ids: Iterable[str]) -> list[str]:
             new_id = f"{old_id}#{used[old_id]}"
         used[new_id] = 1
     return list(used)
+
+
+def with_unique_ids(items: Sequence[Identified]) -> list[Identified]:
+    """The items, with `unique_ids` in their field `id`."""
+    ids = unique_ids(item.id for item in items)
+    return [item if item.id == id else replace(item, id=id) for item, id in zip(items, ids, strict=True)]
 
 
 # Reading rows ---------------------------------------------------------------------------------------------------------

@@ -40,5 +40,10 @@ def plot_curve(record: Record, path: Path) -> None:
         axes.plot(tokens, [row[name] for row in record.curve], color="tab:red", linewidth=1)
         axes.set_ylabel(name.replace("_", " "))
     figure.axes[-1].set_xlabel("tokens in the loss")
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG: the same bytes for the same numbers, on every system. Every plot of a recipe uses it."""
+    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:
         figure.savefig(file, format="svg", metadata={"Date": None})

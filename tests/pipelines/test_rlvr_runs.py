@@ -37,7 +37,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def base(random_base_model, tmp_path_factory):
-    """A model of random weights that has the chat template: it stands for the fine-tuned model."""
+    """A model of random weights that has the chat template, in place of the fine-tuned model."""
     return random_base_model(tmp_path_factory.mktemp("base"), CHAT.template)
 
 

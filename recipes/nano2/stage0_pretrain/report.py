@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from nemotron.recipes.scoring.accuracy import Accuracy
 from nemotron.recipes.scoring.recall import Recall
+from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
 
 
@@ -118,5 +118,4 @@ def plot_results(
     recall_axes.set_ylabel("share right")
     recall_axes.set_ylim(-0.03, 1.03)
     recall_axes.legend(frameon=False)
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    save_figure(figure, path)

@@ -6,13 +6,13 @@ In: what evaluation.py measured. Out: text, and an SVG file that has the same by
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.sources.exercises.exercise import Exercise
+from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, fenced, printable
 
@@ -90,8 +90,7 @@ def plot_results(metrics: dict[str, float], families: Sequence[str], path: Path)
     for panel, columns in ((axes, len(MODES)), (loss_axes, len(MODELS))):
         panel.set_xticks(places, [family.replace("_", "\n") for family in families])
         panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False)
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:  # the same bytes on Windows
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    save_figure(figure, path)
 
 
 def samples_page(samples: Sequence[tuple[str, Exercise, str, bool]]) -> str:

@@ -53,6 +53,7 @@ from nemotron.recipes.sources.exercises import instructions
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.sources.prompts import read_prompts
+from nemotron.recipes.sources.reading import with_unique_ids
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
 from nemotron.recipes.training.run import Checkpoint
@@ -169,10 +170,9 @@ def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
         prompts = of_every_difficulty(instructions.FAMILY, round((total or 0) * (1 - config.other_share)), config)
     others = [family for family in FAMILIES if family != instructions.FAMILY]
     num_others = round(len(prompts) * config.other_share / (1 - config.other_share) / len(others))
-    return [
-        *prompts,
-        *(one for family in others for one in of_every_difficulty(family, num_others, config)),
-    ], unreadable
+    for family in others:
+        prompts += of_every_difficulty(family, num_others, config)
+    return with_unique_ids(prompts), unreadable  # a row of the user may have the id of an exercise
 
 
 def of_every_difficulty(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.sources.exercises.families import FAMILIES, VERIFIERS
+from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, fenced, printable
 
@@ -99,7 +99,7 @@ def plot_results(metrics: dict[str, float], path: Path) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axes.set_ylim(0, 1.05)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path) -> None:
@@ -136,7 +136,7 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
         axes.set_xlabel("step", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def smoothed(values: list[float], window: int = 5) -> list[float]:
@@ -176,9 +176,3 @@ def rollouts_page(checkpoint: Checkpoint, pairs: Sequence[tuple[str, dict[str, t
                 lines += [f"Reward {row['reward']:.2f}, advantage {row['advantage']:+.2f}:", ""]
                 lines += [fenced(row["text"].rstrip()), ""]
     return printable("\n".join(lines), keep=LINES)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the same bytes on every system."""
-    with matplotlib.rc_context({"svg.hashsalt": "nemotron"}), open(path, "wb") as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})

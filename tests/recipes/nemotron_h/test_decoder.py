@@ -103,7 +103,7 @@ def test_a_prompt_is_read_once_for_all_its_rows(hybrid: NemotronH, monkeypatch) 
 
 
 def test_prompts_of_similar_length_are_read_side_by_side(hybrid: NemotronH, monkeypatch) -> None:
-    """So that few positions are padding; the rows keep the states of their own prompts."""
+    """So that few positions are padding; each row keeps the state of its prompt."""
     monkeypatch.setattr(decoder_module, "PROMPTS_AT_A_TIME", 2)
     shapes = []
     backbone = hybrid.backbone.forward

@@ -350,7 +350,7 @@ def test_a_row_ends_at_the_context_length(hybrid: NemotronH) -> None:
         ({"max_new_tokens": 1, "top_p": 0.0}, "top_p=0.0 must be above 0"),
         (
             {"max_new_tokens": 1, "temperature": 0.0, "logprobs_at_temperature": True},
-            "temperature=0.0 has no log-probabilities of its own; give a temperature above 0",
+            "temperature=0.0 has no log-probabilities; give a temperature above 0",
         ),
         ({"max_new_tokens": 1, "top_p": 1.1}, "top_p=1.1 must be above 0 and at most 1"),
     ],

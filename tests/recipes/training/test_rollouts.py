@@ -294,7 +294,7 @@ def test_the_digest_of_the_batch_changes_with_the_tokens_and_with_the_mask() -> 
         digest(cut, stopped),
         digest(stopped, reply(22, 24, finish="length")),
         digest(stopped, reply(22, finish="length")),
-        digest(stopped, reply(22, 0, finish="length")),  # a token 0 is no padding
+        digest(stopped, reply(22, 0, finish="length")),  # a token 0 is not padding
     ]
     assert len(set(found)) == 6
     assert digest(stopped, cut) == found[0]

@@ -1,4 +1,4 @@
-"""How the stage's orchestrator connects its steps, and what it refuses before any work."""
+"""How the orchestrators of stages and recipe connect their steps, and what they refuse before any work."""
 
 from operator import attrgetter
 from pathlib import Path
@@ -15,7 +15,7 @@ from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import data_curation as stage0_curation
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage1_sft import data_curation
-from nemotron.recipes.nano2.stage1_sft.__main__ import STEPS, Config, main
+from nemotron.recipes.nano2.stage1_sft.__main__ import Config, main
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
@@ -23,38 +23,61 @@ from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.state import Record, compared_values, write_training_state
 from nemotron.testing.stage import step_name
 
+STAGES = {"sft": stage1_sft, "rlvr": stage2_rlvr}
+"""The stages that start from the Checkpoint of the one before, by their names in the recipe's Config."""
+BEFORE = {"sft": ("stage0_pretrain", "pretrain"), "rlvr": ("stage1_sft", "sft")}
+"""The stage before, and its name in the recipe's Config."""
 
-def test_every_step_gets_the_stages_scale_and_seed_and_its_own_directory():
-    config = Config(scale="small", seed=7, output_dir=Path("out"))
+
+@pytest.fixture(params=STAGES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def stage(name):
+    return STAGES[name]
+
+
+def test_every_step_gets_the_stages_scale_and_seed_and_its_own_directory(stage):
+    config = stage.Config(scale="small", seed=7, output_dir=Path("out"))
     steps = (config.data, config.train, config.eval)
-    assert [type(step) for step in steps] == [step.Config for step in STEPS]
+    assert [type(step) for step in steps] == [step.Config for step in stage.STEPS]
     assert [(step.scale, step.seed) for step in steps] == [("small", 7)] * 3
-    assert [step.output_dir for step in steps] == [Path("out") / step_name(step) for step in STEPS]
+    assert [step.output_dir for step in steps] == [Path("out") / step_name(step) for step in stage.STEPS]
 
 
-def test_fine_tuning_without_conversations_is_refused_before_pretraining(tmp_path):
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("sft.data.raw_conversations", "raw_conversations=all needs --sources"),
+        ("rlvr.data.raw_prompts", "raw_prompts=all needs --sources"),
+    ],
+)
+def test_everything_of_no_source_is_refused_before_pretraining(path, sentence, tmp_path):
     recipe = RecipeConfig(output_dir=tmp_path / "run")
-    recipe.sft.data.raw_conversations = "all"
-    with pytest.raises(ValueError, match="raw_conversations=all needs --sources"):
+    config, _, field = path.rpartition(".")
+    setattr(attrgetter(config)(recipe), field, "all")
+    with pytest.raises(ValueError, match=sentence):
         recipe_main(recipe)
     assert not (tmp_path / "run").exists()
 
 
-def test_each_step_reads_what_the_one_before_wrote(monkeypatch, tmp_path):
+def test_each_step_reads_what_the_one_before_wrote(stage, monkeypatch, tmp_path):
     given = {}
 
     class Written:
         def __init__(self, path):
             self.path = path
 
-    for step in STEPS:
+    for step in stage.STEPS:
 
         def write(config, step=step):
             given[step_name(step)] = config
             return Written(config.output_dir)
 
         monkeypatch.setattr(step, "main", write)
-    artifacts = main(Config(output_dir=tmp_path / "out", base_checkpoint_path=tmp_path / "base"))
+    artifacts = stage.main(stage.Config(output_dir=tmp_path / "out", base_checkpoint_path=tmp_path / "base"))
     assert {name: one.path for name, one in artifacts.items()} == {
         "dataset": tmp_path / "out" / "data_curation",
         "checkpoint": tmp_path / "out" / "training",
@@ -65,24 +88,26 @@ def test_each_step_reads_what_the_one_before_wrote(monkeypatch, tmp_path):
     assert given["evaluation"].checkpoint_path == artifacts["checkpoint"].path
 
 
-def test_the_base_model_is_by_default_where_stage_0_writes_it():
-    base = Path("outputs", "nano2", "small", "stage0_pretrain", "training")
-    assert Config(scale="small").base_checkpoint_path == base == RecipeConfig(scale="small").pretrain.train.output_dir
-    assert Config(scale="small", base_checkpoint_path=Path("mine")).base_checkpoint_path == Path("mine")
+def test_the_model_to_start_from_is_by_default_where_the_stage_before_writes_it(name, stage):
+    folder, field = BEFORE[name]
+    base = Path("outputs", "nano2", "small", folder, "training")
+    assert getattr(RecipeConfig(scale="small"), field).train.output_dir == base
+    assert stage.Config(scale="small").base_checkpoint_path == base
+    assert stage.Config(scale="small", base_checkpoint_path=Path("mine")).base_checkpoint_path == Path("mine")
 
 
-def test_a_missing_base_model_is_refused_with_the_command_that_makes_it(tmp_path, monkeypatch):
+def test_a_missing_model_is_refused_with_the_command_that_makes_it(name, stage, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = r"make one with python -m nemotron\.recipes\.nano2\.stage0_pretrain --scale small, or name one"
+    command = rf"make one with python -m nemotron\.recipes\.nano2\.{BEFORE[name][0]} --scale small, or name one"
     with pytest.raises(ValueError, match=command):
-        main(Config(scale="small"))
+        stage.main(stage.Config(scale="small"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_base_model_given_to_only_one_step_is_refused(tmp_path):
-    data = data_curation.Config(base_checkpoint_path=tmp_path)
+def test_a_model_given_to_only_one_step_is_refused(stage, tmp_path):
+    data = stage.data_curation.Config(base_checkpoint_path=tmp_path)
     with pytest.raises(ValueError, match=r"^data\.base_checkpoint_path=.* is set by the step before it in a whole run"):
-        Config(data=data)
+        stage.Config(data=data)
 
 
 def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
@@ -94,12 +119,7 @@ def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
         assert stage.train.output_dir == Path("out", name, "training")
 
 
-STAGES = {"sft": stage1_sft, "rlvr": stage2_rlvr}
-"""The stages that start from the Checkpoint of the one before, by their names in the recipe's Config."""
-
-
 @pytest.mark.parametrize("step", ["train", "eval"])
-@pytest.mark.parametrize("name", STAGES)
 def test_a_missing_device_is_refused_before_any_stage_begins(name, step, tmp_path):
     config = STAGES[name].Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
     getattr(config, step).device = "cuda:99"

@@ -1,5 +1,6 @@
 """The parts of curation, on prompts small enough to check by eye; whole runs: tests/pipelines/test_rlvr_runs.py."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -137,3 +138,15 @@ def test_sizes_must_be_positive(name, value):
 def test_a_difficulty_that_does_not_exist_is_refused(difficulty):
     with pytest.raises(ValueError, match=f"^max_difficulty={difficulty}: Input should be 1, 2, 3 or 4"):
         Config(max_difficulty=difficulty)
+
+
+def test_a_row_with_the_id_of_an_exercise_gets_another(tmp_path):
+    """Prompts are known by their ids: one of two with the same id would be judged as the other."""
+    row = {"prompt": "Name two rivers.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    rows = [json.dumps({"id": f"sft/math/00000{number}/1", **row}) for number in range(3)]
+    (tmp_path / "own.jsonl").write_text("\n".join(rows) + "\n")
+    config = Config(sources=(str(tmp_path / "own.jsonl"),), other_share=0.9)
+    prompts, _ = data_curation.raw_prompts(config)
+    ids = [one.id for one in prompts]
+    assert len({*ids}) == len(ids) > 20
+    assert {"sft/math/000000/1", "sft/math/000000/1#2"} < {*ids}
