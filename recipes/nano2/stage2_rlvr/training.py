@@ -240,8 +240,8 @@ def main(config: Config) -> Checkpoint:
             experience = experience_of(prompts, replies, advantages, learn_from_cut=config.learn_from_cut_replies)
             experience, entropy = with_logprobs(experience.to(config.device), policy, reference, config)
 
-            # Updates: each on its share of the replies. From the second on, another policy wrote them than the
-            # present one, which is what the ratio and its clipping are for.
+            # Updates: each on its share of the replies. From the second on, the policy has changed since it
+            # wrote them, which is what the ratio and its clipping are for.
             learning_rate = learning_rate_at(run.step, config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
