@@ -30,9 +30,10 @@ Letters, here and in every shape comment:
     k  positions that the convolution sees; in attention q, k and v are queries, keys and values
 """
 
+import copy
 import hashlib
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -413,8 +414,8 @@ class AttentionState:
             room = (0, 0, 0, 2 * used - self.keys.shape[2])
             self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
         index = new[:, None, :, None].expand(b, heads, t, size)
-        self.keys.scatter_(2, index, k)
-        self.values.scatter_(2, index, v)
+        self.keys.scatter_(2, index, k.to(self.keys.dtype))
+        self.values.scatter_(2, index, v.to(self.values.dtype))
         self.lengths = self.lengths + (t if num_new is None else num_new)
         readable = torch.arange(used, device=k.device) <= new[:, None, :, None]  # (b, 1, t, used)
         return self.keys[:, :, :used], self.values[:, :, :used], readable
@@ -423,7 +424,7 @@ class AttentionState:
 class DecodingState:
     """What the layers keep from one call of the model to the next, so that no token is read twice.
 
-    Use it under torch.no_grad(): otherwise it holds the autograd graph of every token it has read.
+    Outside of torch.no_grad() it holds the autograd graph of every token it has read, and gradients flow through it.
 
     Args:
         model: the model that will use the state; gives the shapes, device and dtype.
@@ -448,6 +449,16 @@ class DecodingState:
                 self.layers.append(AttentionState(keys, keys, lengths))
             else:
                 self.layers.append(None)
+
+    def repeat(self, times: int) -> "DecodingState":
+        """The state of every row so many times, next to each other, for rows that begin alike and go on differently."""
+        repeated = copy.copy(self)
+        repeated.layers = [
+            layer
+            and replace(layer, **{name: each.repeat_interleave(times, dim=0) for name, each in vars(layer).items()})
+            for layer in self.layers
+        ]
+        return repeated
 
     def num_bytes(self, kind: type) -> int:
         """Memory of all layer states of one kind, `MambaState` or `AttentionState`."""

@@ -3,23 +3,23 @@
 In: a policy, prompts. Out: `draw_replies` gives each prompt's replies; `Experience` holds them as padded tensors, with
 what the loss needs for each token, and is split into optimizer steps and forward passes.
 
-Position i of a row predicts token i + 1, so everything about a token of a reply is at the position before it.
-
-Letters:   b reply   t position   n token of a reply that counts, in all rows together
+Letters:   g prompt   b reply   t position   n token of a reply that counts, in all replies together
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rows import read_rows
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
-from nemotron.recipes.nemotron_h.model import NemotronH, at_least_float32
+from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, at_least_float32
 from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
 from nemotron.recipes.training.batches import Batch
@@ -61,16 +61,23 @@ def draw_replies(
 
 @dataclass(frozen=True)
 class Experience:
-    """Replies with what the loss needs, padded on the right to the longest of them."""
+    """Prompts and the replies to them with what the loss needs, padded on the right to the longest of them.
 
+    Every prompt has the same number of replies: those of the first prompt come first, then those of the second.
+    """
+
+    prompts: Tensor
+    """(g, t) token ids; 0 where a row is padded."""
+    prompt_lengths: Tensor
+    """(g,) tokens of each prompt."""
     tokens: Tensor
-    """(b, t + 1) prompt and reply; 0 where a row is padded."""
+    """(b, t) the tokens of each reply; 0 where a row is padded."""
     counts: Tensor
-    """(b, t) whether the predicted token belongs to the reply and counts in the loss; the end of turn does."""
+    """(b, t) whether the token counts in the loss; the end of turn does, padding does not."""
     lengths: Tensor
-    """(b,) tokens of prompt and reply."""
+    """(b,) tokens of each reply."""
     advantages: Tensor
-    """(b, t) that of the reply, at each of its tokens."""
+    """(b, t) that of the reply, at each of its tokens that count."""
     sampled_logprobs: Tensor
     """(b, t) under the policy, as the sampler computed them."""
     old_logprobs: Tensor
@@ -83,71 +90,103 @@ class Experience:
         """Tokens that count."""
         return int(self.counts.sum())
 
-    def rows(self, chosen: Tensor) -> "Experience":
-        """Some of the rows, without padding that all of them have."""
-        longest = int(self.lengths[chosen].max())
-        cut = {}
-        for item in fields(self):
-            values = getattr(self, item.name)[chosen]
-            width = longest if item.name == "tokens" else longest - 1
-            cut[item.name] = values if item.name == "lengths" else values[:, :width]
-        return Experience(**cut)
+    @property
+    def replies_per_prompt(self) -> int:
+        """Replies to each prompt."""
+        return len(self.tokens) // len(self.prompts)
+
+    def replies_to(self, chosen: Tensor) -> Tensor:
+        """Numbers of the rows that reply to the chosen prompts."""
+        size = self.replies_per_prompt
+        return (chosen[:, None] * size + torch.arange(size, device=chosen.device)).flatten()
+
+    def of_prompts(self, chosen: Tensor) -> "Experience":
+        """Some of the prompts with their replies, without padding that all of them have."""
+        rows = self.replies_to(chosen)
+        width, longest = int(self.prompt_lengths[chosen].max()), int(self.lengths[rows].max())
+        prompts, prompt_lengths = self.prompts[chosen, :width], self.prompt_lengths[chosen]
+        tensors = [getattr(self, item.name)[rows] for item in fields(self)[2:]]
+        return Experience(prompts, prompt_lengths, *(each if each.ndim == 1 else each[:, :longest] for each in tensors))
 
     def optimizer_steps(self, number: int) -> Iterator["Experience"]:
-        """The rows in `number` pieces of consecutive rows: what one optimizer step learns from; no piece is empty."""
-        pieces = torch.arange(len(self.tokens), device=self.tokens.device).tensor_split(number)
-        return (self.rows(piece) for piece in pieces if len(piece))
+        """The prompts in `number` pieces of consecutive ones: what one optimizer step learns from; none is empty."""
+        pieces = torch.arange(len(self.prompts), device=self.tokens.device).tensor_split(number)
+        return (self.of_prompts(piece) for piece in pieces if len(piece))
 
-    def by_length(self, rows: int) -> Iterator[Tensor]:
-        """Numbers of the rows of each forward pass: at most `rows`, of similar length, so that little is padding."""
-        return iter(self.lengths.argsort(stable=True).split(rows))
+    def micro_batches(self, number: int) -> Iterator[Tensor]:
+        """Numbers of the prompts of each forward pass: at most `number`, with replies of similar length."""
+        longest = self.lengths.view(len(self.prompts), -1).amax(dim=1)
+        return iter(longest.argsort(stable=True).split(number))
 
-    def put(self, values: Tensor, rows: Tensor, found: Tensor) -> None:
-        """Write (n,) values of these rows' tokens that count, where (b, t) `values` has them."""
-        padded = values.new_zeros(self.counts.shape)
-        padded[self.counts] = found.to(values.dtype)
-        values[rows, : padded.shape[1]] = padded
+    def put(self, values: Tensor, chosen: Tensor, found: Tensor) -> None:
+        """Write (n,) values of the tokens that count in replies to the chosen prompts into (b, t) `values`."""
+        rows = self.replies_to(chosen)
+        padded = values[rows]
+        padded[self.counts[rows]] = found.to(values.dtype)
+        values[rows] = padded
 
     def to(self, device: str) -> "Experience":
         """The same on another device."""
         return Experience(*(getattr(self, item.name).to(device) for item in fields(self)))
 
     def as_batch(self) -> Batch:
-        """The replies as a batch of training, whose digest identifies tokens and mask."""
-        in_loss = F.pad(self.counts, (1, 0))
-        present = torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
-        return Batch(self.tokens, in_loss, (~present).long())
+        """Prompts with their replies as a batch of training, whose digest identifies tokens and mask."""
+        asked = self.prompts.repeat_interleave(self.replies_per_prompt, dim=0)
+        present = torch.cat([
+            torch.arange(asked.shape[1], device=asked.device)
+            < self.prompt_lengths.repeat_interleave(self.replies_per_prompt)[:, None],
+            torch.arange(self.tokens.shape[1], device=asked.device) < self.lengths[:, None],
+        ], dim=1)  # fmt: skip
+        in_loss = torch.cat([torch.zeros_like(asked, dtype=torch.bool), self.counts], dim=1)
+        return Batch(torch.cat([asked, self.tokens], dim=1), in_loss, (~present).long())
 
 
 def experience_of(
     prompts: Sequence[Prompt], replies: Sequence[Continuation], advantages: Tensor, *, learn_from_cut: bool
 ) -> Experience:
-    """The replies as tensors; the log-probabilities of learner and reference are still 0.
+    """Prompts and replies as tensors; the log-probabilities of learner and reference are still 0.
 
     Args:
         prompts: each has its share of the replies, next to each other.
         advantages: (b,) one per reply.
         learn_from_cut: whether replies that the length limit ended count in the loss.
     """
-    asked = [prompt.tokens for prompt in prompts for _ in range(len(replies) // len(prompts))]
-    lengths = torch.tensor([len(prompt) + len(reply.tokens) for prompt, reply in zip(asked, replies, strict=True)])
-    tokens = torch.zeros(len(replies), int(lengths.max()), dtype=torch.int64)
-    counts = torch.zeros(len(replies), tokens.shape[1] - 1, dtype=torch.bool)
-    sampled = torch.zeros(counts.shape, dtype=torch.float64)
-    for row, (prompt, reply) in enumerate(zip(asked, replies, strict=True)):
-        end = len(prompt) + len(reply.tokens)
-        tokens[row, :end] = torch.tensor([*prompt, *reply.tokens])
-        sampled[row, len(prompt) - 1 : end - 1] = torch.tensor(reply.logprobs, dtype=torch.float64)
-        counts[row, len(prompt) - 1 : end - 1] = learn_from_cut or reply.finish == "stop"
-    spread = advantages.to(torch.float64)[:, None] * counts
-    return Experience(tokens, counts, lengths, spread, sampled, torch.zeros_like(sampled), torch.zeros_like(sampled))
+    padded = partial(pad_sequence, batch_first=True)
+    tokens = padded([torch.tensor(reply.tokens, dtype=torch.int64) for reply in replies])
+    sampled = padded([torch.tensor(reply.logprobs, dtype=torch.float64) for reply in replies])
+    lengths = torch.tensor([len(reply.tokens) for reply in replies])
+    learned = torch.tensor([learn_from_cut or reply.finish == "stop" for reply in replies])
+    counts = (torch.arange(tokens.shape[1]) < lengths[:, None]) & learned[:, None]
+    return Experience(
+        prompts=padded([torch.tensor(prompt.tokens) for prompt in prompts]),
+        prompt_lengths=torch.tensor([len(prompt.tokens) for prompt in prompts]),
+        tokens=tokens,
+        counts=counts,
+        lengths=lengths,
+        advantages=advantages.to(torch.float64)[:, None] * counts,
+        sampled_logprobs=sampled,
+        old_logprobs=torch.zeros_like(sampled),
+        reference_logprobs=torch.zeros_like(sampled),
+    )
 
 
 def token_logits(model: NemotronH, experience: Experience, temperature: float) -> tuple[Tensor, Tensor]:
-    """(n, v) logits at the temperature for the tokens that count, and (n,) the tokens."""
-    hidden = model.backbone(experience.tokens[:, :-1])  # padding is on the right, where nothing reads it
-    logits = at_least_float32(model.lm_head(hidden[experience.counts]))
-    return logits / temperature, experience.tokens[:, 1:][experience.counts]
+    """(n, v) logits at the temperature for the tokens that count, and (n,) the tokens.
+
+    Each prompt is read once, and all its replies go on from there: with 8 replies that are a third as long as their
+    prompt, the model reads a third of the tokens.
+    """
+    state = DecodingState(model, len(experience.prompts))
+    read = model.backbone(experience.prompts, state=state, num_new=experience.prompt_lengths)  # (g, t, d)
+    rows = torch.arange(len(read), device=read.device)
+    last = read[rows, experience.prompt_lengths - 1]  # (g, d) predicts the first token of each reply
+    hidden = last.repeat_interleave(experience.replies_per_prompt, dim=0)[:, None]  # (b, 1, d)
+    if experience.tokens.shape[1] > 1:
+        state = state.repeat(experience.replies_per_prompt)
+        hidden = torch.cat([hidden, model.backbone(experience.tokens[:, :-1], state=state)], dim=1)  # (b, t, d)
+    counts = experience.counts  # padding is on the right, where nothing reads it
+    logits = at_least_float32(model.lm_head(hidden[:, : counts.shape[1]][counts]))
+    return logits / temperature, experience.tokens[counts]
 
 
 def logprobs_of_tokens(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ FEW = {"raw_prompts": 4_800, "tries": 3, "max_new_tokens": 12, "exercises_per_fa
 SMALL = {
     "prompts_per_step": 4,
     "replies_per_prompt": 3,
-    "micro_batch_replies": 8,
+    "micro_batch_prompts": 2,
     "max_new_tokens": 10,
     "warmup_steps": 1,
     "checkpoint_every_steps": 2,
@@ -160,7 +160,7 @@ def test_every_prompt_is_used_once_in_the_order_of_the_file(dataset, trained):
 
 
 def test_micro_batches_do_not_change_the_result(dataset, trained, tmp_path):
-    other = training.main(configured(dataset, tmp_path, micro_batch_replies=1))
+    other = training.main(configured(dataset, tmp_path, micro_batch_prompts=1))
     for ours, theirs in zip(curve_of(other), curve_of(trained), strict=True):
         assert ours["batch"] == theirs["batch"]
         for name in ("loss", "grad_norm", "kl", "entropy", "reward"):
@@ -433,19 +433,19 @@ def test_a_group_has_at_least_two_replies(number):
         training.Config(replies_per_prompt=number)
 
 
-def test_more_updates_than_replies_are_refused():
-    with pytest.raises(ValueError, match=r"^updates_per_step=13 is above the 12 replies of a step; give fewer$"):
-        training.Config(**SMALL, updates_per_step=13)
-    assert training.Config(**SMALL, updates_per_step=12).updates_per_step == 12
+def test_more_updates_than_prompts_are_refused():
+    sentence = r"^updates_per_step=5 is above prompts_per_step=4; give fewer updates, or more prompts$"
+    with pytest.raises(ValueError, match=sentence):
+        training.Config(**SMALL, updates_per_step=5)
+    assert training.Config(**SMALL, updates_per_step=4).updates_per_step == 4
 
 
-def test_a_last_step_with_fewer_replies_than_updates_has_fewer_updates(dataset, tmp_path):
+def test_a_last_step_with_fewer_prompts_than_updates_has_fewer_updates(dataset, tmp_path):
     size = dataset.num_prompts - 1
-    config = configured(dataset, tmp_path, prompts_per_step=size, updates_per_step=3 * size)
-    found = training.main(config)
+    found = training.main(configured(dataset, tmp_path, prompts_per_step=size, updates_per_step=size))
     (state,) = found.training_state_path.iterdir()
     assert found.num_steps == 2
-    assert load_tensors(state / "optimizer.safetensors")["0.step"].item() == 3 * size + 3
+    assert load_tensors(state / "optimizer.safetensors")["0.step"].item() == size + 1
 
 
 def test_a_length_that_no_prompt_has_is_refused_with_its_flag(base, tmp_path):

@@ -110,10 +110,10 @@ class Config(ScaledConfig):
     updates_per_step: PositiveInt = by_scale(
         tiny=2, small=2, medium=1, full=proxy(1, f"{WORKPLACE}: a batch of 1,024 replies")
     )
-    """Optimizer steps on the replies of one step, each on its share of them. With 1, the ratio stays 1 and nothing is
-    clipped."""
-    micro_batch_replies: PositiveInt = by_scale(tiny=8, small=32, medium=4, full=our_choice(1))
-    """Replies per forward pass; changes memory, not the result."""
+    """Optimizer steps on the replies of one step, each on its share of the prompts. With 1, the ratio stays 1 and
+    nothing is clipped."""
+    micro_batch_prompts: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=our_choice(1))
+    """Prompts, each with all its replies, per forward pass; changes memory, not the result."""
     learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
     """Learning rate after the warmup; it stays."""
     warmup_steps: NonNegativeInt = by_scale(tiny=1, small=5, medium=13, full=proxy(13, WORKPLACE))
@@ -130,8 +130,9 @@ class Config(ScaledConfig):
     """If the norm of all gradients together is above this, they are scaled down to it."""
 
     # Arithmetic, place and state.
-    dtype: Dtype = by_scale(**DTYPES)
-    """Arithmetic of the learner; bfloat16 keeps the weights in float32, in which the replies are drawn."""
+    dtype: Dtype = by_scale(**(DTYPES | {"small": "float32"}))
+    """Arithmetic of the learner; bfloat16 keeps the weights in float32, in which the replies are drawn. At small it is
+    float32, which is as fast there and gives the log-probabilities of the sampler."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=4, small=20, medium=50, full=our_choice(20), recorded=False)
@@ -140,10 +141,10 @@ class Config(ScaledConfig):
     """Continue an unfinished run in the same output directory from its last state."""
 
     def check(self) -> None:
-        num_replies = self.prompts_per_step * self.replies_per_prompt
-        if self.updates_per_step > num_replies:
+        if self.updates_per_step > self.prompts_per_step:
             raise ValueError(
-                f"updates_per_step={self.updates_per_step} is above the {num_replies} replies of a step; give fewer"
+                f"updates_per_step={self.updates_per_step} is above prompts_per_step={self.prompts_per_step}; give "
+                "fewer updates, or more prompts"
             )
 
 
@@ -163,14 +164,14 @@ def with_logprobs(
     old, old_reference = torch.zeros_like(experience.old_logprobs), torch.zeros_like(experience.old_logprobs)
     entropy = 0.0
     with torch.no_grad(), autocast(config.dtype, config.device):
-        for rows in experience.by_length(config.micro_batch_replies):
-            micro = experience.rows(rows)
+        for chosen in experience.micro_batches(config.micro_batch_prompts):
+            micro = experience.of_prompts(chosen)
             logits, tokens = token_logits(policy, micro, config.temperature)
-            micro.put(old, rows, logprobs_of_tokens(logits, tokens))
+            experience.put(old, chosen, logprobs_of_tokens(logits, tokens))
             entropy += entropies(logits).sum().item()
             if reference is not None:
                 logits, tokens = token_logits(reference, micro, config.temperature)
-                micro.put(old_reference, rows, logprobs_of_tokens(logits, tokens))
+                experience.put(old_reference, chosen, logprobs_of_tokens(logits, tokens))
     mean_entropy = entropy / max(1, experience.num_tokens)
     return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
 
@@ -240,7 +241,7 @@ def main(config: Config) -> Checkpoint:
             experience = experience_of(prompts, replies, advantages, learn_from_cut=config.learn_from_cut_replies)
             experience, entropy = with_logprobs(experience.to(config.device), policy, reference, config)
 
-            # Updates: each on its share of the replies. From the second on, the policy has changed since it
+            # Updates: each on its share of the prompts. From the second on, the policy has changed since it
             # wrote them, which is what the ratio and its clipping are for.
             learning_rate = learning_rate_at(run.step, config)
             for group in optimizer.param_groups:
@@ -248,8 +249,8 @@ def main(config: Config) -> Checkpoint:
             terms, norms = [], []
             for share in experience.optimizer_steps(config.updates_per_step):
                 optimizer.zero_grad()
-                for rows in share.by_length(config.micro_batch_replies):
-                    terms.append(token_terms(policy, share.rows(rows), config))
+                for chosen in share.micro_batches(config.micro_batch_prompts):
+                    terms.append(token_terms(policy, share.of_prompts(chosen), config))
                     # Every token of the share weighs the same, in a short reply and in a long one.
                     loss = terms[-1].loss.sum() / max(1, share.num_tokens)
                     loss.backward()

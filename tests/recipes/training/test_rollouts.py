@@ -102,34 +102,29 @@ def test_the_prompts_of_a_step_come_in_the_order_of_the_file_and_as_they_were_wr
 
 
 def test_a_small_experience_written_out() -> None:
-    """Position i is about token i + 1; the end of turn counts, the prompt and the padding do not."""
+    """The end of turn counts, the padding does not."""
     prompts = prompts_of([5, 6, 7], [8])
     replies = [reply(21, 22, STOP), reply(23, finish="length"), reply(24, STOP), reply(finish="length")]
     found = experience_of(prompts, replies, torch.tensor([1.0, -2.0, 3.0, -4.0]), learn_from_cut=True)
-    assert found.tokens.tolist() == [
-        [5, 6, 7, 21, 22, STOP],
-        [5, 6, 7, 23, 0, 0],
-        [8, 24, STOP, 0, 0, 0],
-        [8] + [0] * 5,
-    ]
-    assert found.counts.int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, 0, 0], [1, 1, 0, 0, 0], [0] * 5]
-    assert found.lengths.tolist() == [6, 4, 3, 1]
-    assert found.advantages.tolist() == [[0, 0, 1, 1, 1], [0, 0, -2, 0, 0], [3, 3, 0, 0, 0], [0] * 5]
-    assert found.sampled_logprobs.tolist() == [
-        [0, 0, -0.5, -1, -1.5], [0, 0, -0.5, 0, 0], [-0.5, -1, 0, 0, 0], [0] * 5
-    ]  # fmt: skip
-    assert found.old_logprobs.tolist() == found.reference_logprobs.tolist() == [[0] * 5] * 4
+    assert found.prompts.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert found.prompt_lengths.tolist() == [3, 1]
+    assert found.tokens.tolist() == [[21, 22, STOP], [23, 0, 0], [24, STOP, 0], [0] * 3]
+    assert found.counts.int().tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0], [0] * 3]
+    assert found.lengths.tolist() == [3, 1, 2, 0]
+    assert found.advantages.tolist() == [[1, 1, 1], [-2, 0, 0], [3, 3, 0], [0] * 3]
+    assert found.sampled_logprobs.tolist() == [[-0.5, -1, -1.5], [-0.5, 0, 0], [-0.5, -1, 0], [0] * 3]
+    assert found.old_logprobs.tolist() == found.reference_logprobs.tolist() == [[0] * 3] * 4
     assert found.num_tokens == 6
     found.old_logprobs[0, 0] = 1.0
-    assert found.reference_logprobs.tolist() == [[0] * 5] * 4  # not the same memory
+    assert found.reference_logprobs.tolist() == [[0] * 3] * 4  # not the same memory
 
 
 def test_replies_that_the_length_limit_ended_can_be_left_out_of_the_loss() -> None:
     replies = [reply(21, STOP), reply(22, 23, finish="length")]
     found = experience_of(prompts_of([5, 6]), replies, torch.ones(2), learn_from_cut=False)
-    assert found.counts.int().tolist() == [[0, 1, 1], [0, 0, 0]]
-    assert found.advantages.tolist() == [[0, 1, 1], [0, 0, 0]]
-    assert found.tokens.tolist() == [[5, 6, 21, STOP], [5, 6, 22, 23]]
+    assert found.counts.int().tolist() == [[1, 1], [0, 0]]
+    assert found.advantages.tolist() == [[1, 1], [0, 0]]
+    assert found.tokens.tolist() == [[21, STOP], [22, 23]]
     assert found.num_tokens == 2
 
 
@@ -148,86 +143,122 @@ def test_the_learner_computes_the_log_probabilities_of_the_sampler(policy, tempe
     found = experience(policy, temperature)
     with torch.no_grad():
         logits, tokens = token_logits(policy, found, temperature)
-        whole = torch.log_softmax(policy(found.tokens[:, :-1]) / temperature, -1)
-    expected = whole.gather(-1, found.tokens[:, 1:, None])[..., 0][found.counts]
-    sampled = found.sampled_logprobs[found.counts]
+    assert tokens.tolist() == found.tokens[found.counts].tolist()
+    logprobs, sampled = logprobs_of_tokens(logits, tokens), found.sampled_logprobs[found.counts]
     assert len(sampled) > 40
-    torch.testing.assert_close(logprobs_of_tokens(logits, tokens), sampled, rtol=0, atol=1e-10)
-    torch.testing.assert_close(expected, sampled, rtol=0, atol=1e-10)
-    assert tokens.tolist() == found.tokens[:, 1:][found.counts].tolist()
+    torch.testing.assert_close(logprobs, sampled, rtol=0, atol=1e-10)
+    torch.testing.assert_close(logprobs, logprobs_row_by_row(policy, found, temperature), rtol=0, atol=1e-10)
 
 
-shapes = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 6), st.booleans()), min_size=1, max_size=9)
+def logprobs_row_by_row(policy: NemotronH, found: Experience, temperature: float) -> torch.Tensor:
+    """Of the tokens that count, each prompt read again with each of its replies, and nothing padded."""
+    logprobs = []
+    for row, length in enumerate(found.lengths.tolist()):
+        group = row // found.replies_per_prompt
+        prompt = found.prompts[group, : found.prompt_lengths[group]]
+        logits = policy(torch.cat([prompt, found.tokens[row, :length]])[None])[0, len(prompt) - 1 : -1] / temperature
+        of_tokens = logits.log_softmax(-1).gather(-1, found.tokens[row, :length, None])[:, 0]
+        logprobs.append(of_tokens[found.counts[row, :length]])
+    return torch.cat(logprobs)
 
 
-def numbered(shape: list[tuple[int, int, bool]]) -> Experience:
-    """Rows of these lengths of prompt and reply, every token and number another one."""
-    prompts = [
-        prompt(str(row), range(100 * row + 1, 100 * row + 1 + length)) for row, (length, _, _) in enumerate(shape)
-    ]
+def test_the_gradient_is_that_of_each_reply_read_alone(policy) -> None:
+    """So nothing is lost where the replies to a prompt part."""
+    found = experience(policy, 0.7)
+    weights = torch.linspace(-1, 2, found.num_tokens, dtype=torch.float64)
+    gradients = []
+    for alone in (False, True):
+        policy.zero_grad()
+        if alone:
+            logprobs = logprobs_row_by_row(policy, found, 0.7)
+        else:
+            logprobs = logprobs_of_tokens(*token_logits(policy, found, 0.7))
+        (logprobs * weights).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
+    assert all(gradient.any() for gradient in gradients[0])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-11)
+
+
+replies_of = st.tuples(st.integers(0, 6), st.booleans())
+shapes = st.integers(1, 3).flatmap(
+    lambda size: st.lists(
+        st.tuples(st.integers(1, 5), st.lists(replies_of, min_size=size, max_size=size)), min_size=1, max_size=6
+    )
+)
+
+
+def numbered(shape: list[tuple[int, list[tuple[int, bool]]]]) -> Experience:
+    """Prompts of these lengths with replies of these lengths, every token and number another one."""
+    asked = [prompt(str(g), range(100 * g + 1, 100 * g + 1 + length)) for g, (length, _) in enumerate(shape)]
+    flat = [each for _, group in shape for each in group]
     replies = [
-        reply(*range(100 * row + 51, 100 * row + 51 + length), finish="stop" if ended else "length")
-        for row, (_, length, ended) in enumerate(shape)
+        reply(*range(1000 + 10 * row, 1000 + 10 * row + length), finish="stop" if ended else "length")
+        for row, (length, ended) in enumerate(flat)
     ]
-    found = experience_of(prompts, replies, torch.arange(1.0, len(shape) + 1), learn_from_cut=False)
+    found = experience_of(asked, replies, torch.arange(1.0, len(flat) + 1), learn_from_cut=False)
     cells = torch.arange(found.counts.numel(), dtype=torch.float64).view(found.counts.shape)
     return replace(found, old_logprobs=cells, reference_logprobs=-cells)
 
 
-def assert_same_rows(found: Experience, expected: Experience, rows: list[int]) -> None:
-    """The rows of `expected`, without padding that all of them have."""
-    longest = max(expected.lengths[rows].tolist())
+def assert_same_prompts(found: Experience, expected: Experience, chosen: list[int]) -> None:
+    """The prompts of `expected` with their replies, without padding that all of them have."""
+    size = expected.replies_per_prompt
+    rows = [size * prompt + number for prompt in chosen for number in range(size)]
+    width, longest = max(expected.prompt_lengths[chosen].tolist()), max(expected.lengths[rows].tolist())
+    assert found.prompts.tolist() == expected.prompts[chosen, :width].tolist()
+    assert found.prompt_lengths.tolist() == expected.prompt_lengths[chosen].tolist()
+    assert found.lengths.tolist() == expected.lengths[rows].tolist()
+    assert not expected.counts[rows, longest:].any()
     for item in fields(Experience):
-        values = getattr(expected, item.name)[rows]
-        if item.name != "lengths":
-            assert not (values[:, longest:] if item.name == "tokens" else expected.counts[rows][:, longest - 1 :]).any()
-            values = values[:, : longest if item.name == "tokens" else longest - 1]
-        assert getattr(found, item.name).tolist() == values.tolist(), item.name
+        if item.name not in ("prompts", "prompt_lengths", "lengths"):
+            assert getattr(found, item.name).tolist() == getattr(expected, item.name)[rows, :longest].tolist()
 
 
-@given(shapes, st.integers(1, 12))
-def test_optimizer_steps_are_the_rows_in_order_in_so_many_pieces(shape, number) -> None:
+@given(shapes, st.integers(1, 8))
+def test_optimizer_steps_are_the_prompts_in_order_in_so_many_pieces(shape, number) -> None:
     whole = numbered(shape)
     pieces = list(whole.optimizer_steps(number))
     assert len(pieces) == min(number, len(shape))
-    sizes = [len(piece.tokens) for piece in pieces]
+    sizes = [len(piece.prompts) for piece in pieces]
     assert max(sizes) - min(sizes) <= 1
     start = 0
     for piece, size in zip(pieces, sizes, strict=True):
-        assert_same_rows(piece, whole, list(range(start, start + size)))
+        assert_same_prompts(piece, whole, list(range(start, start + size)))
         start += size
     assert start == len(shape)
     assert sum(piece.num_tokens for piece in pieces) == whole.num_tokens
 
 
-def test_six_replies_make_four_optimizer_steps() -> None:
+def test_six_prompts_make_four_optimizer_steps() -> None:
     """torch.chunk makes three of them."""
-    assert [len(piece.tokens) for piece in numbered([(1, 2, True)] * 6).optimizer_steps(4)] == [2, 2, 1, 1]
+    pieces = numbered([(1, [(2, True)])] * 6).optimizer_steps(4)
+    assert [len(piece.prompts) for piece in pieces] == [2, 2, 1, 1]
 
 
-@given(shapes, st.integers(1, 10))
-def test_forward_passes_hold_each_row_once_and_their_values_go_back_to_their_places(shape, size) -> None:
+@given(shapes, st.integers(1, 7))
+def test_forward_passes_hold_each_prompt_once_and_their_values_go_back_to_their_places(shape, size) -> None:
     whole = numbered(shape)
-    passes = list(whole.by_length(size))
-    assert sorted(row for rows in passes for row in rows.tolist()) == list(range(len(shape)))
-    assert all(len(rows) == size for rows in passes[:-1])
+    passes = list(whole.micro_batches(size))
+    assert sorted(prompt for chosen in passes for prompt in chosen.tolist()) == list(range(len(shape)))
+    assert all(len(chosen) == size for chosen in passes[:-1])
     assert len(passes[-1]) <= size
-    lengths = [length for rows in passes for length in whole.lengths[rows].tolist()]
-    assert lengths == sorted(lengths)
+    longest = [max(length for length, _ in shape[prompt][1]) for chosen in passes for prompt in chosen.tolist()]
+    assert longest == sorted(longest)
     back = torch.full_like(whole.old_logprobs, -1.0)
-    for rows in passes:
-        micro = whole.rows(rows)
-        assert_same_rows(micro, whole, rows.tolist())
-        micro.put(back, rows, micro.old_logprobs[micro.counts])
+    for chosen in passes:
+        micro = whole.of_prompts(chosen)
+        assert_same_prompts(micro, whole, chosen.tolist())
+        whole.put(back, chosen, micro.old_logprobs[micro.counts])
     assert back[whole.counts].tolist() == whole.old_logprobs[whole.counts].tolist()
+    assert (back[~whole.counts] == -1).all()
 
 
 def gradient_of(policy: NemotronH, whole: Experience, size: int) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradient of the objective over the whole experience, `size` rows at a time."""
+    """Loss and gradient of the objective over the whole experience, `size` prompts at a time."""
     policy.zero_grad()
     total = 0.0
-    for rows in whole.by_length(size):
-        micro = whole.rows(rows)
+    for chosen in whole.micro_batches(size):
+        micro = whole.of_prompts(chosen)
         logits, tokens = token_logits(policy, micro, 0.7)
         terms = grpo_objective(
             logprobs_of_tokens(logits, tokens),
@@ -244,13 +275,13 @@ def gradient_of(policy: NemotronH, whole: Experience, size: int) -> tuple[float,
     return total, [parameter.grad.clone() for parameter in policy.parameters()]
 
 
-@pytest.mark.parametrize("size", [1, 5])
-def test_loss_and_gradient_do_not_depend_on_the_rows_of_a_forward_pass(policy, size) -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_loss_and_gradient_do_not_depend_on_the_prompts_of_a_forward_pass(policy, size) -> None:
     whole = experience(policy, 0.7, learn_from_cut=False)
     noise = torch.randn(2, *whole.counts.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     old, reference = whole.sampled_logprobs + 0.2 * noise
     whole = replace(whole, old_logprobs=old, reference_logprobs=reference)
-    loss, gradient = gradient_of(policy, whole, 12)
+    loss, gradient = gradient_of(policy, whole, 3)
     found, other = gradient_of(policy, whole, size)
     assert found == pytest.approx(loss, rel=1e-12)
     torch.testing.assert_close(other, gradient, rtol=1e-9, atol=1e-14)
@@ -301,12 +332,13 @@ def test_the_digest_of_the_batch_changes_with_the_tokens_and_with_the_mask() -> 
 
 
 def test_the_batch_counts_what_the_experience_counts() -> None:
-    whole = numbered([(3, 4, True), (1, 2, True), (2, 6, False)])
+    whole = numbered([(3, [(4, True), (6, False)]), (1, [(2, True), (0, True)])])
     batch = whole.as_batch()
     assert batch.num_in_loss == whole.num_tokens == 6
-    assert batch.in_loss[:, 1:].tolist() == whole.counts.tolist()
-    assert not batch.in_loss[:, 0].any()
-    assert batch.segments.tolist() == [[0] * 7 + [1], [0] * 3 + [1] * 5, [0] * 8]
+    assert batch.in_loss[:, 3:].tolist() == whole.counts.tolist()
+    assert not batch.in_loss[:, :3].any()
+    present = [[1] * 3 + [1] * 4 + [0] * 2, [1] * 9, [1] + [0] * 2 + [1] * 2 + [0] * 4, [1] + [0] * 8]
+    assert batch.segments.tolist() == [[1 - one for one in row] for row in present]
 
 
 # --- what is written down ---

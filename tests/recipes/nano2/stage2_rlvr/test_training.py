@@ -96,7 +96,7 @@ def test_replies_that_earn_the_same_are_reported(capsys):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_learner_computes_the_log_probabilities_of_the_sampler(policy, temperature):
-    config = Config(replies_per_prompt=3, temperature=temperature, micro_batch_replies=2)
+    config = Config(replies_per_prompt=3, temperature=temperature, micro_batch_prompts=1)
     _, replies, experience = drawn(policy, config)
     found, _ = training.with_logprobs(experience, policy, None, config)
     counts = experience.counts
@@ -106,9 +106,9 @@ def test_the_learner_computes_the_log_probabilities_of_the_sampler(policy, tempe
     assert (found.reference_logprobs == 0).all()
 
 
-@pytest.mark.parametrize("micro", [1, 4, 100])
+@pytest.mark.parametrize("micro", [1, 100])
 def test_log_probabilities_and_entropy_are_those_of_each_reply_alone(policy, reference, micro):
-    config = Config(replies_per_prompt=3, temperature=0.7, micro_batch_replies=micro)
+    config = Config(replies_per_prompt=3, temperature=0.7, micro_batch_prompts=micro)
     prompts, replies, experience = drawn(policy, config)
     found, entropy = training.with_logprobs(experience, policy, reference, config)
     entropies = []
@@ -168,7 +168,7 @@ def test_rewarded_replies_become_likelier_and_the_others_less_likely(policy):
 # --- the Config ---
 
 
-@pytest.mark.parametrize("name", ["prompts_per_step", "updates_per_step", "micro_batch_replies", "learning_rate",
+@pytest.mark.parametrize("name", ["prompts_per_step", "updates_per_step", "micro_batch_prompts", "learning_rate",
                                   "max_new_tokens", "temperature", "max_grad_norm"])  # fmt: skip
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_sizes_must_be_positive_and_finite(name, value):
@@ -184,6 +184,6 @@ def test_a_bound_that_makes_no_sense_is_refused(name, value):
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small", "medium", "full"])
-def test_at_every_scale_a_step_has_a_reply_for_each_update(scale):
+def test_at_every_scale_a_step_has_a_prompt_for_each_update(scale):
     config = Config(scale=scale)
-    assert config.updates_per_step <= config.prompts_per_step * config.replies_per_prompt
+    assert config.updates_per_step <= config.prompts_per_step
