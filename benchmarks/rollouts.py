@@ -26,6 +26,7 @@ from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
 from nemotron.recipes.nemotron_h.generate import NUM_SLOTS, Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
+from nemotron.recipes.nemotron_h.workers import Workers
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Config:
     num_slots: int = NUM_SLOTS
     """Replies that ours continues at a time. transformers continues all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    processes: int = 0
+    """Processes that write ours, each with one thread, in float32; 0 writes them in this process."""
     rounds: int = 3
     """Measurements of each, after one that does not count."""
 
@@ -78,11 +81,15 @@ def main(config: Config) -> None:
     dtype = getattr(torch, config.dtype)
     twin = transformers_model(model, dtype, stop_ids)
     sampling = Sampling(max_new_tokens=config.max_tokens, temperature=1.0, stop_ids=tuple(stop_ids))
+    workers = Workers(model, config.processes) if config.processes else None
     speeds: dict[str, list[float]] = {"ours": [], "transformers": []}
     for round_number in range(config.rounds + 1):
         seeds = range(round_number * len(prompts), (round_number + 1) * len(prompts))
         start = time.perf_counter()
-        replies = generate(model, prompts.tolist(), sampling, seeds, num_slots=config.num_slots, products=dtype)
+        if workers:
+            replies = workers.generate(prompts.tolist(), sampling, seeds)
+        else:
+            replies = generate(model, prompts.tolist(), sampling, seeds, num_slots=config.num_slots, products=dtype)
         middle = time.perf_counter()
         torch.manual_seed(round_number)
         with torch.no_grad():
@@ -93,9 +100,12 @@ def main(config: Config) -> None:
         if round_number:
             speeds["ours"].append(sum(len(reply.tokens) for reply in replies) / (middle - start))
             speeds["transformers"].append(num_useful(theirs, stop_ids) / (end - middle))
+    if workers:
+        workers.close()
     medians = {name: statistics.median(taken) for name, taken in speeds.items()}
     lengths = [len(reply.tokens) for reply in replies]
-    print(f"machine        {torch.get_num_threads()} threads on {os.cpu_count()} cores, {config.dtype}")
+    ours = f"{config.processes} processes of one thread" if config.processes else "one process"
+    print(f"machine        {torch.get_num_threads()} threads on {os.cpu_count()} cores, {config.dtype}; ours: {ours}")
     print(
         f"rollouts       {config.prompts} prompts of {config.prompt_tokens} tokens, {config.samples} replies each of "
         f"{min(lengths)} to {max(lengths)} tokens, mean {statistics.mean(lengths):.0f}; {config.num_slots} slots"

@@ -192,17 +192,7 @@ def stream(
     """
     if num_slots < 1:
         raise ValueError(f"num_slots={num_slots} must be at least 1")
-    context = model.config.max_position_embeddings
-    for row, prompt in enumerate(prompts):
-        if not prompt:
-            raise ValueError(f"prompt {row} is empty; give at least one token, such as the document separator")
-        if len(prompt) >= context:
-            raise ValueError(
-                f"prompt {row} has {len(prompt)} tokens and max_position_embeddings={context}; shorten it to make room "
-                f"for an answer"
-            )
-    if len(seeds) != len(prompts):
-        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one per prompt")
+    check_prompts(prompts, seeds, context=model.config.max_position_embeddings)
     if not prompts or sampling.max_new_tokens == 0:
         return
     budget, stop_ids = sampling.budget, sampling.stop_ids
@@ -210,6 +200,7 @@ def stream(
     written: list[list[int]] = [[] for _ in prompts]
     to_force: list[list[int]] = [[] for _ in prompts]
     thinking = [budget is not None] * len(prompts)
+    context = model.config.max_position_embeddings
     limits = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
     draws = [uniform_numbers(seed) for seed in seeds]
     waiting = deque((row, tuple(prompt)) for row, prompt in enumerate(prompts))
@@ -254,6 +245,20 @@ def stream(
                 drawn = drawn[kept]
             if rows:
                 logits = decoder.step(drawn)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], seeds: Sequence[int], *, context: int) -> None:
+    """Raise ValueError for a prompt that is empty or fills the context, or if there is not one seed per prompt."""
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"prompt {row} is empty; give at least one token, such as the document separator")
+        if len(prompt) >= context:
+            raise ValueError(
+                f"prompt {row} has {len(prompt)} tokens and max_position_embeddings={context}; shorten it to make room "
+                f"for an answer"
+            )
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one per prompt")
 
 
 def uniform_numbers(seed: int) -> Iterator[float]:

@@ -20,6 +20,7 @@ from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rows import read_rows
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, at_least_float32
+from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
 from nemotron.recipes.training.batches import Batch
@@ -47,16 +48,18 @@ def draw_replies(
     replies_per_prompt: int,
     sampling: Sampling,
     purpose: tuple[str | int, ...],
+    workers: Workers | None = None,
 ) -> list[Continuation]:
     """The replies to each prompt, those of a prompt next to each other.
 
     Args:
+        workers: processes with the same model, which then write the replies.
         purpose: seed, step and the like. What is drawn depends on it, the prompt's id and the number of the reply.
     """
     rows = [prompt.tokens for prompt in prompts for _ in range(replies_per_prompt)]
     names = [(prompt.exercise.id, reply) for prompt in prompts for reply in range(replies_per_prompt)]
     seeds = [int(digest_of(*purpose, *name)[:15], 16) for name in names]
-    return generate(model, rows, sampling, seeds)
+    return workers.generate(rows, sampling, seeds) if workers else generate(model, rows, sampling, seeds)
 
 
 @dataclass(frozen=True)

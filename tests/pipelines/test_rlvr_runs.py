@@ -167,6 +167,19 @@ def test_micro_batches_do_not_change_the_result(dataset, trained, tmp_path):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-8, abs=1e-12), name
 
 
+def test_replies_written_in_another_process_are_the_same(dataset, trained, tmp_path):
+    """At every step, so the process has the weights of each update."""
+    other = training.main(configured(dataset, tmp_path, rollout_processes=1))
+    for ours, theirs in zip(curve_of(other), curve_of(trained), strict=True):
+        assert ours["batch"] == theirs["batch"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-8, abs=1e-12)
+
+
+def test_processes_that_write_replies_need_the_processor():
+    with pytest.raises(ValueError, match=r"^rollout_processes=2 needs device=cpu; give 0, which writes .* on cuda$"):
+        training.Config(rollout_processes=2, device="cuda")
+
+
 def test_the_policy_moves_and_the_reference_stays(trained):
     curve = curve_of(trained)
     assert curve[-1]["kl"] > curve[0]["kl"] > 0  # the second update of the first step sees a moved policy

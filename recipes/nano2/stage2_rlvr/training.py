@@ -19,7 +19,9 @@ g prompt of a step   s reply to a prompt   b reply of a step   t position   n to
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +51,7 @@ from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups, purpose_generator
+from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Reward, Verifier
 from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
 from nemotron.recipes.training.rollouts import (
@@ -135,6 +138,9 @@ class Config(ScaledConfig):
     float32, which is as fast there and gives the log-probabilities of the sampler."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    rollout_processes: NonNegativeInt = by_scale(tiny=0, small=2, medium=0, full=our_choice(0), recorded=False)
+    """Processes that write the replies, each with one thread; 0 writes them in this process. On cpu only; changes
+    speed, not the replies."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=4, small=20, medium=50, full=our_choice(20), recorded=False)
     """Steps between two states that --resume can continue from."""
     resume: bool = switch()
@@ -145,6 +151,11 @@ class Config(ScaledConfig):
             raise ValueError(
                 f"updates_per_step={self.updates_per_step} is above prompts_per_step={self.prompts_per_step}; give "
                 "fewer updates, or more prompts"
+            )
+        if self.rollout_processes and torch.device(self.device).type != "cpu":
+            raise ValueError(
+                f"rollout_processes={self.rollout_processes} needs device=cpu; give 0, which writes the replies on "
+                f"{self.device}"
             )
 
 
@@ -217,19 +228,19 @@ def main(config: Config) -> Checkpoint:
         return Checkpoint.load(config.output_dir)
 
     # The fine-tuned model twice: the policy learns, the reference stays.
-    dtype = weight_dtype(config.dtype)
-    policy = load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype)
-    reference = load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype) if config.kl_weight else None
+    load = partial(load_checkpoint, base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
+    policy, reference = load(), load() if config.kl_weight else None
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature, logprobs_at_temperature=True)
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 
-    with training_run(config, policy, optimizer, dataset, total_steps) as run:
+    writing = Workers(policy, config.rollout_processes) if config.rollout_processes else nullcontext()
+    with writing as workers, training_run(config, policy, optimizer, dataset, total_steps) as run:
         for prompts in prompt_batches(dataset.prompts_path, config.prompts_per_step, first_step=run.step):
             # Rollouts: the policy as it is now answers each prompt several times.
             purpose = ("rollout", config.seed, run.step)
-            replies = draw_replies(policy, prompts, config.replies_per_prompt, sampling, purpose)
+            replies = draw_replies(policy, prompts, config.replies_per_prompt, sampling, purpose, workers)
             run.lap("rollouts", tokens=sum(len(reply.tokens) for reply in replies))
 
             # Rewards, and how much better each reply is than the others to its prompt.
