@@ -4,7 +4,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
 
     lint     ruff: the rules in pyproject.toml, and the format
     types    mypy on the installed wheel, outside this directory, as in a project that depends on it
-    tests    the whole suite
+    tests    the whole suite, in two processes side by side
     tiny     every stage at tiny scale, compared with its golden
     bless    replace a golden: `nox -s bless -- stage0 --reason "..."`
     power    known mistakes, one at a time: each must make the tests of its stage fail
@@ -18,6 +18,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import nox
@@ -26,6 +27,7 @@ nox.options.sessions = ["tests"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
+BACKGROUND_TESTS = ("tests/nemotron", "tests/pipelines")  # half of the time; no golden is compared there
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 
 
@@ -64,9 +66,26 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole suite."""
+    """Run the whole suite: one half in the background, the other one here; with arguments, pytest with them."""
     install_project(session)
-    session.run("pytest", *session.posargs)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    here = [f"--ignore={path}" for path in BACKGROUND_TESTS]
+    log = Path(session.create_tmp(), "background.txt")
+    # One thread each: threads that wait for each other on the same cores would slow down both.
+    environment = {**os.environ, **session.env, "OMP_NUM_THREADS": "1"}
+    with log.open("w", encoding="utf-8") as output:
+        pytest = Path(session.bin, "pytest")
+        command = [pytest, *BACKGROUND_TESTS, "-p", "no:cacheprovider"]  # the cache is for one process
+        background = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        session.run("pytest", *here, env={"OMP_NUM_THREADS": "1"})
+    finally:
+        failed = background.wait()
+        print(log.read_text(encoding="utf-8"))
+    if failed:
+        session.error(f"{' and '.join(BACKGROUND_TESTS)} failed, see above")
 
 
 @nox.session
