@@ -140,6 +140,13 @@ def test_a_merge_in_bfloat16_is_computed_with_more_digits() -> None:
     assert (one * same + other * same).tolist() != same.tolist()
 
 
+def test_equal_parents_in_float64_give_the_parent_though_their_weighted_mean_rounds() -> None:
+    same = torch.arange(1, 200, dtype=torch.float64) / 7
+    for a in SWEEP:
+        assert bits(merged_tensor(same, same.clone(), a)) == bits(same)
+    assert any(((1 - a) * same + a * same).tolist() != same.tolist() for a in SWEEP)
+
+
 def test_parents_far_from_each_other_stay_finite() -> None:
     """Their difference is infinite in float32."""
     first, second = torch.tensor([-(2.0**127)]), torch.tensor([2.0**127])
