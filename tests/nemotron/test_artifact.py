@@ -544,8 +544,8 @@ def test_the_artifact_of_another_stage_is_refused_with_the_step_that_wrote_it(tm
     producer = {"step": "other.curation"}
     edit_metadata(tmp_path / "dataset", fields={"phases": [], "num_rows": 3}, producer=producer)
     sentence = (
-        r"dataset was written by .other\.curation. and lacks num_examples, train_path; give the path of the dataset that "
-        r"this step reads, or run the step again if an earlier version wrote it$"
+        r"dataset was written by .other\.curation. and lacks num_examples, train_path; give the path of the dataset "
+        r"that this step reads, or run the step again if an earlier version wrote it$"
     )
     with pytest.raises(ValueError, match=sentence):
         Dataset.load(tmp_path / "dataset")

@@ -94,8 +94,8 @@ class Config(ScaledConfig):
     """Longer prompts are dropped."""
 
     # What the fine-tuned model tries.
-    tries: PositiveInt = by_scale(tiny=3, small=4, medium=8, full=our_choice(8))
-    """Replies to each prompt, from which its difficulty is measured."""
+    tries: Annotated[int, Field(ge=2)] = by_scale(tiny=3, small=4, medium=8, full=our_choice(8))
+    """Replies to each prompt, from which its difficulty is measured; a single one would drop every prompt."""
     max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
     temperature: PositiveFloat = at_every_scale(our_choice(1.0))

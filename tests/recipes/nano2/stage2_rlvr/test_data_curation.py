@@ -134,6 +134,12 @@ def test_sizes_must_be_positive(name, value):
         Config(**{name: value})
 
 
+def test_a_single_try_which_differs_from_no_other_is_refused():
+    """It solves a prompt, which is then always solved, or it does not, and the prompt is never solved."""
+    with pytest.raises(ValueError, match=r"^tries=1: Input should be greater than or equal to 2$"):
+        Config(tries=1)
+
+
 @pytest.mark.parametrize("difficulty", [0, 5])
 def test_a_difficulty_that_does_not_exist_is_refused(difficulty):
     with pytest.raises(ValueError, match=f"^max_difficulty={difficulty}: Input should be 1, 2, 3 or 4"):
