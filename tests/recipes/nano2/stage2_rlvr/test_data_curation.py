@@ -136,9 +136,7 @@ def test_sizes_must_be_positive(name, value):
 
 def test_a_share_that_leaves_no_instruction_is_refused():
     """The filters would say that all of 0 prompts are too long."""
-    sentence = (
-        r"^raw_prompts=100 at scale=tiny and other_share=0.99 leave no instruction; raise --raw-prompts, or"
-    )
+    sentence = r"^raw_prompts=100 at scale=tiny and other_share=0.99 leave no instruction; raise --raw-prompts, or"
     with pytest.raises(ValueError, match=sentence):
         data_curation.raw_prompts(Config(raw_prompts=100, other_share=0.99))
 
