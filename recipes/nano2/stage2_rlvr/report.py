@@ -59,11 +59,11 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
         lines.append(f"| {label} | {' | '.join(shares)} |")
     lines += [
         "",
-        f"The reward changed by {change:+.1%} (standard error {error:.1%}, paired by question). The best constant "
-        f"reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of copying from "
-        f"the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
+        f"The reward changed by {100 * change:+.1f} points (standard error {100 * error:.1f}, paired by question). The "
+        f"best constant reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of "
+        f"copying from the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
         "",
-        f"| exact match | {' | '.join(NAMES.values())} | difference | chance level |",
+        f"| exact match | {' | '.join(NAMES.values())} | difference, points | chance level |",
         "|---|---|---|---|---|",
     ]
     for family in [*FAMILIES, "all"]:
@@ -71,7 +71,8 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
             f"{metrics[f'exact_match/{family}/{model}']:.1%} ± {metrics[f'standard_error/{family}/{model}']:.1%}"
             for model in NAMES
         ]
-        difference = f"{metrics[f'difference/{family}']:+.1%} ± {metrics[f'difference_error/{family}']:.1%}"
+        change, error = (100 * metrics[f"{name}/{family}"] for name in ("difference", "difference_error"))
+        difference = f"{change:+.1f} ± {error:.1f}"
         label = "**all but long_context**" if family == "all" else family
         lines.append(f"| {label} | {' | '.join(shares)} | {difference} | {metrics[f'chance/{family}']:.1%} |")
     lines += ["", f"| thinks or not, as asked | {' | '.join(NAMES.values())} |", "|---|---|---|"]

@@ -82,14 +82,15 @@ def test_the_table_has_both_models_beside_each_other():
     assert "| all constraints, loose | 80.0% | 80.0% |" in table
     assert "| right in 1 try | 10.0% | 10.0% |" in table
     assert "| right in 4 tries | 40.0% | 40.0% |" in table
-    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5% ± 12.5% | 12.5% |" in table
+    assert "| exact match | fine-tuned | policy | difference, points | chance level |" in table
+    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5 ± 12.5 | 12.5% |" in table
     assert table.count("| **all but long_context** |") == 1
     assert all(f"| {family} |" in table for family in FAMILIES)
 
 
 def test_the_table_says_what_gaming_the_verifiers_earns():
     table = results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
-    assert "changed by +50.0% (standard error 6.2%, paired by question)" in table
+    assert "changed by +50.0 points (standard error 6.2, paired by question)" in table
     assert "The best constant reply earns 12.5% (`'a\\nb'`)" in table
     assert "the best way of copying from the question 37.5% (its last word)" in table
 
