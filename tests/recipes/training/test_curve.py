@@ -1,5 +1,6 @@
 """The plot of a training run, as a person sees it."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,5 +22,5 @@ def test_the_names_of_the_numbers_do_not_overlap(tmp_path: Path, monkeypatch) ->
     canvas.draw()
     labels = [axes.yaxis.label.get_window_extent(canvas.get_renderer()) for axes in drawn[0].axes]
     assert len(labels) == len(NOTED)
-    for upper, lower in zip(labels, labels[1:], strict=False):
+    for upper, lower in pairwise(labels):
         assert upper.y0 > lower.y1
