@@ -181,6 +181,14 @@ class Artifact(BaseModel):
         try:
             artifact = cls.model_validate_json(json.dumps(values))
         except ValidationError as error:
+            found = [(detail["type"], str(detail["loc"][0])) for detail in error.errors() if detail["loc"]]
+            lacking = [name for kind, name in found if kind == "missing"]
+            if lacking and any(kind == "extra_forbidden" for kind, _ in found):  # the artifact of another stage
+                raise ValueError(
+                    f"{path} was written by {short(metadata.producer.get('step'))} and lacks "
+                    f"{', '.join(lacking[:3])}; give the path of the {cls.type_name()} that this step reads, or run "
+                    f"the step again if an earlier version wrote it"
+                ) from None
             raise ValueError(f"{path}: {one_sentence(error)}; run the step again") from None
         artifact._metadata = metadata
         return artifact

@@ -24,15 +24,17 @@ def check_fits(shape: ModelConfig, *, dtype: str, device: str) -> None:
         )
 
 
-def check_devices(shape: ModelConfig, train: Any, evaluate: Any) -> None:
-    """Raise ValueError if training does not fit, or training or evaluation names a device that is not there.
+def check_devices(shape: ModelConfig, train: Any, *others: Any) -> None:
+    """Raise ValueError if training does not fit, or a step of the stage names a device that is not there.
 
     Args:
         train: Config of a stage's training, with dtype and device.
-        evaluate: Config of its evaluation, with device.
+        others: Configs of its other steps, some of which have a device.
     """
     check_fits(shape, dtype=train.dtype, device=train.device)
-    device_memory_bytes(evaluate.device)
+    for config in others:
+        if hasattr(config, "device"):
+            device_memory_bytes(config.device)
 
 
 def device_memory_bytes(device: str) -> int:

@@ -84,15 +84,24 @@ def question_of(exercise: Exercise) -> str:
     return exercise.messages[-1]["content"]
 
 
+def listed_of(exercise: Exercise) -> str:
+    """What the question says from its first colon to the next period."""
+    return question_of(exercise).partition(": ")[2].partition(".")[0]
+
+
+def first_half(listed: str) -> str:
+    """The first half of what commas separate."""
+    items = listed.split(", ")
+    return ", ".join(items[: (len(items) + 1) // 2])
+
+
 COPIES: dict[str, Callable[[Exercise], str]] = {
     "the question": question_of,
     "its last word": lambda one: question_of(one).split()[-1].strip(".?!"),
     "its first sentence": lambda one: question_of(one).partition(".")[0],
-    "what follows its first colon": lambda one: question_of(one).partition(": ")[2].partition(".")[0],
-    "the first half of that": lambda one: ", ".join(
-        (listed := question_of(one).partition(": ")[2].partition(".")[0].split(", "))[: (len(listed) + 1) // 2]
-    ),
-    "that in upper case": lambda one: question_of(one).partition(": ")[2].partition(".")[0].upper(),
+    "what follows its first colon": listed_of,
+    "the first half of that": lambda one: first_half(listed_of(one)),
+    "that in upper case": lambda one: listed_of(one).upper(),
 }
 """Replies that copy from the question."""
 

@@ -28,7 +28,11 @@ def exam_rows(metrics: Mapping[str, float], names: Mapping[str, str]) -> list[st
     """
     models, columns = list(names), " | ".join(names.values())
     pairs = list(pairwise(models))
-    changes = ["difference"] if len(pairs) == 1 else [f"{names[after]} less {names[before]}" for before, after in pairs]
+    changes = (
+        ["difference, points"]
+        if len(pairs) == 1
+        else [f"{names[after]} less {names[before]}, points" for before, after in pairs]
+    )
     lines = [
         f"| exact match | {' | '.join([columns, *changes])} | chance level |",
         f"|---|{'---|' * (len(models) + len(changes))}---|",
@@ -40,7 +44,8 @@ def exam_rows(metrics: Mapping[str, float], names: Mapping[str, str]) -> list[st
         ]
         for _, after in pairs:
             name = f"{family}{difference_suffix(after, models)}"
-            cells.append(f"{metrics[f'difference/{name}']:+.1%} ± {metrics[f'difference_error/{name}']:.1%}")
+            change, error = (100 * metrics[f"{kind}/{name}"] for kind in ("difference", "difference_error"))
+            cells.append(f"{change:+.1f} ± {error:.1f}")
         cells.append(f"{metrics[f'chance/{family}']:.1%}")
         lines.append(f"| {ALL_BUT_LONG if family == 'all' else family} | {' | '.join(cells)} |")
     lines += ["", f"| thinks or not, as asked | {columns} |", f"|---|{'---|' * len(models)}"]

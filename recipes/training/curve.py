@@ -38,7 +38,7 @@ def plot_curve(record: Record, path: Path) -> None:
     loss_axes.legend(frameon=False)
     for name, axes in zip(others, other_axes, strict=True):
         axes.plot(tokens, [row[name] for row in record.curve], color="tab:red", linewidth=1)
-        axes.set_ylabel(name.replace("_", " "))
+        axes.set_ylabel(name.replace("_", "\n"), fontsize=8)  # no higher than its panel
     figure.axes[-1].set_xlabel("tokens in the loss")
     save_figure(figure, path)
 

@@ -275,12 +275,13 @@ def rollout_rows(
     advantages: Tensor,
     decode: Callable[[Sequence[int]], str],
 ) -> list[dict[str, str | int | float | bool]]:
-    """A row for each reply: its prompt, ids and text, reward, and advantage."""
+    """A row for each reply: its prompt, whether that asks for thinking, ids and text, reward, and advantage."""
     size = len(replies) // len(prompts)
     return [
         {
             "prompt": prompts[index // size].exercise.id,
             "asked": prompts[index // size].exercise.messages[-1]["content"],
+            "thinking": prompts[index // size].thinking,
             "tokens": " ".join(map(str, reply.tokens)),
             "text": decode(reply.tokens),
             "reward": reward.total,

@@ -278,14 +278,14 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
     """Refuse before any work what training or evaluation would refuse after hours of curation; return the config.
 
     Args:
-        config: of a stage, with the Configs of its training and evaluation as `train` and `eval`.
+        config: of a stage, with the Configs of its steps as `data`, `train` and `eval`.
         flag: sets `train.resume` in the command that was typed.
     Raises:
         ValueError: if a value does not fit, a device is missing, or training's output_dir belongs to an unfinished
             run that training would not continue.
     """
     config = replace(config)  # checks it again, with the values assigned to its nested Configs since it was made
-    check_devices(shape, config.train, config.eval)
+    check_devices(shape, config.train, config.data, config.eval)
     check_before_work(config.train, flag)
     return config
 

@@ -538,6 +538,19 @@ def test_stored_fields_that_do_not_match_the_class_are_refused(tmp_path: Path, f
         Dataset.load(tmp_path / "dataset")
 
 
+def test_the_artifact_of_another_stage_is_refused_with_the_step_that_wrote_it(tmp_path: Path):
+    """Artifacts of all stages have the same types, and a list of their fields helps nobody."""
+    make_dataset(tmp_path / "dataset")
+    producer = {"step": "other.curation"}
+    edit_metadata(tmp_path / "dataset", fields={"phases": [], "num_rows": 3}, producer=producer)
+    sentence = (
+        r"dataset was written by .other\.curation. and lacks num_examples, train_path; give the path of the dataset "
+        r"that this step reads, or run the step again if an earlier version wrote it$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        Dataset.load(tmp_path / "dataset")
+
+
 # --- inputs that another run replaces
 
 

@@ -19,7 +19,7 @@ from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage2_rlvr import data_curation, evaluation, training
 from nemotron.recipes.nemotron_h import generate as generate_module
-from nemotron.recipes.nemotron_h.checkpoint import load_tensors
+from nemotron.recipes.nemotron_h.checkpoint import load_config, load_tensors
 from nemotron.recipes.scoring.rewards import Verifier
 from nemotron.recipes.sources.exercises import instructions
 from nemotron.recipes.training.run import Run
@@ -464,6 +464,17 @@ def test_a_last_step_with_fewer_prompts_than_updates_has_fewer_updates(dataset, 
 def test_a_length_that_no_prompt_has_is_refused_with_its_flag(base, tmp_path):
     with pytest.raises(ValueError, match=r"'length' leaves none of 48 items.*raise --max-prompt-tokens"):
         data_curation.main(curated(base, tmp_path, max_prompt_tokens=1))
+
+
+def test_a_prompt_as_long_as_the_context_is_refused_before_any_is_read(base, tmp_path):
+    context = load_config(base.checkpoint_path).max_position_embeddings
+    sentence = (
+        rf"^max_prompt_tokens={context} leaves no room for a reply in the {context} tokens that the model reads; give "
+        rf"at most {context - 1}$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        data_curation.main(curated(base, tmp_path, max_prompt_tokens=context))
+    assert not (tmp_path / "data_curation").exists()
 
 
 def test_a_base_model_without_chat_template_is_refused(random_base_model, tmp_path):

@@ -43,7 +43,7 @@ from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, Rule, apply_to_list, progress, report_unreadable
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
@@ -94,8 +94,8 @@ class Config(ScaledConfig):
     """Longer prompts are dropped."""
 
     # What the fine-tuned model tries.
-    tries: PositiveInt = by_scale(tiny=3, small=4, medium=8, full=our_choice(8))
-    """Replies to each prompt, from which its difficulty is measured."""
+    tries: Annotated[int, Field(ge=2)] = by_scale(tiny=3, small=4, medium=8, full=our_choice(8))
+    """Replies to each prompt, from which its difficulty is measured; a single one would drop every prompt."""
     max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
     temperature: PositiveFloat = at_every_scale(our_choice(1.0))
@@ -168,6 +168,11 @@ def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
         prompts, unreadable = read_prompts(config.sources, num_prompts=wanted)
     else:
         prompts = of_every_difficulty(instructions.FAMILY, round((total or 0) * (1 - config.other_share)), config)
+        if not prompts:
+            raise ValueError(
+                f"raw_prompts={config.raw_prompts} at scale={config.scale} and other_share={config.other_share} leave "
+                "no instruction; raise --raw-prompts, or lower --other-share"
+            )
     others = [family for family in FAMILIES if family != instructions.FAMILY]
     num_others = round(len(prompts) * config.other_share / (1 - config.other_share) / len(others))
     for family in others:
@@ -242,6 +247,12 @@ def main(config: Config) -> Dataset:
         )
     base = Checkpoint.load(path=path)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
+    context = load_config(base.checkpoint_path).max_position_embeddings
+    if config.max_prompt_tokens >= context:
+        raise ValueError(
+            f"max_prompt_tokens={config.max_prompt_tokens} leaves no room for a reply in the {context} tokens that the "
+            f"model reads; give at most {context - 1}"
+        )
     with working_directory(config.output_dir, Dataset) as work, threads_of(config.scale):
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         verify = Verifier(CHAT, work / "tokenizer")

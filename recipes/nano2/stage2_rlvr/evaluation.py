@@ -191,7 +191,7 @@ def main(config: Config) -> Results:
         plot_training(checkpoint, metrics, work / "training.svg")
         shown = [*range(SHOWN), *range(len(held_out), len(held_out) + SHOWN)]  # with thinking, then without
         pairs = [
-            (prompts[index].exercise.messages[-1]["content"],
+            (prompts[index],
              {name: (texts[name][index], rewards[name][index * config.replies_per_prompt].total) for name in models})
             for index in shown
         ]  # fmt: skip

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.exam_report import exam_rows
+from nemotron.recipes.scoring.rewards import Prompt
 from nemotron.recipes.sources.exercises.families import VERIFIERS
 from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
@@ -58,9 +59,9 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
         lines.append(f"| {label} | {' | '.join(shares)} |")
     lines += [
         "",
-        f"The reward changed by {change:+.1%} (standard error {error:.1%}, paired by question). The best constant "
-        f"reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of copying from "
-        f"the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
+        f"The reward changed by {100 * change:+.1f} points (standard error {100 * error:.1f}, paired by question). The "
+        f"best constant reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of "
+        f"copying from the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
         "",
         *exam_rows(metrics, NAMES),
         "",
@@ -120,25 +121,30 @@ def rows_of(checkpoint: Checkpoint, table: str) -> list[dict[str, Any]]:
     return pq.read_table(checkpoint.tables_path / f"{table}.parquet").to_pylist()
 
 
-def rollouts_page(checkpoint: Checkpoint, pairs: Sequence[tuple[str, dict[str, tuple[str, float]]]]) -> str:
+def rollouts_page(checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, dict[str, tuple[str, float]]]]) -> str:
     """Markdown: held-out instructions before and after, then the rollouts of the first and the last step.
 
     Args:
-        pairs: a question, and by model its reply and what that earned.
+        pairs: a prompt, and by model its reply and what that earned.
     """
     lines = ["# Rollouts", "", "## Held-out instructions, before and after", ""]
-    for question, replies_of in pairs:
-        lines += [fenced(question), ""]
+    for prompt, replies_of in pairs:
+        lines += asked_part(prompt.exercise.id, prompt.thinking, prompt.exercise.messages[-1]["content"])
         for model, (text, reward) in replies_of.items():
             lines += [f"{NAMES[model]}, reward {reward:.2f}:", "", fenced(text.rstrip()), ""]
     rows = rows_of(checkpoint, "rollouts")
     for step in dict.fromkeys(row["step"] for row in rows):
         lines += [f"## Step {step + 1}", ""]
         of_step = [row for row in rows if row["step"] == step]
-        for prompt in dict.fromkeys(row["prompt"] for row in of_step):
-            replies = [row for row in of_step if row["prompt"] == prompt]
-            lines += [f"### {prompt}", "", fenced(replies[0]["asked"]), ""]
+        for id in dict.fromkeys(row["prompt"] for row in of_step):
+            replies = [row for row in of_step if row["prompt"] == id]
+            lines += asked_part(id, replies[0]["thinking"], replies[0]["asked"])
             for row in sorted(replies, key=lambda row: -row["reward"]):  # from the best to the worst
                 lines += [f"Reward {row['reward']:.2f}, advantage {row['advantage']:+.2f}:", ""]
                 lines += [fenced(row["text"].rstrip()), ""]
     return printable("\n".join(lines), keep=LINES)
+
+
+def asked_part(id: str, thinking: bool, question: str) -> list[str]:
+    """The lines that say what was asked; an id, which a user may have chosen, stays on its line."""
+    return [f"### {printable(id)}, {'with' if thinking else 'without'} thinking", "", fenced(question), ""]

@@ -27,8 +27,8 @@ MERGED = {
 
 def test_the_table_has_the_models_beside_each_other_with_difference_and_chance_level():
     rows = exam_rows(METRICS, NAMES)
-    assert rows[0] == "| exact match | reinforced | with preferences | difference | chance level |"
-    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5% ± 6.2% | 12.5% |" in rows
+    assert rows[0] == "| exact match | reinforced | with preferences | difference, points | chance level |"
+    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5 ± 6.2 | 12.5% |" in rows
     assert all(any(row.startswith(f"| {family} |") for row in rows) for family in FAMILIES)
     assert sum(row.startswith("| **all but long_context** |") for row in rows) == 1
     assert "| thinks or not, as asked | reinforced | with preferences |" in rows
@@ -44,8 +44,8 @@ def test_every_line_of_a_table_has_as_many_cells_as_its_heading():
 
 def test_of_three_models_each_is_compared_with_the_one_before_it():
     rows = exam_rows(MERGED, {**NAMES, "merged": "merged"})
-    assert "| with preferences less reinforced | merged less with preferences | chance level |" in rows[0]
-    assert "| 75.0% ± 75.0% | +25.0% ± 25.0% | +12.5% ± 6.2% | 12.5% |" in rows[2]
+    assert "| with preferences less reinforced, points | merged less with preferences, points | chance level |" in rows[0]
+    assert "| 75.0% ± 75.0% | +25.0 ± 25.0 | +12.5 ± 6.2 | 12.5% |" in rows[2]
 
 
 def test_a_family_without_an_exercise_has_no_row_and_no_bar(tmp_path):

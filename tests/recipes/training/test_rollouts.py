@@ -407,8 +407,8 @@ def test_a_row_for_each_reply() -> None:
         prompts_of([5], [6]), replies, rewards, torch.tensor([-1.0, 1.0, -2.0, 2.0]), lambda ids: f"<{ids}>"
     )
     assert rows[0] == {
-        "prompt": "sft/math/0", "asked": "What is sft/math/0?", "tokens": f"21 {STOP}", "text": f"<[21, {STOP}]>",
-        "reward": 0.0, "advantage": -1.0,
+        "prompt": "sft/math/0", "asked": "What is sft/math/0?", "thinking": False, "tokens": f"21 {STOP}",
+        "text": f"<[21, {STOP}]>", "reward": 0.0, "advantage": -1.0,
     }  # fmt: skip
     assert [row["prompt"] for row in rows] == ["sft/math/0"] * 2 + ["sft/math/1"] * 2
     assert [row["tokens"] for row in rows] == [f"21 {STOP}", "", "22", "23"]

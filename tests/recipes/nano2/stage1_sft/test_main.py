@@ -119,7 +119,9 @@ def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
         assert stage.train.output_dir == Path("out", name, "training")
 
 
-@pytest.mark.parametrize("step", ["train", "eval"])
+@pytest.mark.parametrize(
+    ("name", "step"), [("sft", "train"), ("sft", "eval"), ("rlvr", "data"), ("rlvr", "train"), ("rlvr", "eval")]
+)
 def test_a_missing_device_is_refused_before_any_stage_begins(name, step, tmp_path):
     config = STAGES[name].Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
     getattr(config, step).device = "cuda:99"

@@ -134,6 +134,19 @@ def test_sizes_must_be_positive(name, value):
         Config(**{name: value})
 
 
+def test_a_share_that_leaves_no_instruction_is_refused():
+    """The filters would say that all of 0 prompts are too long."""
+    sentence = r"^raw_prompts=100 at scale=tiny and other_share=0.99 leave no instruction; raise --raw-prompts, or"
+    with pytest.raises(ValueError, match=sentence):
+        data_curation.raw_prompts(Config(raw_prompts=100, other_share=0.99))
+
+
+def test_a_single_try_which_differs_from_no_other_is_refused():
+    """It solves a prompt, which is then always solved, or it does not, and the prompt is never solved."""
+    with pytest.raises(ValueError, match=r"^tries=1: Input should be greater than or equal to 2$"):
+        Config(tries=1)
+
+
 @pytest.mark.parametrize("difficulty", [0, 5])
 def test_a_difficulty_that_does_not_exist_is_refused(difficulty):
     with pytest.raises(ValueError, match=f"^max_difficulty={difficulty}: Input should be 1, 2, 3 or 4"):

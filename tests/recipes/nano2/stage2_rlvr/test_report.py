@@ -14,6 +14,8 @@ from nemotron.recipes.nano2.stage2_rlvr.report import (
     smoothed,
 )
 from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.rewards import Prompt
+from nemotron.recipes.sources.exercises.exercise import user_exercise
 from nemotron.recipes.sources.exercises.families import FAMILIES
 
 METRICS = {
@@ -57,8 +59,8 @@ def checkpoint(tmp_path):
         "rollouts",
         [
             {
-                "step": step, "prompt": f"sft/math/{prompt}", "asked": f"What is {prompt} + 1?", "tokens": "5 6",
-                "text": text, "reward": reward, "advantage": reward - 0.5,
+                "step": step, "prompt": f"sft/math/{prompt}", "asked": f"What is {prompt} + 1?",
+                "thinking": prompt == 1, "tokens": "5 6", "text": text, "reward": reward, "advantage": reward - 0.5,
             }
             for step in (0, 2)
             for prompt in (1, 2)
@@ -79,14 +81,15 @@ def test_the_table_has_both_models_beside_each_other():
     assert "| all constraints, loose | 80.0% | 80.0% |" in table
     assert "| right in 1 try | 10.0% | 10.0% |" in table
     assert "| right in 4 tries | 40.0% | 40.0% |" in table
-    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5% ± 12.5% | 12.5% |" in table
+    assert "| exact match | fine-tuned | policy | difference, points | chance level |" in table
+    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5 ± 12.5 | 12.5% |" in table
     assert table.count("| **all but long_context** |") == 1
     assert all(f"| {family} |" in table for family in FAMILIES)
 
 
 def test_the_table_says_what_gaming_the_verifiers_earns():
     table = results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
-    assert "changed by +50.0% (standard error 6.2%, paired by question)" in table
+    assert "changed by +50.0 points (standard error 6.2, paired by question)" in table
     assert "The best constant reply earns 12.5% (`'a\\nb'`)" in table
     assert "the best way of copying from the question 37.5% (its last word)" in table
 
@@ -127,7 +130,8 @@ def test_the_smoothed_line_is_the_mean_of_the_last_values():
 # --- the page of rollouts ---
 
 
-PAIRS = [("Write one word.", {"tuned": ("two words", 0.125), "policy": ("word\n", 1.0)})]
+WRITE = user_exercise("math", "Write one word.", "", "word", "write one word.")
+PAIRS = [(Prompt(WRITE, False, (1,)), {"tuned": ("two words", 0.125), "policy": ("word\n", 1.0)})]
 
 
 def test_the_page_begins_with_held_out_replies_before_and_after(checkpoint):
@@ -139,12 +143,28 @@ def test_the_page_begins_with_held_out_replies_before_and_after(checkpoint):
 def test_the_page_has_each_prompt_once_and_its_replies_from_the_best_to_the_worst(checkpoint):
     page = rollouts_page(checkpoint, PAIRS)
     assert [line for line in page.splitlines() if line.startswith("## Step")] == ["## Step 1", "## Step 3"]
-    assert page.count("### sft/math/1\n") == page.count("What is 1 + 1?") == 2
-    _, _, first = page.partition("### sft/math/1\n")
+    assert page.count("### sft/math/1, with thinking\n") == page.count("What is 1 + 1?") == 2
+    _, _, first = page.partition("### sft/math/1, with thinking\n")
     first = first.partition("###")[0]
     assert (
         first.index("Reward 0.75, advantage +0.25:") < first.index("better") < first.index("Reward 0.25, advantage -0")
     )
+
+
+def test_the_page_says_of_each_prompt_whether_it_asks_for_thinking(checkpoint):
+    """The same questions are asked in both ways, and what is expected of the replies differs."""
+    page = rollouts_page(checkpoint, [*PAIRS, (Prompt(WRITE, True, (1,)), {})])
+    headings = [line.partition(", ")[2] for line in page.splitlines() if line.startswith("### ")]
+    assert headings == ["without thinking", "with thinking", *["with thinking", "without thinking"] * 2]
+
+
+def test_an_id_cannot_begin_a_heading_in_the_page(checkpoint):
+    rows = pq.read_table(checkpoint.tables_path / "rollouts.parquet").to_pylist()
+    rows[0]["prompt"] = "a\n# Not a heading"
+    pq.write_table(pa.Table.from_pylist(rows), checkpoint.tables_path / "rollouts.parquet")
+    page = rollouts_page(checkpoint, [])
+    assert "### a\\x0a# Not a heading, with thinking\n" in page
+    assert "\n# Not" not in page
 
 
 def test_a_reply_cannot_end_its_block_in_the_page(checkpoint):
