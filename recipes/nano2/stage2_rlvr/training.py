@@ -33,6 +33,7 @@ from nemotron import print_complete
 from nemotron.config import (
     BelowOne,
     Dtype,
+    Fraction,
     ScaledConfig,
     at_every_scale,
     by_scale,
@@ -106,7 +107,9 @@ class Config(ScaledConfig):
     """A token that became less likely than 1 - clip_low times what it was is not pushed further down."""
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
     """A token that became more likely than 1 + clip_high times what it was is not pushed further up."""
-    kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.01, medium=0.0, full=proxy(0.0, WORKPLACE))
+    kl_weight: NonNegativeFloat = by_scale(
+        tiny=0.01, small=0.01, medium=0.0, full=our_choice(0.0, "a proxy falls to a tenth")
+    )
     """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model."""
 
     # Updates.
@@ -118,7 +121,11 @@ class Config(ScaledConfig):
     micro_batch_prompts: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=our_choice(1))
     """Prompts, each with all its replies, per forward pass; changes memory, not the result."""
     learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
-    """Learning rate after the warmup; it stays."""
+    """Learning rate after the warmup."""
+    learning_rate_decay: Fraction = by_scale(
+        tiny=0.0, small=1.0, medium=0.0, full=our_choice(0.0, "a proxy falls to a tenth")
+    )
+    """Share of the learning rate that is lost linearly by the end of training; at 0 it stays."""
     warmup_steps: NonNegativeInt = by_scale(tiny=1, small=5, medium=13, full=proxy(13, WORKPLACE))
     """Steps over which the learning rate rises linearly from 0."""
     beta1: BelowOne = at_every_scale(proxy(0.9, WORKPLACE))
@@ -159,9 +166,10 @@ class Config(ScaledConfig):
             )
 
 
-def learning_rate_at(step: int, config: Config) -> float:
-    """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
-    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+def learning_rate_at(step: int, total_steps: int, config: Config) -> float:
+    """Learning rate of step `step`, counted from 0: linear warmup, times a linear decay."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return config.learning_rate * warmup * (1 - config.learning_rate_decay * step / total_steps)
 
 
 def with_logprobs(
@@ -254,7 +262,7 @@ def main(config: Config) -> Checkpoint:
 
             # Updates: each on its share of the prompts. From the second on, the policy has changed since it
             # wrote them, which is what the ratio and its clipping are for.
-            learning_rate = learning_rate_at(run.step, config)
+            learning_rate = learning_rate_at(run.step, total_steps, config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             terms, norms = [], []

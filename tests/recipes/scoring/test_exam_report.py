@@ -44,7 +44,9 @@ def test_every_line_of_a_table_has_as_many_cells_as_its_heading():
 
 def test_of_three_models_each_is_compared_with_the_one_before_it():
     rows = exam_rows(MERGED, {**NAMES, "merged": "merged"})
-    assert "| with preferences less reinforced, points | merged less with preferences, points | chance level |" in rows[0]
+    assert (
+        "| with preferences less reinforced, points | merged less with preferences, points | chance level |" in rows[0]
+    )
     assert "| 75.0% ± 75.0% | +25.0 ± 25.0 | +12.5 ± 6.2 | 12.5% |" in rows[2]
 
 
