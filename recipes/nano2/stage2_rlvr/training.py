@@ -107,9 +107,7 @@ class Config(ScaledConfig):
     """A token that became less likely than 1 - clip_low times what it was is not pushed further down."""
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
     """A token that became more likely than 1 + clip_high times what it was is not pushed further up."""
-    kl_weight: NonNegativeFloat = by_scale(
-        tiny=0.01, small=0.01, medium=0.0, full=our_choice(0.0, "a proxy falls to a tenth")
-    )
+    kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.01, medium=0.0, full=proxy(0.0, WORKPLACE))
     """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model."""
 
     # Updates.
