@@ -197,7 +197,8 @@ def first_rules(config: Config, prompts: dict[str, Prompt], held_out: Sequence[E
     questions = {asked(exercise.messages) for exercise in held_out}
     first: dict[str, str] = {}
     for id, prompt in prompts.items():
-        first.setdefault(asked(prompt.exercise.messages), id)
+        if len(prompt.tokens) <= config.max_prompt_tokens:  # an equal prompt may be longer, by its flag for thinking
+            first.setdefault(asked(prompt.exercise.messages), id)
 
     def too_long(exercise: Exercise) -> str | None:
         length = len(prompts[exercise.id].tokens)
