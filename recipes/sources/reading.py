@@ -85,7 +85,8 @@ def read_items(
         num_items: rows to read in total, including unreadable ones; None reads everything.
     Raises:
         FileNotFoundError: if a source does not exist.
-        ValueError: if a source cannot be read to its end or holds no item, or a file has two categories.
+        ValueError: if a source cannot be read to its end or holds no item, if no row within the limit can be read, or
+            a file has two categories.
     """
     if not sources:
         raise ValueError("sources is empty; name at least one file, directory, glob or URI")
@@ -104,8 +105,13 @@ def read_items(
                 raise ValueError(f"{file.location} is both {first.category} and {file.category}; give it one category")
         streams.append(read_files(source, new_files, read_file, kind))
     rows = take_turns(streams, num_items)
-    unreadable += [row for row in rows if isinstance(row, Unreadable)]
-    return [row for row in rows if not isinstance(row, Unreadable)], unreadable
+    bad = [row for row in rows if isinstance(row, Unreadable)]
+    if rows and len(bad) == len(rows):  # a source that was read to its end would have said so
+        raise ValueError(
+            f"the first {len(rows):,} rows of the sources hold no {kind}, the first is {bad[0].id}: {bad[0].reason}; "
+            f"read more rows, or name other sources"
+        )
+    return [row for row in rows if not isinstance(row, Unreadable)], unreadable + bad
 
 
 def read_files(

@@ -67,9 +67,10 @@ from nemotron.recipes.curation.traces import (
 )
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.sources import Unreadable
-from nemotron.recipes.sources.conversations import Conversation, read_conversations
+from nemotron.recipes.sources.conversations import DEFAULT_CATEGORY, Conversation, read_conversations
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.listing import find_files
 from nemotron.recipes.training.run import Checkpoint
 
 # Exercises of each family, relative to each other. Our choice: what a small model learns slowly comes often, what is
@@ -190,12 +191,14 @@ ROW_COLUMNS = {"tokens": pa.list_(pa.int32()), "in_loss": pa.list_(pa.bool_()), 
 
 
 def check_sources(config: Config) -> None:
-    """Raise ValueError if all conversations are wanted and no sources are named."""
+    """Raise ValueError or FileNotFoundError if everything is wanted of no sources, or a source is not there."""
     if config.raw_conversations == "all" and not config.sources:
         raise ValueError(
             "raw_conversations=all needs --sources, because exercises have no end; name your conversations, for "
             "example hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2/data/*.parquet"
         )
+    for source in config.sources:
+        find_files(source, DEFAULT_CATEGORY)
 
 
 def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadable]]:

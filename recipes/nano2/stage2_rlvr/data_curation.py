@@ -49,9 +49,10 @@ from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier
 from nemotron.recipes.sources import Unreadable
-from nemotron.recipes.sources.exercises import instructions
+from nemotron.recipes.sources.exercises import ifeval, instructions
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.listing import find_files
 from nemotron.recipes.sources.prompts import read_prompts
 from nemotron.recipes.sources.reading import with_unique_ids
 from nemotron.recipes.training.fingerprint import weight_fingerprint
@@ -153,9 +154,11 @@ class Dataset(Artifact):
 
 
 def check_sources(config: Config) -> None:
-    """Raise ValueError if all prompts are wanted and no sources are named."""
+    """Raise ValueError or FileNotFoundError if all prompts are wanted and no sources are named, or one is not there."""
     if config.raw_prompts == "all" and not config.sources:
         raise ValueError("raw_prompts=all needs --sources, because exercises have no end; name files with your prompts")
+    for source in config.sources:
+        find_files(source, ifeval.FAMILY)
 
 
 def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
@@ -197,7 +200,8 @@ def first_rules(config: Config, prompts: dict[str, Prompt], held_out: Sequence[E
     questions = {asked(exercise.messages) for exercise in held_out}
     first: dict[str, str] = {}
     for id, prompt in prompts.items():
-        first.setdefault(asked(prompt.exercise.messages), id)
+        if len(prompt.tokens) <= config.max_prompt_tokens:  # an equal prompt may be longer, by its flag for thinking
+            first.setdefault(asked(prompt.exercise.messages), id)
 
     def too_long(exercise: Exercise) -> str | None:
         length = len(prompts[exercise.id].tokens)

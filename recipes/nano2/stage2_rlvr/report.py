@@ -138,13 +138,18 @@ def rollouts_page(checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, dict[str
         of_step = [row for row in rows if row["step"] == step]
         for id in dict.fromkeys(row["prompt"] for row in of_step):
             replies = [row for row in of_step if row["prompt"] == id]
-            lines += asked_part(id, replies[0]["thinking"], replies[0]["asked"])
+            lines += asked_part(id, replies[0].get("thinking"), replies[0]["asked"])
             for row in sorted(replies, key=lambda row: -row["reward"]):  # from the best to the worst
                 lines += [f"Reward {row['reward']:.2f}, advantage {row['advantage']:+.2f}:", ""]
                 lines += [fenced(row["text"].rstrip()), ""]
     return printable("\n".join(lines), keep=LINES)
 
 
-def asked_part(id: str, thinking: bool, question: str) -> list[str]:
-    """The lines that say what was asked; an id, which a user may have chosen, stays on its line."""
-    return [f"### {printable(id)}, {'with' if thinking else 'without'} thinking", "", fenced(question), ""]
+def asked_part(id: str, thinking: bool | None, question: str) -> list[str]:
+    """The lines that say what was asked; an id, which a user may have chosen, stays on its line.
+
+    Args:
+        thinking: whether the prompt asks for it; None if the table of an earlier run does not say.
+    """
+    how = {True: ", with thinking", False: ", without thinking", None: ""}[thinking]
+    return [f"### {printable(id)}{how}", "", fenced(question), ""]

@@ -264,6 +264,19 @@ def test_a_parquet_file_without_the_columns_is_refused(tmp_path: Path) -> None:
         read_prompts([write(tmp_path / "a.parquet", [{"args": "a", "text": "b"}])])
 
 
+def test_a_limit_within_which_no_row_can_be_read_is_an_error(tmp_path: Path) -> None:
+    """A whole file without a prompt is one; a file whose first rows are unreadable was none, and gave 0 prompts."""
+    other = {**GYM, "instruction_id_list": ["paragraphs:paragraphs"], "kwargs": [{}]}
+    source = write(tmp_path / "a.jsonl", [{**other, "id": number} for number in range(3)] + [GYM])
+    sentence = (
+        r"^the first 2 rows of the sources hold no prompt, the first is 0: the instruction 'paragraphs:paragraphs' is "
+        r"not one that IFEval has; read more rows, or name other sources$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        read_prompts([source], num_prompts=2)
+    assert len(read_prompts([source], num_prompts=4)[0]) == 1
+
+
 def test_plain_text_a_source_without_prompts_and_a_category_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A text.", encoding="utf-8")
     with pytest.raises(ValueError, match=r"holds no prompt .*plain text holds no prompts with instructions"):

@@ -63,6 +63,20 @@ def test_everything_of_no_source_is_refused_before_pretraining(path, sentence, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [("typo.jsonl", r"^typo\.jsonl does not exist"), ("empty", r"^empty holds no file that ends in \.txt, \.jsonl")],
+)
+def test_a_source_that_is_not_there_is_refused_before_pretraining(name, source, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    recipe = RecipeConfig(output_dir=tmp_path / "run")
+    getattr(recipe, name).data.sources = (source,)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        recipe_main(recipe)
+    assert not (tmp_path / "run").exists()
+
+
 def test_each_step_reads_what_the_one_before_wrote(stage, monkeypatch, tmp_path):
     given = {}
 

@@ -42,6 +42,12 @@ def test_the_first_of_equal_prompts_stays():
     assert kept(prompts, Config()) == (["a", "b"], {"length": [], "held out or repeated": ["c"]})
 
 
+def test_a_prompt_that_is_too_long_takes_no_other_with_it():
+    """The flag for thinking has more tokens in one of two equal prompts."""
+    prompts = [prompt("a", tokens=6), prompt("b", tokens=5)]
+    assert kept(prompts, Config(max_prompt_tokens=5)) == (["b"], {"length": ["a"], "held out or repeated": []})
+
+
 def test_a_held_out_question_is_no_prompt():
     prompts = [prompt("a"), prompt("b", "What is 4 + 4?")]
     found = kept(prompts, Config(), [prompt("x").exercise])

@@ -158,6 +158,12 @@ def test_the_page_says_of_each_prompt_whether_it_asks_for_thinking(checkpoint):
     assert headings == ["without thinking", "with thinking", *["with thinking", "without thinking"] * 2]
 
 
+def test_the_page_of_an_earlier_run_does_not_say_whether_prompts_ask_for_thinking(checkpoint):
+    rows = pq.read_table(checkpoint.tables_path / "rollouts.parquet").drop(["thinking"])
+    pq.write_table(rows, checkpoint.tables_path / "rollouts.parquet")
+    assert "\n### sft/math/1\n" in rollouts_page(checkpoint, PAIRS)
+
+
 def test_an_id_cannot_begin_a_heading_in_the_page(checkpoint):
     rows = pq.read_table(checkpoint.tables_path / "rollouts.parquet").to_pylist()
     rows[0]["prompt"] = "a\n# Not a heading"
