@@ -65,8 +65,8 @@ class Checkpoint(Artifact):
     """Loss of the last step, nats per token that counts."""
     checkpoint_path: Path
     """Hugging Face directory: AutoModelForCausalLM.from_pretrained(checkpoint_path)."""
-    training_state_path: Path
-    """Weights, optimizer moments and record after the last step."""
+    training_state_path: Path | None
+    """Weights, optimizer moments and record after the last step; None for a merge, which nothing has trained."""
     curve_path: Path
     """Parquet, a row per step: step (from 0), phase, batch (digest of its content), tokens (that count in the loss),
     and what the loop noted: learning_rate, loss (nats per token), grad_norm (before clipping)."""
@@ -74,7 +74,8 @@ class Checkpoint(Artifact):
     """Parquet: step (how many were done), category, loss (nats per token)."""
     plot_path: Path
     dataset_path: Path
-    """The Dataset that it was trained on."""
+    """What it was trained on: a Dataset or, in a stage with a reward model, the RewardModel. Of a merge: the Checkpoint
+    that was merged with the one it started from."""
     tables_path: Path | None = None
     """Directory with what else the loop wrote down, <table>.parquet with a column `step`."""
 
