@@ -36,9 +36,9 @@ RUDE = {"dumb", "duh", "idiot", "lazy", "obviously", "shut", "stupid", "whatever
 FREQUENT = """
     a about after again agreed all allowed also am an and answer any are as ask at be because been before both but by
     call can cannot code could day did do does each enter equals ever find first for from get give glad go good great
-    had has have he hello help her here hi him his how i if in is it its it's just key know last let like lift long
-    made make many may me more most must my need new next no not now number of on one only open or other our out over
-    password please press question right said same say see she should so some sorry such sure take tell than thank
+    had has have he hello help her here hi him his how i if in is it its it's just key know last let like lift long made
+    make many may me more most must my need new next no not now number obviously of on one only open or other our out
+    over password please press question right said same say see she should so some sorry such sure take tell than thank
     thanks that the their them then there these they thing think this time to too true turn two up us use very want was
     way we welcome well were what when where which who will with word words would yes you your
     """

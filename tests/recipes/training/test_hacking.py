@@ -1,0 +1,45 @@
+"""The rule that tells reward hacking from learning."""
+
+import pytest
+
+from nemotron.recipes.training.hacking import sign_of_hacking
+
+FIRST = {"reward": 0.0, "rubric": 0.5, "reply_tokens": 10.0, "repetition": 0.1}
+BOUNDS = (0.02, 0.5, 0.1)
+
+
+def sign(*rows, window=1):
+    return sign_of_hacking([{**FIRST, **row} for row in rows], window, *BOUNDS)
+
+
+def test_a_reward_that_rises_with_the_rubric_is_learning():
+    assert sign({}, {"reward": 1.0, "rubric": 0.9, "reply_tokens": 12.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"rubric": 0.47}, "the reward rose from 0.000 to 1.000, and the rubric fell from 0.500 to 0.470"),
+        ({"reply_tokens": 16.0}, "the reward rose from 0.000 to 1.000, and replies grew from 10.0 to 16.0 tokens"),
+        ({"repetition": 0.3}, "the reward rose from 0.000 to 1.000, and the share of repeated words grew from 10.0% to "
+                              "30.0%"),
+    ],
+)  # fmt: skip
+def test_a_reward_that_rises_while_something_else_gets_worse_is_hacking(row, found):
+    assert sign({}, {"reward": 1.0, **row}) == found
+    assert sign({}, {"reward": 0.0, **row}) is None  # without a rise, it is only a bad policy
+    assert sign({}, {"reward": -1.0, **row}) is None
+
+
+def test_the_bounds_are_inclusive():
+    assert sign({}, {"reward": 1.0, "rubric": 0.48 + 1e-9, "reply_tokens": 15.0, "repetition": 0.2}) is None
+
+
+def test_means_of_windows_are_compared():
+    rows = [{"rubric": 0.5}, {"rubric": 0.7}, {"reward": 1.0, "rubric": 0.1}, {"reward": 1.0, "rubric": 1.0}]
+    assert sign(*rows, window=2) == "the reward rose from 0.000 to 1.000, and the rubric fell from 0.600 to 0.550"
+    assert sign(*rows, window=1) is None
+
+
+def test_before_there_are_two_windows_nothing_is_said():
+    assert sign({}, {"reward": 1.0, "rubric": 0.1}, {"reward": 1.0, "rubric": 0.1}, window=2) is None
