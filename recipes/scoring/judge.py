@@ -20,6 +20,7 @@ from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.nemotron_h.generate import Continuation
 from nemotron.recipes.nemotron_h.scorer import Scorer, scores_of
+from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.exercises import answer_of, prompt_ids, written_text
 from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import Exercise
@@ -48,6 +49,12 @@ def graded(exercise: Exercise, form: float, answer: str) -> Reward:
     parts = rubric_parts(exercise, answer)
     total = rubric_total(parts)
     return Reward(total, form, {**parts, RUBRIC: total}, all(part == 1 for part in parts.values()), answer)
+
+
+def best_graded(exercises: Sequence[Exercise], answers: Sequence[str]) -> Chance:
+    """The answer that earns the most of the rubric if it is given to every exercise; of equal ones, the first."""
+    earned = [sum(graded(one, 1.0, answer).total for one in exercises) / len(exercises) for answer in answers]
+    return Chance(answers[earned.index(max(earned))], max(earned))
 
 
 class Judge:

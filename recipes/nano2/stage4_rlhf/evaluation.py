@@ -38,7 +38,7 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import REASONING, Dataset
 from nemotron.recipes.nano2.stage4_rlhf.report import (
-    plot_exam,
+    NAMES,
     plot_frontier,
     plot_training,
     replies_page,
@@ -51,13 +51,15 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.scorer import load_scorer
 from nemotron.recipes.nemotron_h.threads import threads_of
-from nemotron.recipes.scoring.exercises import Answered, Mode, ask
-from nemotron.recipes.scoring.judge import RUBRIC, Judge
+from nemotron.recipes.scoring.exam import MODES, take_exam
+from nemotron.recipes.scoring.exam_report import plot_exam
+from nemotron.recipes.scoring.exercises import Answered, right_reply_losses
+from nemotron.recipes.scoring.judge import RUBRIC, Judge, best_graded
 from nemotron.recipes.scoring.pass_at_k import paired_difference
 from nemotron.recipes.scoring.rewards import Reward
-from nemotron.recipes.sources.exercises import long_context
+from nemotron.recipes.scoring.win_rate import by_question, win_rate
+from nemotron.recipes.sources.exercises.conversation import COLOURS
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
-from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
 from nemotron.recipes.training.run import Checkpoint
@@ -78,6 +80,8 @@ class Config(ScaledConfig):
     """Replies to each held-out conversation in each mode, drawn at temperature 1."""
     batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
     """Replies that are written or scored side by side; changes memory and speed, not the result."""
+    batch_tokens: PositiveInt = at_every_scale(our_choice(8192), recorded=False)
+    """Most tokens of one forward pass that measures how likely right replies are; changes memory, not the result."""
     max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
     temperature: PositiveFloat = at_every_scale(published(0.6, "with thinking, model card of the 9B"))
@@ -110,58 +114,33 @@ class Results(Artifact):
 
 # What a line of golden/CHANGES.md shows.
 HEADLINE = ("rubric/base", "rubric/policy", "rubric/merged", "win_rate/policy", "win_rate/merged")
-MODES = {"think": True, "no_think": False}
+CONSTANTS = ["9", "It is 9.", *(f"It is {number}." for number in range(100)), *(f"It is {c}." for c in COLOURS)]
 SHOWN = 4  # held-out conversations of each mode on the page of replies
 
 
-def chat_metrics(model: str, rewards: Sequence[Reward], num_questions: int) -> dict[str, float]:
-    """The rubric with its standard error over questions, its parts, and the reward model's score."""
+def chat_metrics(model: str, rewards: Sequence[Reward], questions: Sequence[int]) -> dict[str, float]:
+    """The rubric with its standard error over questions, its parts, and the reward model's score.
 
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
-    metrics = {f"part/{name}/{model}": mean([one.parts[name] for one in rewards]) for name in rewards[0].parts}
-    by_question = totals_by_question(rewards, num_questions)
-    metrics[f"rubric/{model}"], metrics[f"rubric_error/{model}"] = paired_difference(by_question, [0.0] * num_questions)
-    return metrics | {f"score/{model}": mean([one.total for one in rewards])}
-
-
-def totals_by_question(rewards: Sequence[Reward], num_questions: int) -> list[float]:
-    """The mean of the rubric over all replies to each question; rewards by mode, question and reply."""
-    size = len(rewards) // (len(MODES) * num_questions)
-    sums = [0.0] * num_questions
-    for index, reward in enumerate(rewards):
-        sums[index // size % num_questions] += reward.parts[RUBRIC]
-    return [total / (size * len(MODES)) for total in sums]
+    Args:
+        questions: the number of the question that each reward is about.
+    """
+    parts = {name: [one.parts[name] for one in rewards] for name in rewards[0].parts}
+    metrics = {f"part/{name}/{model}": sum(values) / len(values) for name, values in parts.items() if name != RUBRIC}
+    means = by_question(parts[RUBRIC], questions)
+    metrics[f"rubric/{model}"], metrics[f"rubric_error/{model}"] = paired_difference(means, [0.0] * len(means))
+    return metrics | {f"score/{model}": sum(one.total for one in rewards) / len(rewards)}
 
 
-def win_metrics(model: str, ours: Sequence[Reward], theirs: Sequence[Reward], num_questions: int) -> dict[str, float]:
-    """How often a reply has more of the rubric than that of the other model to the same prompt and draw."""
-    size = len(ours) // (len(MODES) * num_questions)
-    outcomes = [
-        (one.parts[RUBRIC] > other.parts[RUBRIC]) - (one.parts[RUBRIC] < other.parts[RUBRIC])
-        for one, other in zip(ours, theirs, strict=True)
-    ]
-    points = [0.0] * num_questions
-    for index, outcome in enumerate(outcomes):
-        points[index // size % num_questions] += (1 + outcome) / 2 / (size * len(MODES))
-    rate, error = paired_difference(points, [0.0] * num_questions)
-    found = {"wins": 1, "ties": 0, "losses": -1}
-    shares = {f"{name}/{model}": outcomes.count(value) / len(outcomes) for name, value in found.items()}
-    return shares | {f"win_rate/{model}": rate, f"win_rate_error/{model}": error}
+def reasoning_metrics(model: str, replies: Sequence[Answered]) -> dict[str, float]:
+    """Exact match in the families that need reasoning.
 
-
-def exam_metrics(model: str, answered: dict[str, list[Answered]]) -> dict[str, float]:
-    """Exact match by family, mean of both modes; reasoning: the reasoning families with thinking."""
-    metrics: dict[str, float] = {}
-    short = [family for family in FAMILIES if family != long_context.FAMILY]
-    reasoning = [float(one.right) for one in answered["think"] if one.exercise.family in {f.FAMILY for f in REASONING}]
-    for family in [*FAMILIES, "all"]:
-        families = short if family == "all" else [family]
-        right = [float(one.right) for found in answered.values() for one in found if one.exercise.family in families]
-        metrics[f"exact_match/{family}/{model}"] = sum(right) / len(right)
-    found = paired_difference(reasoning, [0.0] * len(reasoning))
-    return metrics | {f"reasoning/{model}": found.difference, f"reasoning_error/{model}": found.standard_error}
+    Args:
+        replies: to the exercises of the exam, with thinking.
+    """
+    families = {family.FAMILY for family in REASONING}
+    right = [float(one.right) for one in replies if one.exercise.family in families]
+    share, error = paired_difference(right, [0.0] * len(right))
+    return {f"reasoning/{model}": share, f"reasoning_error/{model}": error}
 
 
 def main(config: Config) -> Results:
@@ -185,30 +164,35 @@ def main(config: Config) -> Results:
         # Held-out conversations, as in training: replies drawn from the model itself.
         free = Sampling(config.max_new_tokens, CHAT.stop_ids, 1.0)
         prompts = [judge.prompt_of(one, thinking=thinking) for thinking in MODES.values() for one in held_out]
+        size = config.replies_per_prompt
+        questions = [place % len(held_out) for place in range(len(prompts)) for _ in range(size)]
         rewards: dict[str, list[Reward]] = {}
         tokens: dict[str, str] = {}
         texts: dict[str, list[str]] = {}
         metrics: dict[str, float] = {"a": merged.metrics["a"]}
         for name, model in models.items():
-            replies = draw_replies(model, prompts, config.replies_per_prompt, free, ("held out", config.seed))
+            replies = draw_replies(model, prompts, size, free, ("held out", config.seed))
             rewards[name] = judge(prompts, replies)
             tokens[name] = sha256_of(str(token) for reply in replies for token in [*reply.tokens, -1])
-            texts[name] = [judge.decode(reply.tokens) for reply in replies[:: config.replies_per_prompt]]
-            metrics |= chat_metrics(name, rewards[name], len(held_out))
+            texts[name] = [judge.decode(reply.tokens) for reply in replies[::size]]
+            metrics |= chat_metrics(name, rewards[name], questions)
             metrics[f"reply_tokens/{name}"] = sum(len(reply.tokens) for reply in replies) / len(replies)
+        totals = {name: [one.parts[RUBRIC] for one in found] for name, found in rewards.items()}
         for name in ("policy", "merged"):
-            metrics |= win_metrics(name, rewards[name], rewards["base"], len(held_out))
+            wins = win_rate(totals[name], totals["base"], questions)._asdict()
+            metrics |= {f"{measure}/{name}": value for measure, value in wins.items()}
+        constant = best_graded(held_out, CONSTANTS)
+        metrics["rubric/best_constant"] = constant.share
 
         # The exam of every family, as after the other stages.
         drawn = Sampling(config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
-        modes = [Mode("think", drawn), Mode("no_think", Sampling(config.max_new_tokens), thinking=False)]
+        exam = take_exam(models, judge.tokenizer, judge.chat, exercises, drawn, num_answers=dataset.num_prompts,
+                         seed=config.seed, batch_replies=config.batch_replies)  # fmt: skip
+        metrics |= exam.metrics
         for name, model in models.items():
-            answered = {
-                mode.name: ask(model, judge.tokenizer, judge.chat, exercises, mode, seed=config.seed,
-                               batch_replies=config.batch_replies)
-                for mode in modes
-            }  # fmt: skip
-            metrics |= exam_metrics(name, answered)
+            metrics |= reasoning_metrics(name, exam.answered[name, "think"])
+            nats = right_reply_losses(model, exercises, judge.tokenizer, judge.chat, config.batch_tokens)
+            metrics |= {f"nats/{family}/{name}": loss for family, loss in nats.items()}
 
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()
@@ -216,18 +200,19 @@ def main(config: Config) -> Results:
         ladder.add("inputs", weight_fingerprint(models["merged"]))
         ladder.add("exercises", sha256=sha256_of(one.id for one in [*held_out, *exercises]))
         ladder.add("rollouts", tokens)
+        ladder.add("replies", exam.digests())
         ladder.add("metrics", metrics)
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})
 
-        table = results_table(merged, metrics)
+        table = results_table(merged, metrics, constant)
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
-        plot_exam(metrics, work / "exam.svg")
+        plot_exam(metrics, NAMES, work / "exam.svg")
         plot_training(policy, work / "training.svg")
         plot_frontier(rows_of(merged, "sweep"), metrics, work / "frontier.svg")
         places = [*range(SHOWN), *range(len(held_out), len(held_out) + SHOWN)]  # with thinking, then without
         shown = [
             (prompts[place].exercise.messages[-1]["content"],
-             {name: (texts[name][place], rewards[name][place * config.replies_per_prompt].parts[RUBRIC])
+             {name: (texts[name][place], rewards[name][place * size].parts[RUBRIC])
               for name in models})
             for place in places
         ]  # fmt: skip

@@ -15,7 +15,6 @@ Left out: other ways of merging (task vectors, spherical interpolation), and wei
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.curation.conversations import conversation_of
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
@@ -53,9 +51,8 @@ from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.merging import check_parents, merged_model
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
-from nemotron.recipes.scoring.exercises import Mode, ask
+from nemotron.recipes.scoring.exercises import Mode, ask, right_reply_losses
 from nemotron.recipes.scoring.judge import Judge
-from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.scoring.pass_at_k import paired_difference
 from nemotron.recipes.sources.exercises import conversation
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
@@ -115,10 +112,8 @@ def measure(model: NemotronH, exercises: Sequence[Exercise], judge: Judge, confi
         for one in ask(model, judge.tokenizer, judge.chat, tasks, mode, seed=config.seed,
                        batch_replies=config.batch_replies)
     ]  # fmt: skip
-    rows = [judge.chat.encode(judge.tokenizer, conversation_of(one).messages, one.tools) for one in tasks]
-    score = partial(score_rows, model, batch_tokens=config.batch_tokens, device=config.device)
-    losses = group_losses(score, [row.ids for row in rows], [row.in_loss for row in rows], ["all"] * len(rows))
-    found = {"nats": losses["all"]}
+    losses = right_reply_losses(model, tasks, judge.tokenizer, judge.chat, config.batch_tokens)
+    found = {"nats": sum(losses.values()) / len(losses)}
     for name, values in (("chat", talked), ("reasoning", right)):
         found[name], found[f"{name}_error"] = paired_difference(values, [0.0] * len(values))
     return found

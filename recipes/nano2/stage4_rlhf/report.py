@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.exam_report import asked_families, exam_rows
 from nemotron.recipes.sources.rubric import WEIGHTS
 from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.preference import Reliability
@@ -181,7 +181,7 @@ def plot_training(checkpoint: Checkpoint, path: Path) -> None:
     save_figure(figure, path)
 
 
-def results_table(checkpoint: Checkpoint, metrics: dict[str, float]) -> str:
+def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: Chance) -> str:
     """The metrics as Markdown."""
     header = [f"| {' | '.join(NAMES.values())} |", "|---|" + "---|" * len(NAMES)]
     lines = [
@@ -203,12 +203,12 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float]) -> str:
             f"{metrics[f'losses/{model}']:.1%} and ties {metrics[f'ties/{model}']:.1%}: win rate "
             f"{metrics[f'win_rate/{model}']:.1%} ± {metrics[f'win_rate_error/{model}']:.1%}, a tie counting as a half."
         )
-    lines += ["", f"| exact match {header[0]}", header[1]]
-    for family in [*FAMILIES, "all"]:
-        label = "**all but long_context**" if family == "all" else family
-        lines.append(row_of(label, f"exact_match/{family}", metrics))
-    lines += [row_of("reasoning, with thinking", "reasoning", metrics, error=True)]
-    lines += ["", "Means over replies with and without thinking, with standard errors.", ""]
+    lines += ["", f"The best constant reply earns {constant.share:.1%} of the rubric (`{constant.reply!r}`)."]
+    lines += ["", f"| reasoning families, with thinking {header[0]}", header[1]]
+    lines += [row_of("exact match", "reasoning", metrics, error=True), "", *exam_rows(metrics, NAMES)]
+    lines += ["", f"| nats per token of the right reply {header[0]}", header[1]]
+    lines += [row_of(family, f"nats/{family}", metrics, percent=False) for family in asked_families(metrics)[:-1]]
+    lines.append("")
     return "\n".join(lines)
 
 
@@ -226,22 +226,6 @@ def rows_of(checkpoint: Checkpoint, table: str) -> list[dict[str, Any]]:
     """The rows of a table that a step recorded."""
     assert checkpoint.tables_path is not None
     return pq.read_table(checkpoint.tables_path / f"{table}.parquet").to_pylist()
-
-
-def plot_exam(metrics: dict[str, float], path: Path) -> None:
-    """The exam by family, a bar for each model."""
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
-    axes = figure.subplots()
-    places = np.arange(len(FAMILIES))
-    for index, (model, name) in enumerate(NAMES.items()):
-        shares = [metrics[f"exact_match/{family}/{model}"] for family in FAMILIES]
-        axes.bar(places + (index - 1) * 0.27, shares, 0.27, label=name, color=COLORS[model])
-    axes.set_xticks(places, [family.replace("_", "\n") for family in FAMILIES])
-    axes.set_ylabel("exact match, percent")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
-    axes.set_ylim(0, 1.05)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
-    save_figure(figure, path)
 
 
 def replies_page(shown: Sequence[tuple[str, dict[str, tuple[str, float]]]]) -> str:
