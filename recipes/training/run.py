@@ -32,7 +32,7 @@ from nemotron import SCALES, Artifact, Scale
 from nemotron.artifact import working_directory
 from nemotron.ladder import Ladder, Rung
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
-from nemotron.recipes.nemotron_h.device import check_devices
+from nemotron.recipes.nemotron_h.device import check_devices, device_memory_bytes
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.training.batches import Batch
@@ -279,15 +279,20 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
     """Refuse before any work what training or evaluation would refuse after hours of curation; return the config.
 
     Args:
-        config: of a stage, with the Configs of its training and evaluation as `train` and `eval`.
-        flag: sets `train.resume` in the command that was typed.
+        config: of a stage, with the Configs of its training and evaluation as `train` and `eval`; further steps that
+            have a device or can be resumed are checked too.
+        flag: sets `train.resume` in the command that was typed; that of another step has its name in place of "train".
     Raises:
         ValueError: if a value does not fit, a device is missing, or training's output_dir belongs to an unfinished
             run that training would not continue.
     """
     config = replace(config)  # checks it again, with the values assigned to its nested Configs since it was made
     check_devices(shape, config.train, config.eval)
-    check_before_work(config.train, flag)
+    for name, step in vars(config).items():
+        if hasattr(step, "device"):
+            device_memory_bytes(step.device)  # refuses a device that this machine does not have
+        if hasattr(step, "resume"):
+            check_before_work(step, flag.replace("train.", f"{name}."))
     return config
 
 

@@ -187,6 +187,12 @@ def conversations(number: int, config: Config, split: Literal["train", "evaluati
     return found
 
 
+def without_tasks_of(exercises: Sequence[Exercise], used: Sequence[Exercise]) -> list[Exercise]:
+    """Those whose task is none of the used ones: two difficulties may have the same."""
+    tasks = {one.canonical for one in used}
+    return [one for one in exercises if one.canonical not in tasks]
+
+
 def sampled_answers(
     model: NemotronH, exercises: Sequence[Exercise], judge: Judge, config: Config
 ) -> tuple[dict[tuple[str, int], str], list[Continuation]]:
@@ -271,6 +277,7 @@ def main(config: Config) -> Dataset:
         held_out = conversations(config.held_out_prompts, config, "evaluation")
         first = config.held_out_prompts
         validation = conversations(config.validation_prompts, config, "evaluation", first)
+        validation = without_tasks_of(validation, held_out)
         first += config.validation_prompts
         number = config.exercises_per_family
         exercises = [
@@ -328,7 +335,7 @@ def main(config: Config) -> Dataset:
         for name, members in (("pairs", pairs), ("held_out_pairs", held_out_pairs)):
             write_rows(work / f"{name}.parquet", pair_rows(members, judge), **columns, noisy=pa.bool_(),
                        chosen_tokens=TOKENS, rejected_tokens=TOKENS)  # fmt: skip
-        of_name = {"validation": validation, "held_out": held_out, "exercises": exercises}
+        of_name = {"held_out": held_out, "validation": validation, "exercises": exercises}
         for name, asked_of in of_name.items():
             write_rows(work / f"{name}.parquet", map(exercise_to_row, asked_of), **text)
         dataset = Dataset(

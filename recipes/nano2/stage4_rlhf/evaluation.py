@@ -209,7 +209,8 @@ def main(config: Config) -> Results:
         plot_exam(metrics, NAMES, work / "exam.svg")
         plot_training(policy, work / "training.svg")
         plot_frontier(rows_of(merged, "sweep"), metrics, work / "frontier.svg")
-        places = [*range(SHOWN), *range(len(held_out), len(held_out) + SHOWN)]  # with thinking, then without
+        first = range(min(SHOWN, len(held_out)))
+        places = [*first, *(len(held_out) + place for place in first)]  # with thinking, then without
         shown = [
             (prompts[place].exercise.messages[-1]["content"],
              {name: (texts[name][place], rewards[name][place * size].parts[RUBRIC])

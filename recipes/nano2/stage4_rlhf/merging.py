@@ -91,8 +91,10 @@ class Config(ScaledConfig):
     """Where to measure: cpu, cuda, cuda:1, ..."""
 
     def check(self) -> None:
-        if not self.weights or list(self.weights) != sorted(set(self.weights)):
-            raise ValueError(f"weights={self.weights} must be different numbers from 0 to 1, from the lowest up")
+        if list(self.weights) != sorted(set(self.weights)) or not set(self.weights) - set(PARENTS):
+            raise ValueError(
+                f"weights={self.weights} must be different, from the lowest up, and one of them between 0 and 1"
+            )
 
 
 def measure(model: NemotronH, exercises: Sequence[Exercise], judge: Judge, config: Config) -> dict[str, float]:

@@ -177,9 +177,9 @@ def held_out_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     metrics = {
         f"accuracy/{name}": preference_accuracy(difference[group]) for name, group in groups.items() if group.any()
     }
-    share = metrics["accuracy/clean"] if clean.any() else 0.0
+    if share := metrics.get("accuracy/clean"):
+        metrics["accuracy_error/clean"] = math.sqrt(share * (1 - share) / int(clean.sum()))
     return metrics | {
-        "accuracy_error/clean": math.sqrt(share * (1 - share) / max(1, int(clean.sum()))),
         "loss": preference_loss(difference, torch.zeros_like(difference)).loss.mean().item(),
         "calibration_error": expected_calibration_error(reliability(difference, num_bins=NUM_BINS)),
     }
