@@ -140,6 +140,13 @@ def test_a_merge_in_bfloat16_is_computed_with_more_digits() -> None:
     assert (one * same + other * same).tolist() != same.tolist()
 
 
+def test_equal_parents_in_float64_give_the_parent_though_their_weighted_mean_rounds() -> None:
+    same = torch.arange(1, 200, dtype=torch.float64) / 7
+    for a in SWEEP:
+        assert bits(merged_tensor(same, same.clone(), a)) == bits(same)
+    assert any(((1 - a) * same + a * same).tolist() != same.tolist() for a in SWEEP)
+
+
 def test_parents_far_from_each_other_stay_finite() -> None:
     """Their difference is infinite in float32."""
     first, second = torch.tensor([-(2.0**127)]), torch.tensor([2.0**127])
@@ -205,7 +212,11 @@ def test_a_of_0_and_of_1_write_the_files_of_a_parent(parents, a, tmp_path) -> No
 def test_a_checkpoint_of_a_merge_has_its_weights_and_the_tokenizer_and_stop_tokens_of_the_first(
     parents, tmp_path
 ) -> None:
-    merge_checkpoints(*parents, 0.3, tmp_path / "new" / "merged")
+    second = Path(shutil.copytree(parents[1], tmp_path / "second"))
+    config = json.loads((second / "tokenizer_config.json").read_text())
+    (second / "tokenizer_config.json").write_text(json.dumps(config | {"a key of": "the second"}))
+    (second / "generation_config.json").write_text("{}")
+    merge_checkpoints(parents[0], second, 0.3, tmp_path / "new" / "merged")
     found = load_checkpoint(tmp_path / "new" / "merged").state_dict()
     expected = merged_model(*map(load_checkpoint, parents), 0.3).state_dict()
     assert {name: bits(tensor) for name, tensor in found.items()} == {
@@ -290,7 +301,7 @@ def test_parents_with_other_types_of_numbers_are_refused() -> None:
 def test_a_parent_is_never_overwritten(parents, index) -> None:
     before = files(parents[index])
     with pytest.raises(ValueError, match=r"is a parent, which the result would replace; name another directory"):
-        merge_checkpoints(*parents, 0.5, parents[index].parent / "." / parents[index].name)
+        merge_checkpoints(*parents, 0.5, parents[1 - index] / ".." / parents[index].name)
     assert files(parents[index]) == before
 
 

@@ -152,13 +152,14 @@ def test_every_model_is_asked_every_exercise_in_both_modes(models, tokenizer, mo
 
     monkeypatch.setattr(exam, "ask", ask)
     drawn = Sampling(7, temperature=0.6, top_p=0.95)
-    found = take_exam(models, tokenizer, CHAT, EXERCISES, drawn, num_answers=3, seed=5, batch_replies=4)
+    found = take_exam(models, tokenizer, CHAT, EXERCISES, drawn, num_answers=40, seed=5, batch_replies=4)
     assert list(found.answered) == [(name, mode) for name in models for mode in MODES]
     assert [(mode.name, mode.thinking) for _, mode, _, _ in asked] == [("think", True), ("no_think", False)] * 2
     assert {(seed, batch) for _, _, seed, batch in asked} == {(5, 4)}
     assert [mode.sampling for _, mode, _, _ in asked] == [drawn, Sampling(7)] * 2  # without thinking: greedy
     assert found.metrics["difference/all"] == 1
-    chance = chance_levels(EXERCISES, num_answers=3, seed=5)
+    chance = chance_levels(EXERCISES, num_answers=40, seed=5)
+    assert chance != chance_levels(EXERCISES, num_answers=1, seed=5)
     assert found.chance == chance
     assert found.metrics == exam_metrics(found.answered) | chance_metrics(chance, EXERCISES)
 

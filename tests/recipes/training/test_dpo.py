@@ -209,8 +209,8 @@ def test_the_gradient_by_each_token_equals_finite_differences(per_token) -> None
 
 
 def test_only_the_loss_has_a_gradient() -> None:
-    chosen, *others = random_sums(4)
-    terms = dpo_objective(chosen.requires_grad_(), *others, beta=0.05, nll_weight=0.1)
+    chosen, rejected, *references = random_sums(4)
+    terms = dpo_objective(chosen.requires_grad_(), rejected.requires_grad_(), *references, beta=0.05, nll_weight=0.1)
     assert [name for name in PairTerms._fields if getattr(terms, name).requires_grad] == ["loss"]
 
 
