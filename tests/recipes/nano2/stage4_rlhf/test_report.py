@@ -1,5 +1,6 @@
 """What a person reads of stage 4: tables, plots and the page of replies."""
 
+import re
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -39,8 +40,8 @@ METRICS = {
     **{f"chance/{family}": 0.125 for family in [*FAMILIES, "all"]},
     **{f"obeyed/{model}/{mode}": 0.625 for model in NAMES for mode in ("think", "no_think")},
 }  # fmt: skip
-RELIABILITY = {"accuracy/all": 0.75, "accuracy/clean": 0.875, "accuracy_error/clean": 0.03125, "accuracy/strength 1": 0.5,
-               "calibration_error": 0.0625}  # fmt: skip
+RELIABILITY = {"accuracy/all": 0.75, "accuracy/clean": 0.875, "accuracy/strength 1": 0.5, "calibration_error": 0.0625,
+               "accuracy_error/clean": 0.03125}  # fmt: skip
 BINS = reliability(torch.tensor([0.1, -0.2, 0.3, 2.0, -3.0, 4.0], dtype=torch.float64), num_bins=5)
 CHECKPOINT = SimpleNamespace(num_parameters=1234, num_steps=56)
 CONSTANT = Chance("It is 9.", 0.4375)
@@ -100,6 +101,15 @@ def test_the_sweep_marks_the_parents_and_the_chosen_weight():
     assert "at most 0.0% below" in report.sweep_table(SWEEP, 0.5, -0.03)
 
 
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    """Bytes of the frontier and of the sweep, drawn once."""
+    path = tmp_path_factory.mktemp("baseline")
+    report.plot_frontier(SWEEP, METRICS, path / "frontier.svg")
+    report.plot_sweep(SWEEP, 0.5, path / "sweep.svg")
+    return {name: (path / f"{name}.svg").read_bytes() for name in ("frontier", "sweep")}
+
+
 def changed(values, name):
     return {**values, name: 0.375}
 
@@ -116,27 +126,30 @@ def test_the_plots_have_the_same_bytes_for_the_same_numbers(checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("name", ["rubric/merged", "reasoning/base", "rubric_error/policy"])
-def test_the_frontier_shows(name, tmp_path):
-    report.plot_frontier(SWEEP, METRICS, tmp_path / "one.svg")
+def test_the_frontier_shows(name, baseline, tmp_path):
     report.plot_frontier(SWEEP, changed(METRICS, name), tmp_path / "other.svg")
-    assert (tmp_path / "one.svg").read_bytes() != (tmp_path / "other.svg").read_bytes()
+    assert (tmp_path / "other.svg").read_bytes() != baseline["frontier"]
 
 
 @pytest.mark.parametrize("name", ["chat", "chat_error", "reasoning", "reasoning_error"])
-def test_the_sweep_shows(name, tmp_path):
-    report.plot_sweep(SWEEP, 0.5, tmp_path / "one.svg")
+def test_the_sweep_shows(name, baseline, tmp_path):
     report.plot_sweep([SWEEP[0], changed(SWEEP[1], name), *SWEEP[2:]], 0.5, tmp_path / "other.svg")
-    assert (tmp_path / "one.svg").read_bytes() != (tmp_path / "other.svg").read_bytes()
+    assert (tmp_path / "other.svg").read_bytes() != baseline["sweep"]
 
 
-@pytest.mark.parametrize("name", [name for panel in PANELS.values() for name in panel])
-def test_the_plot_of_training_shows(name, checkpoint, tmp_path):
+def test_the_plot_of_training_shows_every_number_of_its_panels(checkpoint, tmp_path):
+    """Each has a line of its own: a value that no other has is drawn at another height."""
     report.plot_training(checkpoint, tmp_path / "one.svg")
     rows = pq.read_table(checkpoint.curve_path).to_pylist()
-    rows[1][name] = 0.9
-    pq.write_table(pa.Table.from_pylist(rows), checkpoint.curve_path)
+    names = [name for panel in PANELS.values() for name in panel]
+    changed_rows = [{**row, **{name: 0.5 + row["step"] / 7 for name in names}} for row in rows]
+    pq.write_table(pa.Table.from_pylist(changed_rows), checkpoint.curve_path)
     report.plot_training(checkpoint, tmp_path / "other.svg")
-    assert (tmp_path / "one.svg").read_bytes() != (tmp_path / "other.svg").read_bytes()
+    lines = [
+        re.findall(r'<path d="([^"]*)" clip-path', (tmp_path / file).read_text()) for file in ("one.svg", "other.svg")
+    ]
+    different = sum(one != other for one, other in zip(*lines, strict=True))
+    assert different >= len(names)
 
 
 def test_the_plot_of_training_names_its_lines_and_axes(checkpoint, tmp_path):
