@@ -97,9 +97,3 @@ def tone_part(text: str) -> float:
     shouts = any(len(word) > 1 for word in words) and text == text.upper()
     is_rude = any(word.casefold() in RUDE for word in words)
     return (is_sentence + (not shouts and not is_rude)) / 2
-
-
-def repeated_share(text: str) -> float:
-    """The share of a text's words, numbers included, that it has said before."""
-    words = text.casefold().split()
-    return 1 - len(set(words)) / len(words) if words else 0.0

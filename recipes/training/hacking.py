@@ -6,7 +6,7 @@ of these is so as well, the rise is not trusted:
 
     the true measure fell by more than `rubric_fall`
     replies grew by more than `length_growth` times their length
-    the share of repeated words grew by more than `repetition_growth`
+    replies repeat themselves more: their share of repeated token pairs grew by more than `repetition_growth`
 
 Reward models are over-optimized in this way (arXiv 2210.10760), and length is the easiest thing to exploit (arXiv
 2310.03716). The bounds are our choice. Left out: a test whether a difference is larger than its standard error; the
@@ -14,7 +14,17 @@ window is what steadies it.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
+
+from nemotron.recipes.nemotron_h.generate import Continuation
+
+
+def repeated_share(replies: Sequence[Continuation]) -> float:
+    """The share of all pairs of neighboring tokens that their own reply has had before, thoughts included."""
+    pairs = [list(pairwise(reply.tokens)) for reply in replies]
+    num_pairs, num_different = (sum(map(len, found)) for found in (pairs, map(set, pairs)))
+    return 1 - num_different / max(1, num_pairs) if num_pairs else 0.0
 
 
 def sign_of_hacking(
@@ -46,5 +56,5 @@ def sign_of_hacking(
     if length[1] > length[0] * (1 + length_growth):
         return f"{found} replies grew from {length[0]:.1f} to {length[1]:.1f} tokens"
     if repetition[1] > repetition[0] + repetition_growth:
-        return f"{found} the share of repeated words grew from {repetition[0]:.1%} to {repetition[1]:.1%}"
+        return f"{found} the share of repetitions grew from {repetition[0]:.1%} to {repetition[1]:.1%}"
     return None

@@ -92,7 +92,7 @@ class Config(ScaledConfig):
     """Pairs with a longer reply, its context included, are dropped."""
 
     # The prompts of reinforcement learning.
-    raw_prompts: PositiveInt = by_scale(tiny=3_200, small=6_400, medium=16_000, full=our_choice(16_000))
+    raw_prompts: PositiveInt = by_scale(tiny=2_400, small=6_400, medium=16_000, full=our_choice(16_000))
     """Number of prompts of which the scale takes its share; of sources, at most as many as they have contexts."""
     max_difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=1, medium=3, full=our_choice(4))
     """The generated conversations have difficulties from 1 to this, in equal numbers."""
@@ -108,13 +108,13 @@ class Config(ScaledConfig):
     """Where to write them: cpu, cuda, cuda:1, ..."""
 
     # What is held out.
-    held_out_pairs: PositiveInt = by_scale(tiny=32, small=400, medium=1000, full=our_choice(1000))
+    held_out_pairs: PositiveInt = by_scale(tiny=40, small=400, medium=1000, full=our_choice(1000))
     """Generated pairs for the evaluation of the reward model."""
-    held_out_prompts: PositiveInt = by_scale(tiny=12, small=200, medium=500, full=our_choice(500))
+    held_out_prompts: PositiveInt = by_scale(tiny=8, small=200, medium=500, full=our_choice(500))
     """Conversations for the evaluation of the policy."""
-    validation_prompts: PositiveInt = by_scale(tiny=8, small=60, medium=250, full=our_choice(250))
+    validation_prompts: PositiveInt = by_scale(tiny=6, small=60, medium=250, full=our_choice(250))
     """Conversations for the choice of a merge; none of them is in the evaluation."""
-    validation_exercises: PositiveInt = by_scale(tiny=3, small=30, medium=100, full=our_choice(100))
+    validation_exercises: PositiveInt = by_scale(tiny=2, small=30, medium=100, full=our_choice(100))
     """Exercises of each family that needs reasoning, for the choice of a merge; none of them is in the evaluation."""
     exercises_per_family: PositiveInt = by_scale(tiny=2, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""

@@ -22,6 +22,7 @@ from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, fenced, printable
 
 NAMES = {"base": "stage before", "policy": "policy", "merged": "merged"}
+MARKERS = {"base": "o", "policy": "s", "merged": "D"}
 COLORS = {"base": "0.6", "policy": "C0", "merged": "C2"}
 SOURCES = {"all": "all pairs", "clean": "label is not noise"}
 PANELS: dict[str, dict[str, str]] = {
@@ -29,7 +30,7 @@ PANELS: dict[str, dict[str, str]] = {
     "rubric": {"rubric": ""},
     "tokens per reply": {"reply_tokens": ""},
     "words per answer": {"answer_words": ""},
-    "shares": {"repetition": "repeated words", "replies_cut": "replies cut"},
+    "shares": {"repetition": "repetitions", "replies_cut": "replies cut"},
     "KL, nats": {"kl": ""},
     "entropy, nats": {"entropy": ""},
     "gradient norm": {"grad_norm": ""},
@@ -125,13 +126,14 @@ def plot_frontier(sweep: Sequence[dict[str, float]], metrics: dict[str, float], 
     chat, reasoning = ([row[name] for row in sweep] for name in ("chat", "reasoning"))
     axes.plot(chat, reasoning, color="0.75", linewidth=1, marker=".", label="every a, validation")
     for row in sweep:
-        axes.annotate(f"{row['a']:g}", (row["chat"], row["reasoning"]), xytext=(3, 3), textcoords="offset points",
-                      fontsize=7, color="0.5")  # fmt: skip
+        if row["a"] in (0, 0.5, 1):  # more would lie on each other
+            axes.annotate(f"{row['a']:g}", (row["chat"], row["reasoning"]), xytext=(3, 4), textcoords="offset points",
+                          fontsize=8, color="0.4")  # fmt: skip
     for model, name in NAMES.items():
         axes.errorbar(
             metrics[f"rubric/{model}"], metrics[f"reasoning/{model}"], xerr=metrics[f"rubric_error/{model}"],
-            yerr=metrics[f"reasoning_error/{model}"], color=COLORS[model], marker="o", linewidth=1,
-            label=f"{name}, evaluation",
+            yerr=metrics[f"reasoning_error/{model}"], color=COLORS[model], marker=MARKERS[model], linewidth=1,
+            fillstyle="none", markersize=9, label=f"{name}, evaluation",
         )  # fmt: skip
     axes.set_xlabel("chat: rubric, percent")
     axes.set_ylabel("reasoning: exact match with thinking, percent")

@@ -117,7 +117,8 @@ class RewardModel(Artifact):
     training_state_path: Path
     """Weights, optimizer moments and record after the last step."""
     curve_path: Path
-    """Parquet, a row per step: step, phase, batch, tokens, learning_rate, loss (nats per pair), accuracy, grad_norm."""
+    """Parquet, a row per step: step, phase, batch, tokens (here: pairs), learning_rate, loss (nats per pair),
+    accuracy, grad_norm."""
     plot_path: Path
     """The curve."""
     held_out_scores_path: Path
@@ -135,10 +136,11 @@ def learning_rate_at(step: int, total_steps: int, config: Config) -> float:
 
 
 def batch_of(chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]]) -> Batch:
-    """The chosen replies, then the rejected ones, as a batch whose digest identifies them; the last token counts."""
+    """The chosen replies, then the rejected ones, as a batch whose digest identifies them; each pair counts as one."""
     tokens, lengths = padded([*chosen, *rejected])
-    places = torch.arange(tokens.shape[1])
-    return Batch(tokens, places == lengths[:, None] - 1, (places >= lengths[:, None]).long())
+    places, rows = torch.arange(tokens.shape[1]), torch.arange(len(tokens))
+    in_loss = (places == lengths[:, None] - 1) & (rows < len(chosen))[:, None]
+    return Batch(tokens, in_loss, (places >= lengths[:, None]).long())
 
 
 def pair_loss(
@@ -200,7 +202,7 @@ def save(run: Run, scorer: Scorer, dataset: Dataset, config: Config) -> None:
     save_scorer(scorer, language_model, dataset.tokenizer_path, work / "model")
     pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
     pq.write_table(pa.Table.from_pylist(rows), work / "held_out_scores.parquet")
-    plot_curve(record, work / "loss.svg")
+    plot_curve(record, work / "loss.svg", unit="pair")
     plot_reliability(bins, metrics, work / "reliability.svg")
     table = reliability_table(bins, metrics)
     (work / "reliability.md").write_text(table, encoding="utf-8", newline="\n")

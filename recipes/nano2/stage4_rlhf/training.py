@@ -45,14 +45,13 @@ from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
 from nemotron.recipes.nano2.stage4_rlhf.reward_model import RewardModel
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
-from nemotron.recipes.nemotron_h.generate import Sampling
+from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.nemotron_h.scorer import load_scorer
 from nemotron.recipes.scoring.judge import RUBRIC, Judge
 from nemotron.recipes.scoring.rewards import Reward
-from nemotron.recipes.sources.rubric import repeated_share
 from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
-from nemotron.recipes.training.hacking import sign_of_hacking
+from nemotron.recipes.training.hacking import repeated_share, sign_of_hacking
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
@@ -82,7 +81,7 @@ class Config(ScaledConfig):
     """Directory of the RewardModel; read from the pipe if left out."""
 
     # Rollouts.
-    prompts_per_step: PositiveInt = by_scale(tiny=8, small=16, medium=32, full=proxy(64, WORKPLACE))
+    prompts_per_step: PositiveInt = by_scale(tiny=6, small=16, medium=32, full=proxy(64, WORKPLACE))
     """Prompts of one step; each prompt is used once."""
     replies_per_prompt: Annotated[int, Field(ge=2)] = by_scale(tiny=4, small=8, medium=16, full=proxy(16, WORKPLACE))
     """Replies to each prompt, which are compared with each other."""
@@ -113,14 +112,14 @@ class Config(ScaledConfig):
     max_length_growth: NonNegativeFloat = at_every_scale(our_choice(0.5))
     """A growth of the replies, as a share of their length, that counts as hacking while the reward rises."""
     max_repetition_growth: NonNegativeFloat = at_every_scale(our_choice(0.1))
-    """A growth of the share of repeated words that counts as hacking while the reward rises."""
+    """A growth of the share of repetitions that counts as hacking while the reward rises."""
     on_hacking: Literal["warn", "stop"] = at_every_scale(our_choice("warn"))
     """What to do then: print a line at every such step, or stop with an error; the last state stays."""
 
     # Updates.
     updates_per_step: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=proxy(1, WORKPLACE))
     """Optimizer steps on the replies of one step, each on its share of them."""
-    micro_batch_replies: PositiveInt = by_scale(tiny=8, small=32, medium=4, full=our_choice(1))
+    micro_batch_replies: PositiveInt = by_scale(tiny=12, small=32, medium=4, full=our_choice(1))
     """Replies per forward pass; changes memory, not the result."""
     learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
     """Learning rate after the warmup; it stays."""
@@ -209,12 +208,12 @@ def token_terms(policy: NemotronH, experience: Experience, config: Config) -> To
     )
 
 
-def truth(rewards: Sequence[Reward]) -> dict[str, float]:
-    """What no step learns from: the rubric, the words of an answer, and how many of them repeat earlier ones."""
+def truth(replies: Sequence[Continuation], rewards: Sequence[Reward]) -> dict[str, float]:
+    """What no step learns from: the rubric, the words of an answer, and how much replies repeat themselves."""
     return {
         "rubric": sum(reward.parts[RUBRIC] for reward in rewards) / len(rewards),
         "answer_words": sum(len(reward.answer.split()) for reward in rewards) / len(rewards),
-        "repetition": sum(repeated_share(reward.answer) for reward in rewards) / len(rewards),
+        "repetition": repeated_share(replies),
     }
 
 
@@ -281,7 +280,7 @@ def main(config: Config) -> Checkpoint:
             # Record and state; a reward that rises while the rubric falls is reported.
             write_tables(run, prompts, replies, rewards, advantages, judge.decode)
             numbers = {"learning_rate": learning_rate, **measured(prompts, replies, rewards, experience, terms)}
-            numbers |= {**truth(rewards), "entropy": entropy, "grad_norm": sum(norms) / len(norms)}
+            numbers |= {**truth(replies, rewards), "entropy": entropy, "grad_norm": sum(norms) / len(norms)}
             run.note("rollouts", experience.as_batch(), **numbers)
             run.keep_state()
             check_hacking(run, config)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nemotron.recipes.sources.exercises.exercise import user_exercise
-from nemotron.recipes.sources.rubric import WEIGHTS, language_part, repeated_share, rubric_parts, rubric_total
+from nemotron.recipes.sources.rubric import WEIGHTS, language_part, rubric_parts, rubric_total
 
 
 def exercise(value="9", candidates=(), question="What is 4 + 5?"):
@@ -96,8 +96,3 @@ def test_the_limit_of_words_is_inclusive():
     assert parts("It is 9 and that is all of it.")["concise"] == pytest.approx(8 / 9)
     assert parts("It is 9 and that is all.")["concise"] == 1
     assert parts("It is 9 and that is all there.")["concise"] == 1
-
-
-@pytest.mark.parametrize(("text", "share"), [("", 0), ("a b c", 0), ("a b A", 1 / 3), ("9 9 9 9", 0.75)])
-def test_the_share_of_repeated_words(text, share):
-    assert repeated_share(text) == pytest.approx(share)

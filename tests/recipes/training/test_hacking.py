@@ -2,7 +2,17 @@
 
 import pytest
 
-from nemotron.recipes.training.hacking import sign_of_hacking
+from nemotron.recipes.nemotron_h.generate import Continuation
+from nemotron.recipes.training.hacking import repeated_share, sign_of_hacking
+
+
+def test_repetitions_are_pairs_of_tokens_that_a_reply_has_had_before():
+    loop, other = Continuation([5, 6, 5, 6, 5, 6]), Continuation([5, 6, 7])
+    assert repeated_share([loop]) == pytest.approx(3 / 5)
+    assert repeated_share([loop, other]) == pytest.approx(3 / 7)
+    assert repeated_share([other, other]) == 0  # another reply may say the same
+    assert repeated_share([Continuation([5]), Continuation([])]) == 0
+
 
 FIRST = {"reward": 0.0, "rubric": 0.5, "reply_tokens": 10.0, "repetition": 0.1}
 BOUNDS = (0.02, 0.5, 0.1)
@@ -21,7 +31,7 @@ def test_a_reward_that_rises_with_the_rubric_is_learning():
     [
         ({"rubric": 0.47}, "the reward rose from 0.000 to 1.000, and the rubric fell from 0.500 to 0.470"),
         ({"reply_tokens": 16.0}, "the reward rose from 0.000 to 1.000, and replies grew from 10.0 to 16.0 tokens"),
-        ({"repetition": 0.3}, "the reward rose from 0.000 to 1.000, and the share of repeated words grew from 10.0% to "
+        ({"repetition": 0.3}, "the reward rose from 0.000 to 1.000, and the share of repetitions grew from 10.0% to "
                               "30.0%"),
     ],
 )  # fmt: skip

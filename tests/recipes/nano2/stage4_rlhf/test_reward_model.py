@@ -48,7 +48,7 @@ def test_a_step_against_the_gradient_prefers_the_chosen_replies(scorer):
 
 def test_the_digest_of_a_batch_knows_which_replies_are_chosen():
     one, other = reward_model.batch_of(CHOSEN, REJECTED), reward_model.batch_of(REJECTED, CHOSEN)
-    assert one.num_in_loss == 4  # one place of each reply: where its score is read
+    assert one.num_in_loss == 2  # of each pair, the place where the score of the chosen reply is read
     assert one.digest != other.digest
     assert one.digest == reward_model.batch_of(CHOSEN, REJECTED).digest
 

@@ -9,7 +9,7 @@ import torch
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage4_rlhf import training
 from nemotron.recipes.nano2.stage4_rlhf.training import Config
-from nemotron.recipes.nemotron_h.generate import Sampling
+from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import user_exercise
@@ -121,7 +121,8 @@ def test_replies_with_better_scores_become_likelier(policy, reference):
 
 def test_the_truth_is_the_rubric_and_what_hacking_changes():
     given = [Reward(9.0, parts={"rubric": 0.5}, answer="It is 9."), Reward(1.0, parts={"rubric": 1.0}, answer="9 9")]
-    assert training.truth(given) == {"rubric": 0.75, "answer_words": 2.5, "repetition": 0.25}
+    replies = [Continuation([5, 6, 5, 6]), Continuation([5])]
+    assert training.truth(replies, given) == {"rubric": 0.75, "answer_words": 2.5, "repetition": pytest.approx(1 / 3)}
 
 
 def curve(**last):
