@@ -81,7 +81,7 @@ class Config(ScaledConfig):
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of nvidia/HelpSteer3. Their
     pairs and contexts take the place of the generated ones; those of a tenth of the contexts are held out."""
     raw_pairs: PositiveInt | Literal["all"] = by_scale(
-        tiny=8_000, small=40_000, medium=40_000, full=our_choice(40_476, "the size of HelpSteer3, which is published")
+        tiny=10_000, small=40_000, medium=40_000, full=our_choice(40_476, "the size of HelpSteer3, which is published")
     )
     """Number of pairs before any filter, of which the scale takes its share; "all" reads every one of the sources."""
     sampled_share: Fraction = by_scale(tiny=0.25, small=0.5, medium=0.5, full=our_choice(0.5))
@@ -92,7 +92,7 @@ class Config(ScaledConfig):
     """Pairs with a longer reply, its context included, are dropped."""
 
     # The prompts of reinforcement learning.
-    raw_prompts: PositiveInt = by_scale(tiny=2_400, small=6_400, medium=16_000, full=our_choice(16_000))
+    raw_prompts: PositiveInt = by_scale(tiny=3_200, small=6_400, medium=16_000, full=our_choice(16_000))
     """Number of prompts of which the scale takes its share; of sources, at most as many as they have contexts."""
     max_difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=1, medium=3, full=our_choice(4))
     """The generated conversations have difficulties from 1 to this, in equal numbers."""
@@ -114,7 +114,7 @@ class Config(ScaledConfig):
     """Conversations for the evaluation of the policy."""
     validation_prompts: PositiveInt = by_scale(tiny=6, small=60, medium=250, full=our_choice(250))
     """Conversations for the choice of a merge; none of them is in the evaluation."""
-    validation_exercises: PositiveInt = by_scale(tiny=2, small=30, medium=100, full=our_choice(100))
+    validation_exercises: PositiveInt = by_scale(tiny=3, small=30, medium=100, full=our_choice(100))
     """Exercises of each family that needs reasoning, for the choice of a merge; none of them is in the evaluation."""
     exercises_per_family: PositiveInt = by_scale(tiny=2, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""

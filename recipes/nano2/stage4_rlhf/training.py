@@ -81,7 +81,7 @@ class Config(ScaledConfig):
     """Directory of the RewardModel; read from the pipe if left out."""
 
     # Rollouts.
-    prompts_per_step: PositiveInt = by_scale(tiny=6, small=16, medium=32, full=proxy(64, WORKPLACE))
+    prompts_per_step: PositiveInt = by_scale(tiny=8, small=16, medium=32, full=proxy(64, WORKPLACE))
     """Prompts of one step; each prompt is used once."""
     replies_per_prompt: Annotated[int, Field(ge=2)] = by_scale(tiny=4, small=8, medium=16, full=proxy(16, WORKPLACE))
     """Replies to each prompt, which are compared with each other."""
@@ -107,8 +107,9 @@ class Config(ScaledConfig):
     # Reward hacking: the rule is in ../../training/hacking.py, and its bounds are our choice.
     hacking_window: PositiveInt = by_scale(tiny=2, small=8, medium=20, full=our_choice(20))
     """Steps at the beginning and at the end of the curve whose means are compared."""
-    max_rubric_fall: NonNegativeFloat = at_every_scale(our_choice(0.02))
-    """A fall of the rubric, which is from 0 to 1, that counts as hacking while the reward rises."""
+    max_rubric_fall: NonNegativeFloat = by_scale(tiny=0.1, small=0.02, medium=0.02, full=our_choice(0.02))
+    """A fall of the rubric, which is from 0 to 1, that counts as hacking while the reward rises; the few prompts of tiny
+    differ by more than 0.02 from step to step."""
     max_length_growth: NonNegativeFloat = at_every_scale(our_choice(0.5))
     """A growth of the replies, as a share of their length, that counts as hacking while the reward rises."""
     max_repetition_growth: NonNegativeFloat = at_every_scale(our_choice(0.1))
@@ -119,7 +120,7 @@ class Config(ScaledConfig):
     # Updates.
     updates_per_step: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=proxy(1, WORKPLACE))
     """Optimizer steps on the replies of one step, each on its share of them."""
-    micro_batch_replies: PositiveInt = by_scale(tiny=12, small=32, medium=4, full=our_choice(1))
+    micro_batch_replies: PositiveInt = by_scale(tiny=16, small=32, medium=4, full=our_choice(1))
     """Replies per forward pass; changes memory, not the result."""
     learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
     """Learning rate after the warmup; it stays."""

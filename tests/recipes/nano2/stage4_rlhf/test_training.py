@@ -130,7 +130,7 @@ def curve(**last):
     return SimpleNamespace(step=2, record=SimpleNamespace(curve=[first, {**first, "reward": 1.0, **last}]))
 
 
-@pytest.mark.parametrize("last", [{"rubric": 0.4}, {"reply_tokens": 16.0}, {"repetition": 0.2}])
+@pytest.mark.parametrize("last", [{"rubric": 0.3}, {"reply_tokens": 16.0}, {"repetition": 0.2}])
 def test_each_bound_of_the_config_is_used(last, capsys):
     config = Config(hacking_window=1)
     training.check_hacking(curve(**last), config)
