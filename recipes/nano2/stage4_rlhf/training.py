@@ -108,8 +108,8 @@ class Config(ScaledConfig):
     hacking_window: PositiveInt = by_scale(tiny=2, small=8, medium=20, full=our_choice(20))
     """Steps at the beginning and at the end of the curve whose means are compared."""
     max_rubric_fall: NonNegativeFloat = by_scale(tiny=0.1, small=0.02, medium=0.02, full=our_choice(0.02))
-    """A fall of the rubric, which is from 0 to 1, that counts as hacking while the reward rises; the few prompts of tiny
-    differ by more than 0.02 from step to step."""
+    """A fall of the rubric, which is from 0 to 1, that counts as hacking while the reward rises. The few prompts of a
+    step of tiny differ by more than 0.02."""
     max_length_growth: NonNegativeFloat = at_every_scale(our_choice(0.5))
     """A growth of the replies, as a share of their length, that counts as hacking while the reward rises."""
     max_repetition_growth: NonNegativeFloat = at_every_scale(our_choice(0.1))
