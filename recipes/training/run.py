@@ -99,7 +99,7 @@ class Run:
         dataset: Artifact,
         total_steps: int,
         work: Path,
-        checkpoint_class: type[Checkpoint] = Checkpoint,
+        checkpoint_class: type[Artifact] = Checkpoint,
     ) -> None:
         self.config, self.model, self.optimizer, self.dataset = config, model, optimizer, dataset
         self.total_steps, self.work, self.checkpoint_class = total_steps, work, checkpoint_class
@@ -211,6 +211,7 @@ class Run:
         """
         if self.step != self.total_steps:
             raise ValueError(f"{self.work} is at step {self.step} of {self.total_steps}; save it after the last step")
+        assert issubclass(self.checkpoint_class, Checkpoint)  # a step that trains something else saves it itself
         self.dataset.check_unchanged()
         # The last state stays in the Checkpoint, for whoever wants to train on.
         keep_last_states(self.work, 1)
@@ -252,7 +253,7 @@ def training_run(
     optimizer: torch.optim.Optimizer,
     dataset: Artifact,
     total_steps: int,
-    checkpoint_class: type[Checkpoint] = Checkpoint,
+    checkpoint_class: type[Artifact] = Checkpoint,
 ) -> Iterator[Run]:
     """A run in the working directory of output_dir: from its beginning or, with `config.resume`, from its last state.
 
@@ -260,6 +261,7 @@ def training_run(
 
     Args:
         config: needs scale, output_dir, resume and checkpoint_every_steps.
+        checkpoint_class: what the step saves there; `run.save` saves a Checkpoint or a subclass of it.
     Raises:
         ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config.
     """
