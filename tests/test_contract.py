@@ -542,7 +542,7 @@ def test_every_field_of_a_config_is_explained(step):
 def test_none_is_for_inputs_only(step):
     """No other field waits for somebody to fill it in."""
     config = step.Config()
-    inputs = {"dataset_path", "checkpoint_path", "base_checkpoint_path"}
+    inputs = {"dataset_path", "checkpoint_path", "base_checkpoint_path", "rewardmodel_path"}
     assert {name for name, value in vars(config).items() if value is None} <= inputs
 
 

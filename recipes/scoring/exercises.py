@@ -8,13 +8,16 @@ thought.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tokenizers import Tokenizer
 
 from nemotron.recipes.chat.format import ChatFormat
 from nemotron.recipes.chat.reply import Reply
+from nemotron.recipes.curation.conversations import conversation_of
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.sources.exercises import long_context, tool_calling
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.families import VERIFIERS
@@ -167,3 +170,17 @@ def reply_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float
             metrics[f"valid_tool_calls/{mode}"] = share([calls_are_valid(one) for one in calls])
         metrics[f"thought_tokens/{mode}"] = sum(one.num_thought for one in replies) / len(replies)
     return metrics
+
+
+def right_reply_losses(
+    model: NemotronH, exercises: Sequence[Exercise], tokenizer: Tokenizer, chat: ChatFormat, batch_tokens: int
+) -> dict[str, float]:
+    """Family -> nats per token of its right replies, thought included: it moves long before a reply is right.
+
+    Args:
+        batch_tokens: most tokens in one forward pass; changes memory, not the result.
+    """
+    encoded = [chat.encode(tokenizer, conversation_of(one).messages, one.tools) for one in exercises]
+    score = partial(score_rows, model, batch_tokens=batch_tokens, device=model.lm_head.weight.device)
+    families = [one.family for one in exercises]
+    return group_losses(score, [row.ids for row in encoded], [row.in_loss for row in encoded], families)

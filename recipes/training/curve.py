@@ -12,8 +12,12 @@ from matplotlib.figure import Figure
 from nemotron.recipes.training.state import Record
 
 
-def plot_curve(record: Record, path: Path) -> None:
-    """Training and validation loss over the tokens seen, phases marked; below it, each other number of the loop."""
+def plot_curve(record: Record, path: Path, unit: str = "token") -> None:
+    """Training and validation loss over the tokens seen, phases marked; below it, each other number of the loop.
+
+    Args:
+        unit: what the loss is a mean over, if not tokens.
+    """
     tokens = np.cumsum([row["tokens"] for row in record.curve])
     others = [name for name in record.numbers if name != "loss"]
     figure = Figure(figsize=(8, 4 + 1.1 * len(others)), layout="constrained")
@@ -34,12 +38,12 @@ def plot_curve(record: Record, path: Path) -> None:
         edge = tokens[first - 1] if first else 0
         loss_axes.axvline(edge, color="0.85", zorder=0)
         loss_axes.text(edge, 1.0, f" {phase}", transform=loss_axes.get_xaxis_transform(), fontsize=8, va="bottom")
-    loss_axes.set_ylabel("loss, nats per token")
+    loss_axes.set_ylabel(f"loss, nats per {unit}")
     loss_axes.legend(frameon=False)
     for name, axes in zip(others, other_axes, strict=True):
         axes.plot(tokens, [row[name] for row in record.curve], color="tab:red", linewidth=1)
         axes.set_ylabel(name.replace("_", "\n"), fontsize=8)  # no higher than its panel
-    figure.axes[-1].set_xlabel("tokens in the loss")
+    figure.axes[-1].set_xlabel(f"{unit}s in the loss")
     save_figure(figure, path)
 
 

@@ -65,8 +65,8 @@ class Checkpoint(Artifact):
     """Loss of the last step, nats per token that counts."""
     checkpoint_path: Path
     """Hugging Face directory: AutoModelForCausalLM.from_pretrained(checkpoint_path)."""
-    training_state_path: Path
-    """Weights, optimizer moments and record after the last step."""
+    training_state_path: Path | None
+    """Weights, optimizer moments and record after the last step; None for a merge, which nothing has trained."""
     curve_path: Path
     """Parquet, a row per step: step (from 0), phase, batch (digest of its content), tokens (that count in the loss),
     and what the loop noted: learning_rate, loss (nats per token), grad_norm (before clipping)."""
@@ -74,7 +74,8 @@ class Checkpoint(Artifact):
     """Parquet: step (how many were done), category, loss (nats per token)."""
     plot_path: Path
     dataset_path: Path
-    """The Dataset that it was trained on."""
+    """What it was trained on: a Dataset or, in a stage with a reward model, the RewardModel. Of a merge: the Checkpoint
+    that was merged with the one it started from."""
     tables_path: Path | None = None
     """Directory with what else the loop wrote down, <table>.parquet with a column `step`."""
 
@@ -98,7 +99,7 @@ class Run:
         dataset: Artifact,
         total_steps: int,
         work: Path,
-        checkpoint_class: type[Checkpoint] = Checkpoint,
+        checkpoint_class: type[Artifact] = Checkpoint,
     ) -> None:
         self.config, self.model, self.optimizer, self.dataset = config, model, optimizer, dataset
         self.total_steps, self.work, self.checkpoint_class = total_steps, work, checkpoint_class
@@ -210,6 +211,7 @@ class Run:
         """
         if self.step != self.total_steps:
             raise ValueError(f"{self.work} is at step {self.step} of {self.total_steps}; save it after the last step")
+        assert issubclass(self.checkpoint_class, Checkpoint)  # a step that trains something else saves it itself
         self.dataset.check_unchanged()
         # The last state stays in the Checkpoint, for whoever wants to train on.
         keep_last_states(self.work, 1)
@@ -251,7 +253,7 @@ def training_run(
     optimizer: torch.optim.Optimizer,
     dataset: Artifact,
     total_steps: int,
-    checkpoint_class: type[Checkpoint] = Checkpoint,
+    checkpoint_class: type[Artifact] = Checkpoint,
 ) -> Iterator[Run]:
     """A run in the working directory of output_dir: from its beginning or, with `config.resume`, from its last state.
 
@@ -259,6 +261,7 @@ def training_run(
 
     Args:
         config: needs scale, output_dir, resume and checkpoint_every_steps.
+        checkpoint_class: what the step saves there; `run.save` saves a Checkpoint or a subclass of it.
     Raises:
         ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config.
     """
@@ -278,15 +281,18 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
     """Refuse before any work what training or evaluation would refuse after hours of curation; return the config.
 
     Args:
-        config: of a stage, with the Configs of its steps as `data`, `train` and `eval`.
-        flag: sets `train.resume` in the command that was typed.
+        config: of a stage, with the Configs of its steps, that of training as `train`; those with a device are checked,
+            and those that can be resumed.
+        flag: sets `train.resume` in the command that was typed; that of another step has its name in place of "train".
     Raises:
         ValueError: if a value does not fit, a device is missing, or training's output_dir belongs to an unfinished
             run that training would not continue.
     """
     config = replace(config)  # checks it again, with the values assigned to its nested Configs since it was made
-    check_devices(shape, config.train, config.data, config.eval)
-    check_before_work(config.train, flag)
+    check_devices(shape, config.train, *vars(config).values())
+    for name, step in vars(config).items():
+        if hasattr(step, "resume"):
+            check_before_work(step, flag.replace("train.", f"{name}."))
     return config
 
 

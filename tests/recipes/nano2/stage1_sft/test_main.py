@@ -18,6 +18,7 @@ from nemotron.recipes.nano2.stage1_sft import data_curation
 from nemotron.recipes.nano2.stage1_sft.__main__ import Config, main
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
+from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.state import Record, compared_values, write_training_state
@@ -52,6 +53,7 @@ def test_every_step_gets_the_stages_scale_and_seed_and_its_own_directory(stage):
     [
         ("sft.data.raw_conversations", "raw_conversations=all needs --sources"),
         ("rlvr.data.raw_prompts", "raw_prompts=all needs --sources"),
+        ("rlhf.data.raw_pairs", "raw_pairs=all needs --sources"),
     ],
 )
 def test_everything_of_no_source_is_refused_before_pretraining(path, sentence, tmp_path):
@@ -127,6 +129,7 @@ def test_a_model_given_to_only_one_step_is_refused(stage, tmp_path):
 def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
     config = RecipeConfig(scale="small", seed=7, output_dir=Path("out"))
     stages = {"stage0_pretrain": config.pretrain, "stage1_sft": config.sft, "stage2_rlvr": config.rlvr}
+    stages |= {"stage4_rlhf": config.rlhf}
     assert {(stage.scale, stage.seed) for stage in stages.values()} == {("small", 7)}
     for name, stage in stages.items():
         assert stage.output_dir == Path("out", name)
@@ -162,7 +165,7 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
             self.path = path
 
     given = {}
-    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr):
+    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr, stage4_rlhf):
 
         def run(config, stage=orchestrator.STAGE):
             given[stage] = config
@@ -170,9 +173,11 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
 
         monkeypatch.setattr(orchestrator, "main", run)
     stages = recipe_main(RecipeConfig(output_dir=tmp_path / "run"))
-    assert list(stages) == list(given) == ["nano2/stage0_pretrain", "nano2/stage1_sft", "nano2/stage2_rlvr"]
+    names = ["nano2/stage0_pretrain", "nano2/stage1_sft", "nano2/stage2_rlvr", "nano2/stage4_rlhf"]
+    assert list(stages) == list(given) == names
     assert given["nano2/stage1_sft"].base_checkpoint_path == tmp_path / "run/stage0_pretrain/training"
     assert given["nano2/stage2_rlvr"].base_checkpoint_path == tmp_path / "run/stage1_sft/training"
+    assert given["nano2/stage4_rlhf"].base_checkpoint_path == tmp_path / "run/stage2_rlvr/training"
 
 
 def unfinished_run(config):
@@ -202,8 +207,19 @@ def never(config):
         (RecipeConfig, "pretrain.train", "--pretrain.train.resume"),
         (RecipeConfig, "sft.train", "--sft.train.resume"),
         (RecipeConfig, "rlvr.train", "--rlvr.train.resume"),
+        (RecipeConfig, "rlhf.reward", "--rlhf.reward.resume"),
+        (RecipeConfig, "rlhf.train", "--rlhf.train.resume"),
     ],
-    ids=["stage 0", "stage 1", "stage 2", "recipe at stage 0", "recipe at stage 1", "recipe at stage 2"],
+    ids=[
+        "stage 0",
+        "stage 1",
+        "stage 2",
+        "recipe at stage 0",
+        "recipe at stage 1",
+        "recipe at stage 2",
+        "recipe at the reward model of stage 4",
+        "recipe at stage 4",
+    ],
 )
 def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command(
     config_class, path, flag, tmp_path, monkeypatch
@@ -221,12 +237,14 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
     resumed = parse_command_line(config_class, [f"--output-dir={tmp_path / 'run'}", flag])
     assert attrgetter(path)(resumed).resume
     attrgetter(path)(resumed).learning_rate = 0.125
-    with pytest.raises(ValueError, match=r"training\.incomplete was trained with learning_rate=.*, not 0\.125"):
+    with pytest.raises(ValueError, match=r"\.incomplete was trained with learning_rate=.*, not 0\.125"):
         run(resumed)
 
 
 @pytest.mark.parametrize(
-    "orchestrator", [stage0_pretrain, stage1_sft, stage2_rlvr], ids=["stage 0", "stage 1", "stage 2"]
+    "orchestrator",
+    [stage0_pretrain, stage1_sft, stage2_rlvr, stage4_rlhf],
+    ids=["stage 0", "stage 1", "stage 2", "stage 4"],
 )
 def test_a_stage_beside_a_running_one_is_refused_before_curation(orchestrator, tmp_path, monkeypatch):
     """The other trains: without this, its dataset would be replaced under it."""

@@ -1,0 +1,50 @@
+"""Stage 4, all steps, from the Checkpoint before it. Run: python -m nemotron.recipes.nano2.stage4_rlhf --scale tiny"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from nemotron import Artifact, print_complete, whole_stage
+from nemotron.config import ScaledConfig, input_path, nested, output_below, parse_command_line
+from nemotron.pipe import step_process
+from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nano2.stage4_rlhf import data_curation, evaluation, merging, reward_model, training
+from nemotron.recipes.training.run import check_stage
+from nemotron.testing.stage import report_reproduction
+
+STAGE = "nano2/stage4_rlhf"  # names the golden
+STEPS = (data_curation, reward_model, training, merging, evaluation)  # in their order; each has its directory
+
+
+@dataclass
+class Config(ScaledConfig):
+    """Train Nemotron Nano 2 on the scores of a reward model, merge it with the model before, and test both."""
+
+    output_dir: Path = output_below("nano2", "stage4_rlhf")
+    """Where the artifacts go, one folder per step."""
+    base_checkpoint_path: Path = input_path("nano2", "stage2_rlvr", "training")
+    """Directory of the Checkpoint of the stage before."""
+    data: data_curation.Config = nested(data_curation.Config, "data_curation")
+    reward: reward_model.Config = nested(reward_model.Config, "reward_model")
+    train: training.Config = nested(training.Config, "training")
+    merge: merging.Config = nested(merging.Config, "merging")
+    eval: evaluation.Config = nested(evaluation.Config, "evaluation")
+
+
+def main(config: Config) -> dict[str, Artifact]:
+    """Run the steps, each on the output of the one before, after a check of all; return their artifacts by name."""
+    with whole_stage(config := check_stage(MODELS[config.scale], config), STEPS):
+        dataset = data_curation.main(replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
+        scorer = reward_model.main(replace(config.reward, dataset_path=dataset.path))
+        policy = training.main(replace(config.train, rewardmodel_path=scorer.path))
+        checkpoint = merging.main(replace(config.merge, checkpoint_path=policy.path))
+        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    return dict(dataset=dataset, reward_model=scorer, policy=policy, checkpoint=checkpoint, results=results)
+
+
+if __name__ == "__main__":
+    config = parse_command_line(Config)
+    with step_process():
+        print_complete(main(config))
+        report_reproduction(STAGE, config.scale, config.output_dir)
