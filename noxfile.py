@@ -75,7 +75,7 @@ def tests(session: nox.Session) -> None:
     log = Path(session.create_tmp(), "background.txt")
     # One thread each: threads that wait for each other on the same cores would slow down both.
     environment = {**os.environ, **session.env, "OMP_NUM_THREADS": "1"}
-    with log.open("w", encoding="utf-8") as output:
+    with log.open("w", encoding="utf-8", newline="\n") as output:
         pytest = Path(session.bin, "pytest")
         command = [pytest, *BACKGROUND_TESTS, "-p", "no:cacheprovider"]  # the cache is for one process
         background = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

@@ -150,9 +150,9 @@ def test_sizes_must_be_positive_and_finite(name, value):
         Config(**{name: value})
 
 
-def test_more_updates_than_replies_are_refused():
-    with pytest.raises(ValueError, match=r"^updates_per_step=13 is above the 12 replies of a step; give fewer$"):
-        Config(prompts_per_step=4, replies_per_prompt=3, updates_per_step=13)
+def test_more_updates_than_prompts_are_refused():
+    with pytest.raises(ValueError, match=r"^updates_per_step=5 is above prompts_per_step=4; give fewer updates, or"):
+        Config(prompts_per_step=4, replies_per_prompt=3, updates_per_step=5)
 
 
 def test_an_unknown_reaction_to_hacking_is_refused():
