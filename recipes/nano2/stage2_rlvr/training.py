@@ -93,8 +93,8 @@ class Config(ScaledConfig):
     temperature: PositiveFloat = by_scale(
         tiny=1.0, small=1.3, medium=1.0, full=our_choice(1.0, "the policy itself; a proxy draws at 0.9, top-p 0.95")
     )
-    """Temperature of the replies, and of the policy that learns from them. Small is so sure of itself that at 1 the replies
-    to a prompt soon no longer differ."""
+    """Temperature of the replies, and of the policy that learns from them. Small is so sure of itself that at 1 the
+    replies to a prompt soon no longer differ."""
     learn_from_cut_replies: bool = at_every_scale(our_choice(True))
     """Whether replies that max_new_tokens ended count in the loss; they earn a half of the form's share at most."""
 
