@@ -58,7 +58,7 @@ def test_the_exam_is_the_mean_over_both_ways_of_asking_and_leaves_long_context_o
     assert found["exact_match/all/tuned"] == pytest.approx(0.5 / short)
     assert found["difference/all"] == pytest.approx(0.5 / short)
     assert found["standard_error/all/policy"] > 0
-    assert found["obeyed/policy/think"] == 1 / len(FAMILIES)
+    assert found["obeyed/tuned/think"] == found["obeyed/policy/no_think"] == 1 / len(FAMILIES)
 
 
 @pytest.mark.parametrize("before", ["tuned", "reinforced", "a model, by any name"])
@@ -172,5 +172,6 @@ def test_the_exam_gives_the_same_replies_again_and_a_digest_of_each_models(model
         first, again = (take_exam(models, tokenizer, CHAT, exercises, drawn, **options) for _ in range(2))
     assert list(first.digests()) == ["before/think", "before/no_think", "after/think", "after/no_think"]
     assert len(set(first.digests().values())) == 4
+    assert first.digests()["after/think"] == reply_digest(first.answered["after", "think"])
     assert first.digests() == again.digests()
     assert first.metrics == again.metrics

@@ -10,7 +10,8 @@ ALL = [*FAMILIES, "all"]
 METRICS = {
     **{f"{name}/{family}/reinforced": 0.5 for name in ("exact_match", "standard_error") for family in ALL},
     **{f"{name}/{family}/preferred": 0.625 for name in ("exact_match", "standard_error") for family in ALL},
-    **{f"{name}/{family}": 0.125 for name in ("difference", "difference_error", "chance") for family in ALL},
+    **{f"{name}/{family}": 0.125 for name in ("difference", "chance") for family in ALL},
+    **{f"difference_error/{family}": 0.0625 for family in ALL},
     **{f"obeyed/{model}/{mode}": 0.625 for model in NAMES for mode in ("think", "no_think")},
 }
 MERGED = {
@@ -27,7 +28,7 @@ MERGED = {
 def test_the_table_has_the_models_beside_each_other_with_difference_and_chance_level():
     rows = exam_rows(METRICS, NAMES)
     assert rows[0] == "| exact match | reinforced | with preferences | difference | chance level |"
-    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5% ± 12.5% | 12.5% |" in rows
+    assert "| math | 50.0% ± 50.0% | 62.5% ± 62.5% | +12.5% ± 6.2% | 12.5% |" in rows
     assert all(any(row.startswith(f"| {family} |") for row in rows) for family in FAMILIES)
     assert sum(row.startswith("| **all but long_context** |") for row in rows) == 1
     assert "| thinks or not, as asked | reinforced | with preferences |" in rows
@@ -44,11 +45,13 @@ def test_every_line_of_a_table_has_as_many_cells_as_its_heading():
 def test_of_three_models_each_is_compared_with_the_one_before_it():
     rows = exam_rows(MERGED, {**NAMES, "merged": "merged"})
     assert "| with preferences less reinforced | merged less with preferences | chance level |" in rows[0]
-    assert "| 75.0% ± 75.0% | +25.0% ± 25.0% | +12.5% ± 12.5% | 12.5% |" in rows[2]
+    assert "| 75.0% ± 75.0% | +25.0% ± 25.0% | +12.5% ± 6.2% | 12.5% |" in rows[2]
 
 
-def test_a_family_without_an_exercise_has_no_row():
+def test_a_family_without_an_exercise_has_no_row_and_no_bar(tmp_path):
     some = {name: value for name, value in METRICS.items() if name.split("/")[1] != "math"}
+    plot_exam(some, NAMES, tmp_path / "exam.svg")
+    assert "<!-- math -->" not in (tmp_path / "exam.svg").read_text()
     rows = exam_rows(some, NAMES)
     assert len(rows) == len(exam_rows(METRICS, NAMES)) - 1
     assert not [row for row in rows if row.startswith("| math |")]
