@@ -156,6 +156,13 @@ def test_the_chosen_reply_is_read_as_the_chosen_one(dataset):
         assert pair["chosen"] != pair["rejected"]
 
 
+def test_no_conversation_is_in_both_validation_and_evaluation(dataset):
+    held_out, validation = (rows(path) for path in (dataset.held_out_path, dataset.validation_path))
+    assert len(held_out) == 2
+    assert [row["family"] for row in validation] == ["conversation"] * 2 + ["math", "code", "science"]
+    assert not {row["canonical"] for row in held_out} & {row["canonical"] for row in validation}
+
+
 # --- the reward model ---
 
 

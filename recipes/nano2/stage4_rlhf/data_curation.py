@@ -81,7 +81,7 @@ class Config(ScaledConfig):
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of nvidia/HelpSteer3. Their
     pairs and contexts take the place of the generated ones; those of a tenth of the contexts are held out."""
     raw_pairs: PositiveInt | Literal["all"] = by_scale(
-        tiny=10_000, small=40_000, medium=40_000, full=our_choice(40_476, "the size of HelpSteer3, which is published")
+        tiny=8_000, small=40_000, medium=40_000, full=our_choice(40_476, "the size of HelpSteer3, which is published")
     )
     """Number of pairs before any filter, of which the scale takes its share; "all" reads every one of the sources."""
     sampled_share: Fraction = by_scale(tiny=0.25, small=0.5, medium=0.5, full=our_choice(0.5))
@@ -100,7 +100,7 @@ class Config(ScaledConfig):
         published(0.5, "section 3: with and without thinking; that it is a half is our reading")
     )
     """Share of the prompts that ask for thinking: every second one, so that each step has as many."""
-    max_new_tokens: PositiveInt = by_scale(tiny=40, small=64, medium=4096, full=our_choice(8192))
+    max_new_tokens: PositiveInt = by_scale(tiny=32, small=64, medium=4096, full=our_choice(8192))
     """Tokens of one reply that the policy writes, at most."""
     temperature: PositiveFloat = at_every_scale(our_choice(1.0))
     """Temperature of the replies."""
@@ -110,9 +110,9 @@ class Config(ScaledConfig):
     # What is held out.
     held_out_pairs: PositiveInt = by_scale(tiny=40, small=400, medium=1000, full=our_choice(1000))
     """Generated pairs for the evaluation of the reward model."""
-    held_out_prompts: PositiveInt = by_scale(tiny=8, small=200, medium=500, full=our_choice(500))
+    held_out_prompts: PositiveInt = by_scale(tiny=12, small=200, medium=500, full=our_choice(500))
     """Conversations for the evaluation of the policy."""
-    validation_prompts: PositiveInt = by_scale(tiny=6, small=60, medium=250, full=our_choice(250))
+    validation_prompts: PositiveInt = by_scale(tiny=5, small=60, medium=250, full=our_choice(250))
     """Conversations for the choice of a merge; none of them is in the evaluation."""
     validation_exercises: PositiveInt = by_scale(tiny=3, small=30, medium=100, full=our_choice(100))
     """Exercises of each family that needs reasoning, for the choice of a merge; none of them is in the evaluation."""

@@ -76,13 +76,13 @@ class Config(ScaledConfig):
     """Where the Results go."""
     checkpoint_path: Path | None = input_path()
     """Directory of the merged Checkpoint; read from the pipe if left out."""
-    replies_per_prompt: PositiveInt = by_scale(tiny=2, small=4, medium=8, full=our_choice(8))
+    replies_per_prompt: PositiveInt = by_scale(tiny=1, small=4, medium=8, full=our_choice(8))
     """Replies to each held-out conversation in each mode, drawn at temperature 1."""
     batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
     """Replies that are written or scored side by side; changes memory and speed, not the result."""
     batch_tokens: PositiveInt = at_every_scale(our_choice(8192), recorded=False)
     """Most tokens of one forward pass that measures how likely right replies are; changes memory, not the result."""
-    max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
+    max_new_tokens: PositiveInt = by_scale(tiny=32, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
     temperature: PositiveFloat = at_every_scale(published(0.6, "with thinking, model card of the 9B"))
     """Temperature of the exam with thinking; without, it is greedy."""

@@ -79,7 +79,7 @@ class Config(ScaledConfig):
         published((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), "section 3")
     )
     """The values of a that are tried."""
-    max_new_tokens: PositiveInt = by_scale(tiny=40, small=64, medium=4096, full=our_choice(8192))
+    max_new_tokens: PositiveInt = by_scale(tiny=32, small=64, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
     temperature: PositiveFloat = at_every_scale(our_choice(1.0, "as in training"))
     """Temperature of the replies in conversations; reasoning is greedy."""

@@ -179,7 +179,8 @@ def held_out_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     metrics = {
         f"accuracy/{name}": preference_accuracy(difference[group]) for name, group in groups.items() if group.any()
     }
-    if share := metrics.get("accuracy/clean"):
+    if clean.any():
+        share = metrics["accuracy/clean"]
         metrics["accuracy_error/clean"] = math.sqrt(share * (1 - share) / int(clean.sum()))
     return metrics | {
         "loss": preference_loss(difference, torch.zeros_like(difference)).loss.mean().item(),

@@ -85,7 +85,7 @@ class Config(ScaledConfig):
     """Prompts of one step; each prompt is used once."""
     replies_per_prompt: Annotated[int, Field(ge=2)] = by_scale(tiny=4, small=8, medium=16, full=proxy(16, WORKPLACE))
     """Replies to each prompt, which are compared with each other."""
-    max_new_tokens: PositiveInt = by_scale(tiny=40, small=64, medium=4096, full=our_choice(8192))
+    max_new_tokens: PositiveInt = by_scale(tiny=32, small=64, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most; a reply that it cuts is scored as the empty reply."""
     temperature: PositiveFloat = at_every_scale(our_choice(1.0, "the policy itself; a proxy draws at 0.9, top-p 0.95"))
     """Temperature of the replies, and of the policy that learns from them."""

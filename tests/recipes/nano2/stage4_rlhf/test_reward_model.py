@@ -79,6 +79,11 @@ def test_a_constant_added_to_all_scores_changes_no_measure():
     assert reward_model.held_out_metrics(rows) == reward_model.held_out_metrics(shifted)
 
 
+def test_a_model_that_is_always_wrong_has_an_accuracy_of_0_with_its_error():
+    metrics = reward_model.held_out_metrics([row(0.0, 1.0), row(0.0, 2.0)])
+    assert (metrics["accuracy/clean"], metrics["accuracy_error/clean"]) == (0, 0)
+
+
 def test_only_noise_has_no_accuracy_without_it():
     metrics = reward_model.held_out_metrics([row(1.0, 0.0, noisy=True)])
     assert "accuracy/clean" not in metrics
