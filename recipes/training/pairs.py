@@ -9,7 +9,7 @@ the loss are the tokens that the policy wrote, the end of the turn included; nei
 Letters:   p pair   b row: 2 p is the chosen try of pair p, 2 p + 1 the rejected one   t position
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,14 +17,24 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from nemotron.recipes.nemotron_h.model import NemotronH, at_least_float32
+from nemotron.recipes.sources.exercises.workplace import kind_of
 from nemotron.recipes.training.batches import Batch, collate
+from nemotron.recipes.training.dpo import PairTerms, reply_logprobs
+from nemotron.recipes.training.rollouts import logprobs_of_tokens
+from nemotron.recipes.training.run import Run
 from nemotron.recipes.training.tries import Try
+from nemotron.terminal import print_line
 
 ROW_COLUMNS = {
     "id": pa.string(), "number": pa.int32(), "level": pa.int32(), "tokens": pa.list_(pa.int32()),
     "in_loss": pa.list_(pa.bool_()), "segments": pa.list_(pa.int32()),
 }  # fmt: skip
 """Id of the task, number of the try, how far it got (tries.LEVELS), and what `collate` reads."""
+
+
+ROUNDING = 1e-6
+"""A margin up to this is none: at the start of a round, policy and reference differ by rounding alone."""
 
 
 def by_task(tries: Sequence[Try]) -> dict[str, list[Try]]:
@@ -133,3 +143,100 @@ class Pairs:
         """Numbers of the pairs of each forward pass: at most `pairs`, of similar length, so that little is padding."""
         longer = self.lengths.view(-1, 2).amax(dim=1) if len(self) else torch.zeros(0)
         return (piece for piece in longer.argsort(stable=True).split(pairs) if len(piece))
+
+
+def try_logprobs(model: NemotronH, batch: Batch, *, per_token: bool) -> Tensor:
+    """(b,) log-probability of each try: of all that the policy wrote in it, each turn after its own prompt.
+
+    Args:
+        per_token: divide by the number of tokens that the policy wrote.
+    """
+    counts = batch.in_loss[:, 1:]  # (b, t) position i predicts token i + 1
+    hidden = model.backbone(batch.tokens[:, :-1], segments=batch.segments[:, :-1])  # (b, t, d)
+    logits = at_least_float32(model.lm_head(hidden[counts]))  # (n, v)
+    logprobs = logprobs_of_tokens(logits, batch.tokens[:, 1:][counts])
+    return reply_logprobs(logprobs, counts, per_token=per_token)
+
+
+# What is written down -------------------------------------------------------------------------------------------------
+
+
+def pairs_of_round(run: Run, tries: Sequence[Try], number: int, *, graded: bool, at_most: int) -> pa.Table:
+    """The rows of the pairs of a round, in the order of the tasks; tasks without a pair are counted and named.
+
+    A round in which no task has one is reported, and nothing is learned from it.
+
+    Args:
+        number: of the round, from 1.
+    """
+    tasks = by_task(tries)
+    pairs = {id: pairs_of(members, graded=graded, at_most=at_most) for id, members in tasks.items()}
+    without = [id for id, found in pairs.items() if not found]
+    solved = sum(one.right for one in tries) / len(tries)
+    print_line(f"round {number}: {solved:.0%} of {len(tries):,} tries are right")
+    if len(without) == len(tasks):
+        print_line(f"round {number}: no task has both a better and a worse try, so nothing is learned from them")
+    elif without:
+        print_line(f"round {number}: {len(without):,} of {len(tasks):,} tasks have no pair, the first is {without[0]}")
+    run.note_rows("tries", [task_row(members, len(pairs[id])) for id, members in tasks.items()])
+    rows = [row for found in pairs.values() for row in pair_rows(found)]
+    return pa.Table.from_pylist(rows, schema=pa.schema(list(ROW_COLUMNS.items())))
+
+
+def task_row(tries: Sequence[Try], pairs: int) -> dict[str, str | int | float | bool]:
+    """What came of the tries of a task."""
+    exercise = tries[0].prompt.exercise
+    return {
+        "task": exercise.id,
+        "kind": kind_of(exercise),
+        "levels": " ".join(str(one.level) for one in tries),
+        "right": sum(one.right for one in tries),
+        "faults": sum(bool(one.fault) for one in tries),
+        "pairs": pairs,
+    }
+
+
+def write_round(run: Run, table: pa.Table, decode: Callable[[Sequence[int]], str], *, is_shown: bool) -> None:
+    """Write down the pairs of a round: which they are, and their texts if the round is shown."""
+    rows = table.to_pylist()
+    run.note_rows(
+        "rewards",
+        [
+            {"task": chosen["id"], "chosen": chosen["number"], "rejected": rejected["number"],
+             "chosen_level": chosen["level"], "rejected_level": rejected["level"]}
+            for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)
+        ],
+    )  # fmt: skip
+    if is_shown:
+        texts = [{"task": row["id"], "level": row["level"], "text": decode(row["tokens"])} for row in rows]
+        run.note_rows("rollouts", texts)
+
+
+def measured(pairs: Pairs, terms: Sequence[PairTerms], beta: float) -> dict[str, float]:
+    """The numbers of a step: means over its pairs, 0 if it has none.
+
+    Args:
+        terms: of every forward pass of the step.
+        beta: with which the rewards were computed.
+    """
+
+    def mean(values: Sequence[Tensor]) -> float:
+        joined = torch.cat([value.detach().to(torch.float64) for value in values]) if values else torch.zeros(0)
+        return joined.mean().item() if len(joined) else 0.0
+
+    reference = [mean([column]) for column in pairs.reference.view(-1, 2).unbind(dim=1)]
+    written = pairs.num_written.to(torch.float64).view(-1, 2)
+    chosen, rejected = (mean([getattr(one, name) for one in terms]) for name in ("chosen_reward", "rejected_reward"))
+    return {
+        "loss": mean([one.loss for one in terms]),
+        "preference_loss": mean([one.preference_loss for one in terms]),
+        "accuracy": mean([one.margin > ROUNDING for one in terms]),
+        "margin": mean([one.margin for one in terms]),
+        "chosen_reward": chosen,
+        "rejected_reward": rejected,
+        "chosen_logprob": reference[0] + chosen / beta,
+        "rejected_logprob": reference[1] + rejected / beta,
+        "chosen_tokens": mean([written[:, 0]]),
+        "rejected_tokens": mean([written[:, 1]]),
+        "pairs": float(len(pairs)),
+    }

@@ -13,16 +13,19 @@ A verifier that raises or takes too long is named; its try is neither right nor 
 Left out: several calls side by side, whose order would not matter; tools that take time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.pass_at_k import paired_difference
 from nemotron.recipes.scoring.rewards import Prompt, Verifier, time_limit
-from nemotron.recipes.sources.exercises.tool_calling import Database
-from nemotron.recipes.sources.exercises.workplace import Ran, database_of, is_right, run_calls
+from nemotron.recipes.sources.exercises.exercise import Exercise
+from nemotron.recipes.sources.exercises.tool_calling import Database, parse_tool_calls
+from nemotron.recipes.sources.exercises.workplace import KINDS, Ran, database_of, is_right, kind_of, run_calls
 from nemotron.strict import one_sentence
 from nemotron.terminal import print_line
 
@@ -155,3 +158,78 @@ def judge(one: Try, verify: Verifier) -> None:
             one.fault = f"{type(error).__name__}: {one_sentence(error)}"
     if one.fault:
         print_line(f"try {one.number} of {one.prompt.exercise.id} could not be judged: {one.fault}")
+
+
+# What tries are worth -------------------------------------------------------------------------------------------------
+
+
+def try_metrics(tries: Mapping[str, Sequence[Try]], num_tries: int) -> dict[str, float]:
+    """Success by kind of task with standard errors over tasks, paired differences, and what the calls were like.
+
+    Args:
+        tries: model -> its tries at the same tasks; two models, in the order in which they were trained.
+        num_tries: of each task.
+    """
+    metrics: dict[str, float] = {}
+    before, after = tries
+    kinds = [kind_of(one.prompt.exercise) for one in tries[before][::num_tries]]
+    for kind in [*KINDS, "all"]:
+        chosen = [index for index, found in enumerate(kinds) if kind in (found, "all")]
+        if not chosen:
+            continue
+        shares = {
+            model: [solved_share(found[index * num_tries : (index + 1) * num_tries]) for index in chosen]
+            for model, found in tries.items()
+        }
+        for model, values in shares.items():
+            change = paired_difference(values, [0.0] * len(values))
+            metrics[f"success/{kind}/{model}"], metrics[f"success_error/{kind}/{model}"] = change
+        change = paired_difference(shares[after], shares[before])
+        metrics[f"success_difference/{kind}"], metrics[f"success_difference_error/{kind}"] = change
+    for model, found in tries.items():
+        ran = [call for one in found for call in one.ran]
+        failed_first = [one for one in found if one.ran and one.ran[0].failed]
+        metrics |= {
+            f"valid_calls/{model}": sum(not call.failed for call in ran) / max(1, len(ran)),
+            f"calls_per_try/{model}": len(ran) / len(found),
+            f"replies_per_try/{model}": sum(len(one.turns) for one in found) / len(found),
+            f"ended/{model}": sum(one.ended for one in found) / len(found),
+            f"broken/{model}": sum(one.is_broken for one in found) / len(found),
+            f"right_after_an_error/{model}": sum(one.right for one in failed_first) / max(1, len(failed_first)),
+            f"mean_level/{model}": sum(one.level for one in found) / len(found),
+        }
+    return metrics
+
+
+def solved_share(tries: Sequence[Try]) -> float:
+    """Share of the tries that are right."""
+    return sum(one.right for one in tries) / len(tries)
+
+
+def best_constant_policy(tasks: Sequence[Exercise], replies: Iterable[str], max_turns: int) -> Chance:
+    """The reply that is right most often if it is given at every turn, whatever the task; chosen as in chance.py."""
+    num_right = {reply: sum(constant_is_right(task, reply, max_turns) for task in tasks) for reply in replies}
+    reply = min(num_right, key=lambda reply: (-num_right[reply], len(reply), reply))
+    return Chance(reply, num_right[reply] / len(tasks))
+
+
+def constant_is_right(task: Exercise, reply: str, max_turns: int) -> bool:
+    """Whether a conversation in which the policy always says the same is right."""
+    try:
+        calls = parse_tool_calls(reply)
+    except ValueError:
+        calls = []
+    database, num_calls = database_of(task), 0
+    for _ in range(max_turns):
+        database, ran = run_calls(task.tools, database, calls)
+        num_calls += len(ran)
+    return is_right(task, database, num_calls)
+
+
+def conversation_text(one: Try, decode: Callable[[Sequence[int]], str]) -> str:
+    """What the policy wrote and what the tools answered, turn by turn."""
+    lines = []
+    for turn in one.turns:
+        lines.append(decode(turn.reply.tokens).rstrip())
+        lines += [f"tool: {ran.answer}" for ran in turn.ran]
+    return "\n".join(lines)

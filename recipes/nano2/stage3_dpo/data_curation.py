@@ -55,7 +55,7 @@ from nemotron.recipes.sources.problems.problem import Split
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.pairs import ROW_COLUMNS, by_task, pair_rows, pairs_of
 from nemotron.recipes.training.run import Checkpoint
-from nemotron.recipes.training.tries import Try, draw_tries
+from nemotron.recipes.training.tries import Try, draw_tries, solved_share
 
 TOO_LONG, REPEATED = "length", "held out or repeated"
 TOO_EASY, TOO_HARD, NO_PAIR = "solved too often", "solved too rarely", "no better and worse try"
@@ -137,6 +137,8 @@ class Dataset(Artifact):
     """Evaluation exercises of every family, the fields of `Exercise`."""
     held_out_path: Path
     """Evaluation tasks, the fields of `Exercise` and thinking; none is trained on."""
+    graded: bool
+    """Whether a wrong try that got further than another is chosen where none is right."""
     filters: dict[str, FilterReport]
     """In the order in which they were applied."""
     solved: float
@@ -216,11 +218,6 @@ def pair_rules(config: Config, tries: dict[str, list[Try]]) -> list[Rule[Exercis
         Rule(TOO_HARD, f"at least {config.solved_min:.0%} of the tries are right (our choice)", too_hard, remedy),
         Rule(NO_PAIR, wanted, no_pair, remedy),
     ]
-
-
-def solved_share(tries: Sequence[Try]) -> float:
-    """Share of the tries that are right."""
-    return sum(one.right for one in tries) / len(tries)
 
 
 def main(config: Config) -> Dataset:
@@ -303,6 +300,7 @@ def main(config: Config) -> Dataset:
             pairs_path=work / "pairs.parquet",
             exercises_path=work / "exercises.parquet",
             held_out_path=work / "held_out.parquet",
+            graded=config.graded,
             filters=filters,
             solved=sum(row["solved"] for row in rows) / len(rows),
         )
