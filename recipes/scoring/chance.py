@@ -112,7 +112,7 @@ def always_refusing(exercises: Sequence[Exercise]) -> float:
 
 
 def chance_metrics(levels: Mapping[str, Chance], exercises: Sequence[Exercise]) -> dict[str, float]:
-    """The shares as metrics; `all` is the mean over all families but long context, as in `exam_metrics`."""
+    """The shares as metrics; `all` is the mean over all families but long context, as in `reply_metrics`."""
     metrics = {f"chance/{family}": level.share for family, level in levels.items()}
     short = [level.share for family, level in levels.items() if family != long_context.FAMILY]
     if short:

@@ -1,4 +1,4 @@
-"""Give a chat model exercises and judge its replies: the exam after every stage from fine-tuning on.
+"""Give a chat model exercises and judge its replies. The exam after a stage (exam.py) is made of this.
 
 In: a model, its tokenizer and chat format, and exercises with verifiers. Out: the replies, each taken apart and judged,
 and shares of them as metrics.
@@ -148,7 +148,7 @@ def share(holds: Sequence[bool]) -> float:
     return sum(holds) / len(holds)
 
 
-def exam_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float]:
+def reply_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float]:
     """By mode: shares from 0 to 1, and mean thought tokens; `all` is the mean over all families but long context."""
     metrics: dict[str, float] = {}
     for mode, replies in answered.items():

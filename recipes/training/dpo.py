@@ -85,9 +85,7 @@ def dpo_objective(
     chosen_reward = beta * (chosen - reference_chosen)
     rejected_reward = beta * (rejected - reference_rejected)
     margin = chosen_reward - rejected_reward
-    preference_loss = -F.logsigmoid(
-        margin
-    )  # not log(sigmoid): in float32 it would be infinite below a margin of about -100
+    preference_loss = -F.logsigmoid(margin)  # log(sigmoid(margin)) is -infinity in float32 below -89
     loss = preference_loss - nll_weight * chosen
     return PairTerms(
         loss=loss,

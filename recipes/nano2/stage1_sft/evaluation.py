@@ -52,7 +52,8 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.chance import chance_levels, chance_metrics
-from nemotron.recipes.scoring.exercises import Answered, Mode, ask, exam_metrics, share
+from nemotron.recipes.scoring.exam import reply_digest
+from nemotron.recipes.scoring.exercises import Answered, Mode, ask, reply_metrics, share
 from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -150,7 +151,7 @@ def main(config: Config) -> Results:
                 model, tokenizer, chat, exercises, mode, seed=config.seed, batch_replies=config.batch_replies
             )
         # A thought may use its budget and then the grace to end its line; more would be a mistake of the decoding.
-        metrics = exam_metrics(answered)
+        metrics = reply_metrics(answered)
         limit = config.thinking_budget + config.grace_tokens
         metrics["within_budget"] = share([one.num_thought <= limit for one in answered["budget"]])
         metrics["num_closed_by_budget"] = sum(any(one.continuation.forced) for one in answered["budget"])
@@ -174,8 +175,7 @@ def main(config: Config) -> Results:
         ladder.add("inputs", weight_fingerprint(tuned))
         ladder.add("exercises", sha256=sha256_of(exercise.id for exercise in exercises))
         for name, replies in answered.items():
-            tokens = (str(token) for one in replies for token in [*one.continuation.tokens, -1])
-            ladder.add("replies", {name: sha256_of(tokens)})
+            ladder.add("replies", {name: reply_digest(replies)})
             ladder.add("log-probabilities", {name: sum(sum(one.continuation.logprobs) for one in replies)})
         ladder.add("metrics", {name: int(v) if name.startswith("num_") else v for name, v in metrics.items()})
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.exam_report import ALL_BUT_LONG
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
@@ -18,7 +19,6 @@ from nemotron.terminal import LINES, fenced, printable
 
 MODELS = {"base": "base model", "tuned": "fine-tuned"}
 MODES = {"base": "base model", "think": "thinking", "no_think": "not thinking", "budget": "thinking within a budget"}
-ALL_BUT_LONG = "**all but long_context**"
 
 
 def results_table(

@@ -39,18 +39,18 @@ from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
-from nemotron.recipes.nano2.stage2_rlvr.report import plot_results, plot_training, results_table, rollouts_page
+from nemotron.recipes.nano2.stage2_rlvr.report import NAMES, plot_training, results_table, rollouts_page
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
-from nemotron.recipes.scoring.chance import PLAUSIBLE, best_copying, best_rewarded, chance_levels, chance_metrics
-from nemotron.recipes.scoring.exercises import Answered, Mode, ask, share
+from nemotron.recipes.scoring.chance import PLAUSIBLE, best_copying, best_rewarded
+from nemotron.recipes.scoring.exam import MODES, take_exam
+from nemotron.recipes.scoring.exam_report import plot_exam
 from nemotron.recipes.scoring.pass_at_k import paired_difference, pass_at_k
 from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier, loosely
-from nemotron.recipes.sources.exercises import instructions, long_context
+from nemotron.recipes.sources.exercises import instructions
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
-from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
 from nemotron.recipes.training.run import Checkpoint
@@ -101,8 +101,6 @@ class Results(Artifact):
 
 # What a line of golden/CHANGES.md shows.
 HEADLINE = ("reward/tuned", "reward/policy", "strict_prompt/policy", "exact_match/all/policy")
-MODES = {"think": True, "no_think": False}
-MODELS = ("tuned", "policy")
 SHOWN = 3  # held-out instructions of each mode on the page of rollouts
 
 
@@ -133,30 +131,6 @@ def gain(earned: dict[str, list[float]], num_questions: int) -> dict[str, float]
     }
     change = paired_difference(means["policy"], means["tuned"])
     return {"reward_difference": change.difference, "reward_difference_error": change.standard_error}
-
-
-def exam_metrics(answered: dict[tuple[str, str], list[Answered]]) -> dict[str, float]:
-    """Exact match by family, model and mode with standard errors, and the paired difference between the models."""
-    metrics: dict[str, float] = {}
-    exercises = [one.exercise for one in answered["policy", "think"]]
-    short = [family for family in FAMILIES if family != long_context.FAMILY]
-    for family in [*FAMILIES, "all"]:
-        families = short if family == "all" else [family]
-        chosen = [index for index, one in enumerate(exercises) if one.family in families]
-        scores = {model: [0.0] * len(chosen) for model in MODELS}
-        for (model, mode), replies in answered.items():
-            right = [float(replies[index].right) for index in chosen]
-            metrics[f"exact_match/{family}/{model}/{mode}"] = sum(right) / len(right)
-            scores[model] = [mean + one / len(MODES) for mean, one in zip(scores[model], right, strict=True)]
-        for model, values in scores.items():
-            metrics[f"exact_match/{family}/{model}"] = sum(values) / len(values)
-            metrics[f"standard_error/{family}/{model}"] = paired_difference(values, [0.0] * len(values)).standard_error
-        change = paired_difference(scores["policy"], scores["tuned"])
-        metrics[f"difference/{family}"], metrics[f"difference_error/{family}"] = change
-    obeyed = {
-        f"obeyed/{model}/{mode}": share([one.obeyed for one in found]) for (model, mode), found in answered.items()
-    }
-    return metrics | obeyed
 
 
 def main(config: Config) -> Results:
@@ -197,16 +171,9 @@ def main(config: Config) -> Results:
 
         # The exam of every family, as after fine-tuning.
         drawn = Sampling(config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
-        modes = [Mode("think", drawn), Mode("no_think", Sampling(config.max_new_tokens), thinking=False)]
-        answered = {
-            (name, mode.name): ask(model, verify.tokenizer, verify.chat, exercises, mode, seed=config.seed,
-                                   batch_replies=config.batch_replies)
-            for name, model in models.items()
-            for mode in modes
-        }  # fmt: skip
-        metrics |= exam_metrics(answered)
-        chance = chance_levels(exercises, num_answers=dataset.num_prompts, seed=config.seed)
-        metrics |= chance_metrics(chance, exercises)
+        exam = take_exam(models, verify.tokenizer, verify.chat, exercises, drawn, num_answers=dataset.num_prompts,
+                         seed=config.seed, batch_replies=config.batch_replies)  # fmt: skip
+        metrics |= exam.metrics
 
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()
@@ -214,20 +181,18 @@ def main(config: Config) -> Results:
         ladder.add("inputs", weight_fingerprint(models["policy"]))
         ladder.add("exercises", sha256=sha256_of(one.id for one in [*held_out, *exercises]))
         ladder.add("rollouts", tokens)
-        for (name, mode_name), members in answered.items():
-            ids = (str(token) for one in members for token in [*one.continuation.tokens, -1])
-            ladder.add("replies", {f"{name}/{mode_name}": sha256_of(ids)})
+        ladder.add("replies", exam.digests())
         ladder.add("metrics", metrics)
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})
 
         table = results_table(checkpoint, metrics, constant, copying)
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
-        plot_results(metrics, work / "exam.svg")
+        plot_exam(metrics, NAMES, work / "exam.svg")
         plot_training(checkpoint, metrics, work / "training.svg")
         shown = [*range(SHOWN), *range(len(held_out), len(held_out) + SHOWN)]  # with thinking, then without
         pairs = [
             (prompts[index].exercise.messages[-1]["content"],
-             {name: (texts[name][index], rewards[name][index * config.replies_per_prompt].total) for name in MODELS})
+             {name: (texts[name][index], rewards[name][index * config.replies_per_prompt].total) for name in models})
             for index in shown
         ]  # fmt: skip
         (work / "rollouts.md").write_text(rollouts_page(checkpoint, pairs), encoding="utf-8", newline="\n")

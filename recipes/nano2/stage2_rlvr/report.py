@@ -1,4 +1,4 @@
-"""The results of stage 2 for a person: a table, a plot of the training, a plot of the exam, a page of rollouts.
+"""The results of stage 2 for a person: a table, a plot of the training, a page of rollouts.
 
 In: what training recorded and evaluation measured. Out: Markdown, and SVG files that have the same bytes whenever the
 numbers are the same.
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from nemotron.recipes.scoring.chance import Chance
-from nemotron.recipes.sources.exercises.families import FAMILIES, VERIFIERS
+from nemotron.recipes.scoring.exam_report import exam_rows
+from nemotron.recipes.sources.exercises.families import VERIFIERS
 from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, fenced, printable
@@ -62,44 +62,10 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
         f"reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of copying from "
         f"the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
         "",
-        f"| exact match | {' | '.join(NAMES.values())} | difference | chance level |",
-        "|---|---|---|---|---|",
+        *exam_rows(metrics, NAMES),
+        "",
     ]
-    for family in [*FAMILIES, "all"]:
-        shares = [
-            f"{metrics[f'exact_match/{family}/{model}']:.1%} ± {metrics[f'standard_error/{family}/{model}']:.1%}"
-            for model in NAMES
-        ]
-        difference = f"{metrics[f'difference/{family}']:+.1%} ± {metrics[f'difference_error/{family}']:.1%}"
-        label = "**all but long_context**" if family == "all" else family
-        lines.append(f"| {label} | {' | '.join(shares)} | {difference} | {metrics[f'chance/{family}']:.1%} |")
-    lines += ["", f"| thinks or not, as asked | {' | '.join(NAMES.values())} |", "|---|---|---|"]
-    for mode, label in {"think": "with /think", "no_think": "with /no_think"}.items():
-        shares = [f"{metrics[f'obeyed/{model}/{mode}']:.1%}" for model in NAMES]
-        lines.append(f"| {label} | {' | '.join(shares)} |")
-    lines += ["", "Means over replies with and without thinking, with standard errors; differences are paired.", ""]
     return "\n".join(lines)
-
-
-def plot_results(metrics: dict[str, float], path: Path) -> None:
-    """The exam by family, a bar for each model, with standard errors; the chance level as a line."""
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
-    axes = figure.subplots()
-    places = np.arange(len(FAMILIES))
-    for index, (model, name) in enumerate(NAMES.items()):
-        shares = [metrics[f"exact_match/{family}/{model}"] for family in FAMILIES]
-        errors = [metrics[f"standard_error/{family}/{model}"] for family in FAMILIES]
-        color = {"tuned": "0.6", "policy": "C0"}[model]
-        axes.bar(places + (index - 0.5) * 0.36, shares, 0.36, yerr=errors, label=name, color=color, ecolor="0.3")
-    for place, family in zip(places, FAMILIES, strict=True):
-        axes.plot([place - 0.4, place + 0.4], [metrics[f"chance/{family}"]] * 2, color="C3", linewidth=1,
-                  label="best constant reply" if place == 0 else None)  # fmt: skip
-    axes.set_xticks(places, [family.replace("_", "\n") for family in FAMILIES])
-    axes.set_ylabel("exact match, percent")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
-    axes.set_ylim(0, 1.05)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
-    save_figure(figure, path)
 
 
 def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path) -> None:

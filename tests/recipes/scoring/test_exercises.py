@@ -10,7 +10,7 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 from nemotron.recipes.scoring import exercises as exam
-from nemotron.recipes.scoring.exercises import Mode, ask, calls_are_valid, exam_metrics, judge, share, thought_length
+from nemotron.recipes.scoring.exercises import Mode, ask, calls_are_valid, judge, reply_metrics, share, thought_length
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.sources.exercises.tool_calling import TOOLS
 
@@ -123,7 +123,7 @@ def test_validity_counts_only_where_the_answer_is_a_call(tokenizer):
     calls = [one for one in exercises if "<TOOLCALL>" in one.answer]
     assert 0 < len(calls) < len(exercises)
     answered = [judged(tokenizer, one, f"a</think>{one.answer}") for one in [*exercises, *math]]
-    assert exam_metrics({"think": answered})["valid_tool_calls/think"] == 1
+    assert reply_metrics({"think": answered})["valid_tool_calls/think"] == 1
 
 
 def test_a_thought_ends_before_its_tag_even_if_a_token_spans_the_end_of_the_tag():
@@ -170,7 +170,7 @@ def test_the_mean_over_the_families_leaves_long_context_out(tokenizer):
         ]
         for mode in MODES
     }
-    metrics = exam_metrics(answered)
+    metrics = reply_metrics(answered)
     assert metrics["exact_match/math/think"] == metrics["exact_match/long_context/think"] == 1
     assert metrics["exact_match/all/think"] == metrics["exact_match/all/no_think"] == 1 / (len(FAMILIES) - 1)
     assert metrics["obeyed/no_think"] == 0  # none ends its turn
@@ -181,12 +181,12 @@ def test_the_mean_over_the_families_leaves_long_context_out(tokenizer):
 
 def test_format_errors_and_ended_turns_are_shares_of_the_replies(tokenizer, exercise):
     texts = ["a</think>1\n<SPECIAL_12>", "never closed", "a</think>b</think>1", "a</think>1\n<SPECIAL_12>"]
-    metrics = exam_metrics({"think": [judged(tokenizer, exercise, text) for text in texts]})
+    metrics = reply_metrics({"think": [judged(tokenizer, exercise, text) for text in texts]})
     assert metrics["format_errors/think"] == metrics["stopped/think"] == metrics["obeyed/think"] == 0.5
 
 
 def test_an_exam_without_tool_calling_has_no_share_of_valid_calls(tokenizer, exercise):
-    metrics = exam_metrics({"think": [judged(tokenizer, exercise, "a</think>1")]})
+    metrics = reply_metrics({"think": [judged(tokenizer, exercise, "a</think>1")]})
     assert "valid_tool_calls/think" not in metrics
 
 

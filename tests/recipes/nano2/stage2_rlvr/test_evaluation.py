@@ -1,9 +1,8 @@
-"""Measures of held-out instructions and of the exam, on replies small enough to check by eye."""
+"""Measures of held-out instructions, on replies small enough to check by eye."""
 
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +11,6 @@ from nemotron.recipes.nano2.stage2_rlvr.evaluation import Config
 from nemotron.recipes.scoring.rewards import Prompt, Reward, reward_parts
 from nemotron.recipes.sources.exercises import ifeval
 from nemotron.recipes.sources.exercises.exercise import user_exercise
-from nemotron.recipes.sources.exercises.families import FAMILIES
 
 WANTED = [
     {"id": "punctuation:no_comma", "kwargs": {}},
@@ -87,38 +85,6 @@ def test_the_gain_is_paired_by_question():
     found = evaluation.gain(earned, 2)
     assert found["reward_difference"] == 0.5
     assert found["reward_difference_error"] == pytest.approx(math.sqrt(0.125 / 2))
-
-
-def answered(right):
-    """Replies to one exercise of each family: True where it is right."""
-    return [
-        SimpleNamespace(exercise=SimpleNamespace(family=family), right=right(family), obeyed=family == "math")
-        for family in FAMILIES
-        for _ in range(2)
-    ]
-
-
-def test_the_exam_is_the_mean_over_both_ways_of_asking_and_leaves_long_context_out_of_all():
-    found = evaluation.exam_metrics(
-        {
-            ("tuned", "think"): answered(lambda family: False),
-            ("tuned", "no_think"): answered(lambda family: family == "math"),
-            ("policy", "think"): answered(lambda family: family == "long_context"),
-            ("policy", "no_think"): answered(lambda family: family in ("math", "safety")),
-        }
-    )
-    assert found["exact_match/math/tuned"] == 0.5
-    assert found["exact_match/math/policy/think"] == 0
-    assert found["exact_match/math/policy/no_think"] == 1
-    assert found["difference/math"] == 0
-    assert found["difference/safety"] == 0.5
-    assert found["difference_error/safety"] == 0
-    assert found["exact_match/long_context/policy"] == 0.5
-    assert found["exact_match/all/policy"] == pytest.approx(1 / 7)
-    assert found["exact_match/all/tuned"] == pytest.approx(0.5 / 7)
-    assert found["difference/all"] == pytest.approx(0.5 / 7)
-    assert found["standard_error/all/policy"] > 0
-    assert found["obeyed/policy/think"] == 1 / 8
 
 
 @pytest.mark.parametrize("name", ["replies_per_prompt", "batch_replies", "max_new_tokens"])

@@ -1,4 +1,4 @@
-"""What a person reads of stage 2: the table, the two plots and the page of rollouts."""
+"""What a person reads of stage 2: the table, the plot of training and the page of rollouts."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,6 @@ import pytest
 
 from nemotron.recipes.nano2.stage2_rlvr.report import (
     PANELS,
-    plot_results,
     plot_training,
     results_table,
     rollouts_page,
@@ -92,23 +91,13 @@ def test_the_table_says_what_gaming_the_verifiers_earns():
     assert "the best way of copying from the question 37.5% (its last word)" in table
 
 
-# --- the plots ---
+# --- the plot of training ---
 
 
-def test_the_plots_have_the_same_bytes_for_the_same_numbers(checkpoint, tmp_path):
+def test_the_plot_has_the_same_bytes_for_the_same_numbers(checkpoint, tmp_path):
     for name in ("first", "second"):
-        plot_results(METRICS, tmp_path / f"exam-{name}.svg")
-        plot_training(checkpoint, METRICS, tmp_path / f"training-{name}.svg")
-    for plot in ("exam", "training"):
-        first, second = ((tmp_path / f"{plot}-{name}.svg").read_bytes() for name in ("first", "second"))
-        assert first == second
-
-
-@pytest.mark.parametrize("name", ["exact_match/math/policy", "standard_error/math/tuned", "chance/math"])
-def test_the_plot_of_the_exam_shows(name, tmp_path):
-    plot_results(METRICS, tmp_path / "one.svg")
-    plot_results({**METRICS, name: 0.25}, tmp_path / "other.svg")
-    assert (tmp_path / "one.svg").read_bytes() != (tmp_path / "other.svg").read_bytes()
+        plot_training(checkpoint, METRICS, tmp_path / f"{name}.svg")
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["reward", *(name for panel in PANELS.values() for name in panel)])
