@@ -1,4 +1,5 @@
-"""Nemotron Nano 2, all stages in order: so far 0, pretraining, 1, fine-tuning, and 2, learning from verifiable rewards.
+"""Nemotron Nano 2, all stages in order: so far 0, pretraining, 1, fine-tuning, 2, learning from verifiable
+rewards, and 3, learning from preferences between the own tries at tasks with tools.
 
 Run: python -m nemotron.recipes.nano2 --scale tiny
 """
@@ -16,6 +17,7 @@ from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import plan
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
+from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import report_reproduction
 
@@ -31,6 +33,7 @@ class Config(ScaledConfig):
     pretrain: stage0_pretrain.Config = nested(stage0_pretrain.Config, "stage0_pretrain")
     sft: stage1_sft.Config = nested(stage1_sft.Config, "stage1_sft")
     rlvr: stage2_rlvr.Config = nested(stage2_rlvr.Config, "stage2_rlvr")
+    dpo: stage3_dpo.Config = nested(stage3_dpo.Config, "stage3_dpo")
 
 
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
@@ -42,15 +45,23 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
     stage2_rlvr.data_curation.check_sources(config.rlvr.data)
     sft = check_stage(MODELS[config.scale], config.sft, "--sft.train.resume")
     rlvr = check_stage(MODELS[config.scale], config.rlvr, "--rlvr.train.resume")
+    dpo = check_stage(MODELS[config.scale], config.dpo, "--dpo.train.resume")
     with (
         whole_stage(pretrain, stage0_pretrain.STEPS),
         whole_stage(sft, stage1_sft.STEPS),
         whole_stage(rlvr, stage2_rlvr.STEPS),
+        whole_stage(dpo, stage3_dpo.STEPS),
     ):
         base = stage0_pretrain.main(pretrain)
         tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
         reinforced = stage2_rlvr.main(replace(rlvr, base_checkpoint_path=tuned["checkpoint"].path))
-    return {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned, stage2_rlvr.STAGE: reinforced}
+        preferring = stage3_dpo.main(replace(dpo, base_checkpoint_path=reinforced["checkpoint"].path))
+    return {
+        stage0_pretrain.STAGE: base,
+        stage1_sft.STAGE: tuned,
+        stage2_rlvr.STAGE: reinforced,
+        stage3_dpo.STAGE: preferring,
+    }
 
 
 if __name__ == "__main__":
@@ -60,6 +71,6 @@ if __name__ == "__main__":
             print_page(plan.page(config.pretrain.data, config.pretrain.train))
         else:
             stages = main(config)
-            print_complete(stages[stage2_rlvr.STAGE])
+            print_complete(stages[stage3_dpo.STAGE])
             for stage, artifacts in stages.items():
                 report_reproduction(stage, config.scale, artifacts["results"].path.parent)

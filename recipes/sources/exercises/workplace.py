@@ -3,7 +3,7 @@
 In: a number of tasks, a seed, a split, a difficulty. Out: tasks of three kinds, with a database before and the database
 that a right conversation leaves behind.
 
-    look up     "What is the stock of cups? Set the stock of pens to that."      a value must be read to be written
+    look_up     "What is the stock of cups? Set the stock of pens to that."      a value must be read to be written
     correct     "Raise the stock of pens by 7. If there is none, set it to 7."   the first call may fail, and says why
     nothing     a question that no tool can answer                               right is to call nothing and to answer
 
@@ -43,7 +43,7 @@ from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_
 from nemotron.strict import one_sentence
 
 FAMILY = "workplace"
-LOOK_UP, CORRECT, NOTHING = "look up", "correct", "nothing"
+LOOK_UP, CORRECT, NOTHING = "look_up", "correct", "nothing"
 KINDS = (LOOK_UP, CORRECT, NOTHING)
 NUM_TOOLS = {1: 2, 2: 3, 3: 5, 4: 8}  # our choice: those that are needed, then others beside them
 NUMBER_TABLES = tuple(table for table, column in TABLES.items() if column.type == "integer")

@@ -18,14 +18,20 @@ from nemotron.recipes.nano2.stage1_sft import data_curation
 from nemotron.recipes.nano2.stage1_sft.__main__ import Config, main
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
+from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
+from nemotron.recipes.nano2.stage3_dpo import data_curation as stage3_curation
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.state import Record, compared_values, write_training_state
 from nemotron.testing.stage import step_name
 
-STAGES = {"sft": stage1_sft, "rlvr": stage2_rlvr}
+STAGES = {"sft": stage1_sft, "rlvr": stage2_rlvr, "dpo": stage3_dpo}
 """The stages that start from the Checkpoint of the one before, by their names in the recipe's Config."""
-BEFORE = {"sft": ("stage0_pretrain", "pretrain"), "rlvr": ("stage1_sft", "sft")}
+BEFORE = {
+    "sft": ("stage0_pretrain", "pretrain"),
+    "rlvr": ("stage1_sft", "sft"),
+    "dpo": ("stage2_rlvr", "rlvr"),
+}
 """The stage before, and its name in the recipe's Config."""
 
 
@@ -112,7 +118,12 @@ def test_a_model_given_to_only_one_step_is_refused(stage, tmp_path):
 
 def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
     config = RecipeConfig(scale="small", seed=7, output_dir=Path("out"))
-    stages = {"stage0_pretrain": config.pretrain, "stage1_sft": config.sft, "stage2_rlvr": config.rlvr}
+    stages = {
+        "stage0_pretrain": config.pretrain,
+        "stage1_sft": config.sft,
+        "stage2_rlvr": config.rlvr,
+        "stage3_dpo": config.dpo,
+    }
     assert {(stage.scale, stage.seed) for stage in stages.values()} == {("small", 7)}
     for name, stage in stages.items():
         assert stage.output_dir == Path("out", name)
@@ -146,7 +157,7 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
             self.path = path
 
     given = {}
-    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr):
+    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr, stage3_dpo):
 
         def run(config, stage=orchestrator.STAGE):
             given[stage] = config
@@ -154,9 +165,11 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
 
         monkeypatch.setattr(orchestrator, "main", run)
     stages = recipe_main(RecipeConfig(output_dir=tmp_path / "run"))
-    assert list(stages) == list(given) == ["nano2/stage0_pretrain", "nano2/stage1_sft", "nano2/stage2_rlvr"]
+    names = ["nano2/stage0_pretrain", "nano2/stage1_sft", "nano2/stage2_rlvr", "nano2/stage3_dpo"]
+    assert list(stages) == list(given) == names
     assert given["nano2/stage1_sft"].base_checkpoint_path == tmp_path / "run/stage0_pretrain/training"
     assert given["nano2/stage2_rlvr"].base_checkpoint_path == tmp_path / "run/stage1_sft/training"
+    assert given["nano2/stage3_dpo"].base_checkpoint_path == tmp_path / "run/stage2_rlvr/training"
 
 
 def unfinished_run(config):
@@ -183,11 +196,13 @@ def never(config):
         (stage0_pretrain.Config, "train", "--train.resume"),
         (Config, "train", "--train.resume"),
         (stage2_rlvr.Config, "train", "--train.resume"),
+        (stage3_dpo.Config, "train", "--train.resume"),
         (RecipeConfig, "pretrain.train", "--pretrain.train.resume"),
         (RecipeConfig, "sft.train", "--sft.train.resume"),
         (RecipeConfig, "rlvr.train", "--rlvr.train.resume"),
+        (RecipeConfig, "dpo.train", "--dpo.train.resume"),
     ],
-    ids=["stage 0", "stage 1", "stage 2", "recipe at stage 0", "recipe at stage 1", "recipe at stage 2"],
+    ids=[*(f"stage {number}" for number in range(4)), *(f"recipe at stage {number}" for number in range(4))],
 )
 def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command(
     config_class, path, flag, tmp_path, monkeypatch
@@ -198,8 +213,9 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
     monkeypatch.setattr(data_curation, "main", never)
     monkeypatch.setattr(stage0_curation, "main", never)
     monkeypatch.setattr(stage2_curation, "main", never)
-    mains = {stage0_pretrain.Config: stage0_pretrain.main, Config: main, RecipeConfig: recipe_main}
-    run = mains.get(config_class, stage2_rlvr.main)
+    monkeypatch.setattr(stage3_curation, "main", never)
+    mains = {stage.Config: stage.main for stage in (stage0_pretrain, *STAGES.values())} | {RecipeConfig: recipe_main}
+    run = mains[config_class]
     with pytest.raises(ValueError, match=f"holds an unfinished run at step-00000001; add {flag} to go on, or delete"):
         run(config)
     resumed = parse_command_line(config_class, [f"--output-dir={tmp_path / 'run'}", flag])
@@ -210,7 +226,9 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
 
 
 @pytest.mark.parametrize(
-    "orchestrator", [stage0_pretrain, stage1_sft, stage2_rlvr], ids=["stage 0", "stage 1", "stage 2"]
+    "orchestrator",
+    [stage0_pretrain, *STAGES.values()],
+    ids=[f"stage {number}" for number in range(1 + len(STAGES))],
 )
 def test_a_stage_beside_a_running_one_is_refused_before_curation(orchestrator, tmp_path, monkeypatch):
     """The other trains: without this, its dataset would be replaced under it."""
