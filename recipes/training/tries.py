@@ -153,7 +153,7 @@ def judge(one: Try, verify: Verifier) -> None:
         try:
             with time_limit(verify.seconds):
                 played = bool(one.turns) and not one.is_broken
-                one.right = played and is_right(one.prompt.exercise, one.database, len(one.ran))
+                one.right = played and is_right(one.prompt.exercise, one.database, one.ran)
         except Exception as error:  # whatever a verifier raises, the others go on
             one.fault = f"{type(error).__name__}: {one_sentence(error)}"
     if one.fault:
@@ -219,11 +219,11 @@ def constant_is_right(task: Exercise, reply: str, max_turns: int) -> bool:
         calls = parse_tool_calls(reply)
     except ValueError:
         calls = []
-    database, num_calls = database_of(task), 0
+    database, made = database_of(task), []
     for _ in range(max_turns):
         database, ran = run_calls(task.tools, database, calls)
-        num_calls += len(ran)
-    return is_right(task, database, num_calls)
+        made += ran
+    return is_right(task, database, made)
 
 
 def conversation_text(one: Try, decode: Callable[[Sequence[int]], str]) -> str:

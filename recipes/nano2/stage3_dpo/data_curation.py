@@ -74,13 +74,15 @@ class Config(ScaledConfig):
     """Directory of stage 2's Checkpoint; read from the pipe if left out."""
 
     # The tasks.
-    raw_tasks: PositiveInt = by_scale(tiny=2_400, small=36_000, medium=4_000, full=our_choice(16_000))
+    raw_tasks: PositiveInt = by_scale(tiny=2_400, small=3_000, medium=4_000, full=our_choice(16_000))
     """Number of tasks before any filter, of which the scale takes its share."""
     max_difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=1, medium=3, full=our_choice(4))
     """The tasks have difficulties from 1 to this, in equal numbers."""
+    tools_described: bool = by_scale(tiny=False, small=True, medium=True, full=our_choice(True))
+    """Whether a tool has its description, which repeats its name; with it, a call does not fit into tiny's context."""
     thinking_share: Fraction = at_every_scale(our_choice(0.5))
     """Share of the tasks that ask for thinking; the others ask for an answer at once."""
-    max_prompt_tokens: PositiveInt = by_scale(tiny=384, small=320, medium=4096, full=our_choice(8192))
+    max_prompt_tokens: PositiveInt = by_scale(tiny=444, small=384, medium=4096, full=our_choice(8192))
     """Longer tasks are dropped."""
 
     # What the policy tries.
@@ -165,12 +167,15 @@ class Dataset(Artifact):
 
 def tasks_of_every_difficulty(number: int, config: Config, split: Split) -> list[Exercise]:
     """Tasks, an equal number of each difficulty; their ids say which."""
-    tasks = []
+    tasks: list[Exercise] = []
     for difficulty in range(1, config.max_difficulty + 1):
         share = number // config.max_difficulty + (difficulty <= number % config.max_difficulty)
         drawn = workplace.generate_exercises(share, config.seed, split=split, difficulty=difficulty)
         tasks += [replace(task, id=f"{task.id}/{difficulty}") for task in drawn]
-    return tasks
+    if config.tools_described:
+        return tasks
+    fields = ("name", "parameters")
+    return [replace(one, tools=tuple({name: tool[name] for name in fields} for tool in one.tools)) for one in tasks]
 
 
 def first_rules(config: Config, prompts: dict[str, Prompt], held_out: Sequence[Exercise]) -> list[Rule[Exercise]]:

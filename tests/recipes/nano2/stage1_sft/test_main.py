@@ -15,7 +15,7 @@ from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import data_curation as stage0_curation
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage1_sft import data_curation
-from nemotron.recipes.nano2.stage1_sft.__main__ import Config, main
+from nemotron.recipes.nano2.stage1_sft.__main__ import Config
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
