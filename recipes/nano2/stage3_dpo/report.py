@@ -4,6 +4,7 @@ In: what training recorded and evaluation measured. Out: Markdown, and an SVG fi
 numbers are the same. The plot of the exam is in scoring/exam_report.py.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,12 @@ def rows_of(checkpoint: Checkpoint, table: str) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist() if path.is_file() else []
 
 
+def text_of(message: Mapping[str, Any]) -> str:
+    """What a message says, or the calls that it makes."""
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return json.dumps(calls, ensure_ascii=False) if calls else message["content"]
+
+
 def conversations_page(
     checkpoint: Checkpoint, pairs: Sequence[Mapping[str, Try]], decode: Callable[[Sequence[int]], str]
 ) -> str:
@@ -150,7 +157,8 @@ def conversations_page(
     for found in pairs:
         exercise = next(iter(found.values())).prompt.exercise
         tools = ", ".join(tool["name"] for tool in exercise.tools)
-        lines += [fenced(f"user: {exercise.messages[-1]['content']}\ntools: {tools}"), ""]
+        said = [f"{message['role']}: {text_of(message)}" for message in exercise.messages]
+        lines += [fenced("\n".join([*said, f"tools: {tools}"])), ""]
         for model, one in found.items():
             lines += [f"{NAMES[model]}, {LEVELS[one.level]}:", "", fenced(conversation_text(one, decode)), ""]
     rows = rows_of(checkpoint, "rollouts")

@@ -130,7 +130,19 @@ def test_one_round_has_no_table_of_tries_and_is_plotted(checkpoint, tmp_path):
 def conversation(level):
     details = json.dumps({"kind": "look_up"})
     tools = (TOOLS["get_stock"],)
-    exercise = Exercise("a", "workplace", ({"role": "user", "content": "Set it."},), tools, "", "", "", details)
+    exercise = Exercise(
+        "a",
+        "workplace",
+        (
+            {"role": "user", "content": "Set it."},
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "x"}}]},
+        ),
+        tools,
+        "",
+        "",
+        "",
+        details,
+    )
     ran = Ran({"name": "get_stock", "arguments": {}}, '{"error": "no"}', failed=True)
     one = Try(Prompt(exercise, False, (1,)), 0, [], {}, [Turn((1,), Continuation([65, 66]), (ran,))])
     one.right, one.is_broken = level == 3, level == 0
@@ -140,7 +152,14 @@ def conversation(level):
 def test_the_page_begins_with_held_out_tasks_before_and_after(checkpoint):
     page = conversations_page(checkpoint, [{"start": conversation(0), "policy": conversation(3)}], bytes_text)
     head = page.partition("## Pairs")[0]
-    parts = ("user: Set it.", "tools: get_stock", "stage 2, broken:", 'AB\ntool: {"error": "no"}', "policy, right:")
+    parts = (
+        "user: Set it.",
+        'assistant: [{"name": "x"}]',
+        "tools: get_stock",
+        "stage 2, broken:",
+        'AB\ntool: {"error": "no"}',
+        "policy, right:",
+    )
     assert [head.index(part) for part in parts] == sorted(head.index(part) for part in parts)
 
 
