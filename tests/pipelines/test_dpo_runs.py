@@ -21,9 +21,9 @@ from nemotron.recipes.scoring.rewards import Verifier
 from nemotron.recipes.training import tries as tries_module
 from nemotron.recipes.training.run import Run
 
-FEW = {"raw_tasks": 1_600, "tries": 4, "max_new_tokens": 20, "exercises_per_family": 1, "held_out_tasks": 4,
+FEW = {"raw_tasks": 2_400, "tries": 4, "max_new_tokens": 20, "exercises_per_family": 1, "held_out_tasks": 4,
        "max_prompt_tokens": 490, "thinking_share": 0.0}  # fmt: skip
-SMALL = {"rounds": 2, "steps_per_round": 2, "tries": 3, "max_new_tokens": 20, "warmup_steps": 1}
+SMALL = {"rounds": 2, "steps_per_round": 2, "tries": 4, "max_new_tokens": 20, "warmup_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -284,9 +284,9 @@ def test_a_verifier_that_fails_on_a_task_is_named_and_counted_and_training_goes_
     monkeypatch.setattr(tries_module.Try, "is_broken", property(lambda self: False, lambda self, value: None))
     found = training.main(configured(dataset, tmp_path))
     faults = {row["task"]: (row["faults"], row["pairs"]) for row in table_of(found, "tries")}
-    assert faults.pop(chosen) == (3, 0)
+    assert faults.pop(chosen) == (4, 0)
     assert {number for number, _ in faults.values()} == {0}
-    assert capsys.readouterr().err.count(f"of {chosen} could not be judged: {sentence}") == 3
+    assert capsys.readouterr().err.count(f"of {chosen} could not be judged: {sentence}") == 4
 
 
 def test_a_verifier_that_always_fails_leaves_no_pair_and_says_so(base, tmp_path, monkeypatch, capsys):
@@ -353,7 +353,7 @@ def test_a_round_without_a_pair_is_reported_and_nothing_is_learned_from_it(
 
 
 def test_a_length_that_no_task_has_is_refused_with_its_flag(base, tmp_path):
-    with pytest.raises(ValueError, match=r"'length' leaves none of 16 items.*raise --max-prompt-tokens"):
+    with pytest.raises(ValueError, match=r"'length' leaves none of 24 items.*raise --max-prompt-tokens"):
         data_curation.main(curated(base, tmp_path, max_prompt_tokens=1))
 
 
