@@ -17,8 +17,11 @@ from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage3_dpo import data_curation, evaluation, training
 from nemotron.recipes.nemotron_h import generate as generate_module
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.model import parameter_groups
 from nemotron.recipes.scoring.rewards import Verifier
 from nemotron.recipes.training import tries as tries_module
+from nemotron.recipes.training.pairs import Pairs, try_logprobs
 from nemotron.recipes.training.run import Run
 
 FEW = {"raw_tasks": 2_400, "tries": 4, "max_new_tokens": 20, "exercises_per_family": 1, "held_out_tasks": 4,
@@ -149,6 +152,29 @@ def test_the_first_round_learns_from_the_pairs_of_curation_and_the_next_from_new
     assert [sum(row["pairs"] for row in steps[start : start + 2]) for start in (0, 2)] == [
         len(first), len(pairs) - len(first),
     ]  # fmt: skip
+
+
+def test_the_first_round_is_that_of_a_plain_loop(base, dataset, trained):
+    """The steps written out again: all pairs of a step in one forward pass, the loss from its formula."""
+    config, policy = training.Config(**SMALL), load_checkpoint(base.checkpoint_path, dtype=torch.float64)
+    pairs = Pairs.from_table(pq.read_table(dataset.pairs_path))
+    with torch.no_grad():
+        reference = try_logprobs(policy, pairs.batch, per_token=False)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(policy, config.weight_decay), betas=(config.beta1, config.beta2), eps=config.adam_eps
+    )
+    for row, places in zip(curve_of(trained), torch.arange(len(pairs)).tensor_split(2), strict=False):
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = config.learning_rate
+        optimizer.zero_grad()
+        moved = try_logprobs(policy, pairs.batch, per_token=False) - reference
+        margins = config.beta * (moved[2 * places] - moved[2 * places + 1])
+        loss = -torch.log(1 / (1 + torch.exp(-margins))).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        optimizer.step()
+        assert row["loss"] == pytest.approx(loss.item(), rel=1e-9)
+        assert row["grad_norm"] == pytest.approx(norm.item(), rel=1e-8)
+        assert row["margin"] == pytest.approx(margins.mean().item(), rel=1e-8, abs=1e-12)
 
 
 def test_micro_batches_do_not_change_the_result(dataset, trained, tmp_path):

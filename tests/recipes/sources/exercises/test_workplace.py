@@ -184,6 +184,23 @@ def test_a_task_has_the_split_of_the_same_task_in_other_families() -> None:
             assert split_of(one.canonical) == "evaluation"
 
 
+def canonical_copy(one: Exercise) -> str:
+    """What is asked, and the values of the two rows."""
+    text = one.messages[0]["content"]
+    ((table, rows),) = ((table, rows) for table, rows in database_of(one).items() if f"the {table} of" in text)
+    named = {row: value for row, value in rows.items() if f" of {row} " in text or text.endswith(f" of {row}.")}
+    return f"{text} {sorted(named.items())}"
+
+
+def test_copying_a_value_is_the_same_task_here_and_in_the_family_of_single_replies() -> None:
+    theirs = tool_calling.generate_exercises(100, 0, split="train", difficulty=4)
+    ours = [*generate_exercises(60, 0, split="train"), *generate_exercises(60, 0, split="train", difficulty=4)]
+    for tasks in (theirs, ours):
+        copies = [one for one in tasks if " to the " in one.messages[0]["content"]]
+        assert len(copies) > 5
+        assert [one.canonical for one in copies] == [canonical_copy(one) for one in copies]
+
+
 def test_the_splits_share_no_task() -> None:
     train, evaluation = ({one.canonical for one in generate_exercises(300, 0, split=split)}
                          for split in ("train", "evaluation"))  # fmt: skip
