@@ -178,7 +178,8 @@ def main(config: Config) -> Checkpoint:
 
     with training_run(config, policy, optimizer, dataset, config.rounds * config.steps_per_round) as run:
         for index in range(run.step // config.steps_per_round, config.rounds):
-            # Pairs: the policy as it is now tries every task. For the first round it has done so in curation.
+            # Pairs: the policy as it is now tries every task, and a right and a wrong try of a task are a pair. For the
+            # first round it has done so in curation.
             table = first_pairs
             if index > 0:
                 purpose = ("round", config.seed, index)
@@ -191,6 +192,7 @@ def main(config: Config) -> Checkpoint:
             pairs = with_reference(policy, Pairs.from_table(table).to(config.device), config)
             run.lap("reference")
 
+            # Updates: each on its share of the pairs, and every pair once in a round.
             for share in pairs.optimizer_steps(config.steps_per_round):
                 learning_rate = learning_rate_at(run.step, config)
                 for group in optimizer.param_groups:
@@ -205,8 +207,11 @@ def main(config: Config) -> Checkpoint:
                 run.check_finite(grad_norm=norm)
                 optimizer.step()
                 run.lap("learning", tokens=share.batch.num_in_loss)
+
+                # Record.
                 numbers = {"learning_rate": learning_rate, **measured(share, terms, config.beta)}
                 run.note(f"round {index + 1}", share.batch, **numbers, grad_norm=norm)
+            # State: only here, because the pairs and the reference of a round need the policy at its start.
             run.keep_state()
         run.save(dataset.tokenizer_path, dataset.counts(), CHAT.stop_ids)
     return Checkpoint.load(config.output_dir)

@@ -187,7 +187,7 @@ def test_a_task_has_the_split_of_the_same_task_in_other_families() -> None:
 def canonical_copy(one: Exercise) -> str:
     """What is asked, and the values of the two rows."""
     text = one.messages[0]["content"]
-    ((table, rows),) = ((table, rows) for table, rows in database_of(one).items() if f"the {table} of" in text)
+    (rows,) = (rows for table, rows in database_of(one).items() if f"the {table} of" in text)
     named = {row: value for row, value in rows.items() if f" of {row} " in text or text.endswith(f" of {row}.")}
     return f"{text} {sorted(named.items())}"
 
