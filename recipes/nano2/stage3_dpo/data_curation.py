@@ -323,7 +323,7 @@ def main(config: Config) -> Dataset:
         ladder.add("tries", tokens=sha256_of(tokens), logprobs=logprobs)
         ladder.add("rewards", {id: [one.level for one in found] for id, found in tries.items()})
         ladder.add("prompts", {name: recorded[name] for name in (TOO_EASY, TOO_HARD, NO_PAIR)})
-        ladder.add("prompts", order=sha256_of(one.id for one in kept), **dataset.counts())
+        ladder.add("prompts", {"order": sha256_of(one.id for one in kept), **dataset.counts()})
         ladder.add("token ids", pairs=sha256_of(json.dumps(row) for row in paired))
         dataset.save(config, ladder)
     return Dataset.load(config.output_dir)
