@@ -98,7 +98,7 @@ class Config(ScaledConfig):
     """Weight of the chosen try's negative log-probability, summed or averaged as the rest; it keeps the try likely."""
 
     # Updates.
-    micro_batch_pairs: PositiveInt = by_scale(tiny=4, small=4, medium=2, full=our_choice(1))
+    micro_batch_pairs: PositiveInt = by_scale(tiny=2, small=4, medium=2, full=our_choice(1))
     """Pairs per forward pass; changes memory, not the result."""
     learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=1e-4, medium=5e-6, full=proxy(5e-6, NEMO_RL))
     """Learning rate after the warmup; it stays."""
