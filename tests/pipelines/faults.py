@@ -1,7 +1,7 @@
 """Kill every step at every change that it makes to the file system, run it again, and compare the digests.
 
-In: the twelve steps of Nano 2 at tiny scale, cut to seconds. Out: a table on stdout with the number of kills, of digests
-that differ from those of an undisturbed run, and of runs that are stuck; exit code 1 if there is one.
+In: the twelve steps of Nano 2 at tiny scale, cut to seconds. Out: a table on stdout with the number of kills, of
+digests that differ from those of an undisturbed run, and of runs that are stuck; exit code 1 if there is one.
 Run: nox -s faults    (python tests/pipelines/faults.py [--only "stage 0 training"] [--every-write 10] [--jobs 2])
 
 strace lists the system calls of an undisturbed run that change a file or a directory of the step. For each of these
