@@ -319,8 +319,15 @@ def preferences(reinforcement, tmp_path_factory):
 
 STAGES = ("pretraining", "fine_tuning", "reinforcement", "preferences")
 OBJECTIVE = {"add", "div", "masked_fill_", "mul", "neg", "ones_like"}
-FLOAT64_GRADIENTS = {"pretraining": set(), "fine_tuning": set(), "reinforcement": OBJECTIVE}
-"""What is computed in float64 in the backward pass: of the objective of stage 2, whose advantages are float64."""
+PAIRS = {"div", "log_sigmoid_backward", "mul", "neg", "ones_like"}
+FLOAT64_GRADIENTS = {
+    "pretraining": set(),
+    "fine_tuning": set(),
+    "reinforcement": OBJECTIVE,
+    "preferences": PAIRS,
+}
+"""What is computed in float64 in the backward pass: of the objective of stage 2, whose advantages are float64, and of
+the objective of stage 3, whose reference is."""
 
 
 @pytest.fixture(params=STAGES)
