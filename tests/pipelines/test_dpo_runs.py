@@ -24,8 +24,8 @@ from nemotron.recipes.training import tries as tries_module
 from nemotron.recipes.training.pairs import Pairs, try_logprobs
 from nemotron.recipes.training.run import Run
 
-FEW = {"raw_tasks": 2_400, "tries": 4, "max_new_tokens": 20, "exercises_per_family": 1, "held_out_tasks": 4,
-       "max_prompt_tokens": 490, "thinking_share": 0.0}  # fmt: skip
+FEW = {"raw_tasks": 2_200, "tries": 4, "max_new_tokens": 20, "exercises_per_family": 1, "held_out_tasks": 4,
+       "max_prompt_tokens": 330, "thinking_share": 0.0}  # fmt: skip
 SMALL = {"rounds": 2, "steps_per_round": 2, "tries": 4, "max_new_tokens": 20, "warmup_steps": 1}
 
 
@@ -379,7 +379,7 @@ def test_a_round_without_a_pair_is_reported_and_nothing_is_learned_from_it(
 
 
 def test_a_length_that_no_task_has_is_refused_with_its_flag(base, tmp_path):
-    with pytest.raises(ValueError, match=r"'length' leaves none of 24 items.*raise --max-prompt-tokens"):
+    with pytest.raises(ValueError, match=r"'length' leaves none of 22 items.*raise --max-prompt-tokens"):
         data_curation.main(curated(base, tmp_path, max_prompt_tokens=1))
 
 
@@ -441,7 +441,7 @@ def test_a_model_that_brings_a_template_plays_with_it(random_base_model, tmp_pat
     template = "{{ 'Be kind. ' }}" + CHAT.template
     (tmp_path / "base").mkdir()
     base = random_base_model(tmp_path / "base", template)
-    dataset = data_curation.main(curated(base, tmp_path, max_prompt_tokens=320))
+    dataset = data_curation.main(curated(base, tmp_path, max_prompt_tokens=340))
     tokenizer = load_chat_tokenizer(CHAT, dataset.tokenizer_path)
     for row in pq.read_table(dataset.pairs_path).to_pylist():
         assert tokenizer.decode(row["tokens"], skip_special_tokens=False).startswith("Be kind. <SPECIAL_10>System\n")
