@@ -134,6 +134,7 @@ def test_commands_of_other_modules_are_read_too(tmp_path):
         ("nemotron.recipes.nano2.stage0_pretrain.d",),
         ("nemotron.recipes.nano2.stage1_sft.d",),
         ("nemotron.recipes.nano2.stage2_rlvr.d",),
+        ("nemotron.recipes.nano2.stage3_dpo.d",),
         ("nemotron.recipes.nano2.stage4_rlhf.d",),
     ]
 
@@ -265,6 +266,7 @@ def test_first_command_trains_every_stage_and_ends_with_one_line_of_json(whole):
         "stage0_pretrain",
         "stage1_sft",
         "stage2_rlvr",
+        "stage3_dpo",
         "stage4_rlhf",
     ]
     assert {Path(entry["path"]).parent.name for entry in json.loads(done.stdout).values()} == {"stage4_rlhf"}
@@ -276,9 +278,10 @@ def test_first_command_reproduces_every_golden(whole):
         "reproduces golden/nano2/stage0_pretrain.json: yes",
         "reproduces golden/nano2/stage1_sft.json: yes",
         "reproduces golden/nano2/stage2_rlvr.json: yes",
+        "reproduces golden/nano2/stage3_dpo.json: yes",
         "reproduces golden/nano2/stage4_rlhf.json: yes",
     ]
-    assert whole[1].stderr.splitlines()[-4:] == lines
+    assert whole[1].stderr.splitlines()[-5:] == lines
 
 
 def test_commands_after_the_first_one_work_on_its_outputs(whole):

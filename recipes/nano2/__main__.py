@@ -1,5 +1,6 @@
-"""Nemotron Nano 2, all stages in order: 0, pretraining, 1, fine-tuning, 2, learning from verifiable rewards, and 4,
-learning from a reward model, with a merge at its end.
+"""Nemotron Nano 2, all stages in order: 0, pretraining, 1, fine-tuning, 2, learning from verifiable rewards, 3, learning
+from preferences between its own tries at tasks with tools, and 4, learning from a reward model, with a merge at the
+end.
 
 Run: python -m nemotron.recipes.nano2 --scale tiny
 """
@@ -17,6 +18,7 @@ from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import plan
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
+from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
 from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import report_reproduction
@@ -33,6 +35,7 @@ class Config(ScaledConfig):
     pretrain: stage0_pretrain.Config = nested(stage0_pretrain.Config, "stage0_pretrain")
     sft: stage1_sft.Config = nested(stage1_sft.Config, "stage1_sft")
     rlvr: stage2_rlvr.Config = nested(stage2_rlvr.Config, "stage2_rlvr")
+    dpo: stage3_dpo.Config = nested(stage3_dpo.Config, "stage3_dpo")
     rlhf: stage4_rlhf.Config = nested(stage4_rlhf.Config, "stage4_rlhf")
 
 
@@ -46,19 +49,27 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
     stage4_rlhf.data_curation.check_sources(config.rlhf.data)
     sft = check_stage(MODELS[config.scale], config.sft, "--sft.train.resume")
     rlvr = check_stage(MODELS[config.scale], config.rlvr, "--rlvr.train.resume")
+    dpo = check_stage(MODELS[config.scale], config.dpo, "--dpo.train.resume")
     rlhf = check_stage(MODELS[config.scale], config.rlhf, "--rlhf.train.resume")
     with (
         whole_stage(pretrain, stage0_pretrain.STEPS),
         whole_stage(sft, stage1_sft.STEPS),
         whole_stage(rlvr, stage2_rlvr.STEPS),
+        whole_stage(dpo, stage3_dpo.STEPS),
         whole_stage(rlhf, stage4_rlhf.STEPS),
     ):
         base = stage0_pretrain.main(pretrain)
         tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
         reinforced = stage2_rlvr.main(replace(rlvr, base_checkpoint_path=tuned["checkpoint"].path))
-        liked = stage4_rlhf.main(replace(rlhf, base_checkpoint_path=reinforced["checkpoint"].path))
-    before = {stage0_pretrain.STAGE: base, stage1_sft.STAGE: tuned, stage2_rlvr.STAGE: reinforced}
-    return before | {stage4_rlhf.STAGE: liked}
+        preferring = stage3_dpo.main(replace(dpo, base_checkpoint_path=reinforced["checkpoint"].path))
+        liked = stage4_rlhf.main(replace(rlhf, base_checkpoint_path=preferring["checkpoint"].path))
+    return {
+        stage0_pretrain.STAGE: base,
+        stage1_sft.STAGE: tuned,
+        stage2_rlvr.STAGE: reinforced,
+        stage3_dpo.STAGE: preferring,
+        stage4_rlhf.STAGE: liked,
+    }
 
 
 if __name__ == "__main__":

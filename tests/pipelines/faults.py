@@ -1,7 +1,7 @@
 """Kill every step at every change that it makes to the file system, run it again, and compare the digests.
 
-In: the nine steps of Nano 2 at tiny scale, cut to seconds. Out: a table on stdout with the number of kills, of digests
-that differ from those of an undisturbed run, and of runs that are stuck; exit code 1 if there is one.
+In: the twelve steps of Nano 2 at tiny scale, cut to seconds. Out: a table on stdout with the number of kills, of
+digests that differ from those of an undisturbed run, and of runs that are stuck; exit code 1 if there is one.
 Run: nox -s faults    (python tests/pipelines/faults.py [--only "stage 0 training"] [--every-write 10] [--jobs 2])
 
 strace lists the system calls of an undisturbed run that change a file or a directory of the step. For each of these
@@ -312,7 +312,7 @@ def calls_of(case: Case, place: Path) -> tuple[str, list[Call]]:
 
 
 def shortened(directory: Path) -> list[Case]:
-    """The nine steps at tiny scale, cut to seconds; their inputs are made in `directory`."""
+    """The twelve steps at tiny scale, cut to seconds; their inputs are made in `directory`."""
     from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, training
     from nemotron.recipes.nano2.stage1_sft import data_curation as sft_data_curation
     from nemotron.recipes.nano2.stage1_sft import evaluation as sft_evaluation
@@ -320,6 +320,9 @@ def shortened(directory: Path) -> list[Case]:
     from nemotron.recipes.nano2.stage2_rlvr import data_curation as rlvr_data_curation
     from nemotron.recipes.nano2.stage2_rlvr import evaluation as rlvr_evaluation
     from nemotron.recipes.nano2.stage2_rlvr import training as rlvr_training
+    from nemotron.recipes.nano2.stage3_dpo import data_curation as dpo_data_curation
+    from nemotron.recipes.nano2.stage3_dpo import evaluation as dpo_evaluation
+    from nemotron.recipes.nano2.stage3_dpo import training as dpo_training
 
     def made(case: Case) -> Path:
         """Run a case undisturbed; return its artifact."""
@@ -400,8 +403,32 @@ def shortened(directory: Path) -> list[Case]:
         rlvr_evaluation.Config(scale="tiny", checkpoint_path=rlvr_checkpoint, max_new_tokens=4, replies_per_prompt=1),
     )
     made(rlvr_evaluate)
+    dpo_curation = Case(
+        "stage 3 data_curation",
+        dpo_data_curation.__name__,
+        dpo_data_curation.Config(
+            scale="tiny", base_checkpoint_path=rlvr_checkpoint, raw_tasks=1_600, max_new_tokens=20,
+            exercises_per_family=1, held_out_tasks=3,
+        ),
+    )  # fmt: skip
+    dpo_dataset = made(dpo_curation)
+    dpo_train = Case(
+        "stage 3 training",
+        dpo_training.__name__,
+        dpo_training.Config(
+            scale="tiny", dataset_path=dpo_dataset, rounds=3, steps_per_round=1, tries=2, max_turns=1,
+            max_new_tokens=8, warmup_steps=1,
+        ),
+    )  # fmt: skip
+    dpo_checkpoint = made(dpo_train)
+    dpo_evaluate = Case(
+        "stage 3 evaluation",
+        dpo_evaluation.__name__,
+        dpo_evaluation.Config(scale="tiny", checkpoint_path=dpo_checkpoint, max_new_tokens=4, max_turns=1, tries=2),
+    )
+    made(dpo_evaluate)
     cases = [curation, train, evaluate, sft_curation, sft_train, sft_evaluate]
-    cases += [rlvr_curation, rlvr_train, rlvr_evaluate]
+    cases += [rlvr_curation, rlvr_train, rlvr_evaluate, dpo_curation, dpo_train, dpo_evaluate]
 
     def killed(case: Case, name: str, call: str, number: int, resume: bool = False) -> Path:
         """What a case leaves behind that is killed before the given call."""
@@ -421,7 +448,7 @@ def shortened(directory: Path) -> list[Case]:
         if case is train:
             replacing = cases[-1]
     # Resuming: two states and the half of a third; the last of two states is damaged; killed between the two renames.
-    for case in (train, sft_train, rlvr_train):
+    for case in (train, sft_train, rlvr_train, dpo_train):
         unfinished = killed(case, f"{case.name}, killed in its third state", "rename", 3)
         cases.append(replace(case, name=f"{case.name}, resuming", before=unfinished))
     damaged = killed(train, "damaged", "rename", 3)

@@ -30,6 +30,9 @@ from nemotron.recipes.nano2.stage1_sft import training as training1
 from nemotron.recipes.nano2.stage2_rlvr import data_curation as data2
 from nemotron.recipes.nano2.stage2_rlvr import evaluation as evaluation2
 from nemotron.recipes.nano2.stage2_rlvr import training as training2
+from nemotron.recipes.nano2.stage3_dpo import data_curation as data3
+from nemotron.recipes.nano2.stage3_dpo import evaluation as evaluation3
+from nemotron.recipes.nano2.stage3_dpo import training as training3
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors
 from nemotron.recipes.nemotron_h.model import AttentionState, MambaState, parameter_groups
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -59,6 +62,16 @@ REINFORCEMENT = {
     "warmup_steps": 1,
     "checkpoint_every_steps": 2,
 }
+FEW_TASKS = {
+    "raw_tasks": 2_400,
+    "thinking_share": 0.0,
+    "max_turns": 1,
+    "max_new_tokens": 20,
+    "exercises_per_family": 1,
+    "held_out_tasks": 3,
+    "max_prompt_tokens": 490,
+}
+PREFERENCES = {"rounds": 2, "steps_per_round": 1, "max_turns": 1, "max_new_tokens": 20, "warmup_steps": 1}
 
 
 def filled(artifact_class, path, **known):
@@ -122,7 +135,8 @@ def pretraining_data(tmp_path_factory):
 ACTIVITIES = {
     "validation": [(training0, "validation_losses"), (training1, "validation_losses")],
     "sample": [(training0, "write_sample")],
-    "rollouts": [(training2, "draw_replies")],
+    "rollouts": [(training2, "draw_replies"), (training3, "draw_tries")],
+    "reference": [(training3, "with_reference")],
     "backward": [(torch.Tensor, "backward")],
     "fingerprint": [(run_module, "weight_fingerprint")],
     "clipping": [(torch.nn.utils, "clip_grad_norm_")],
@@ -288,10 +302,32 @@ def reinforcement(fine_tuning, tmp_path_factory):
     return runs | {"observed": observer}
 
 
-STAGES = ("pretraining", "fine_tuning", "reinforcement")
+@pytest.fixture(scope="module")
+def preferences(reinforcement, tmp_path_factory):
+    """As `pretraining`, for stage 3, on the model that was reinforced in bfloat16."""
+    output = tmp_path_factory.mktemp("curated") / "data_curation"
+    base = reinforcement["bfloat16"].path
+    tasks = data3.main(data3.Config(**FEW_TASKS, base_checkpoint_path=base, output_dir=output))
+    runs = {}
+    for dtype in ("float64", "float32", "bfloat16"):
+        output = tmp_path_factory.mktemp(dtype) / "training"
+        config = training3.Config(**PREFERENCES, dtype=dtype, dataset_path=tasks.path, output_dir=output)
+        with Observer() as observer:
+            runs[dtype] = training3.main(config)
+    return runs | {"observed": observer}
+
+
+STAGES = ("pretraining", "fine_tuning", "reinforcement", "preferences")
 OBJECTIVE = {"add", "div", "masked_fill_", "mul", "neg", "ones_like"}
-FLOAT64_GRADIENTS = {"pretraining": set(), "fine_tuning": set(), "reinforcement": OBJECTIVE}
-"""What is computed in float64 in the backward pass: of the objective of stage 2, whose advantages are float64."""
+PAIRS = {"div", "log_sigmoid_backward", "mul", "neg", "ones_like"}
+FLOAT64_GRADIENTS = {
+    "pretraining": set(),
+    "fine_tuning": set(),
+    "reinforcement": OBJECTIVE,
+    "preferences": PAIRS,
+}
+"""What is computed in float64 in the backward pass: of the objective of stage 2, whose advantages are float64, and of
+the objective of stage 3, whose reference is."""
 
 
 @pytest.fixture(params=STAGES)
@@ -403,13 +439,31 @@ def test_fine_tuning_is_evaluated_in_the_precision_of_its_weights(fine_tuning, t
     assert observed.dtypes == {name: {torch.float32} for name in ("window", "ssm", "keys", "values")}
 
 
-def test_rollouts_are_drawn_in_the_precision_of_the_weights(reinforcement):
+@pytest.mark.parametrize("stage", ["reinforcement", "preferences"])
+def test_rollouts_are_drawn_in_the_precision_of_the_weights(stage, request):
     """So the states hold float32 too; only the learner rounds to bfloat16."""
-    observed = reinforcement["observed"]
+    observed = request.getfixturevalue(stage)["observed"]
     assert_float32(observed, "rollouts")
     assert {name: observed.dtypes[name] for name in ("window", "ssm", "keys", "values")} == {
         name: {torch.float32} for name in ("window", "ssm", "keys", "values")
     }
+
+
+def test_the_reference_is_computed_as_the_learner_computes(preferences):
+    """Otherwise the first step of a round would find a difference that is none."""
+    observed = preferences["observed"]
+    assert observed.computed_in(torch.bfloat16, "reference") == PRODUCTS
+    assert observed.computed_in(torch.float32, "reference") >= IN_FLOAT32 | {"_log_softmax", "nll_loss_forward"}
+    assert names_of_modules(observed.computed_in(torch.float64, "reference")) == set()
+
+
+def test_preferences_are_evaluated_in_the_precision_of_their_weights(preferences, tmp_path):
+    config = evaluation3.Config(
+        max_new_tokens=3, checkpoint_path=preferences["bfloat16"].path, output_dir=tmp_path / "evaluation"
+    )
+    with Observer() as observed:
+        evaluation3.main(config)
+    assert_float32(observed)
 
 
 def test_the_learner_differs_from_the_sampler_by_its_precision(reinforcement):

@@ -15,18 +15,24 @@ from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import data_curation as stage0_curation
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage1_sft import data_curation
-from nemotron.recipes.nano2.stage1_sft.__main__ import Config, main
+from nemotron.recipes.nano2.stage1_sft.__main__ import Config
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
+from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
+from nemotron.recipes.nano2.stage3_dpo import data_curation as stage3_curation
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.state import Record, compared_values, write_training_state
 from nemotron.testing.stage import step_name
 
-STAGES = {"sft": stage1_sft, "rlvr": stage2_rlvr}
+STAGES = {"sft": stage1_sft, "rlvr": stage2_rlvr, "dpo": stage3_dpo}
 """The stages that start from the Checkpoint of the one before, by their names in the recipe's Config."""
-BEFORE = {"sft": ("stage0_pretrain", "pretrain"), "rlvr": ("stage1_sft", "sft")}
+BEFORE = {
+    "sft": ("stage0_pretrain", "pretrain"),
+    "rlvr": ("stage1_sft", "sft"),
+    "dpo": ("stage2_rlvr", "rlvr"),
+}
 """The stage before, and its name in the recipe's Config."""
 
 
@@ -128,8 +134,13 @@ def test_a_model_given_to_only_one_step_is_refused(stage, tmp_path):
 
 def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
     config = RecipeConfig(scale="small", seed=7, output_dir=Path("out"))
-    stages = {"stage0_pretrain": config.pretrain, "stage1_sft": config.sft, "stage2_rlvr": config.rlvr}
-    stages |= {"stage4_rlhf": config.rlhf}
+    stages = {
+        "stage0_pretrain": config.pretrain,
+        "stage1_sft": config.sft,
+        "stage2_rlvr": config.rlvr,
+        "stage3_dpo": config.dpo,
+        "stage4_rlhf": config.rlhf,
+    }
     assert {(stage.scale, stage.seed) for stage in stages.values()} == {("small", 7)}
     for name, stage in stages.items():
         assert stage.output_dir == Path("out", name)
@@ -165,7 +176,7 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
             self.path = path
 
     given = {}
-    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr, stage4_rlhf):
+    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr, stage3_dpo, stage4_rlhf):
 
         def run(config, stage=orchestrator.STAGE):
             given[stage] = config
@@ -173,11 +184,12 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
 
         monkeypatch.setattr(orchestrator, "main", run)
     stages = recipe_main(RecipeConfig(output_dir=tmp_path / "run"))
-    names = ["nano2/stage0_pretrain", "nano2/stage1_sft", "nano2/stage2_rlvr", "nano2/stage4_rlhf"]
-    assert list(stages) == list(given) == names
+    names = ["stage0_pretrain", "stage1_sft", "stage2_rlvr", "stage3_dpo", "stage4_rlhf"]
+    assert list(stages) == list(given) == [f"nano2/{name}" for name in names]
     assert given["nano2/stage1_sft"].base_checkpoint_path == tmp_path / "run/stage0_pretrain/training"
     assert given["nano2/stage2_rlvr"].base_checkpoint_path == tmp_path / "run/stage1_sft/training"
-    assert given["nano2/stage4_rlhf"].base_checkpoint_path == tmp_path / "run/stage2_rlvr/training"
+    assert given["nano2/stage3_dpo"].base_checkpoint_path == tmp_path / "run/stage2_rlvr/training"
+    assert given["nano2/stage4_rlhf"].base_checkpoint_path == tmp_path / "run/stage3_dpo/training"
 
 
 def unfinished_run(config):
@@ -204,19 +216,17 @@ def never(config):
         (stage0_pretrain.Config, "train", "--train.resume"),
         (Config, "train", "--train.resume"),
         (stage2_rlvr.Config, "train", "--train.resume"),
+        (stage3_dpo.Config, "train", "--train.resume"),
         (RecipeConfig, "pretrain.train", "--pretrain.train.resume"),
         (RecipeConfig, "sft.train", "--sft.train.resume"),
         (RecipeConfig, "rlvr.train", "--rlvr.train.resume"),
+        (RecipeConfig, "dpo.train", "--dpo.train.resume"),
         (RecipeConfig, "rlhf.reward", "--rlhf.reward.resume"),
         (RecipeConfig, "rlhf.train", "--rlhf.train.resume"),
     ],
     ids=[
-        "stage 0",
-        "stage 1",
-        "stage 2",
-        "recipe at stage 0",
-        "recipe at stage 1",
-        "recipe at stage 2",
+        *(f"stage {number}" for number in range(4)),
+        *(f"recipe at stage {number}" for number in range(4)),
         "recipe at the reward model of stage 4",
         "recipe at stage 4",
     ],
@@ -230,8 +240,9 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
     monkeypatch.setattr(data_curation, "main", never)
     monkeypatch.setattr(stage0_curation, "main", never)
     monkeypatch.setattr(stage2_curation, "main", never)
-    mains = {stage0_pretrain.Config: stage0_pretrain.main, Config: main, RecipeConfig: recipe_main}
-    run = mains.get(config_class, stage2_rlvr.main)
+    monkeypatch.setattr(stage3_curation, "main", never)
+    mains = {stage.Config: stage.main for stage in (stage0_pretrain, *STAGES.values())} | {RecipeConfig: recipe_main}
+    run = mains[config_class]
     with pytest.raises(ValueError, match=f"holds an unfinished run at step-00000001; add {flag} to go on, or delete"):
         run(config)
     resumed = parse_command_line(config_class, [f"--output-dir={tmp_path / 'run'}", flag])
@@ -243,8 +254,8 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
 
 @pytest.mark.parametrize(
     "orchestrator",
-    [stage0_pretrain, stage1_sft, stage2_rlvr, stage4_rlhf],
-    ids=["stage 0", "stage 1", "stage 2", "stage 4"],
+    [stage0_pretrain, *STAGES.values(), stage4_rlhf],
+    ids=[f"stage {number}" for number in range(5)],
 )
 def test_a_stage_beside_a_running_one_is_refused_before_curation(orchestrator, tmp_path, monkeypatch):
     """The other trains: without this, its dataset would be replaced under it."""

@@ -1,0 +1,50 @@
+"""Stage 3, all three steps: tasks -> Dataset -> Checkpoint -> Results, from stage 2's Checkpoint.
+
+Run: python -m nemotron.recipes.nano2.stage3_dpo --scale tiny
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from nemotron import Artifact, print_complete, whole_stage
+from nemotron.config import ScaledConfig, input_path, nested, output_below, parse_command_line
+from nemotron.pipe import step_process
+from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nano2.stage3_dpo import data_curation, evaluation, training
+from nemotron.recipes.training.run import check_stage
+from nemotron.testing.stage import report_reproduction
+
+STAGE = "nano2/stage3_dpo"  # names the golden
+STEPS = (data_curation, training, evaluation)  # in their order; each writes into a directory with its name
+
+
+@dataclass
+class Config(ScaledConfig):
+    """Train Nemotron Nano 2 on pairs of its own tries at tasks with tools, and test what it has learned."""
+
+    output_dir: Path = output_below("nano2", "stage3_dpo")
+    """Where the artifacts go, one folder per step."""
+    base_checkpoint_path: Path = input_path("nano2", "stage2_rlvr", "training")
+    """Directory of stage 2's Checkpoint."""
+    data: data_curation.Config = nested(data_curation.Config, "data_curation")
+    train: training.Config = nested(training.Config, "training")
+    eval: evaluation.Config = nested(evaluation.Config, "evaluation")
+
+
+def main(config: Config) -> dict[str, Artifact]:
+    """Run the three steps, each on the output of the one before; return their artifacts by name."""
+    config = check_stage(MODELS[config.scale], config)  # refuses now what would fail after curation
+    with whole_stage(config, STEPS):
+        dataset = data_curation.main(replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
+        checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
+        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    return {"dataset": dataset, "checkpoint": checkpoint, "results": results}
+
+
+if __name__ == "__main__":
+    config = parse_command_line(Config)
+    with step_process():
+        print_complete(main(config))
+        report_reproduction(STAGE, config.scale, config.output_dir)
