@@ -1,6 +1,5 @@
-"""Nemotron Nano 2, all stages in order: 0, pretraining, 1, fine-tuning, 2, learning from verifiable rewards, 3, learning
-from preferences between its own tries at tasks with tools, and 4, learning from a reward model, with a merge at the
-end.
+"""Nemotron Nano 2, all stages in order: 0, pretraining, 1, fine-tuning, 2, learning from verifiable rewards, 3, from
+preferences between its own tries at tasks with tools, and 4, from a reward model, with a merge at the end.
 
 Run: python -m nemotron.recipes.nano2 --scale tiny
 """

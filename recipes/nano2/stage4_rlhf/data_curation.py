@@ -50,10 +50,11 @@ from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.judge import Judge, judged_answer
-from nemotron.recipes.sources import Unreadable
+from nemotron.recipes.sources import Unreadable, preferences
 from nemotron.recipes.sources.exercises import algebra, code_output, conversation, science
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.listing import find_files
 from nemotron.recipes.sources.preferences import Preference, read_preferences
 from nemotron.recipes.sources.problems.problem import seeded_random, split_of
 from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
@@ -170,9 +171,11 @@ class Dataset(Artifact):
 
 
 def check_sources(config: Config) -> None:
-    """Raise ValueError if all pairs are wanted and no sources are named."""
+    """Raise ValueError or FileNotFoundError if all pairs are wanted and no sources are named, or one is not there."""
     if config.raw_pairs == "all" and not config.sources:
         raise ValueError("raw_pairs=all needs --sources, because conversations have no end; name files with your pairs")
+    for source in config.sources:
+        find_files(source, preferences.FAMILY)
 
 
 def conversations(number: int, config: Config, split: Literal["train", "evaluation"], first: int = 0) -> list[Exercise]:

@@ -71,6 +71,7 @@ def test_everything_of_no_source_is_refused_before_pretraining(path, sentence, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["sft", "rlvr", "rlhf"])
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [("typo.jsonl", r"^typo\.jsonl does not exist"), ("empty", r"^empty holds no file that ends in \.txt, \.jsonl")],
