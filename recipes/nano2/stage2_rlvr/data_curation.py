@@ -80,7 +80,7 @@ class Config(ScaledConfig):
     reinforcement learning on instructions. They take the place of the generated instructions. A row is read if all its
     instructions are among the 25 of IFEval."""
     raw_prompts: PositiveInt | Literal["all"] = by_scale(
-        tiny=5_600, small=30_000, medium=16_000, full=published(16_000, "section 3")
+        tiny=5_600, small=20_000, medium=16_000, full=published(16_000, "section 3")
     )
     """Number of prompts before any filter, those of the other families included (published: 16,000, all of them with
     instructions), of which the scale takes its share; "all" reads every one of the sources."""

@@ -33,7 +33,6 @@ from nemotron import print_complete
 from nemotron.config import (
     BelowOne,
     Dtype,
-    Fraction,
     ScaledConfig,
     at_every_scale,
     by_scale,
@@ -90,20 +89,16 @@ class Config(ScaledConfig):
     """Replies to each prompt, which are compared with each other."""
     max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
-    temperature: PositiveFloat = by_scale(
-        tiny=1.0, small=1.3, medium=1.0, full=our_choice(1.0, "the policy itself; a proxy draws at 0.9, top-p 0.95")
-    )
-    """Temperature of the replies, and of the policy that learns from them. Small is so sure of itself that at 1 the
-    replies to a prompt soon no longer differ."""
+    temperature: PositiveFloat = at_every_scale(our_choice(1.0, "the policy itself; a proxy draws at 0.9, top-p 0.95"))
+    """Temperature of the replies, and of the policy that learns from them."""
     learn_from_cut_replies: bool = at_every_scale(our_choice(True))
     """Whether replies that max_new_tokens ended count in the loss; they earn a half of the form's share at most."""
 
     # Objective.
     leave_one_out: bool = at_every_scale(proxy(True, WORKPLACE))
     """Compare a reply with the mean of the other replies to its prompt; else with the mean of all of them."""
-    divide_by_deviation: bool = by_scale(tiny=True, small=False, medium=True, full=proxy(True, WORKPLACE))
-    """Divide advantages by the standard deviation of their group. A group that differs by a tenth of a part then counts
-    as much as one with right and wrong replies."""
+    divide_by_deviation: bool = at_every_scale(proxy(True, WORKPLACE))
+    """Divide advantages by the standard deviation of their group."""
     shuffle_rewards: bool = at_every_scale(our_choice(False, "a control"))
     """Give every reply the reward of a random reply of its step: a control, from which nothing can be learned. The
     recorded rewards are the true ones."""
@@ -111,7 +106,7 @@ class Config(ScaledConfig):
     """A token that became less likely than 1 - clip_low times what it was is not pushed further down."""
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
     """A token that became more likely than 1 + clip_high times what it was is not pushed further up."""
-    kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.03, medium=0.0, full=proxy(0.0, WORKPLACE))
+    kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.01, medium=0.0, full=proxy(0.0, WORKPLACE))
     """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model."""
 
     # Updates.
@@ -122,12 +117,8 @@ class Config(ScaledConfig):
     nothing is clipped."""
     micro_batch_prompts: PositiveInt = by_scale(tiny=2, small=2, medium=1, full=our_choice(1))
     """Prompts, each with all its replies, per forward pass; changes memory, not the result."""
-    learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=3e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
-    """Learning rate after the warmup."""
-    learning_rate_decay: Fraction = by_scale(
-        tiny=0.0, small=1.0, medium=0.0, full=our_choice(0.0, "a proxy falls to a tenth")
-    )
-    """Share of the learning rate that is lost linearly by the end of training; at 0 it stays."""
+    learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
+    """Learning rate after the warmup; it stays."""
     warmup_steps: NonNegativeInt = by_scale(tiny=1, small=5, medium=13, full=proxy(13, WORKPLACE))
     """Steps over which the learning rate rises linearly from 0."""
     beta1: BelowOne = at_every_scale(proxy(0.9, WORKPLACE))
@@ -168,10 +159,9 @@ class Config(ScaledConfig):
             )
 
 
-def learning_rate_at(step: int, total_steps: int, config: Config) -> float:
-    """Learning rate of step `step`, counted from 0: linear warmup, times a linear decay."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return config.learning_rate * warmup * (1 - config.learning_rate_decay * step / total_steps)
+def learning_rate_at(step: int, config: Config) -> float:
+    """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
+    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
 
 
 def with_logprobs(
@@ -264,7 +254,7 @@ def main(config: Config) -> Checkpoint:
 
             # Updates: each on its share of the prompts. From the second on, the policy has changed since it
             # wrote them, which is what the ratio and its clipping are for.
-            learning_rate = learning_rate_at(run.step, total_steps, config)
+            learning_rate = learning_rate_at(run.step, config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             terms, norms = [], []

@@ -82,12 +82,12 @@ class Config(ScaledConfig):
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of nvidia/HelpSteer3. Their
     pairs and contexts take the place of the generated ones; those of a tenth of the contexts are held out."""
     raw_pairs: PositiveInt | Literal["all"] = by_scale(
-        tiny=8_000, small=40_000, medium=40_000, full=our_choice(40_476, "the size of HelpSteer3, which is published")
+        tiny=8_000, small=30_000, medium=40_000, full=our_choice(40_000, "about the size of HelpSteer3")
     )
     """Number of pairs before any filter, of which the scale takes its share; "all" reads every one of the sources."""
     sampled_share: Fraction = by_scale(tiny=0.25, small=0.5, medium=0.5, full=our_choice(0.5))
     """Share of the replies in generated pairs that the policy wrote; the others have a quality that was drawn."""
-    noise_share: Fraction = at_every_scale(our_choice(0.1, "people disagree about as often on clear cases"))
+    noise_share: Fraction = at_every_scale(our_choice(0.1, "so that no pair is certain"))
     """Share of the generated pairs whose label is turned around, held-out pairs included."""
     max_pair_tokens: PositiveInt = by_scale(tiny=160, small=192, medium=4096, full=our_choice(8192))
     """Pairs with a longer reply, its context included, are dropped."""

@@ -47,18 +47,11 @@ def drawn(policy, config, advantages=None):
 
 def test_the_learning_rate_warms_up_and_stays():
     config = Config(learning_rate=1.0, warmup_steps=4)
-    assert [training.learning_rate_at(step, 6, config) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-
-
-def test_the_learning_rate_falls_by_its_share_over_all_steps():
-    config = Config(learning_rate=1.0, warmup_steps=2, learning_rate_decay=1.0)
-    assert [training.learning_rate_at(step, 4, config) for step in range(4)] == [0.5, 0.75, 0.5, 0.25]
-    config = Config(learning_rate=1.0, warmup_steps=0, learning_rate_decay=0.5)
-    assert [training.learning_rate_at(step, 4, config) for step in range(4)] == [1.0, 0.875, 0.75, 0.625]
+    assert [training.learning_rate_at(step, config) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def test_without_warmup_the_first_step_has_the_whole_rate():
-    assert training.learning_rate_at(0, 1, Config(learning_rate=0.5, warmup_steps=0)) == 0.5
+    assert training.learning_rate_at(0, Config(learning_rate=0.5, warmup_steps=0)) == 0.5
 
 
 # --- advantages ---
