@@ -117,7 +117,7 @@ class Config(ScaledConfig):
     """Conversations for the choice of a merge; none of them is in the evaluation."""
     validation_exercises: PositiveInt = by_scale(tiny=3, small=30, medium=100, full=our_choice(100))
     """Exercises of each family that needs reasoning, for the choice of a merge; none of them is in the evaluation."""
-    exercises_per_family: PositiveInt = by_scale(tiny=2, small=50, medium=200, full=our_choice(500))
+    exercises_per_family: PositiveInt = by_scale(tiny=5, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
 

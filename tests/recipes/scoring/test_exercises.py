@@ -263,3 +263,25 @@ def test_progress_goes_to_stderr(model, tokenizer, questions, monkeypatch, capsy
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.splitlines() == ["asked (think): 3/5, 0 right", "asked (think): 5/5, 0 right"]
+
+
+def test_the_loss_of_right_replies_is_the_mean_over_their_tokens_in_each_family(exercise):
+    tokenizer = train_tokenizer(["the thought closes </think> with an answer"], 300)
+    config = ModelConfig(
+        vocab_size=300, hidden_size=16, hybrid_override_pattern="M-*-", intermediate_size=32, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, mamba_num_heads=2, mamba_head_dim=16, n_groups=1, ssm_state_size=8,
+    )  # fmt: skip
+    model = NemotronH(config, dtype=torch.float64)
+    initialize(model, 0)
+    others = FAMILIES["safety"].generate_exercises(2, 0, split="evaluation")
+    found = exam.right_reply_losses(model, [exercise, *others], tokenizer, CHAT, batch_tokens=64)
+    assert list(found) == ["math", "safety"]
+    for family, members in {"math": [exercise], "safety": others}.items():
+        losses = []
+        for one in members:
+            reply = {"role": "assistant", "content": f"<think>\n{one.reasoning}\n</think>\n\n{one.answer}"}
+            row = CHAT.encode(tokenizer, [*one.messages, reply])
+            with torch.no_grad():
+                logprobs = model(torch.tensor([row.ids]))[0].log_softmax(dim=-1)
+            losses += [-logprobs[i - 1, row.ids[i]].item() for i in range(1, len(row.ids)) if row.in_loss[i]]
+        assert found[family] == pytest.approx(sum(losses) / len(losses), rel=1e-9)

@@ -14,7 +14,8 @@ from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.generate import Continuation
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.nemotron_h.scorer import Scorer, scores_of
-from nemotron.recipes.scoring.judge import Judge, read_ids
+from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.judge import Judge, best_graded, read_ids
 from nemotron.recipes.sources.exercises.exercise import user_exercise
 
 EXERCISE = replace(
@@ -123,3 +124,9 @@ def test_a_score_that_is_not_finite_stops_with_the_prompt(path, value):
     sentence = r"^the reward model gives the reply 'It is 9\.' to the prompt a the score -?(nan|inf); train the reward "
     with pytest.raises(ValueError, match=sentence):
         reward(Judge(CHAT, path, broken), f"It is 9.{END}")
+
+
+def test_the_best_constant_answer_is_the_one_that_earns_most_on_average():
+    others = [replace(EXERCISE, details=json.dumps({"value": value, "candidates": []})) for value in ("9", "9", "8")]
+    assert best_graded(others, ["8", "It is 8.", "It is 9.", "It is 9"]) == Chance("It is 9.", pytest.approx(2.6 / 3))
+    assert best_graded(others, ["a", "a", "b"]).reply == "a"
