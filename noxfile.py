@@ -74,7 +74,8 @@ def tests(session: nox.Session) -> None:
     here = [f"--ignore={path}" for path in BACKGROUND_TESTS]
     log = Path(session.create_tmp(), "background.txt")
     # One thread each: threads that wait for each other on the same cores would slow down both.
-    environment = {**os.environ, **session.env, "OMP_NUM_THREADS": "1"}
+    own = {name: value for name, value in session.env.items() if value is not None}
+    environment = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8", newline="\n") as output:
         pytest = Path(session.bin, "pytest")
         command = [pytest, *BACKGROUND_TESTS, "-p", "no:cacheprovider"]  # the cache is for one process
