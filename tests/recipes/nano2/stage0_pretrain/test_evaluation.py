@@ -4,7 +4,8 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import get_origin
+from types import UnionType
+from typing import get_args, get_origin
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,9 @@ def filled(artifact_class, path, **known):
     empty = {int: 1, float: 0.0, str: "", Path: path / "unread", dict: {}, list: []}
     for name, field in artifact_class.model_fields.items():
         if name not in known and name != "path" and field.is_required():
-            known[name] = empty[get_origin(field.annotation) or field.annotation]
+            kind = field.annotation
+            kind = get_args(kind)[0] if isinstance(kind, UnionType) else get_origin(kind) or kind
+            known[name] = empty[kind]
     artifact_class(path=path, **known).save()
     return artifact_class.load(path)
 

@@ -73,7 +73,7 @@ def test_the_table_has_all_three_models_beside_each_other():
     assert "The policy model wins 12.5% against the stage before, loses 12.5% and ties 12.5%: win rate 12.5%" in table
     assert "The merged model wins 62.5%" in table
     assert "The best constant reply earns 43.8% of the rubric (`'It is 9.'`)." in table
-    assert "policy less stage before | merged less policy | chance level |" in table
+    assert "policy less stage before, points | merged less policy, points | chance level |" in table
     assert all(table.count(f"| {family} | ") == 2 for family in FAMILIES)  # exact match, and nats
 
 
