@@ -383,6 +383,15 @@ def test_a_length_that_no_task_has_is_refused_with_its_flag(base, tmp_path):
         data_curation.main(curated(base, tmp_path, max_prompt_tokens=1))
 
 
+def test_prompts_as_long_as_the_context_are_refused_before_any_task_is_tried(base, tmp_path):
+    sentence = (
+        r"^max_prompt_tokens=512 leaves no room for a reply in the 512 tokens that the model reads; give at most 5"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        data_curation.main(curated(base, tmp_path, max_prompt_tokens=512))
+    assert not (tmp_path / "data_curation").exists()
+
+
 def test_a_base_model_without_chat_template_is_refused(random_base_model, tmp_path):
     (tmp_path / "base").mkdir()
     base = random_base_model(tmp_path / "base")
