@@ -423,6 +423,17 @@ def test_a_policy_that_was_replaced_since_curation_is_refused(random_base_model,
         training.main(configured(dataset, tmp_path))
 
 
+def test_pairs_that_say_the_same_are_refused_before_any_step(dataset, tmp_path):
+    """Somebody has changed the Dataset and saved it again."""
+    shutil.copytree(dataset.path, tmp_path / "data")
+    other = data_curation.Dataset.load(path=tmp_path / "data")
+    rows = pq.read_table(other.pairs_path)
+    pq.write_table(rows.take([0, 0, *range(2, len(rows))]), other.pairs_path)
+    with pytest.raises(ValueError, match=r"^pair 0 \(task .*\) has a chosen and a rejected try that say the same; cur"):
+        training.main(configured(other.save(), tmp_path))
+    assert not (tmp_path / "training").exists()
+
+
 def test_a_policy_with_another_tokenizer_is_refused(dataset, random_base_model, tmp_path):
     (tmp_path / "base").mkdir()
     base = random_base_model(tmp_path / "base", CHAT.template)
