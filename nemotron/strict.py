@@ -63,7 +63,17 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "write it again"
         raise ValueError(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not valid JSON ({one_sentence(error)}); {advice}") from None
-    level = [value]  # deeper values would overflow the stack of whoever compares, prints or writes them
+    if is_too_deep(value):
+        raise ValueError(f"{source} has more than {MAX_JSON_DEPTH} nested lists and objects; {advice}")
+    return value
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether more than MAX_JSON_DEPTH lists and objects are nested in a value of JSON.
+
+    Deeper values would overflow the stack of whoever compares, prints or writes them.
+    """
+    level = [value]
     for _ in range(MAX_JSON_DEPTH + 1):
         level = [
             inner
@@ -71,9 +81,7 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "write it again"
             if isinstance(outer, dict | list)
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
-    if level:
-        raise ValueError(f"{source} has more than {MAX_JSON_DEPTH} nested lists and objects; {advice}")
-    return value
+    return bool(level)
 
 
 def parse_json_object(

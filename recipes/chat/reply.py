@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemotron.recipes.chat.messages import LONE_SURROGATE, reject_constant
+from nemotron.strict import MAX_JSON_DEPTH, is_too_deep
 
 SplitCalls = tuple[str, list[dict[str, Any]], list[str]]
 """The text around the tool calls, the calls as in a message, and one sentence for each format error."""
@@ -51,6 +52,8 @@ def split_json_calls(open_tag: str, close_tag: str) -> Callable[[str], SplitCall
             return text, [], [f"the list of tool calls is not followed by {close_tag}"]
         if not isinstance(calls, list) or not calls:
             return text, [], ["the tool call is not a list of calls"]
+        if is_too_deep(calls):
+            return text, [], [f"a call has more than {MAX_JSON_DEPTH} nested lists and objects"]
         for call in calls:
             if (
                 not isinstance(call, dict)

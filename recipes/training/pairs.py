@@ -43,7 +43,7 @@ def by_task(tries: Sequence[Try]) -> dict[str, list[Try]]:
 
 
 def pairs_of(tries: Sequence[Try], *, graded: bool, at_most: int) -> list[tuple[Try, Try]]:
-    """Chosen and rejected tries of one task: the first right one with the first wrong one, the second with the second.
+    """Chosen and rejected tries of one task: right ones in their order with wrong ones, those that got least far first.
 
     Args:
         tries: of one task; those that could not be judged are left out.
@@ -87,6 +87,31 @@ def try_row(one: Try) -> dict[str, object]:
 def pair_rows(pairs: Sequence[tuple[Try, Try]]) -> list[dict[str, object]]:
     """The rows of the pairs, chosen before rejected."""
     return [try_row(one) for pair in pairs for one in pair]
+
+
+def check_pairs(table: pa.Table, vocab_size: int) -> None:
+    """Check that the rows of a table are pairs that a model with so many token ids can learn from.
+
+    Raises:
+        ValueError: if a row has no partner, or two rows are no better and worse try of one task.
+    """
+    rows = table.to_pylist()
+    if len(rows) % 2:
+        raise ValueError(f"the pairs have {len(rows)} rows, and a pair has two; curate the data again")
+    for number, (chosen, rejected) in enumerate(zip(rows[::2], rows[1::2], strict=True)):
+        fault = ""
+        if chosen["id"] != rejected["id"]:
+            fault = f"pairs a try of {chosen['id']} with one of {rejected['id']}"
+        elif chosen["tokens"] == rejected["tokens"]:
+            fault = "has a chosen and a rejected try that say the same"
+        elif chosen["level"] <= rejected["level"]:
+            fault = "has a chosen try that got no further than the rejected one"
+        elif not all(0 <= token < vocab_size for row in (chosen, rejected) for token in row["tokens"]):
+            fault = f"has a token id that is none of the {vocab_size} of the model"
+        elif not (any(chosen["in_loss"]) and any(rejected["in_loss"])):
+            fault = "has a try of which no token counts"
+        if fault:
+            raise ValueError(f"pair {number} (task {chosen['id']}) {fault}; curate the data again")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ A try keeps each turn as the policy read and wrote it: the ids of the prompt, an
 the conversation is rendered anew, and the template leaves out earlier thoughts; so the turns of a try are separate
 texts, and what the policy wrote is in none of them twice.
 
-A verifier that raises or takes too long is named; its try is neither right nor wrong, and nothing learns from it.
+A verifier that raises or takes too long is named and counted; its try is not right, and nothing learns from it.
 
 Left out: several calls side by side, whose order would not matter; tools that take time.
 """
@@ -113,6 +113,10 @@ def draw_tries(
         unfinished = [one for (one, ids), reply in zip(asked, replies, strict=True) if goes_on(one, ids, reply, verify)]
     for one in tries:
         judge(one, verify)
+    if faults := sum(bool(one.fault) for one in tries):
+        print_line(
+            f"{faults:,} of {len(tries):,} tries could not be judged; they count as not right and are in no pair"
+        )
     return tries
 
 

@@ -383,6 +383,15 @@ def test_a_length_that_no_task_has_is_refused_with_its_flag(base, tmp_path):
         data_curation.main(curated(base, tmp_path, max_prompt_tokens=1))
 
 
+def test_prompts_as_long_as_the_context_are_refused_before_any_task_is_tried(base, tmp_path):
+    sentence = (
+        r"^max_prompt_tokens=512 leaves no room for a reply in the 512 tokens that the model reads; give at most 5"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        data_curation.main(curated(base, tmp_path, max_prompt_tokens=512))
+    assert not (tmp_path / "data_curation").exists()
+
+
 def test_a_base_model_without_chat_template_is_refused(random_base_model, tmp_path):
     (tmp_path / "base").mkdir()
     base = random_base_model(tmp_path / "base")
@@ -412,6 +421,17 @@ def test_a_policy_that_was_replaced_since_curation_is_refused(random_base_model,
         ValueError, match=r"base_checkpoint_path had digest .*restore the old checkpoint, or run the st"
     ):
         training.main(configured(dataset, tmp_path))
+
+
+def test_pairs_that_say_the_same_are_refused_before_any_step(dataset, tmp_path):
+    """Somebody has changed the Dataset and saved it again."""
+    shutil.copytree(dataset.path, tmp_path / "data")
+    other = data_curation.Dataset.load(path=tmp_path / "data")
+    rows = pq.read_table(other.pairs_path)
+    pq.write_table(rows.take([0, 0, *range(2, len(rows))]), other.pairs_path)
+    with pytest.raises(ValueError, match=r"^pair 0 \(task .*\) has a chosen and a rejected try that say the same; cur"):
+        training.main(configured(other.save(), tmp_path))
+    assert not (tmp_path / "training").exists()
 
 
 def test_a_policy_with_another_tokenizer_is_refused(dataset, random_base_model, tmp_path):

@@ -43,7 +43,7 @@ from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import FilterReport, Rule, apply_to_list, progress
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
@@ -236,6 +236,12 @@ def main(config: Config) -> Dataset:
         )
     base = Checkpoint.load(path=path)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
+    context = load_config(base.checkpoint_path).max_position_embeddings
+    if config.max_prompt_tokens >= context:
+        raise ValueError(
+            f"max_prompt_tokens={config.max_prompt_tokens} leaves no room for a reply in the {context} tokens that the "
+            f"model reads; give at most {context - 1}"
+        )
     with working_directory(config.output_dir, Dataset) as work, threads_of(config.scale):
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         verify = Verifier(CHAT, work / "tokenizer")

@@ -71,14 +71,23 @@ def results_table(checkpoint: Checkpoint, metrics: Mapping[str, float], constant
         "",
         f"A policy that always says the same gets {metrics['success/best_constant']:.1%} (`{constant.reply[:60]!r}`).",
         "",
-        f"The policy prefers the right try of {metrics['preference_accuracy']:.1%} of "
-        f"{metrics['held_out_pairs']:,.0f} held-out pairs, by {metrics['preference_margin']:+.2f} nats on average; "
-        "the model at the start has a margin of 0.",
+        preference_sentence(metrics),
         "",
         *exam_rows(metrics, NAMES),
         "",
     ]
     return "\n".join(lines)
+
+
+def preference_sentence(metrics: Mapping[str, float]) -> str:
+    """How often the policy prefers the better try of a held-out pair, if there is a pair."""
+    if not metrics["held_out_pairs"]:
+        return "No held-out task has a better and a worse try of the model at the start, so no preference was measured."
+    return (
+        f"The policy prefers the better try of {metrics['preference_accuracy']:.1%} of "
+        f"{metrics['held_out_pairs']:,.0f} held-out pairs, by {metrics['preference_margin']:+.2f} nats on average; "
+        "the model at the start has a margin of 0."
+    )
 
 
 def success_by_round(checkpoint: Checkpoint, dataset: Dataset) -> list[float]:

@@ -53,7 +53,7 @@ from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.scoring.rewards import Prompt, Verifier
 from nemotron.recipes.training.dpo import PairTerms, dpo_objective
-from nemotron.recipes.training.pairs import Pairs, measured, pairs_of_round, try_logprobs, write_round
+from nemotron.recipes.training.pairs import Pairs, check_pairs, measured, pairs_of_round, try_logprobs, write_round
 from nemotron.recipes.training.rollouts import prompt_batches
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 from nemotron.recipes.training.tries import draw_tries
@@ -155,10 +155,12 @@ def pair_terms(policy: NemotronH, pairs: Pairs, config: Config) -> PairTerms:
     )
 
 
-def tables_of(dataset: Dataset) -> tuple[Sequence[Prompt], pa.Table]:
+def tables_of(dataset: Dataset, vocab_size: int) -> tuple[Sequence[Prompt], pa.Table]:
     """All tasks, and the pairs of the first round."""
     prompts = next(prompt_batches(dataset.tasks_path, dataset.num_tasks, first_step=0))
-    return prompts, pq.read_table(dataset.pairs_path)
+    pairs = pq.read_table(dataset.pairs_path)
+    check_pairs(pairs, vocab_size)
+    return prompts, pairs
 
 
 def main(config: Config) -> Checkpoint:
@@ -170,7 +172,7 @@ def main(config: Config) -> Checkpoint:
         return Checkpoint.load(config.output_dir)
 
     policy = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
-    prompts, first_pairs = tables_of(dataset)
+    prompts, first_pairs = tables_of(dataset, policy.config.vocab_size)
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only

@@ -152,6 +152,8 @@ def draw_correct(generator: random.Random, difficulty: int) -> Exercise:
     if difficulty == 1:
         effect = draw_item(generator, ("get", "set", "set", "delete"))
         asked = Request(effect, table, row, value if effect == "set" else None)
+        if database[table][row] == asked.value:  # the row would be right before any call
+            database[table][row] = value - 1 if value > 1 else 2
         wrong = Request(effect, draw_item(generator, [one for one in NUMBER_TABLES if one != table]), row, asked.value)
         if effect != "set":  # there is such a row nowhere, so that reading and deleting it fails
             names = [name for name in TABLES[table].rows if name not in database[table]]

@@ -64,6 +64,10 @@ def test_a_reply_is_split_as_by_hand(text: str, content: str, calls: list[Any], 
         ('[{"name": 7, "arguments": {}}]', 'a call is not {"name": text, "arguments": object}'),
         ('[{"name": "add", "arguments": "{}"}]', 'a call is not {"name": text, "arguments": object}'),
         ('[{"name": "add", "arguments": {"a": "\\ud83d"}}]', "a call contains a lone surrogate"),
+        (
+            f'[{{"name": "add", "arguments": {{"a": {"[" * 98}1{"]" * 98}}}}}]',
+            "a call has more than 100 nested lists and objects",
+        ),
     ],
 )
 def test_a_malformed_call_is_named_and_stays_in_the_text(inside: str, error: str) -> None:

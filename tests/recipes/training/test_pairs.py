@@ -18,6 +18,7 @@ from nemotron.recipes.training.pairs import (
     ROW_COLUMNS,
     Pairs,
     by_task,
+    check_pairs,
     measured,
     pair_rows,
     pairs_of,
@@ -145,6 +146,40 @@ def test_steps_share_the_pairs_in_order_and_may_be_empty(two):
 def test_forward_passes_have_all_pairs_once_shorter_ones_first(two):
     assert [piece.tolist() for piece in two.by_length(1)] == [[1], [0]]
     assert [piece.tolist() for piece in two.by_length(5)] == [[1, 0]]
+
+
+# --- what is read ---
+
+
+def given_rows(**changed):
+    """The rows of a pair; `changed` are the columns of the rejected try that differ."""
+    chosen, rejected = pair_rows([(one_try(0, right=True), one_try(1))])
+    return [chosen, rejected | changed]
+
+
+NO_PAIRS = {
+    "half a pair": (given_rows()[:1], r"^the pairs have 1 rows, and a pair has two; curate the data again$"),
+    "another task": (given_rows(id="b"), r"pairs a try of sft/workplace/0 with one of b; curate the data again$"),
+    "the same text": (given_rows(tokens=[20, 21, 30, 12]), "has a chosen and a rejected try that say the same; curate"),
+    "as good": (given_rows(level=3), "has a chosen try that got no further than the rejected one; curate"),
+    "an unknown token": (
+        given_rows(tokens=[20, 21, 40, 12]),
+        "has a token id that is none of the 40 of the model; cur",
+    ),
+    "a negative token": (
+        given_rows(tokens=[20, -1, 31, 12]),
+        "has a token id that is none of the 40 of the model; cur",
+    ),
+    "nothing written": (given_rows(in_loss=[False] * 4), "has a try of which no token counts; curate"),
+}
+
+
+@pytest.mark.parametrize(("rows", "sentence"), NO_PAIRS.values(), ids=NO_PAIRS)
+def test_rows_that_are_no_pair_to_learn_from_are_refused(rows, sentence):
+    schema = pa.schema(list(ROW_COLUMNS.items()))
+    check_pairs(pa.Table.from_pylist(given_rows(), schema=schema), vocab_size=40)
+    with pytest.raises(ValueError, match=sentence):
+        check_pairs(pa.Table.from_pylist([*given_rows(), *rows], schema=schema).slice(2), vocab_size=40)
 
 
 # --- log-probabilities ---

@@ -249,7 +249,15 @@ def test_a_verifier_that_fails_is_named_and_its_try_is_not_judged(
     monkeypatch.setattr(module, name, verifier)
     one, _ = played(verify, model, monkeypatch, task, *solution(task), max_turns=2)
     assert (one.right, one.fault) == (False, sentence)
-    assert f"try 0 of {task.id} could not be judged: {sentence}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"try 0 of {task.id} could not be judged: {sentence}" in said
+    assert "1 of 1 tries could not be judged; they count as not right and are in no pair" in said
+
+
+def test_nothing_is_said_of_judging_where_all_tries_are_judged(verify, model, monkeypatch, capsys):
+    task = task_of(workplace.LOOK_UP)
+    played(verify, model, monkeypatch, task, *solution(task), max_turns=2)
+    assert "judged" not in capsys.readouterr().err
 
 
 # --- what tries are worth ---

@@ -74,9 +74,15 @@ def test_the_table_has_both_models_beside_each_other():
     assert "| look_up | 25.0% ± 6.2% | 75.0% ± 6.2% | +50.0% ± 50.0% |" in table
     assert "| **all** | 25.0% ± 6.2% | 75.0% ± 6.2% | +50.0% ± 50.0% |" in table
     assert "| calls that did what they say | 37.5% | 37.5% |" in table
-    assert "prefers the right try of 87.5% of 40 held-out pairs, by +1.50 nats on average" in table
+    assert "prefers the better try of 87.5% of 40 held-out pairs, by +1.50 nats on average" in table
     assert "A policy that always says the same gets 12.5% (`'No.'`)." in table
     assert all(f"| {family} |" in table for family in FAMILIES)
+
+
+def test_without_a_held_out_pair_the_table_gives_no_preference():
+    table = results_table(CHECKPOINT, METRICS | {"held_out_pairs": 0.0, "preference_accuracy": 0.0}, CONSTANT)
+    assert "No held-out task has a better and a worse try of the model at the start, so no preference" in table
+    assert "prefers" not in table
 
 
 def test_a_kind_without_tasks_has_no_row():

@@ -118,6 +118,14 @@ def test_every_solution_is_right_and_nothing_less(difficulty: int) -> None:
         assert (kind_of(one) == NOTHING) == (not solution_of(one))
 
 
+def test_a_row_to_set_has_another_value_before() -> None:
+    """Else a policy that says "Done." and calls nothing would be right."""
+    for split in ("train", "evaluation"):
+        for one in generate_exercises(300, 1234, split=split):
+            if kind_of(one) != NOTHING:
+                assert not is_right(one, database_of(one), []), one.id
+
+
 @DIFFICULTIES
 def test_every_kind_occurs(difficulty: int) -> None:
     kinds = Counter(kind_of(one) for one in generate_exercises(120, 0, split="train", difficulty=difficulty))
