@@ -71,6 +71,16 @@ def test_equal_rows_have_the_same_score_to_the_last_bit(scorer, dtype):
         assert len(set(scores[:, 0].tolist())) == 4
 
 
+def test_the_score_is_not_rounded_to_bfloat16():
+    """Under autocast, where the matrices of the backbone are in bfloat16; the head is not."""
+    scorer = Scorer(language_model()).to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = scorer.score(*padded(ROWS))
+    assert scores.dtype == torch.float32
+    assert (scores != scores.to(torch.bfloat16)).all()
+    torch.testing.assert_close(scores, scorer.score(*padded(ROWS)), rtol=0.05, atol=0.05)
+
+
 def test_a_token_with_the_number_of_the_padding_counts(scorer):
     """[5, 6, 7] and [5, 6, 7, 0] are two texts; the length decides, not the id."""
     first, *_, last = scores_of(scorer, ROWS, batch_rows=4).tolist()

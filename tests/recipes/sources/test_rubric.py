@@ -96,7 +96,7 @@ def test_sentences_end_at_whole_runs_of_marks():
 def test_a_long_run_of_marks_is_judged_at_once():
     """In a child, so that a slow rule fails the test and does not hold it up: a search from every mark is quadratic."""
     code = "from nemotron.recipes.sources.rubric import concise_part; print(concise_part('!' * 200_000 + 'x'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert done.stdout == "1.0\n", done.stderr
 
 
