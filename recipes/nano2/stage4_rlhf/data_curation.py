@@ -317,6 +317,11 @@ def main(config: Config) -> Dataset:
                 f"of {len(kept)} pairs {len(pairs)} are for training and {len(held_out_pairs)} held out, by their "
                 "contexts; give more pairs, so that there are some of both"
             )
+        if all(pair.noisy for pair in held_out_pairs):
+            raise ValueError(
+                f"the labels of all {len(held_out_pairs)} held-out pairs are turned around, so nothing shows how often "
+                "the reward model is right; lower --noise-share, or raise --held-out-pairs"
+            )
 
         # The prompts of reinforcement learning; every second one asks for thinking.
         number = apply_scale(config.raw_prompts, config.scale)

@@ -73,8 +73,15 @@ def test_the_table_has_all_three_models_beside_each_other():
     assert "The policy model wins 12.5% against the stage before, loses 12.5% and ties 12.5%: win rate 12.5%" in table
     assert "The merged model wins 62.5%" in table
     assert "The best constant reply earns 43.8% of the rubric (`'It is 9.'`)." in table
-    assert "policy less stage before | merged less policy | chance level |" in table
+    assert "policy less stage before, points | merged less policy, points | chance level |" in table
     assert all(table.count(f"| {family} | ") == 2 for family in FAMILIES)  # exact match, and nats
+
+
+def test_the_merge_is_compared_with_the_better_parent_in_each_ability():
+    shares = {"rubric/base": 0.25, "rubric/policy": 0.5, "rubric/merged": 0.4375,
+              "reasoning/base": 0.75, "reasoning/policy": 0.25, "reasoning/merged": 0.8125}  # fmt: skip
+    table = report.results_table(CHECKPOINT, {**METRICS, **shares}, CONSTANT)
+    assert "The merged model less the better of its parents: chat -6.2 points, reasoning +6.2 points." in table
 
 
 def test_a_part_that_nobody_judged_is_left_out():
