@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
@@ -51,7 +52,8 @@ class Scorer(NemotronH):
         """
         hidden = self.backbone(tokens)  # (b, t, d), after the final norm
         last = hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]  # (b, d)
-        return at_least_float32(self.lm_head(last))[:, 0]
+        with torch.autocast(last.device.type, enabled=False):  # bfloat16 has 8 bits: 5.04 would be 5.03125
+            return F.linear(at_least_float32(last), at_least_float32(self.lm_head.weight))[:, 0]
 
 
 def padded(rows: Sequence[Sequence[int]], device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -72,18 +74,19 @@ def padded(rows: Sequence[Sequence[int]], device: str = "cpu") -> tuple[Tensor, 
 
 @torch.no_grad()
 def scores_of(scorer: Scorer, rows: Sequence[Sequence[int]], *, batch_rows: int) -> Tensor:
-    """(b,) scores in float64 on the CPU, in the order of the rows.
+    """(b,) scores in float64 on the CPU, in the order of the rows; equal rows have equal scores, to the last bit.
 
     Args:
-        batch_rows: rows of one forward pass, of similar length; changes memory and speed, not the scores.
+        batch_rows: rows of one forward pass, of similar length; changes memory and speed, and a score only by rounding.
     """
-    scores = torch.zeros(len(rows), dtype=torch.float64)
     device = str(scorer.lm_head.weight.device)
-    by_length = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
-    for start in range(0, len(rows), batch_rows):
-        chosen = by_length[start : start + batch_rows]
-        scores[chosen] = scorer.score(*padded([rows[index] for index in chosen], device)).double().cpu()
-    return scores
+    # Each text once: in another batch the same text may round differently, and GRPO would divide that by itself.
+    texts = sorted(dict.fromkeys(map(tuple, rows)), key=len)
+    scores: dict[tuple[int, ...], float] = {}
+    for start in range(0, len(texts), batch_rows):
+        chosen = texts[start : start + batch_rows]
+        scores |= zip(chosen, scorer.score(*padded(chosen, device)).tolist(), strict=True)
+    return torch.tensor([scores[tuple(row)] for row in rows], dtype=torch.float64)
 
 
 def save_scorer(scorer: Scorer, language_model: NemotronH, tokenizer_path: Path, directory: Path) -> None:

@@ -40,6 +40,7 @@ from nemotron.recipes.sources.reading import (
     stated_text,
     with_unique_ids,
 )
+from nemotron.strict import short
 
 FAMILY = "preference"  # of exercises that are a user's contexts
 ID_COLUMNS = ("id", "uuid", "key")
@@ -188,5 +189,5 @@ def parse_label(value: Any) -> int:
         ValueError: if it is not a whole number from -3 to 3.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in range(-STRONGEST, STRONGEST + 1):
-        raise ValueError(f"'overall_preference' is {value!r}, not a whole number from -{STRONGEST} to {STRONGEST}")
+        raise ValueError(f"'overall_preference' is {short(value)}, not a whole number from -{STRONGEST} to {STRONGEST}")
     return int(value)

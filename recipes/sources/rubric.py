@@ -32,6 +32,7 @@ WEIGHTS = {"helpful": 2, "correct": 4, "concise": 1, "language": 2, "tone": 1}
 MAX_WORDS = 8  # our choice: twice the words of "It is 9."
 IDENTIFIED_WORDS = 20  # our choice: below it, py3langid recognizes few texts
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+(?: |$)")  # tried once a run: a policy may write thousands of "!"
 RUDE = {"dumb", "duh", "idiot", "lazy", "obviously", "shut", "stupid", "whatever"}
 FREQUENT = """
     a about after again agreed all allowed also am an and answer any are as ask at be because been before both but by
@@ -77,7 +78,7 @@ def stated_values(text: str, candidates: list[str]) -> set[str]:
 
 def concise_part(text: str) -> float:
     """1 up to MAX_WORDS words; then the limit's share of the words. Repeated sentences count as one of all."""
-    sentences = [sentence.strip().casefold() for sentence in re.split(r"[.!?]+(?: |$)", text) if sentence.strip()]
+    sentences = [sentence.strip().casefold() for sentence in SENTENCE_END.split(text) if sentence.strip()]
     return min(1.0, MAX_WORDS / max(1, len(text.split()))) * len(set(sentences)) / max(1, len(sentences))
 
 

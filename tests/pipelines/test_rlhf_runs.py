@@ -307,8 +307,20 @@ def test_reward_hacking_stops_the_run_if_the_config_says_so(rewarding, tmp_path,
 
 
 def test_a_run_without_hacking_says_nothing(rewarding, tmp_path, capsys):
-    training.main(configured(rewarding, tmp_path, hacking_window=50))
+    training.main(
+        configured(rewarding, tmp_path, max_rubric_fall=1.0, max_length_growth=9.0, max_repetition_growth=1.0)
+    )
     assert "hacking" not in capsys.readouterr().err
+
+
+def test_a_run_of_too_few_steps_to_check_hacking_says_so(rewarding, tmp_path, capsys):
+    found = training.main(configured(rewarding, tmp_path, hacking_window=50, on_hacking="stop"))
+    said = capsys.readouterr().err
+    assert said.count("hacking") == 3  # in this sentence alone
+    assert (
+        f"reward hacking is not checked: {found.num_steps} steps are fewer than two windows of hacking_window=50"
+        in said
+    )
 
 
 def broken_copy(rewarding, path, value):
@@ -469,6 +481,13 @@ def test_a_model_with_another_tokenizer_is_refused(dataset, random_base_model, t
 def test_a_length_that_no_pair_has_is_refused_with_its_flag(base, tmp_path):
     with pytest.raises(ValueError, match=r"'length' leaves none of \d+ items.*raise --max-pair-tokens"):
         data_curation.main(curated(base, tmp_path, max_pair_tokens=1))
+
+
+def test_held_out_pairs_with_nothing_but_noise_are_refused(base, tmp_path):
+    sentence = r"^the labels of all \d+ held-out pairs are turned around, so nothing shows .*; lower --noise-share"
+    with pytest.raises(ValueError, match=sentence):
+        data_curation.main(curated(base, tmp_path, noise_share=1.0))
+    assert not (tmp_path / "data_curation").exists()
 
 
 # --- the user's preferences ---

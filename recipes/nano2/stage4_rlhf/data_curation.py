@@ -116,7 +116,8 @@ class Config(ScaledConfig):
     validation_prompts: PositiveInt = by_scale(tiny=5, small=60, medium=250, full=our_choice(250))
     """Conversations for the choice of a merge; none of them is in the evaluation."""
     validation_exercises: PositiveInt = by_scale(tiny=3, small=30, medium=100, full=our_choice(100))
-    """Exercises of each family that needs reasoning, for the choice of a merge; none of them is in the evaluation."""
+    """Exercises of each family that needs reasoning, for the choice of a merge; those with a task of the evaluation are
+    left out."""
     exercises_per_family: PositiveInt = by_scale(tiny=5, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
@@ -191,9 +192,31 @@ def conversations(number: int, config: Config, split: Literal["train", "evaluati
 
 
 def without_tasks_of(exercises: Sequence[Exercise], used: Sequence[Exercise]) -> list[Exercise]:
-    """Those whose task is none of the used ones: two difficulties may have the same."""
+    """Those whose task is none of the used ones: two difficulties, or two families, may have the same."""
     tasks = {one.canonical for one in used}
     return [one for one in exercises if one.canonical not in tasks]
+
+
+def held_out_exercises(config: Config) -> tuple[list[Exercise], list[Exercise], list[Exercise]]:
+    """Conversations for evaluation; conversations and exercises for the choice of a merge; the exam's exercises.
+
+    A conversation and an exercise may ask the same. The exercises for the choice have no task of the other two.
+    """
+    # The first conversations of the evaluation split are for evaluation, the next for the choice.
+    held_out = conversations(config.held_out_prompts, config, "evaluation")
+    validation = conversations(config.validation_prompts, config, "evaluation", config.held_out_prompts)
+    validation = without_tasks_of(validation, held_out)
+    number = config.exercises_per_family
+    exercises = [
+        exercise
+        for family in FAMILIES.values()
+        for exercise in family.generate_exercises(number, config.seed, split="evaluation", difficulty=1)
+    ]
+    for family in REASONING:  # fewer exercises are a prefix of more
+        wanted = number + config.validation_exercises
+        drawn = family.generate_exercises(wanted, config.seed, split="evaluation", difficulty=1)[number:]
+        validation += without_tasks_of(drawn, [*held_out, *exercises])
+    return held_out, validation, exercises
 
 
 def sampled_answers(
@@ -276,21 +299,7 @@ def main(config: Config) -> Dataset:
         judge = Judge(CHAT, work / "tokenizer")
         model = load_checkpoint(base.checkpoint_path, device=config.device)
 
-        # What is held out: the first conversations of the evaluation split for evaluation, the next for validation.
-        held_out = conversations(config.held_out_prompts, config, "evaluation")
-        first = config.held_out_prompts
-        validation = conversations(config.validation_prompts, config, "evaluation", first)
-        validation = without_tasks_of(validation, held_out)
-        first += config.validation_prompts
-        number = config.exercises_per_family
-        exercises = [
-            exercise
-            for family in FAMILIES.values()
-            for exercise in family.generate_exercises(number, config.seed, split="evaluation", difficulty=1)
-        ]
-        for family in REASONING:  # fewer exercises are a prefix of more
-            wanted = number + config.validation_exercises
-            validation += family.generate_exercises(wanted, config.seed, split="evaluation", difficulty=1)[number:]
+        held_out, validation, exercises = held_out_exercises(config)
 
         # The pairs, those of the user or generated ones; the policy writes some of the replies.
         unreadable: list[Unreadable] = []
@@ -301,6 +310,7 @@ def main(config: Config) -> Dataset:
             raw = [replace(pair, exercise=replace(pair.exercise, id=pair.id)) for pair in raw]
         else:
             asked_pairs = conversations(total or 0, config, "train")
+            first = config.held_out_prompts + config.validation_prompts  # those before it are held out for other uses
             asked_pairs += conversations(config.held_out_pairs, config, "evaluation", first)
             answers, replies = sampled_answers(model, asked_pairs, judge, config)
             raw = generated_pairs(asked_pairs, answers, config)
@@ -316,6 +326,11 @@ def main(config: Config) -> Dataset:
             raise ValueError(
                 f"of {len(kept)} pairs {len(pairs)} are for training and {len(held_out_pairs)} held out, by their "
                 "contexts; give more pairs, so that there are some of both"
+            )
+        if all(pair.noisy for pair in held_out_pairs):
+            raise ValueError(
+                f"the labels of all {len(held_out_pairs)} held-out pairs are turned around, so nothing shows how often "
+                "the reward model is right; lower --noise-share, or raise --held-out-pairs"
             )
 
         # The prompts of reinforcement learning; every second one asks for thinking.

@@ -207,11 +207,21 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
         )
     lines += ["", f"The best constant reply earns {constant.share:.1%} of the rubric (`{constant.reply!r}`)."]
     lines += ["", f"| reasoning families, with thinking {header[0]}", header[1]]
-    lines += [row_of("exact match", "reasoning", metrics, error=True), "", *exam_rows(metrics, NAMES)]
+    lines += [row_of("exact match", "reasoning", metrics, error=True), "", merge_sentence(metrics), ""]
+    lines += exam_rows(metrics, NAMES)
     lines += ["", f"| nats per token of the right reply {header[0]}", header[1]]
     lines += [row_of(family, f"nats/{family}", metrics, percent=False) for family in asked_families(metrics)[:-1]]
     lines.append("")
     return "\n".join(lines)
+
+
+def merge_sentence(metrics: dict[str, float]) -> str:
+    """By how much the merge is above or below the better parent in each of the two abilities that it must keep."""
+    differences = []
+    for label, name in (("chat", "rubric"), ("reasoning", "reasoning")):
+        better = max(metrics[f"{name}/base"], metrics[f"{name}/policy"])
+        differences.append(f"{label} {100 * (metrics[f'{name}/merged'] - better):+.1f} points")
+    return f"The merged model less the better of its parents: {', '.join(differences)}."
 
 
 def row_of(label: str, name: str, metrics: dict[str, float], *, error: bool = False, percent: bool = True) -> str:

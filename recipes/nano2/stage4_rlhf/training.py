@@ -237,6 +237,9 @@ def main(config: Config) -> Checkpoint:
     check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
     if is_done(config, reward_model):
         return Checkpoint.load(config.output_dir)
+    if total_steps < 2 * (window := config.hacking_window):
+        print_line(f"reward hacking is not checked: {total_steps} steps are fewer than two windows of "
+                   f"hacking_window={window}; lower --hacking-window")  # fmt: skip
 
     # The model of the stage before twice, the policy learns and the reference stays; and the reward model.
     dtype = weight_dtype(config.dtype)

@@ -1,5 +1,6 @@
 """A reward model's score: at the last token that is not padding, after the final norm, the same in any batch."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def test_padding_and_the_batch_change_no_score(scorer):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
     for batch_rows in (1, 2, 3, 100):
         torch.testing.assert_close(scores_of(scorer, ROWS, batch_rows=batch_rows), alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_have_the_same_score_to_the_last_bit(scorer, dtype):
+    """A group of equal replies has no advantage; rounding that differs by batch would be divided by itself."""
+    scorer = copy.deepcopy(scorer).to(dtype)
+    rows = [[(17 * place + row) % 300 for place in range(length)] for row, length in enumerate((13, 29, 51, 64))]
+    repeated = [row for row in rows for _ in range(5)]
+    for batch_rows in (3, 4, 7):
+        scores = scores_of(scorer, repeated, batch_rows=batch_rows).view(4, 5)
+        assert (scores == scores[:, :1]).all(), batch_rows
+        assert len(set(scores[:, 0].tolist())) == 4
+
+
+def test_the_score_is_not_rounded_to_bfloat16():
+    """Under autocast, where the matrices of the backbone are in bfloat16; the head is not."""
+    scorer = Scorer(language_model()).to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = scorer.score(*padded(ROWS))
+    assert scores.dtype == torch.float32
+    assert (scores != scores.to(torch.bfloat16)).all()
+    torch.testing.assert_close(scores, scorer.score(*padded(ROWS)), rtol=0.05, atol=0.05)
 
 
 def test_a_token_with_the_number_of_the_padding_counts(scorer):

@@ -108,6 +108,13 @@ def test_a_row_that_is_no_pair_is_named(tmp_path, changes, reason):
     assert reason_of(tmp_path, **changes).startswith(reason)
 
 
+@pytest.mark.parametrize("label", ["x" * 5000, 10**400, ["deep"] * 1000], ids=["text", "number", "list"])
+def test_a_long_label_is_cut_in_the_sentence(tmp_path, label):
+    reason = reason_of(tmp_path, overall_preference=label)
+    assert reason.endswith("..., not a whole number from -3 to 3")
+    assert len(reason) < 150
+
+
 def test_a_whole_number_may_be_written_as_a_float(tmp_path):
     [pair], _ = read_preferences([write(tmp_path / "a.jsonl", [{**ROW, "overall_preference": -1.0}])])
     assert (pair.label, type(pair.label)) == (-1, int)

@@ -1,6 +1,8 @@
 """What the rubric gives to replies that a person would rank the same way."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -84,6 +86,18 @@ def test_a_word_of_the_question_is_english():
 def test_a_longer_text_is_identified(text, part):
     """Most of the words of the first are not in the list of frequent ones."""
     assert language_part(text, "") == part
+
+
+def test_sentences_end_at_whole_runs_of_marks():
+    assert parts("It is 9... It is 9?! It is 9!")["concise"] == pytest.approx(8 / 9 / 3)
+    assert parts("It is 9...9. Yes")["concise"] == 1
+
+
+def test_a_long_run_of_marks_is_judged_at_once():
+    """In a child, so that a slow rule fails the test and does not hold it up: a search from every mark is quadratic."""
+    code = "from nemotron.recipes.sources.rubric import concise_part; print(concise_part('!' * 200_000 + 'x'))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1.0\n", done.stderr
 
 
 def test_a_prompt_without_an_answer_is_judged_by_three_parts():

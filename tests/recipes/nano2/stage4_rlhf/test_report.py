@@ -77,6 +77,13 @@ def test_the_table_has_all_three_models_beside_each_other():
     assert all(table.count(f"| {family} | ") == 2 for family in FAMILIES)  # exact match, and nats
 
 
+def test_the_merge_is_compared_with_the_better_parent_in_each_ability():
+    shares = {"rubric/base": 0.25, "rubric/policy": 0.5, "rubric/merged": 0.4375,
+              "reasoning/base": 0.75, "reasoning/policy": 0.25, "reasoning/merged": 0.8125}  # fmt: skip
+    table = report.results_table(CHECKPOINT, {**METRICS, **shares}, CONSTANT)
+    assert "The merged model less the better of its parents: chat -6.2 points, reasoning +6.2 points." in table
+
+
 def test_a_part_that_nobody_judged_is_left_out():
     metrics = {name: value for name, value in METRICS.items() if not name.startswith("part/correct")}
     assert "part, correct" not in report.results_table(CHECKPOINT, metrics, CONSTANT)
