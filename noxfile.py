@@ -74,8 +74,8 @@ def tests(session: nox.Session) -> None:
     here = [f"--ignore={path}" for path in BACKGROUND_TESTS]
     log = Path(session.create_tmp(), "background.txt")
     # One thread each: threads that wait for each other on the same cores would slow down both.
-    own = {name: value for name, value in session.env.items() if value is not None}
-    environment = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([session.bin, os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8", newline="\n") as output:
         pytest = Path(session.bin, "pytest")
         command = [pytest, *BACKGROUND_TESTS, "-p", "no:cacheprovider"]  # the cache is for one process
