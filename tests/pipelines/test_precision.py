@@ -245,7 +245,7 @@ MOVES = {
 PRODUCTS = {"Linear._to_copy", "Linear.mm", "SquaredReluMLP.relu", "SquaredReluMLP.mul", "Attention.attention"}
 """All that bfloat16 is for: matrix products, and what lies between the two of the MLP."""
 KEPT_KEYS = {"Attention._to_copy"}
-"""Where replies go on from a prompt that is read once, keys and values are kept in float32, and attention rounds them."""
+"""Where replies go on from a prompt that is read once, keys and values are float32, and attention rounds them."""
 IN_FLOAT32 = {
     "Embedding.embedding",
     "Layer.add",  # the residual stream
