@@ -139,6 +139,27 @@ def test_commands_of_other_modules_are_read_too(tmp_path):
     ]
 
 
+def test_each_stage_of_the_diagram_goes_on_from_the_one_before():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [diagram] = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    numbers = sorted(int(one) for one in re.findall(r"subgraph stage(\d)", diagram))
+    assert re.findall(r"stage(\d) ==>.* stage(\d)", diagram) == [(str(n - 1), str(n)) for n in numbers[1:]]
+    assert "==>" not in text.replace(diagram, "")
+
+
+def test_the_rows_of_the_reading_route_are_numbered_and_add_up():
+    """To the half hour that the text above them names."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    hours, route = re.search(
+        r"\n(\w+(?: and a half)?) hours at 10 to 15 lines(.*?)\nThe rest of", text, re.DOTALL
+    ).groups()
+    rows = re.findall(r"^\| (\d+) \| .* \| (\d+) \| .* \|$", route, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) == len(re.findall(r"^.+$", route.partition("|---|---|---|---|")[2], re.MULTILINE))
+    names = {"Five": 5, "Five and a half": 5.5, "Six": 6, "Six and a half": 6.5, "Seven": 7}
+    assert abs(sum(int(minutes) for _, minutes in rows) / 60 - names[hours]) <= 0.25
+
+
 def broken_links(path):
     """The relative links and images of a Markdown file that name no file, directory or heading."""
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)

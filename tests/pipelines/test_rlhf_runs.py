@@ -318,7 +318,7 @@ def test_a_run_of_too_few_steps_to_check_hacking_says_so(rewarding, tmp_path, ca
     said = capsys.readouterr().err
     assert said.count("hacking") == 3  # in this sentence alone
     assert (
-        f"reward hacking is not checked: {found.num_steps} steps are fewer than two windows of hacking_window=50"
+        f"reward hacking was not checked: {found.num_steps} steps are fewer than two windows of hacking_window=50"
         in said
     )
 

@@ -219,7 +219,12 @@ def truth(replies: Sequence[Continuation], rewards: Sequence[Reward]) -> dict[st
 
 
 def check_hacking(run: Run, config: Config) -> None:
-    """Warn, or raise ValueError, if the curve shows reward hacking."""
+    """Warn, or raise ValueError, if the curve shows reward hacking; at the end, say so if it was never checked."""
+    if run.step == run.total_steps < 2 * config.hacking_window:
+        print_line(
+            f"reward hacking was not checked: {run.step} steps are fewer than two windows of "
+            f"hacking_window={config.hacking_window}; lower --hacking-window"
+        )
     bounds = (config.max_rubric_fall, config.max_length_growth, config.max_repetition_growth)
     sign = sign_of_hacking(run.record.curve, config.hacking_window, *bounds)
     if sign and config.on_hacking == "stop":
@@ -237,9 +242,6 @@ def main(config: Config) -> Checkpoint:
     check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
     if is_done(config, reward_model):
         return Checkpoint.load(config.output_dir)
-    if total_steps < 2 * (window := config.hacking_window):
-        print_line(f"reward hacking is not checked: {total_steps} steps are fewer than two windows of "
-                   f"hacking_window={window}; lower --hacking-window")  # fmt: skip
 
     # The model of the stage before twice, the policy learns and the reference stays; and the reward model.
     dtype = weight_dtype(config.dtype)

@@ -127,7 +127,9 @@ def test_the_truth_is_the_rubric_and_what_hacking_changes():
 
 def curve(**last):
     first = {"reward": 0.0, "rubric": 0.5, "reply_tokens": 10.0, "repetition": 0.0}
-    return SimpleNamespace(step=2, record=SimpleNamespace(curve=[first, {**first, "reward": 1.0, **last}]))
+    return SimpleNamespace(
+        step=2, total_steps=2, record=SimpleNamespace(curve=[first, {**first, "reward": 1.0, **last}])
+    )
 
 
 @pytest.mark.parametrize("last", [{"rubric": 0.3}, {"reply_tokens": 16.0}, {"repetition": 0.2}])
