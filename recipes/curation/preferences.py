@@ -18,7 +18,11 @@ SLIGHTLY, CLEARLY = 0.15, 0.35  # our choice: differences of the rubric up to wh
 
 
 def label_of(difference: float) -> int:
-    """The label, from -3 to 3, of a pair whose second reply has so much more of the rubric than the first."""
+    """The label, from -3 to 3, of a pair whose second reply has so much more of the rubric than the first.
+
+    The difference is rounded, so that equal differences get equal labels: 0.8 - 0.45 in floats is not 0.9 - 0.55.
+    """
+    difference = round(difference, 12)
     strength = (difference != 0) + (abs(difference) > SLIGHTLY) + (abs(difference) > CLEARLY)
     return strength if difference > 0 else -strength
 

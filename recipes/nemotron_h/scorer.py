@@ -107,7 +107,7 @@ def load_scorer(directory: Path, *, device: str = "cpu", dtype: torch.dtype | No
         ValueError: if it has no head, or one that does not fit or is not finite.
     """
     if not (directory / HEAD_FILE).is_file():
-        raise ValueError(f"{directory} has no {HEAD_FILE}, so it is no reward model; train one, or name another")
+        raise ValueError(f"{directory} has no {HEAD_FILE}, so it is not a reward model; train one, or name another")
     scorer = Scorer(load_checkpoint(directory, device=device, dtype=dtype))
     found = load_tensors(directory / HEAD_FILE)
     shape = scorer.lm_head.weight.shape

@@ -162,7 +162,7 @@ def row_preference(row: Row, file: SourceFile) -> Preference | Unreadable:
 
 
 def language_of(row: Row) -> str:
-    """The language of a row's context: what it says, if it is no language of programming, else English."""
+    """The language of a row's context: what it says, if it is not a programming language, else English."""
     if (stated_text(row, ["domain"]) or "").casefold() == CODE:  # there the column names a language of programming
         return ENGLISH
     return (stated_text(row, ["language"]) or ENGLISH).casefold()

@@ -58,8 +58,6 @@ class PairTerms(NamedTuple):
     """The same of the rejected reply."""
     margin: Tensor
     """Reward of the chosen reply less that of the rejected one."""
-    preferred: Tensor
-    """Whether the chosen reply has the larger reward; False if the rewards are equal."""
 
 
 def dpo_objective(
@@ -94,5 +92,4 @@ def dpo_objective(
         chosen_reward=chosen_reward.detach(),
         rejected_reward=rejected_reward.detach(),
         margin=margin.detach(),
-        preferred=margin.detach() > 0,
     )

@@ -93,7 +93,7 @@ def check_pairs(table: pa.Table, vocab_size: int) -> None:
     """Check that the rows of a table are pairs that a model with so many token ids can learn from.
 
     Raises:
-        ValueError: if a row has no partner, or two rows are no better and worse try of one task.
+        ValueError: if a row has no partner, or two rows are not a better and a worse try of one task.
     """
     rows = table.to_pylist()
     if len(rows) % 2:

@@ -32,8 +32,6 @@ class PreferenceTerms(NamedTuple):
     """To be minimized."""
     difference: Tensor
     """Score of the chosen reply less that of the rejected one, without the margin."""
-    preferred: Tensor
-    """Whether the chosen reply has the larger score; False if the scores are equal."""
 
 
 def preference_loss(chosen: Tensor, rejected: Tensor, margins: Tensor | None = None) -> PreferenceTerms:
@@ -46,7 +44,7 @@ def preference_loss(chosen: Tensor, rejected: Tensor, margins: Tensor | None = N
     """
     difference = chosen - rejected
     loss = -F.logsigmoid(difference if margins is None else difference - margins)
-    return PreferenceTerms(loss=loss, difference=difference.detach(), preferred=difference.detach() > 0)
+    return PreferenceTerms(loss=loss, difference=difference.detach())
 
 
 def preference_accuracy(difference: Tensor) -> float:

@@ -7,17 +7,20 @@ Letters:   g prompt   b reply   t position   n token of a reply that counts, in 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from nemotron.config import Dtype
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rows import read_rows
+from nemotron.recipes.nemotron_h.device import autocast
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, at_least_float32
 from nemotron.recipes.nemotron_h.workers import Workers
@@ -201,6 +204,38 @@ def entropies(logits: Tensor) -> Tensor:
     """(n,) entropies in nats of the distributions with (n, v) logits."""
     logprobs = logits.log_softmax(dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
+class LearnerConfig(Protocol):
+    """What the learner needs of a training step's Config."""
+
+    temperature: float
+    micro_batch_prompts: int
+    dtype: Dtype
+    device: str
+
+
+def with_logprobs(
+    experience: Experience, policy: NemotronH, reference: NemotronH | None, config: LearnerConfig
+) -> tuple[Experience, float]:
+    """The experience with the log-probabilities of policy and reference, and the policy's mean entropy in nats.
+
+    The policy's are computed again by the learner: the ratio of the first update is then 1 up to rounding, however much
+    the sampler's arithmetic differs.
+    """
+    old, old_reference = torch.zeros_like(experience.old_logprobs), torch.zeros_like(experience.old_logprobs)
+    entropy = 0.0
+    with torch.no_grad(), autocast(config.dtype, config.device):
+        for chosen in experience.micro_batches(config.micro_batch_prompts):
+            micro = experience.of_prompts(chosen)
+            logits, tokens = token_logits(policy, micro, config.temperature)
+            experience.put(old, chosen, logprobs_of_tokens(logits, tokens))
+            entropy += entropies(logits).sum().item()
+            if reference is not None:
+                logits, tokens = token_logits(reference, micro, config.temperature)
+                experience.put(old_reference, chosen, logprobs_of_tokens(logits, tokens))
+    mean_entropy = entropy / max(1, experience.num_tokens)
+    return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
 
 
 # What is written down -------------------------------------------------------------------------------------------------

@@ -88,6 +88,28 @@ class Checkpoint(Artifact):
             raise ValueError(f"scale={scale}, but {self.path} was trained at {shown}; use --scale {shown}")
 
 
+def base_checkpoint(path: Path | None, tokenizer_path: Path | None = None, *, made_by: str = "") -> Checkpoint:
+    """The Checkpoint that a stage starts from.
+
+    Args:
+        path: its directory; None reads it from the pipe.
+        tokenizer_path: directory of the tokenizer with which data was curated for it; None if there is none yet.
+        made_by: the command that makes such a Checkpoint, for the error if there is no directory.
+    Raises:
+        ValueError: if there is no such directory, or the Checkpoint has another tokenizer.
+    """
+    if path is not None and not path.is_dir():
+        raise ValueError(f"{path} holds no model; make one with {made_by}, or name one with --base-checkpoint-path")
+    base = Checkpoint.load(path=path)
+    if tokenizer_path is not None:
+        ours, theirs = (directory / "tokenizer.json" for directory in (tokenizer_path, base.checkpoint_path))
+        if ours.read_bytes() != theirs.read_bytes():
+            raise ValueError(
+                f"{ours} differs from {theirs}, so the data has the token ids of another model; curate it again"
+            )
+    return base
+
+
 class Run:
     """A training run in progress: `step` of `total_steps` optimizer steps are done."""
 

@@ -5,7 +5,7 @@ tools gets their answers as tool messages, in the chat template, and the policy 
 A reply without a call ends the conversation, and so does one that breaks the format or never ends its turn.
 
 A try keeps each turn as the policy read and wrote it: the ids of the prompt, and those of the reply. Between two turns
-the conversation is rendered anew, and the template leaves out earlier thoughts; so the turns of a try are separate
+the conversation is rendered again, and the template leaves out earlier thoughts; so the turns of a try are separate
 texts, and what the policy wrote is in none of them twice.
 
 A verifier that raises or takes too long is named and counted; its try is not right, and nothing learns from it.

@@ -89,7 +89,7 @@ PLACES = {
     ("exercises", "held_out"): (
         "of_every_difficulty",
         lambda real: (
-            lambda family, number, config, split="train": real(family, number + (split != "train"), config, split)
+            lambda generate, number, seed, split, top: real(generate, number + (split != "train"), seed, split, top)
         ),
     ),
     ("filters", "length"): (

@@ -63,7 +63,10 @@ def exchanged_drop(name):
 
 PLACES = {
     ("conversations", "sha256"): ("conversation_of", lambda real: lambda one: replace(real(one), id=f"{one.id}/other")),
-    ("exercises", "sha256"): ("evaluation_exercises", lambda real: lambda config: real(replace(config, seed=9))),
+    ("exercises", "sha256"): (
+        "exam_exercises",
+        lambda real: lambda number, seed, difficulty: real(number, 9, difficulty),
+    ),
     **{
         ("filters", name): ("apply_to_list", exchanged_drop(name))
         for name in ("structure", "repetition", "language", "duplicates", "decontamination")

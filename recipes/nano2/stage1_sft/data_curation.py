@@ -69,7 +69,7 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.sources import Unreadable
 from nemotron.recipes.sources.conversations import DEFAULT_CATEGORY, Conversation, read_conversations
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.families import FAMILIES, exam_exercises
 from nemotron.recipes.sources.listing import find_files
 from nemotron.recipes.training.run import Checkpoint
 
@@ -281,16 +281,6 @@ def parts_of(
     return {part: in_training_order(rows[part], config.seed, part) for part in rows}, cut
 
 
-def evaluation_exercises(config: Config) -> list[Exercise]:
-    """Exercises of every family, for evaluation; no training exercise has the same task."""
-    number = config.exercises_per_family
-    return [
-        exercise
-        for family in FAMILIES.values()
-        for exercise in family.generate_exercises(number, config.seed, split="evaluation", difficulty=config.difficulty)
-    ]
-
-
 def curation_ladder(
     config: Config, base: Checkpoint, raw: Sequence[Conversation], dataset: Dataset, emptied: list[str], cut: list[str]
 ) -> Ladder:
@@ -337,7 +327,7 @@ def main(config: Config) -> Dataset:
         raw, unreadable = raw_conversations(config)
         progress.print(f"{len(raw):,} raw conversations, {len(unreadable):,} unreadable")
         first_unreadable = report_unreadable(unreadable)
-        evaluation = evaluation_exercises(config)
+        evaluation = exam_exercises(config.exercises_per_family, config.seed, config.difficulty)
         conversations, filters = curate(raw, evaluation, chat)
         emptied = {
             c.id: without_thought(chat, c)

@@ -12,7 +12,6 @@ Left out: prompts of LMSYS-Chat-1M, which need an agreement; generated instructi
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,14 +49,14 @@ from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier
 from nemotron.recipes.sources import Unreadable
 from nemotron.recipes.sources.exercises import ifeval, instructions
-from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row, of_every_difficulty
+from nemotron.recipes.sources.exercises.families import FAMILIES, exam_exercises
 from nemotron.recipes.sources.listing import find_files
 from nemotron.recipes.sources.prompts import read_prompts
 from nemotron.recipes.sources.reading import with_unique_ids
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.run import Checkpoint, base_checkpoint
 
 TOO_LONG, REPEATED, ALWAYS, NEVER = "length", "held out or repeated", "always solved", "never solved"
 """The filters, in order; the last two after the fine-tuned model has tried the prompt."""
@@ -144,13 +143,7 @@ class Dataset(Artifact):
         Raises:
             ValueError: if it is not the one that tried the prompts, or has another tokenizer.
         """
-        base = Checkpoint.load(path=self.base_checkpoint_path)
-        ours, theirs = (path / "tokenizer.json" for path in (self.tokenizer_path, base.checkpoint_path))
-        if ours.read_bytes() != theirs.read_bytes():
-            raise ValueError(
-                f"{ours} differs from {theirs}, so the prompts have the token ids of another model; curate them again"
-            )
-        return base
+        return base_checkpoint(self.base_checkpoint_path, self.tokenizer_path)
 
 
 def check_sources(config: Config) -> None:
@@ -170,29 +163,22 @@ def raw_prompts(config: Config) -> tuple[list[Exercise], list[Unreadable]]:
         wanted = None if total is None else max(1, round(total * (1 - config.other_share)))
         prompts, unreadable = read_prompts(config.sources, num_prompts=wanted)
     else:
-        prompts = of_every_difficulty(instructions.FAMILY, round((total or 0) * (1 - config.other_share)), config)
+        number = round((total or 0) * (1 - config.other_share))
+        prompts = of_every_difficulty(
+            instructions.generate_exercises, number, config.seed, "train", config.max_difficulty
+        )
         if not prompts:
             raise ValueError(
                 f"raw_prompts={config.raw_prompts} at scale={config.scale} and other_share={config.other_share} leave "
                 "no instruction; raise --raw-prompts, or lower --other-share"
             )
-    others = [family for family in FAMILIES if family != instructions.FAMILY]
+    others = [family for name, family in FAMILIES.items() if name != instructions.FAMILY]
     num_others = round(len(prompts) * config.other_share / (1 - config.other_share) / len(others))
     for family in others:
-        prompts += of_every_difficulty(family, num_others, config)
+        prompts += of_every_difficulty(
+            family.generate_exercises, num_others, config.seed, "train", config.max_difficulty
+        )
     return with_unique_ids(prompts), unreadable  # a row of the user may have the id of an exercise
-
-
-def of_every_difficulty(
-    family: str, number: int, config: Config, split: Literal["train", "evaluation"] = "train"
-) -> list[Exercise]:
-    """Exercises of a family, an equal number of each difficulty; their ids say which."""
-    exercises = []
-    for difficulty in range(1, config.max_difficulty + 1):
-        share = number // config.max_difficulty + (difficulty <= number % config.max_difficulty)
-        drawn = FAMILIES[family].generate_exercises(share, config.seed, split=split, difficulty=difficulty)
-        exercises += [replace(exercise, id=f"{exercise.id}/{difficulty}") for exercise in drawn]
-    return exercises
 
 
 def first_rules(config: Config, prompts: dict[str, Prompt], held_out: Sequence[Exercise]) -> list[Rule[Exercise]]:
@@ -243,13 +229,8 @@ def difficulty_rules(rewards: dict[str, list[Reward]]) -> list[Rule[Exercise]]:
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    path = config.base_checkpoint_path
-    if path is not None and not path.is_dir():
-        raise ValueError(
-            f"{path} holds no fine-tuned model; make one with python -m nemotron.recipes.nano2.stage1_sft "
-            f"--scale {config.scale}, or name one with --base-checkpoint-path"
-        )
-    base = Checkpoint.load(path=path)
+    made_by = f"python -m nemotron.recipes.nano2.stage1_sft --scale {config.scale}"
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
     context = load_config(base.checkpoint_path).max_position_embeddings
     if config.max_prompt_tokens >= context:
@@ -264,13 +245,11 @@ def main(config: Config) -> Dataset:
         # The prompts, and the exercises of the evaluation.
         raw, unreadable = raw_prompts(config)
         first_unreadable = report_unreadable(unreadable)
-        number = config.exercises_per_family
-        exercises = [
-            exercise
-            for family in FAMILIES.values()
-            for exercise in family.generate_exercises(number, config.seed, split="evaluation", difficulty=1)
-        ]
-        held_out = of_every_difficulty(instructions.FAMILY, config.held_out_instructions, config, "evaluation")
+        exercises = exam_exercises(config.exercises_per_family, config.seed)
+        held_out = of_every_difficulty(
+            instructions.generate_exercises, config.held_out_instructions, config.seed, "evaluation",
+            config.max_difficulty,
+        )  # fmt: skip
         progress.print(f"{len(raw):,} raw prompts, {len(unreadable):,} unreadable")
         prompts = {
             one.id: verify.prompt_of(

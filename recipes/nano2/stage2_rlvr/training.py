@@ -20,7 +20,6 @@ g prompt of a step   s reply to a prompt   b reply of a step   t position   n to
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -57,12 +56,12 @@ from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_ob
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
-    entropies,
     experience_of,
     logprobs_of_tokens,
     measured,
     prompt_batches,
     token_logits,
+    with_logprobs,
     write_tables,
 )
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
@@ -162,29 +161,6 @@ class Config(ScaledConfig):
 def learning_rate_at(step: int, config: Config) -> float:
     """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
     return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-
-
-def with_logprobs(
-    experience: Experience, policy: NemotronH, reference: NemotronH | None, config: Config
-) -> tuple[Experience, float]:
-    """The experience with the log-probabilities of policy and reference, and the policy's mean entropy in nats.
-
-    The policy's are computed again by the learner: the ratio of the first update is then 1 up to rounding, however much
-    the sampler's arithmetic differs.
-    """
-    old, old_reference = torch.zeros_like(experience.old_logprobs), torch.zeros_like(experience.old_logprobs)
-    entropy = 0.0
-    with torch.no_grad(), autocast(config.dtype, config.device):
-        for chosen in experience.micro_batches(config.micro_batch_prompts):
-            micro = experience.of_prompts(chosen)
-            logits, tokens = token_logits(policy, micro, config.temperature)
-            experience.put(old, chosen, logprobs_of_tokens(logits, tokens))
-            entropy += entropies(logits).sum().item()
-            if reference is not None:
-                logits, tokens = token_logits(reference, micro, config.temperature)
-                experience.put(old_reference, chosen, logprobs_of_tokens(logits, tokens))
-    mean_entropy = entropy / max(1, experience.num_tokens)
-    return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
 
 
 def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch.Tensor:

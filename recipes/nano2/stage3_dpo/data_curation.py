@@ -49,12 +49,12 @@ from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.rewards import Prompt, Verifier
 from nemotron.recipes.sources.exercises import workplace
-from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row, of_every_difficulty
+from nemotron.recipes.sources.exercises.families import exam_exercises
 from nemotron.recipes.sources.problems.problem import Split
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.pairs import ROW_COLUMNS, by_task, pair_rows, pairs_of
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.run import Checkpoint, base_checkpoint
 from nemotron.recipes.training.tries import Try, draw_tries, solved_share
 
 TOO_LONG, REPEATED = "length", "held out or repeated"
@@ -156,22 +156,12 @@ class Dataset(Artifact):
         Raises:
             ValueError: if it is not the one that tried the tasks, or has another tokenizer.
         """
-        base = Checkpoint.load(path=self.base_checkpoint_path)
-        ours, theirs = (path / "tokenizer.json" for path in (self.tokenizer_path, base.checkpoint_path))
-        if ours.read_bytes() != theirs.read_bytes():
-            raise ValueError(
-                f"{ours} differs from {theirs}, so the tasks have the token ids of another model; curate them again"
-            )
-        return base
+        return base_checkpoint(self.base_checkpoint_path, self.tokenizer_path)
 
 
 def tasks_of_every_difficulty(number: int, config: Config, split: Split) -> list[Exercise]:
     """Tasks, an equal number of each difficulty; their ids say which."""
-    tasks: list[Exercise] = []
-    for difficulty in range(1, config.max_difficulty + 1):
-        share = number // config.max_difficulty + (difficulty <= number % config.max_difficulty)
-        drawn = workplace.generate_exercises(share, config.seed, split=split, difficulty=difficulty)
-        tasks += [replace(task, id=f"{task.id}/{difficulty}") for task in drawn]
+    tasks = of_every_difficulty(workplace.generate_exercises, number, config.seed, split, config.max_difficulty)
     if config.tools_described:
         return tasks
     fields = ("name", "parameters")
@@ -228,13 +218,8 @@ def pair_rules(config: Config, tries: dict[str, list[Try]]) -> list[Rule[Exercis
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    path = config.base_checkpoint_path
-    if path is not None and not path.is_dir():
-        raise ValueError(
-            f"{path} holds no policy; make one with python -m nemotron.recipes.nano2.stage2_rlvr "
-            f"--scale {config.scale}, or name one with --base-checkpoint-path"
-        )
-    base = Checkpoint.load(path=path)
+    made_by = f"python -m nemotron.recipes.nano2.stage2_rlvr --scale {config.scale}"
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
     context = load_config(base.checkpoint_path).max_position_embeddings
     if config.max_prompt_tokens >= context:
@@ -249,13 +234,7 @@ def main(config: Config) -> Dataset:
         # The tasks, and what the evaluation asks.
         raw = tasks_of_every_difficulty(apply_scale(config.raw_tasks, config.scale), config, "train")
         held_out = tasks_of_every_difficulty(config.held_out_tasks, config, "evaluation")
-        exercises = [
-            exercise
-            for family in FAMILIES.values()
-            for exercise in family.generate_exercises(
-                config.exercises_per_family, config.seed, split="evaluation", difficulty=1
-            )
-        ]
+        exercises = exam_exercises(config.exercises_per_family, config.seed)
         progress.print(f"{len(raw):,} raw tasks")
         prompts = {
             one.id: verify.prompt_of(

@@ -52,15 +52,15 @@ from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.judge import Judge, judged_answer
 from nemotron.recipes.sources import Unreadable, preferences
 from nemotron.recipes.sources.exercises import algebra, code_output, conversation, science
-from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row, of_every_difficulty
+from nemotron.recipes.sources.exercises.families import exam_exercises
 from nemotron.recipes.sources.listing import find_files
 from nemotron.recipes.sources.preferences import Preference, read_preferences
 from nemotron.recipes.sources.problems.problem import seeded_random, split_of
 from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.run import Checkpoint, base_checkpoint
 
 REASONING = (algebra, code_output, science)
 """The families in which a merge must keep what the reasoning-strong model can do; each reasons in every exercise."""
@@ -162,13 +162,7 @@ class Dataset(Artifact):
         Raises:
             ValueError: if it is not the one that the pairs were made with, or has another tokenizer.
         """
-        base = Checkpoint.load(path=self.base_checkpoint_path)
-        ours, theirs = (path / "tokenizer.json" for path in (self.tokenizer_path, base.checkpoint_path))
-        if ours.read_bytes() != theirs.read_bytes():
-            raise ValueError(
-                f"{ours} differs from {theirs}, so the pairs have the token ids of another model; curate them again"
-            )
-        return base
+        return base_checkpoint(self.base_checkpoint_path, self.tokenizer_path)
 
 
 def check_sources(config: Config) -> None:
@@ -181,14 +175,8 @@ def check_sources(config: Config) -> None:
 
 def conversations(number: int, config: Config, split: Literal["train", "evaluation"], first: int = 0) -> list[Exercise]:
     """Conversations of every difficulty in equal numbers, without the `first` ones; their ids say the difficulty."""
-    found = []
-    for difficulty in range(1, config.max_difficulty + 1):
-        shares = [
-            n // config.max_difficulty + (difficulty <= n % config.max_difficulty) for n in (first, first + number)
-        ]
-        drawn = conversation.generate_exercises(shares[1], config.seed, split=split, difficulty=difficulty)
-        found += [replace(one, id=f"{one.id}/{difficulty}") for one in drawn[shares[0] :]]
-    return found
+    generate = conversation.generate_exercises
+    return of_every_difficulty(generate, number, config.seed, split, config.max_difficulty, first)
 
 
 def without_tasks_of(exercises: Sequence[Exercise], used: Sequence[Exercise]) -> list[Exercise]:
@@ -200,22 +188,17 @@ def without_tasks_of(exercises: Sequence[Exercise], used: Sequence[Exercise]) ->
 def held_out_exercises(config: Config) -> tuple[list[Exercise], list[Exercise], list[Exercise]]:
     """Conversations for evaluation; conversations and exercises for the choice of a merge; the exam's exercises.
 
-    A conversation and an exercise may ask the same. The exercises for the choice have no task of the other two.
+    A conversation and an exercise may ask the same. What the choice asks has no task of the other two.
     """
     # The first conversations of the evaluation split are for evaluation, the next for the choice.
     held_out = conversations(config.held_out_prompts, config, "evaluation")
     validation = conversations(config.validation_prompts, config, "evaluation", config.held_out_prompts)
-    validation = without_tasks_of(validation, held_out)
     number = config.exercises_per_family
-    exercises = [
-        exercise
-        for family in FAMILIES.values()
-        for exercise in family.generate_exercises(number, config.seed, split="evaluation", difficulty=1)
-    ]
+    exercises = exam_exercises(number, config.seed)
     for family in REASONING:  # fewer exercises are a prefix of more
         wanted = number + config.validation_exercises
-        drawn = family.generate_exercises(wanted, config.seed, split="evaluation", difficulty=1)[number:]
-        validation += without_tasks_of(drawn, [*held_out, *exercises])
+        validation += family.generate_exercises(wanted, config.seed, split="evaluation", difficulty=1)[number:]
+    validation = without_tasks_of(validation, [*held_out, *exercises])
     return held_out, validation, exercises
 
 
@@ -286,13 +269,8 @@ def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
     check_sources(config)
-    path = config.base_checkpoint_path
-    if path is not None and not path.is_dir():
-        raise ValueError(
-            f"{path} holds no model; make one with the stages before, python -m nemotron.recipes.nano2 --scale "
-            f"{config.scale}, or name one with --base-checkpoint-path"
-        )
-    base = Checkpoint.load(path=path)
+    made_by = f"python -m nemotron.recipes.nano2.stage3_dpo --scale {config.scale}"
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
     with working_directory(config.output_dir, Dataset) as work, threads_of(config.scale):
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")

@@ -16,7 +16,6 @@ g prompt of a step   s reply to a prompt   b reply of a step   t position   n to
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,12 +54,12 @@ from nemotron.recipes.training.hacking import repeated_share, sign_of_hacking
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
-    entropies,
     experience_of,
     logprobs_of_tokens,
     measured,
     prompt_batches,
     token_logits,
+    with_logprobs,
     write_tables,
 )
 from nemotron.recipes.training.run import Checkpoint, Run, is_done, training_run
@@ -138,8 +137,9 @@ class Config(ScaledConfig):
     """If the norm of all gradients together is above this, they are scaled down to it."""
 
     # Arithmetic, place and state.
-    dtype: Dtype = by_scale(**DTYPES)
-    """Arithmetic of the learner; bfloat16 keeps the weights in float32, in which the replies are drawn."""
+    dtype: Dtype = by_scale(**(DTYPES | {"small": "float32"}))
+    """Arithmetic of the learner; bfloat16 keeps the weights in float32, in which the replies are drawn. At small it is
+    float32, as in stage 2."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=4, small=20, medium=50, full=our_choice(20), recorded=False)
@@ -158,24 +158,6 @@ class Config(ScaledConfig):
 def learning_rate_at(step: int, config: Config) -> float:
     """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
     return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-
-
-def with_logprobs(
-    experience: Experience, policy: NemotronH, reference: NemotronH, config: Config
-) -> tuple[Experience, float]:
-    """The experience with the log-probabilities of policy and reference, and the policy's mean entropy in nats."""
-    old, old_reference = torch.zeros_like(experience.old_logprobs), torch.zeros_like(experience.old_logprobs)
-    entropy = 0.0
-    with torch.no_grad(), autocast(config.dtype, config.device):
-        for chosen in experience.micro_batches(config.micro_batch_prompts):
-            micro = experience.of_prompts(chosen)
-            logits, tokens = token_logits(policy, micro, config.temperature)
-            experience.put(old, chosen, logprobs_of_tokens(logits, tokens))
-            entropy += entropies(logits).sum().item()
-            logits, tokens = token_logits(reference, micro, config.temperature)
-            experience.put(old_reference, chosen, logprobs_of_tokens(logits, tokens))
-    mean_entropy = entropy / max(1, experience.num_tokens)
-    return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
 
 
 def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch.Tensor:

@@ -11,6 +11,6 @@ twice. A verifier accepts a right answer in the forms that a person would accept
 answer; ../../scoring/chance.py measures what a constant reply gets. Math, code, science, tool calling, multilingual and
 safety are categories of arXiv 2508.14444, section 3. Instruction following is its IFEval stage, long context its third
 SFT stage. Difficulty 1 fits 256 tokens and a model of 4 M parameters; difficulty 4 is closest to the published data.
-The module ifeval.py has a verifier only: its prompts come from the user. The module conversation.py is no family of the
-exam: its replies are graded by a rubric (../rubric.py).
+The module ifeval.py has a verifier only: its prompts come from the user. The module conversation.py is not a family of
+the exam: its replies are graded by a rubric (../rubric.py).
 """

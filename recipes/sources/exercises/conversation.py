@@ -9,8 +9,8 @@ language, too long, rude, empty. ../rubric.py judges them, and no others are rig
 
 A stand-in for the contexts of HelpSteer3, of which the published stage uses those in English (arXiv 2508.14444, section
 3). What is asked is from math, science and the English part of multilingual, with the canonical form that it has there,
-so a task that is held out there is held out here. It is no family of the exam (families.py): a reply is graded, and its
-verifier is a rubric. Left out: conversations of several turns.
+so a task that is held out there is held out here. It is not a family of the exam (families.py): a reply is graded, and
+its verifier is a rubric. Left out: conversations of several turns.
 """
 
 import json

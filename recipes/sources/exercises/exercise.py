@@ -107,6 +107,25 @@ def draw_exercises(
     return exercises
 
 
+def of_every_difficulty(
+    generate: Callable[..., list[Exercise]], number: int, seed: int, split: Split, max_difficulty: int, first: int = 0
+) -> list[Exercise]:
+    """Exercises of one family, an equal number of each difficulty; their ids say which.
+
+    Args:
+        generate: `generate_exercises` of the family.
+        first: of `first + number` exercises, the first ones to leave out, because they have another use.
+    """
+    exercises = []
+    for difficulty in range(1, max_difficulty + 1):
+        start, end = (
+            total // max_difficulty + (difficulty <= total % max_difficulty) for total in (first, first + number)
+        )
+        drawn = generate(end, seed, split=split, difficulty=difficulty)[start:]
+        exercises += [replace(exercise, id=f"{exercise.id}/{difficulty}") for exercise in drawn]
+    return exercises
+
+
 def draw_new(draw: Callable[[], Exercise], split: Split, drawn: set[str]) -> Exercise | None:
     """The first exercise whose tasks are in the split and that `drawn` lacks, which gets it; None if there is none."""
     for _ in range(MAX_FAILED_DRAWS):

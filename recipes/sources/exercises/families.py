@@ -13,6 +13,7 @@ from nemotron.recipes.sources.exercises import (
     science,
     tool_calling,
 )
+from nemotron.recipes.sources.exercises.exercise import Exercise
 
 FAMILIES: dict[str, ModuleType] = {
     family.FAMILY: family
@@ -30,3 +31,12 @@ FAMILIES: dict[str, ModuleType] = {
 
 VERIFIERS: dict[str, ModuleType] = {**FAMILIES, ifeval.FAMILY: ifeval}
 """Every family whose replies can be judged: those above, and the user's prompts, which no family generates."""
+
+
+def exam_exercises(number: int, seed: int, difficulty: int = 1) -> list[Exercise]:
+    """Evaluation exercises, so many of each family, in the order of the families."""
+    return [
+        exercise
+        for family in FAMILIES.values()
+        for exercise in family.generate_exercises(number, seed, split="evaluation", difficulty=difficulty)
+    ]

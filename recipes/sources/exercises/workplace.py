@@ -18,7 +18,7 @@ whatever the calls; for the kind "nothing", if no call was made.
         print(e.generate_exercises(1, 0, split='train'))"
 
 A stand-in for the published tool tasks of several steps, whose outcome is also the state of a database (WorkBench;
-arXiv 2508.14444, section 3). The tools are those of tool_calling.py. It is no family of the exam, which asks for one
+arXiv 2508.14444, section 3). The tools are those of tool_calling.py. It is not a family of the exam, which asks for one
 reply.
 Left out: questions back to the user, and sentences that report what a call has found.
 """

@@ -55,3 +55,8 @@ def test_only_equal_pairs_are_one_sentence_that_says_what_to_do():
 )
 def test_the_label_grows_with_the_difference(difference, label):
     assert label_of(difference) == label
+
+
+def test_equal_differences_have_equal_labels_although_floats_round():
+    assert 0.8 - 0.45 > 0.9 - 0.55
+    assert label_of(0.8 - 0.45) == label_of(0.9 - 0.55) == 2

@@ -122,7 +122,9 @@ def test_a_saved_reward_model_loads_with_the_same_bits(scorer, tokenizer_path, t
 
 def test_a_checkpoint_of_a_language_model_is_no_reward_model(tokenizer_path, tmp_path):
     save_checkpoint(language_model(), tokenizer_path, tmp_path / "model")
-    with pytest.raises(ValueError, match=rf"has no {HEAD_FILE}, so it is no reward model; train one, or name another"):
+    with pytest.raises(
+        ValueError, match=rf"has no {HEAD_FILE}, so it is not a reward model; train one, or name another"
+    ):
         load_scorer(tmp_path / "model")
 
 

@@ -45,7 +45,7 @@ def test_the_loss_equals_a_naive_implementation(pairs, has_margin) -> None:
     terms = preference_loss(chosen, rejected, margins if has_margin else None)
     close(terms.loss, [naive_loss(a, b, margin if has_margin else 0.0) for a, b, margin in pairs], 1e-9)
     assert terms.difference.tolist() == [a - b for a, b, _ in pairs]
-    assert terms.preferred.tolist() == [a > b for a, b, _ in pairs]
+    assert (terms.difference > 0).tolist() == [a > b for a, b, _ in pairs]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_pairs_with_their_loss_and_gradient(chosen, rejected, margin, loss, grad
     close(terms.loss.detach(), [loss])
     close(values[0].grad, [gradient])
     close(values[1].grad, [-gradient])
-    assert terms.preferred.tolist() == [preferred]
+    assert (terms.difference > 0).tolist() == [preferred]
 
 
 def random_scores(number: int) -> torch.Tensor:

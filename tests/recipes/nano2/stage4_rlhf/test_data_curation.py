@@ -32,16 +32,15 @@ def test_what_is_held_out_for_different_uses_does_not_overlap(difficulties):
     assert len({one.id for part in parts for one in part}) == 21
 
 
-def test_no_exercise_for_the_choice_of_a_merge_has_a_task_of_the_evaluation():
+def test_nothing_that_the_choice_of_a_merge_asks_has_a_task_of_the_evaluation():
     """At this size some tasks are drawn for a conversation and for an exercise."""
     config = Config(held_out_prompts=200, validation_prompts=60, validation_exercises=30, exercises_per_family=50)
     held_out, validation, exercises = data_curation.held_out_exercises(config)
     talks = [one for one in validation if one.family == "conversation"]
     tests = [one for one in validation if one.family != "conversation"]
-    assert len(talks) == 60
+    assert 50 < len(talks) < 60
     assert 60 < len(tests) < 90
-    assert not {one.canonical for one in tests} & {one.canonical for one in [*held_out, *exercises]}
-    assert not {one.canonical for one in talks} & {one.canonical for one in held_out}
+    assert not {one.canonical for one in validation} & {one.canonical for one in [*held_out, *exercises]}
 
 
 def pairs(config, number=300, answers=None):

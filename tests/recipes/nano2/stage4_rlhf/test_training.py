@@ -69,26 +69,6 @@ def test_replies_that_score_the_same_are_reported(capsys):
     assert "step 4: the replies to each prompt score the same, so nothing is learned" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("micro", [1, 100])
-def test_log_probabilities_and_entropy_are_those_of_each_reply_alone(policy, reference, micro):
-    config = Config(replies_per_prompt=3, temperature=0.7, micro_batch_prompts=micro)
-    prompts, replies, experience = drawn(policy, config)
-    found, entropy = training.with_logprobs(experience, policy, reference, config)
-    assert (found.old_logprobs - found.sampled_logprobs)[experience.counts].abs().max() < 1e-10
-    entropies = []
-    for row, reply in enumerate(replies):
-        asked = list(prompts[row // 3].tokens)
-        tokens = torch.tensor([[*asked, *reply.tokens]])
-        for model, kept in ((policy, found.old_logprobs), (reference, found.reference_logprobs)):
-            with torch.no_grad():
-                logprobs = torch.log_softmax(model(tokens)[0, :-1] / 0.7, dim=-1)[len(asked) - 1 :]
-            expected = logprobs.gather(1, tokens[0, len(asked) :, None])[:, 0]
-            torch.testing.assert_close(kept[row][experience.counts[row]], expected, rtol=0, atol=1e-10)
-            if model is policy:
-                entropies += (-(logprobs.exp() * logprobs).sum(dim=1)).tolist()
-    assert entropy == pytest.approx(sum(entropies) / len(entropies), rel=1e-10)
-
-
 def test_the_kl_pulls_towards_the_reference(policy, reference):
     """Without advantages, a step against the gradient makes policy and reference more alike."""
     config = Config(replies_per_prompt=3, kl_weight=1.0)
