@@ -474,7 +474,7 @@ def test_a_model_with_another_tokenizer_is_refused(dataset, random_base_model, t
     shutil.copytree(dataset.path, tmp_path / "data")
     other = data_curation.Dataset.load(path=tmp_path / "data")
     other = other.model_copy(update={"base_checkpoint_path": base.model_copy().save().path}).save()
-    with pytest.raises(ValueError, match=r"differs from .*, so the pairs have the token ids of another model; curate"):
+    with pytest.raises(ValueError, match=r"differs from .*, so the data has the token ids of another model; curate"):
         reward_model.main(scored(other, tmp_path))
 
 

@@ -519,7 +519,7 @@ def test_a_fine_tuned_model_with_another_tokenizer_is_refused(dataset, random_ba
     save_tokenizer(train_tokenizer([Path(__file__).read_text()], 390), tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", base.checkpoint_path)
     other = on_another_base(dataset, base.model_copy().save(), tmp_path / "data")
-    with pytest.raises(ValueError, match=r"differs from .*, so the prompts have the token ids of another model; cur"):
+    with pytest.raises(ValueError, match=r"differs from .*, so the data has the token ids of another model; curate"):
         training.main(configured(other, tmp_path))
 
 

@@ -98,22 +98,6 @@ def test_the_share_of_the_others_is_that_of_the_config(share):
     assert len(prompts) == 1400
 
 
-def test_every_difficulty_has_an_equal_number():
-    config = Config(max_difficulty=3)
-    exercises = data_curation.of_every_difficulty("instruction_following", 11, config)
-    assert Counter(one.difficulty for one in exercises) == {1: 4, 2: 4, 3: 3}
-    assert len({one.id for one in exercises}) == 11
-
-
-def test_the_prompts_of_training_and_evaluation_share_no_task():
-    config = Config(max_difficulty=2)
-    train, held_out = (
-        data_curation.of_every_difficulty("instruction_following", 100, config, split)
-        for split in ("train", "evaluation")
-    )
-    assert not {task for one in train for task in one.tasks} & {task for one in held_out for task in one.tasks}
-
-
 def test_full_has_the_published_number_of_prompts():
     config = Config(scale="full")
     assert config.raw_prompts == 16_000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.sources.exercises import algebra
+from nemotron.recipes.sources.exercises import algebra, instructions
 from nemotron.recipes.sources.exercises import exercise as exercise_module
 from nemotron.recipes.sources.exercises.exercise import (
     Exercise,
@@ -12,6 +12,7 @@ from nemotron.recipes.sources.exercises.exercise import (
     exercise_from_row,
     exercise_to_row,
     last_word,
+    of_every_difficulty,
     same_text,
     same_words,
 )
@@ -117,3 +118,25 @@ def test_a_conversation_is_of_a_split_only_with_all_of_its_tasks() -> None:
 def test_an_exercise_does_not_depend_on_how_many_there_are_or_on_another_index() -> None:
     tasks = [(task, task) for task in IN_TRAINING]
     assert questions(tasks, 8)[:5] == questions(tasks, 5)
+
+
+def test_every_difficulty_has_an_equal_number() -> None:
+    exercises = of_every_difficulty(instructions.generate_exercises, 11, 0, "train", 3)
+    assert [one.difficulty for one in exercises] == [1] * 4 + [2] * 4 + [3] * 3
+    assert [one.id.rpartition("/")[2] for one in exercises] == [str(one.difficulty) for one in exercises]
+    assert len({one.id for one in exercises}) == 11
+
+
+def test_the_first_exercises_of_every_difficulty_are_left_out() -> None:
+    whole = of_every_difficulty(instructions.generate_exercises, 11, 0, "train", 3)
+    parts = [of_every_difficulty(instructions.generate_exercises, 11 - n, 0, "train", 3, first=n) for n in (0, 4, 11)]
+    assert parts[0] == whole
+    assert [one for one in whole if one in parts[1]] == parts[1]
+    assert (len(parts[1]), parts[2]) == (7, [])
+
+
+def test_exercises_of_training_and_evaluation_of_every_difficulty_share_no_task() -> None:
+    train, held_out = (
+        of_every_difficulty(instructions.generate_exercises, 100, 0, split, 2) for split in ("train", "evaluation")
+    )
+    assert not {task for one in train for task in one.tasks} & {task for one in held_out for task in one.tasks}
