@@ -458,7 +458,7 @@ def test_the_same_run_gives_the_same_bytes(base, dataset, trained, merged, tmp_p
 
 
 def test_a_missing_model_is_refused_with_the_command_that_makes_it(tmp_path):
-    command = r"make one with the stages before, python -m nemotron\.recipes\.nano2 --scale small, or name one"
+    command = r"make one with python -m nemotron\.recipes\.nano2\.stage3_dpo --scale small, or name one"
     with pytest.raises(ValueError, match=command):
         data_curation.main(
             data_curation.Config(scale="small", base_checkpoint_path=tmp_path / "no", output_dir=tmp_path / "out")
