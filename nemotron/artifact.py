@@ -15,18 +15,16 @@ Left out: remote stores. Any tool that copies a directory copies an artifact; th
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePath
-from types import ModuleType
-from typing import Any, Protocol, Self, get_args, get_type_hints
+from typing import Any, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from nemotron.directory import (
     METADATA,
-    RUNNING,
     FileRecord,
     Metadata,
     Reference,
@@ -377,40 +375,3 @@ def working_directory(
         swap(final, artifact_class.type_name())
         process.loaded_digests[final] = metadata.digest
     log_saved(artifact_class._from_metadata(final, metadata))
-
-
-@contextmanager
-def whole_stage(config: Any, steps: Sequence[ModuleType]) -> Iterator[None]:
-    """Run all steps of a stage, alone in its directory; first check that every step can write its artifact.
-
-    Inside, no other process can run the stage or one of its steps in this directory. A recipe that has opened the stage
-    already may open it again in the same process.
-
-    Args:
-        config: of the stage: output_dir, and the Config of each step as a field.
-        steps: the modules, each with Config and main.
-    Raises:
-        ValueError: if another process writes there, or a step's output directory holds anything but its artifact.
-    """
-    stage = Path(os.path.abspath(config.output_dir)).resolve()
-    if stage in process.stages:
-        yield
-        return
-    for step in steps:
-        (step_config,) = (value for value in vars(config).values() if isinstance(value, step.Config))
-        final = final_place(step_config.output_dir)
-        check_not_written(final)
-        check_replaceable(final, get_type_hints(step.main).get("return", Artifact).type_name())
-    running = stage / RUNNING
-    made = [folder for folder in (stage, *stage.parents) if not folder.exists()]
-    running.mkdir(parents=True, exist_ok=True)
-    with locked(running, written=stage):
-        process.stages.add(stage)
-        try:
-            yield
-        finally:
-            process.stages.remove(stage)
-            running.rmdir()
-            for folder in made:  # a stage that was refused leaves nothing
-                if not any(folder.iterdir()):
-                    folder.rmdir()

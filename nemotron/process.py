@@ -5,7 +5,7 @@ In and out: the attributes of `process`.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nemotron.lineage import LineageTracker
@@ -27,6 +27,10 @@ class ProcessState:
     """Directory of an artifact -> the digest that this process last loaded from it, or wrote to it."""
     stages: set[Path] = field(default_factory=set)
     """Directories of the stages that this process is running as a whole."""
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Step, field and value -> the user's files, as they were when the stage that reads them began."""
+    planned: set[Path] = field(default_factory=set)
+    """Places of the artifacts that a plan would make, in this process."""
     warnings: set[str] = field(default_factory=set)
     """Keys of the warnings that this process has printed; each is printed once."""
     working_directories: dict[Path, Path] = field(default_factory=dict)

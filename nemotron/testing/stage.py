@@ -2,7 +2,7 @@
 
 In: the package of a stage and, if the stage takes one, the checkpoint of the previous stage. Out: a `StageRun` with the
 artifacts, the ladders and what was written to stdout.
-Used by `stage_fixture` (plugin.py); a run from the command line calls `report_reproduction` instead.
+Used by `stage_fixture` (plugin.py); a run from the command line ends with `print_stage_complete` instead.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from nemotron.pipe import print_complete
 from nemotron.testing.compare import (
     GoldenError,
     Json,
@@ -117,6 +118,19 @@ def step_name(module: ModuleType) -> str:
 def stage_name(package: str) -> str:
     """Recipe and stage of a package: nano2/stage0_pretrain of nemotron.recipes.nano2.stage0_pretrain."""
     return "/".join(package.split(".")[-2:])
+
+
+def print_stage_complete(stage: str, config: Any, artifacts: Mapping[str, Any]) -> None:
+    """End a stage's program: print what it made and, at tiny, whether it reproduces its golden. A plan made nothing.
+
+    Args:
+        stage: recipe and stage, "nano2/stage0_pretrain".
+        config: of the stage: plan, scale and output_dir.
+        artifacts: what the stage's `main` returned: name -> artifact.
+    """
+    if not config.plan:
+        print_complete(artifacts)
+        report_reproduction(stage, config.scale, config.output_dir)
 
 
 def report_reproduction(stage: str, scale: str, directory: Path) -> None:

@@ -1,16 +1,19 @@
 """Nemotron Nano 2, all stages in order: 0, pretraining, 1, fine-tuning, 2, learning from verifiable rewards, 3, from
 preferences between its own tries at tasks with tools, and 4, from a reward model, with a merge at the end.
 
+The same command again goes on where the last one stopped: nemotron/stage.py decides what has to run.
 Run: python -m nemotron.recipes.nano2 --scale tiny
 """
 
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import field, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete, whole_stage
-from nemotron.config import ScaledConfig, nested, output_below, parse_command_line, switch
+from nemotron import Artifact, StageConfig, print_complete, whole_stage
+from nemotron.config import nested, output_below, parse_command_line
 from nemotron.pipe import print_page, step_process
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
@@ -20,17 +23,27 @@ from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
 from nemotron.recipes.training.run import check_stage
+from nemotron.stage import chosen_stages
 from nemotron.testing.stage import report_reproduction
+
+STAGES = {
+    "pretrain": stage0_pretrain,
+    "sft": stage1_sft,
+    "rlvr": stage2_rlvr,
+    "dpo": stage3_dpo,
+    "rlhf": stage4_rlhf,
+}
+"""Field of Config -> its stage, in order. Each stage starts from the Checkpoint of the one before."""
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(StageConfig):
     """Train Nemotron Nano 2, from raw text to final evaluation; meant for --scale tiny and small."""
 
     output_dir: Path = output_below("nano2")
     """Where the artifacts go, one folder per stage."""
-    plan: bool = switch(of_whole_run=True)
-    """Print what the scale would do in stage 0, and do none of it."""
+    stages: str = field(default="", metadata={"recorded": False})
+    """One stage, or a range with its ends, as in stage1_sft:stage3_dpo, 1:3 or 2:. All if left out."""
     pretrain: stage0_pretrain.Config = nested(stage0_pretrain.Config, "stage0_pretrain")
     sft: stage1_sft.Config = nested(stage1_sft.Config, "stage1_sft")
     rlvr: stage2_rlvr.Config = nested(stage2_rlvr.Config, "stage2_rlvr")
@@ -39,36 +52,26 @@ class Config(ScaledConfig):
 
 
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
-    """Run the stages in order, each on the checkpoint of the one before; return their artifacts by stage and name."""
+    """Run the stages in order, each on the Checkpoint of the one before; return their artifacts by stage and name."""
     config = replace(config)  # validates again: a field of a nested Config may have changed since
-    # Refuse now what a later stage would refuse after hours.
-    pretrain = plan.check(config.pretrain, "--pretrain.train.resume")
-    stage1_sft.data_curation.check_sources(config.sft.data)
-    stage2_rlvr.data_curation.check_sources(config.rlvr.data)
-    stage4_rlhf.data_curation.check_sources(config.rlhf.data)
-    sft = check_stage(MODELS[config.scale], config.sft, "--sft.train.resume")
-    rlvr = check_stage(MODELS[config.scale], config.rlvr, "--rlvr.train.resume")
-    dpo = check_stage(MODELS[config.scale], config.dpo, "--dpo.train.resume")
-    rlhf = check_stage(MODELS[config.scale], config.rlhf, "--rlhf.train.resume")
-    with (
-        whole_stage(pretrain, stage0_pretrain.STEPS),
-        whole_stage(sft, stage1_sft.STEPS),
-        whole_stage(rlvr, stage2_rlvr.STEPS),
-        whole_stage(dpo, stage3_dpo.STEPS),
-        whole_stage(rlhf, stage4_rlhf.STEPS),
-    ):
-        base = stage0_pretrain.main(pretrain)
-        tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
-        reinforced = stage2_rlvr.main(replace(rlvr, base_checkpoint_path=tuned["checkpoint"].path))
-        preferring = stage3_dpo.main(replace(dpo, base_checkpoint_path=reinforced["checkpoint"].path))
-        liked = stage4_rlhf.main(replace(rlhf, base_checkpoint_path=preferring["checkpoint"].path))
-    return {
-        stage0_pretrain.STAGE: base,
-        stage1_sft.STAGE: tuned,
-        stage2_rlvr.STAGE: reinforced,
-        stage3_dpo.STAGE: preferring,
-        stage4_rlhf.STAGE: liked,
-    }
+    names = chosen_stages(config.stages, [stage.STAGE for stage in STAGES.values()])
+    stages = {name: stage for name, stage in STAGES.items() if stage.STAGE in names}
+    configs: dict[str, Any] = {}
+    for name, stage in stages.items():
+        given = replace(getattr(config, name), plan=config.plan, force=config.force)
+        if name != "pretrain":  # where the stage before has written its Checkpoint, now or earlier
+            place = given.base_checkpoint_path.relative_to(Config(scale=config.scale).output_dir)
+            given = replace(given, base_checkpoint_path=config.output_dir / place)
+        # Refuse now what a later stage would refuse after hours.
+        if not config.plan and hasattr(stage.data_curation, "check_sources"):
+            stage.data_curation.check_sources(given.data)
+        flag = f"--{name}.train.resume"
+        is_first = name == "pretrain"
+        configs[name] = plan.check(given, flag) if is_first else check_stage(MODELS[config.scale], given, flag)
+    with ExitStack() as opened:
+        for name, stage in stages.items():
+            opened.enter_context(whole_stage(configs[name], stage.STEPS))
+        return {stage.STAGE: stage.main(configs[name]) for name, stage in stages.items()}
 
 
 if __name__ == "__main__":
@@ -76,8 +79,8 @@ if __name__ == "__main__":
     with step_process():
         if config.plan:
             print_page(plan.page(config.pretrain.data, config.pretrain.train))
-        else:
-            stages = main(config)
-            print_complete(stages[stage4_rlhf.STAGE])
+        stages = main(config)
+        if not config.plan:
+            print_complete(list(stages.values())[-1])
             for stage, artifacts in stages.items():
                 report_reproduction(stage, config.scale, artifacts["results"].path.parent)

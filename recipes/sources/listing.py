@@ -18,8 +18,9 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.documents import Unreadable
@@ -61,6 +62,28 @@ class SourceFile:
         """The same for every name of the file: for a local file, the path without links."""
         path = self.location.removeprefix(FILE_SCHEME)
         return path if SCHEME.match(path) else os.path.realpath(path)
+
+
+def sources_field() -> Any:
+    """The field `sources` of a Config: () if left out. The files that it names are inputs of the step, by digest."""
+    return field(default=(), metadata={"files": local_files})
+
+
+def local_files(sources: Sequence[str]) -> list[str]:
+    """The local files that a step reads of its sources, in order. Those of a URI are left out, except `file://`.
+
+    Raises:
+        FileNotFoundError: if a source does not exist.
+        ValueError: if a source holds no file of a readable format.
+    """
+    local = [source for source in sources if not is_remote(split_category(source)[1])]
+    files = [file.location.removeprefix(FILE_SCHEME) for source in local for file in find_files(source, "")[0]]
+    return list(dict.fromkeys(files))
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URI of another machine."""
+    return bool(SCHEME.match(location)) and not location.startswith(FILE_SCHEME)
 
 
 def find_files(source: str, default_category: str) -> tuple[list[SourceFile], list[Unreadable]]:

@@ -302,19 +302,22 @@ def is_done(config: Any, dataset: Artifact) -> bool:
 def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.resume") -> StageConfig:
     """Refuse before any work what training or evaluation would refuse after hours of curation; return the config.
 
+    A training that was interrupted goes on: its `resume` is set in the config that is returned.
+
     Args:
         config: of a stage, with the Configs of its steps, that of training as `train`; those with a device are checked,
             and those that can be resumed.
         flag: sets `train.resume` in the command that was typed; that of another step has its name in place of "train".
     Raises:
-        ValueError: if a value does not fit, a device is missing, or training's output_dir belongs to an unfinished
-            run that training would not continue.
+        ValueError: if a value does not fit, a device is missing (a plan needs none), or training's output_dir belongs
+            to an unfinished run that training would not continue.
     """
     config = replace(config)  # checks it again, with the values assigned to its nested Configs since it was made
-    check_devices(shape, config.train, *vars(config).values())
-    for name, step in vars(config).items():
-        if hasattr(step, "resume"):
-            check_before_work(step, flag.replace("train.", f"{name}."))
+    if not getattr(config, "plan", False):
+        check_devices(shape, config.train, *vars(config).values())
+    for name, step in list(vars(config).items()):
+        if hasattr(step, "resume") and check_before_work(step, flag.replace("train.", f"{name}.")):
+            config = replace(config, **{name: replace(step, resume=True)})
     return config
 
 

@@ -24,6 +24,7 @@ import torch
 from pydantic import TypeAdapter
 
 from nemotron import Artifact
+from nemotron.code import digest_of, modules_of
 from nemotron.config import recorded_values
 from nemotron.directory import (
     PARTIAL_METADATA,
@@ -35,6 +36,7 @@ from nemotron.directory import (
     sync_directory,
     working_name,
 )
+from nemotron.lineage import step_of
 from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.training.fingerprint import weight_fingerprint
@@ -54,6 +56,8 @@ class Identity(TypedDict):
     """Digest of the Dataset."""
     config: dict[str, Any]
     """The fields that the result depends on."""
+    code: str
+    """Digest of the source files that the result depends on; only a run that goes on by itself must have the same."""
 
 
 @dataclass
@@ -97,7 +101,12 @@ class Record:
 
 def identity_of(config: Any, dataset: Artifact) -> Identity:
     """The identity of a run with this config on this dataset."""
-    return {"dataset": dataset.digest, "config": compared_values(config)}
+    return {"dataset": dataset.digest, "config": compared_values(config), "code": code_digest(config)}
+
+
+def code_digest(config: Any) -> str:
+    """Digest of the source files of the step that a Config belongs to."""
+    return digest_of(modules_of(step_of(config)))
 
 
 @dataclass
@@ -107,6 +116,7 @@ class State:
     dataset: str
     config: dict[str, Any]
     record: Record
+    code: str = ""
 
 
 def complete_states(work: Path) -> list[Path]:
@@ -130,34 +140,38 @@ def check_no_unfinished_run(work: Path, flag: str = "--resume") -> None:
         )
 
 
-def check_before_work(config: Any, flag: str) -> None:
-    """Refuse before any work what `training_run` would refuse later: an unfinished run, or one with another config.
+def check_before_work(config: Any, flag: str) -> bool:
+    """Refuse before any work what `training_run` would refuse later; return whether there is an unfinished run.
 
     Args:
-        config: of the training step: output_dir and resume.
+        config: of the training step: output_dir and resume. Without `resume`, an unfinished run must have been begun
+            with the same code: then it goes on by itself.
         flag: sets `resume` in the command that was typed.
     Raises:
-        ValueError: if another process is training there, there is an unfinished run and `resume` is not set, or the run
-            to resume had another config.
+        ValueError: if another process is training there, or the unfinished run had another config or other code.
     """
     output_dir = final_place(config.output_dir)
     check_not_written(output_dir)
     work = working_name(output_dir)
-    if not config.resume:
-        check_no_unfinished_run(work, flag)
-        return
-    for directory, otherwise in ((work, f"delete {work}"), (output_dir, f"drop {flag}")):
+    places = {work: f"delete {work}"} | ({output_dir: f"drop {flag}"} if config.resume else {})
+    for directory, otherwise in places.items():
         states = complete_states(directory)
         for state in reversed(states):
             try:
                 found = read_state_json(state)
             except ValueError as error:
                 print_line(f"warning: {error}")
-            else:
-                check_config(found, compared_values(config), directory, otherwise)
-                break
+                continue
+            check_config(found, compared_values(config), directory, otherwise)
+            if not config.resume and found.code != code_digest(config):
+                raise ValueError(
+                    f"{work} holds an unfinished run at {state.name}, which other code began; add {flag} to go on with "
+                    f"the code as it is now, or delete that directory to start over"
+                )
+            break
         if states:
-            return
+            return directory == work
+    return False
 
 
 def read_state_json(state: Path) -> State:

@@ -7,9 +7,8 @@ Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6; its English web text is mad
 What the papers leave open is marked where it is decided.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
-Left out: text from HTML, exact-substring deduplication, and everything that language models write or rewrite, which is
-a third of the published corpus. Filters run as dataframes wherever Daft runs; before them reading, and
-after them splitting, tokenizing and packing, hold all documents in the memory of one process.
+Left out: text from HTML, exact-substring deduplication, and what language models write or rewrite, a third of the
+published corpus. Filters run wherever Daft runs; all other steps hold all documents in the memory of one process.
 """
 
 from collections import Counter
@@ -66,6 +65,7 @@ from nemotron.recipes.nano2.models import BATCH_SEQUENCES, VOCAB_SIZES
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.files import read_sources
+from nemotron.recipes.sources.listing import sources_field
 from nemotron.recipes.sources.packages import PACKAGES, package_documents, package_test_texts
 from nemotron.recipes.sources.problems.families import generate_problems
 from nemotron.recipes.sources.problems.problem import Problem, problem_documents
@@ -83,7 +83,7 @@ class Config(ScaledConfig):
     """Where the Dataset goes."""
 
     # The raw text.
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = sources_field()
     """Files, directories, globs or URIs (.txt, .jsonl, .jsonl.gz, .parquet), each as <path> or <category>=<path>. Left
     out: installed packages and generated problems at tiny and small, NVIDIA's released datasets at medium and full."""
     text_column: str = "text"

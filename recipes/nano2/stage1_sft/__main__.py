@@ -8,20 +8,20 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete, whole_stage
-from nemotron.config import ScaledConfig, input_path, nested, output_below, parse_command_line
+from nemotron import Artifact, StageConfig, whole_stage
+from nemotron.config import input_path, nested, output_below, parse_command_line
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
 from nemotron.recipes.training.run import check_stage
-from nemotron.testing.stage import report_reproduction
+from nemotron.testing.stage import print_stage_complete
 
 STAGE = "nano2/stage1_sft"  # names the golden
 STEPS = (data_curation, training, evaluation)  # in their order; each writes into a directory with its name
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(StageConfig):
     """Fine-tune Nemotron Nano 2's base model on conversations, and test what it has learned."""
 
     output_dir: Path = output_below("nano2", "stage1_sft")
@@ -36,15 +36,14 @@ class Config(ScaledConfig):
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before; return their artifacts by name."""
     config = check_stage(MODELS[config.scale], config)  # refuses now what would fail after curation
-    with whole_stage(config, STEPS):
-        dataset = data_curation.main(replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
-        checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
-        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    with whole_stage(config, STEPS) as run:
+        dataset = run(data_curation.main, replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
+        checkpoint = run(training.main, replace(config.train, dataset_path=dataset.path))
+        results = run(evaluation.main, replace(config.eval, checkpoint_path=checkpoint.path))
     return {"dataset": dataset, "checkpoint": checkpoint, "results": results}
 
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
-        print_complete(main(config))
-        report_reproduction(STAGE, config.scale, config.output_dir)
+        print_stage_complete(STAGE, config, main(config))

@@ -70,7 +70,7 @@ from nemotron.recipes.sources import Unreadable
 from nemotron.recipes.sources.conversations import DEFAULT_CATEGORY, Conversation, read_conversations
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
 from nemotron.recipes.sources.exercises.families import FAMILIES, exam_exercises
-from nemotron.recipes.sources.listing import find_files
+from nemotron.recipes.sources.listing import find_files, sources_field
 from nemotron.recipes.training.run import Checkpoint
 
 # Exercises of each family, relative to each other. Our choice: what a small model learns slowly comes often, what is
@@ -105,7 +105,7 @@ class Config(ScaledConfig):
     """Directory of stage 0's Checkpoint; read from the pipe if left out."""
 
     # The raw conversations.
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = sources_field()
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of NVIDIA's post-training
     datasets, for example hf://datasets/nvidia/Nemotron-Post-Training-Dataset-v2/data/*.parquet. Left out: exercises."""
     raw_conversations: PositiveInt | Literal["all"] = by_scale(

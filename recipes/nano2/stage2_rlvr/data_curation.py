@@ -51,7 +51,7 @@ from nemotron.recipes.sources import Unreadable
 from nemotron.recipes.sources.exercises import ifeval, instructions
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row, of_every_difficulty
 from nemotron.recipes.sources.exercises.families import FAMILIES, exam_exercises
-from nemotron.recipes.sources.listing import find_files
+from nemotron.recipes.sources.listing import find_files, sources_field
 from nemotron.recipes.sources.prompts import read_prompts
 from nemotron.recipes.sources.reading import with_unique_ids
 from nemotron.recipes.training.fingerprint import weight_fingerprint
@@ -74,7 +74,7 @@ class Config(ScaledConfig):
     """Directory of stage 1's Checkpoint; read from the pipe if left out."""
 
     # The prompts.
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = sources_field()
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of NVIDIA's released sets for
     reinforcement learning on instructions. They take the place of the generated instructions. A row is read if all its
     instructions are among the 25 of IFEval."""

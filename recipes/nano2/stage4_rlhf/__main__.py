@@ -5,20 +5,20 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete, whole_stage
-from nemotron.config import ScaledConfig, input_path, nested, output_below, parse_command_line
+from nemotron import Artifact, StageConfig, whole_stage
+from nemotron.config import input_path, nested, output_below, parse_command_line
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage4_rlhf import data_curation, evaluation, merging, reward_model, training
 from nemotron.recipes.training.run import check_stage
-from nemotron.testing.stage import report_reproduction
+from nemotron.testing.stage import print_stage_complete
 
 STAGE = "nano2/stage4_rlhf"  # names the golden
 STEPS = (data_curation, reward_model, training, merging, evaluation)  # in their order; each has its directory
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(StageConfig):
     """Train Nemotron Nano 2 on the scores of a reward model, merge it with the model before, and test both."""
 
     output_dir: Path = output_below("nano2", "stage4_rlhf")
@@ -34,17 +34,16 @@ class Config(ScaledConfig):
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the steps, each on the output of the one before, after a check of all; return their artifacts by name."""
-    with whole_stage(config := check_stage(MODELS[config.scale], config), STEPS):
-        dataset = data_curation.main(replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
-        scorer = reward_model.main(replace(config.reward, dataset_path=dataset.path))
-        policy = training.main(replace(config.train, rewardmodel_path=scorer.path))
-        checkpoint = merging.main(replace(config.merge, checkpoint_path=policy.path))
-        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    with whole_stage(config := check_stage(MODELS[config.scale], config), STEPS) as run:
+        dataset = run(data_curation.main, replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
+        scorer = run(reward_model.main, replace(config.reward, dataset_path=dataset.path))
+        policy = run(training.main, replace(config.train, rewardmodel_path=scorer.path))
+        checkpoint = run(merging.main, replace(config.merge, checkpoint_path=policy.path))
+        results = run(evaluation.main, replace(config.eval, checkpoint_path=checkpoint.path))
     return dict(dataset=dataset, reward_model=scorer, policy=policy, checkpoint=checkpoint, results=results)
 
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
-        print_complete(main(config))
-        report_reproduction(STAGE, config.scale, config.output_dir)
+        print_stage_complete(STAGE, config, main(config))

@@ -54,7 +54,7 @@ from nemotron.recipes.sources import Unreadable, preferences
 from nemotron.recipes.sources.exercises import algebra, code_output, conversation, science
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row, of_every_difficulty
 from nemotron.recipes.sources.exercises.families import exam_exercises
-from nemotron.recipes.sources.listing import find_files
+from nemotron.recipes.sources.listing import find_files, sources_field
 from nemotron.recipes.sources.preferences import Preference, read_preferences
 from nemotron.recipes.sources.problems.problem import seeded_random, split_of
 from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
@@ -78,7 +78,7 @@ class Config(ScaledConfig):
     """Directory of the Checkpoint of the stage before; read from the pipe if left out."""
 
     # The pairs.
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = sources_field()
     """Files, directories, globs or URIs (.jsonl, .jsonl.gz, .parquet) with the columns of nvidia/HelpSteer3. Their
     pairs and contexts take the place of the generated ones; those of a tenth of the contexts are held out."""
     raw_pairs: PositiveInt | Literal["all"] = by_scale(

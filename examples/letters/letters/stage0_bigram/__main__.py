@@ -9,15 +9,15 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from letters.stage0_bigram import data_curation, evaluation, training
-from nemotron import Artifact, print_complete, whole_stage
-from nemotron.config import ScaledConfig, nested, parse_command_line
+from nemotron import Artifact, StageConfig, print_complete, whole_stage
+from nemotron.config import nested, parse_command_line
 from nemotron.pipe import step_process
 
 STEPS = (data_curation, training, evaluation)
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(StageConfig):
     """Train and measure a bigram model of letters."""
 
     seed: int = 0
@@ -31,14 +31,16 @@ class Config(ScaledConfig):
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before."""
-    with whole_stage(config, STEPS):  # alone in its directory
-        dataset = data_curation.main(config.data)
-        checkpoint = training.main(replace(config.train, dataset_path=dataset.path))
-        results = evaluation.main(replace(config.eval, checkpoint_path=checkpoint.path))
+    with whole_stage(config, STEPS) as run:  # alone in its directory
+        dataset = run(data_curation.main, config.data)
+        checkpoint = run(training.main, replace(config.train, dataset_path=dataset.path))
+        results = run(evaluation.main, replace(config.eval, checkpoint_path=checkpoint.path))
     return {"dataset": dataset, "checkpoint": checkpoint, "results": results}
 
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
-        print_complete(main(config))
+        artifacts = main(config)
+        if not config.plan:
+            print_complete(artifacts)

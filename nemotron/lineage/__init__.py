@@ -4,9 +4,10 @@ In: artifacts. Out: the record of how one was made, the tree of everything that 
 Lineage is local first: metadata.json names the inputs with their digests. An optional tracker mirrors it to a server;
 no result depends on the tracker.
 
-Run: python -c "from nemotron.lineage import lineage_tree; print(lineage_tree('<directory of an artifact>'))"
+Run: python -m nemotron.lineage <directory of an artifact>
 """
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import nemotron
-from nemotron.directory import read_metadata
+from nemotron.code import digest_of, modules_of
+from nemotron.directory import file_record, read_metadata
 from nemotron.process import process
 from nemotron.terminal import print_line, printable
 
@@ -136,8 +138,11 @@ def _tree_lines(path: Path, indent: str, above: tuple[Path, ...]) -> list[str]:
     return lines
 
 
+MAX_LISTED_SOURCES = 1000  # our choice: of more files than that, only their common digest is recorded
+
+
 def producer_record(module: str, config: Any) -> dict[str, Any]:
-    """How an artifact was made: step module, resolved config, seed, versions of the code and the libraries.
+    """How an artifact was made: step module, config, seed, code, the user's files, versions of the libraries.
 
     Args:
         module: name of the module that defines the artifact's class: the step, unless `config` says otherwise.
@@ -145,20 +150,65 @@ def producer_record(module: str, config: Any) -> dict[str, Any]:
             because several steps may write artifacts of one class.
     """
     if is_dataclass(config) and not isinstance(config, type):
-        module, values = type(config).__module__, asdict(config)
-        for hidden in (item.name for item in fields(config) if item.metadata.get("hidden")):
-            del values[hidden]
-    else:
-        values = dict(config or {})
+        module = type(config).__module__
     file = getattr(sys.modules.get(module), "__file__", None)
+    step = step_name(module, file)
+    modules = modules_of(step)
+    values = config_record(config)
     return {
-        "step": step_name(module, file),
-        # Paths as they were given; infinity, which JSON lacks, as text.
-        "config": json.loads(json.dumps(values, default=str), parse_constant=str),
+        "step": step,
+        "config": values,
         "seed": values.get("seed"),
         "code_version": code_version(file),
+        "code_digest": digest_of(modules),
+        "code": modules,
+        "sources": sources_record(config),
         "libraries": library_versions(),
     }
+
+
+def config_record(config: Any) -> dict[str, Any]:
+    """The fields of a Config as they are recorded: paths as they were given; infinity, which JSON lacks, as text."""
+    if is_dataclass(config) and not isinstance(config, type):
+        hidden = {item.name for item in fields(config) if item.metadata.get("hidden")}
+        values = {name: value for name, value in asdict(config).items() if name not in hidden}
+    else:
+        values = dict(config or {})
+    return json.loads(json.dumps(values, default=str), parse_constant=str)
+
+
+def sources_record(config: Any) -> dict[str, dict[str, Any]]:
+    """The user's files that a Config names: field -> number, common digest and, of up to 1,000, each file's sha256.
+
+    Inside `whole_stage`, they are as they were when the stage began, before a step read them.
+    """
+    if not is_dataclass(config) or isinstance(config, type):
+        return {}
+    found = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if list_files := item.metadata.get("files"):
+            places = [Path(place) for place in list_files(value)]
+        elif isinstance(value, Path) and item.name != "output_dir" and not item.metadata.get("input"):
+            places = [value] if value.is_file() else sorted(place for place in value.rglob("*") if place.is_file())
+        else:
+            continue
+        key = f"{type(config).__module__}: {item.name}={value!r}"
+        if places and key not in process.sources:
+            files = {str(place): file_record(place).sha256 for place in places}
+            record = {"num_files": len(files), "digest": hashlib.sha256(json.dumps(files).encode()).hexdigest()}
+            process.sources[key] = record | ({"files": files} if len(files) <= MAX_LISTED_SOURCES else {})
+        if key in process.sources:
+            found[item.name] = process.sources[key]
+            if not process.stages:  # a single step; whoever calls it again may have other files
+                del process.sources[key]
+    return found
+
+
+def step_of(config: Any) -> str:
+    """The importable name of the step that a Config belongs to."""
+    module = type(config).__module__
+    return step_name(module, getattr(sys.modules.get(module), "__file__", None))
 
 
 def step_name(module: str, file: str | None) -> str:
