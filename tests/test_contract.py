@@ -112,9 +112,10 @@ def recipes_imported_from_below(name: str, tree: ast.Module) -> Iterator[str]:
 ROOMS = [
     ("nemotron.terminal",),
     ("nemotron.strict", "nemotron.process", "nemotron.scale", "nemotron.command_line"),
-    ("nemotron.config", "nemotron.directory"),
+    ("nemotron.config", "nemotron.directory", "nemotron.code"),
     ("nemotron.lineage", "nemotron.pipe", "nemotron.ladder"),
     ("nemotron.artifact",),
+    ("nemotron.stage",),
     ("nemotron",),
     ("nemotron.testing", "nemotron.golden"),
     ("nemotron.recipes.nemotron_h", "nemotron.recipes.sources"),

@@ -11,6 +11,7 @@ counts it.
 Left out: finding the license of a text, which each source does.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +21,9 @@ from pydantic import BaseModel
 
 from nemotron.recipes.curation.rules import Rule
 from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.conversations import Conversation
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE
+from nemotron.recipes.sources.exercises.exercise import Exercise
 
 ALLOWED_LICENCES = (
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0",
@@ -67,16 +70,25 @@ def licence_rule() -> Rule[Document]:
 
 
 class Attribution(BaseModel):
-    """How many kept documents come from one origin under one license."""
+    """How many kept documents, conversations or exercises come from one origin under one license."""
 
     origin: str
     licence: str
     num_documents: int
 
 
-def attribution_of(documents: Iterable[Document]) -> list[Attribution]:
-    """Who is to be credited for the documents, sorted by origin and license."""
-    counts = Counter((document.origin, document.licence) for document in documents)
+def attribution_of(items: Iterable[Document | Conversation | Exercise]) -> list[Attribution]:
+    """Who is to be credited for documents, conversations or exercises, sorted by origin and license.
+
+    A row of the user's says both in the details of its exercise; the other exercises are made here.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        if isinstance(item, Exercise):
+            stated = {"origin": "procedural", "licence": "Apache-2.0", **json.loads(item.details)}
+            counts[stated["origin"], stated["licence"]] += 1
+        else:
+            counts[item.origin, item.licence] += 1
     return [
         Attribution(origin=origin, licence=licence, num_documents=count)
         for (origin, licence), count in sorted(counts.items())

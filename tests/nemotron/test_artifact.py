@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from nemotron import Artifact
-from nemotron.artifact import whole_stage, working_directory
+from nemotron.artifact import working_directory
 
 validations: list[str] = []  # the path of every Dataset that was validated, in order
 
@@ -559,7 +559,7 @@ def replace_dataset(path: Path) -> None:
     program = f"""
 from pathlib import Path
 from nemotron import Artifact
-from nemotron.artifact import whole_stage, working_directory
+from nemotron.artifact import working_directory
 
 class Dataset(Artifact):
     num_examples: int
@@ -876,105 +876,3 @@ def test_the_output_directory_may_be_below_a_link(tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "outputs").symlink_to(tmp_path / "disk")
     assert write_dataset(tmp_path / "outputs" / "dataset").path == tmp_path / "disk" / "dataset"
-
-
-# --- a whole stage
-
-
-class StageConfig:
-    """What `whole_stage` reads: the stage's directory and the Config of each step."""
-
-    def __init__(self, output_dir: Path) -> None:
-        self.output_dir = output_dir
-        self.data = Steps.curation.Config(output_dir=output_dir / "data")
-        self.train = Steps.training.Config(output_dir=output_dir / "train")
-
-
-class Steps:
-    """Two steps, as modules."""
-
-    class curation:
-        @dataclass
-        class Config:
-            output_dir: Path
-
-        @staticmethod
-        def main(config: Config) -> Dataset: ...
-
-    class training:
-        @dataclass
-        class Config:
-            output_dir: Path
-
-        @staticmethod
-        def main(config: Config) -> Checkpoint: ...
-
-
-STEPS: Any = (Steps.curation, Steps.training)
-IN_ANOTHER_PROCESS = """
-import sys
-from pathlib import Path
-from nemotron.directory import locked
-Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-with locked(Path(sys.argv[1])):
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def another_process_writes(directory: Path) -> Iterator[None]:
-    """Another process holds the lock of a directory."""
-    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(directory)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdin is not None
-        assert other.stdout.readline().strip() == b"locked"
-        yield
-        other.stdin.close()
-
-
-@pytest.mark.locks
-@pytest.mark.parametrize("written", ["data.incomplete", "train.incomplete", ".running"])
-def test_a_stage_in_which_another_process_works_is_refused_before_its_first_step(tmp_path: Path, written: str):
-    place = tmp_path / "stage" / written
-    named = tmp_path / "stage" if written == ".running" else place
-    with another_process_writes(place):
-        with (
-            pytest.raises(ValueError, match=re.escape(f"another process is writing {named};")),
-            whole_stage(StageConfig(tmp_path / "stage"), STEPS),
-        ):
-            pytest.fail("the stage started")
-        assert names(tmp_path / "stage") == [written]
-
-
-@pytest.mark.locks
-def test_a_step_is_refused_where_another_process_runs_the_whole_stage(tmp_path: Path):
-    with (
-        another_process_writes(tmp_path / "stage" / ".running"),
-        pytest.raises(ValueError, match=re.escape(f"another process is writing {tmp_path / 'stage'}; wait for it")),
-    ):
-        produce(tmp_path / "stage" / "data", Dataset, never)
-
-
-def test_a_stage_runs_its_own_steps_and_leaves_nothing_else(tmp_path: Path):
-    config = StageConfig(tmp_path / "stage")
-    with whole_stage(config, STEPS), whole_stage(config, STEPS):  # opened by the recipe, and by the stage
-        write_dataset(config.data.output_dir)
-    assert names(tmp_path / "stage") == ["data"]
-
-
-def test_a_killed_stage_does_not_block_the_next(tmp_path: Path):
-    (tmp_path / "stage" / ".running").mkdir(parents=True)
-    with whole_stage(StageConfig(tmp_path / "stage"), STEPS):
-        pass
-    assert names(tmp_path / "stage") == []
-
-
-def test_a_place_that_a_later_step_would_refuse_is_refused_before_the_first(tmp_path: Path):
-    make_dataset(tmp_path / "stage" / "train")
-    with (
-        pytest.raises(ValueError, match="type='dataset', expected 'checkpoint'"),
-        whole_stage(StageConfig(tmp_path / "stage"), STEPS),
-    ):
-        pytest.fail("the stage started")

@@ -55,6 +55,7 @@ from nemotron.recipes.curation.conversations import (
     structure_rule,
 )
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
+from nemotron.recipes.curation.licence import Attribution, attribution_of
 from nemotron.recipes.curation.rows import Phase, Row, write_rows
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_list, progress, report_unreadable
 from nemotron.recipes.curation.traces import (
@@ -179,6 +180,7 @@ class Dataset(Artifact):
     """The first of the rows that a source could not read."""
     num_unreadable: int
     num_emptied_traces: int
+    attribution: list[Attribution]
     num_cut_traces: int
 
     def counts(self) -> dict[str, int]:
@@ -375,6 +377,7 @@ def main(config: Config) -> Dataset:
             unreadable=first_unreadable,
             num_unreadable=len(unreadable),
             num_emptied_traces=len(emptied),
+            attribution=attribution_of(conversations),
             num_cut_traces=len(cut),
         )
         dataset.save(config, curation_ladder(config, base, raw, dataset, list(emptied), cut))

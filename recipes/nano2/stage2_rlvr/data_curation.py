@@ -38,6 +38,7 @@ from nemotron.pipe import step_process
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer, save_chat_tokenizer
 from nemotron.recipes.curation.conversations import asked
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
+from nemotron.recipes.curation.licence import Attribution, attribution_of
 from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, Rule, apply_to_list, progress, report_unreadable
 from nemotron.recipes.nano2.chat import CHAT
@@ -130,6 +131,7 @@ class Dataset(Artifact):
     unreadable: list[DroppedItem]
     """The first of the rows that a source could not read."""
     num_unreadable: int
+    attribution: list[Attribution]
     mean_reward: float
     """What the fine-tuned model earns on the prompts that are left."""
 
@@ -296,6 +298,7 @@ def main(config: Config) -> Dataset:
             filters=filters,
             unreadable=first_unreadable,
             num_unreadable=len(unreadable),
+            attribution=attribution_of(kept),
             mean_reward=sum(row["mean_reward"] for row in rows) / len(rows),
         )
 

@@ -39,6 +39,7 @@ from nemotron.pipe import step_process
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer, save_chat_tokenizer
 from nemotron.recipes.curation.conversations import asked
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
+from nemotron.recipes.curation.licence import Attribution, attribution_of
 from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import FilterReport, Rule, apply_to_list, progress
 from nemotron.recipes.nano2.chat import CHAT
@@ -143,6 +144,7 @@ class Dataset(Artifact):
     """Whether a wrong try that got further than another is chosen where none is right."""
     filters: dict[str, FilterReport]
     """In the order in which they were applied."""
+    attribution: list[Attribution]
     solved: float
     """Share of the tries at the tasks that are left."""
 
@@ -292,6 +294,7 @@ def main(config: Config) -> Dataset:
             held_out_path=work / "held_out.parquet",
             graded=config.graded,
             filters=filters,
+            attribution=attribution_of(kept),
             solved=sum(row["solved"] for row in rows) / len(rows),
         )
 

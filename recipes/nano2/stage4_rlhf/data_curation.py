@@ -39,6 +39,7 @@ from nemotron.pipe import step_process
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer, save_chat_tokenizer
 from nemotron.recipes.curation.conversations import asked
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
+from nemotron.recipes.curation.licence import Attribution, attribution_of
 from nemotron.recipes.curation.preferences import label_of, preference_rules
 from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_list, progress, report_unreadable
@@ -149,6 +150,7 @@ class Dataset(Artifact):
     unreadable: list[DroppedItem]
     """The first of the rows that a source could not read."""
     num_unreadable: int
+    attribution: list[Attribution]
     noise_share: float
     """Of the training pairs: how many labels are turned around."""
 
@@ -349,6 +351,7 @@ def main(config: Config) -> Dataset:
             filters=filters,
             unreadable=first_unreadable,
             num_unreadable=len(unreadable),
+            attribution=attribution_of(pair.exercise for pair in pairs),
             noise_share=sum(pair.noisy for pair in pairs) / len(pairs),
         )
 
