@@ -34,6 +34,7 @@ SHOWING = (
     "nemotron.process",
     "nemotron.stage",
     "nemotron.terminal",
+    "nemotron.view",
     "nemotron.recipes.training.progress",
 )
 

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nemotron.lineage import LineageTracker
+    from nemotron.view import View
 
 
 @dataclass
@@ -33,6 +34,8 @@ class ProcessState:
     """Places of the artifacts that a plan would make, in this process."""
     warnings: set[str] = field(default_factory=set)
     """Keys of the warnings that this process has printed; each is printed once."""
+    view: "View | None" = None
+    """Shows how far the stages are that this process is running; None outside of them."""
     working_directories: dict[Path, Path] = field(default_factory=dict)
     """Working directory that is open -> the directory that its artifact will have."""
 

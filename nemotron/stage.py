@@ -40,6 +40,7 @@ from nemotron.pipe import print_page
 from nemotron.process import process
 from nemotron.strict import one_sentence, short
 from nemotron.terminal import print_line
+from nemotron.view import shown
 
 AnyArtifact = TypeVar("AnyArtifact", bound=Artifact)
 AnyStepConfig = TypeVar("AnyStepConfig")
@@ -107,13 +108,17 @@ class StepRunner:
             self.page.append(f"  {final.name:<16}{'is current' if artifact else f'runs: {reason}'}")
         else:
             place = f"{self.stage} {self.num_seen}/{self.num_steps} {final.name}"
-            print_line(f"{place} {'is current, and not run again' if artifact else f'runs: {reason}'}")
+            with shown() as view:
+                view.begin(self.stage, place)
+                outcome = "is current, and not run again" if artifact else f"runs: {reason}{view.words()}"
+                print_line(f"{place} {outcome}")
+                made = main(config) if artifact is None else artifact
+                view.end(was_run=artifact is None)
+            return made
         if artifact is not None:
             return artifact
-        if self.plan:
-            process.planned.add(final)
-            return artifact_class.model_construct(path=final)
-        return main(config)
+        process.planned.add(final)
+        return artifact_class.model_construct(path=final)
 
 
 def find_current(artifact_class: type[AnyArtifact], config: Any) -> tuple[AnyArtifact | None, str]:
@@ -224,8 +229,9 @@ def whole_stage(config: Any, steps: Sequence[ModuleType]) -> Iterator[StepRunner
     running = stage / RUNNING
     made = [folder for folder in (stage, *stage.parents) if not folder.exists()]
     running.mkdir(parents=True, exist_ok=True)
-    with locked(running, written=stage):
+    with locked(running, written=stage), shown() as view:
         process.stages.add(stage)
+        view.open(runner.stage, len(steps))
         try:
             for step_config in step_configs:
                 if is_dataclass(step_config):

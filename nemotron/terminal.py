@@ -7,8 +7,10 @@ In: any text, also file names, ids and replies that somebody else chose. Out: th
     print(printable("\\x1b[2J"))                        # shows \\x1b[2J instead of clearing the screen
 """
 
+import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +50,17 @@ def fenced(text: str) -> str:
 def print_line(line: str) -> None:
     """Print one line on stderr."""
     print(printable(line), file=sys.stderr, flush=True)
+
+
+def print_markdown(text: str) -> None:
+    """Print a page of Markdown on stderr, with its tables drawn."""
+    from rich.console import Console  # slow to import
+    from rich.markdown import Markdown
+
+    page = io.StringIO()  # a console that wrote to stderr itself would write over the display of nemotron/view.py
+    is_terminal, width = sys.stderr.isatty(), shutil.get_terminal_size().columns
+    Console(file=page, width=width, force_terminal=is_terminal).print(Markdown(printable(text, keep=LINES)))
+    print(page.getvalue(), file=sys.stderr, end="", flush=True)
 
 
 @contextmanager

@@ -113,7 +113,7 @@ ROOMS = [
     ("nemotron.terminal",),
     ("nemotron.strict", "nemotron.process", "nemotron.scale", "nemotron.command_line"),
     ("nemotron.config", "nemotron.directory", "nemotron.code"),
-    ("nemotron.lineage", "nemotron.pipe", "nemotron.ladder"),
+    ("nemotron.lineage", "nemotron.pipe", "nemotron.ladder", "nemotron.view"),
     ("nemotron.artifact",),
     ("nemotron.stage",),
     ("nemotron",),

@@ -1,6 +1,6 @@
 """Where an artifact comes from: its tree, checked, and which raw documents, licenses and code made it.
 
-In: the directory of an artifact. Out, on stdout: the tree of everything that it was made from, as text, Mermaid or JSON.
+In: the directory of an artifact. Out, on stdout: the tree of all that it was made from, as text, Mermaid or JSON.
 Every file is hashed, every digest is compared. What is broken is named, and the exit code is 1:
 
     missing     an input is not where it was
@@ -185,7 +185,9 @@ def mermaid(top: Node) -> str:
             words = f"{node.type} {node.digest[:12]}\n{place}" + (f"\nBROKEN, {node.broken}" if node.broken else "")
             boxes.append(f'    a{number}["{mermaid_text(words)}"]' + (":::broken" if node.broken else ""))
     for node in all_nodes(top):
-        arrows += [f"    a{numbers[inner.path]} -->|{mermaid_text(inner.name)}| a{numbers[node.path]}" for inner in node.inputs]
+        arrows += [
+            f"    a{numbers[inner.path]} -->|{mermaid_text(inner.name)}| a{numbers[node.path]}" for inner in node.inputs
+        ]
     style = ["    classDef broken stroke:#c00,stroke-width:3px"]
     return "\n".join(["flowchart BT", *boxes, *dict.fromkeys(arrows), *style])
 

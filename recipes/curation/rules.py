@@ -17,12 +17,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, Field
-from rich.console import Console
 
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import daft
-from nemotron.terminal import printable
+from nemotron.terminal import print_line
 
 MAX_EXAMPLES = 5
 MAX_VALUE_CHARACTERS = 200
@@ -34,12 +33,9 @@ COLUMN_TYPES = {"bucket": pa.int64(), "exported": pa.bool_(), "has_example": pa.
 class Progress:
     """Lines on stderr; an id or a reason from the user's data can neither begin a new line nor style one."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
     def print(self, line: str) -> None:
         """Print one line."""
-        self.console.print(printable(line))
+        print_line(line)
 
 
 progress = Progress()

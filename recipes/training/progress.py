@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from nemotron.process import process
 from nemotron.terminal import print_line
 
 
@@ -33,23 +34,34 @@ class TrainingProgress:
         self.started = self.lap_started = time.perf_counter()
         self.laps: dict[str, tuple[float, int]] = {}  # part of a step -> seconds and tokens
         self.bar = None
-        if console.is_terminal:
+        self.view = process.view  # of a whole stage, which shows one row more
+        if self.view is not None and self.view.bar is not None:
+            self.bar = self.view.bar
+            self.task = self.bar.add_task(title, total=total_steps, completed=first_step, numbers="")
+        elif console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Numbers(), TimeRemainingColumn(),
                 console=console,
             )  # fmt: skip
             self.task = self.bar.add_task(title, total=total_steps, completed=first_step, numbers="")
 
+    @property
+    def is_row(self) -> bool:
+        """Whether the bar is that of a whole stage, which starts and stops it."""
+        return self.view is not None and self.bar is self.view.bar
+
     def __enter__(self) -> "TrainingProgress":
         self.started = self.lap_started = time.perf_counter()
-        if self.bar:
+        if self.bar and not self.is_row:
             self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar:
+        if self.bar and self.is_row:
+            self.bar.remove_task(self.task)
+        elif self.bar:
             self.bar.stop()
         if self.laps and error is None:
             total = sum(seconds for seconds, _ in self.laps.values())
@@ -72,6 +84,8 @@ class TrainingProgress:
         seconds = time.perf_counter() - self.started
         shown = [f"{name} {value:.4g}" for name, value in numbers.items()]
         text = "  ".join([*shown, f"{self.tokens_done / seconds:,.0f} tokens/s"])
+        if self.view is not None:
+            self.view.advance(steps_done / self.total_steps)
         if self.bar:
             self.bar.update(self.task, completed=steps_done, numbers=text)
         elif steps_done % self.line_every_steps == 0 or steps_done == self.total_steps:

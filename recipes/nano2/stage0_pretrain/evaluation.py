@@ -18,8 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.markdown import Markdown
 
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
@@ -51,7 +49,7 @@ from nemotron.recipes.scoring.ngram import KneserNey, Unigram
 from nemotron.recipes.scoring.recall import recall_by_distance
 from nemotron.recipes.sources.problems import lookup
 from nemotron.recipes.training.run import Checkpoint
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import print_markdown
 
 
 @dataclass
@@ -217,7 +215,7 @@ def main(config: Config) -> Results:
             predictions_path=work / "predictions.parquet",
             metrics=metrics,
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    print_markdown(table)
     return Results.load(config.output_dir)
 
 

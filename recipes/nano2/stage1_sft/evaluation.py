@@ -21,8 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.markdown import Markdown
 from tokenizers import Tokenizer
 
 from nemotron import Artifact, print_complete
@@ -59,7 +57,7 @@ from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.run import Checkpoint
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import print_markdown
 
 
 @dataclass
@@ -206,7 +204,7 @@ def main(config: Config) -> Results:
             replies_path=work / "replies.parquet",
             metrics=metrics,
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    print_markdown(table)
     return Results.load(config.output_dir)
 
 

@@ -18,8 +18,6 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.markdown import Markdown
 
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
@@ -54,7 +52,7 @@ from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
 from nemotron.recipes.training.run import Checkpoint
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import print_markdown
 
 
 @dataclass
@@ -205,7 +203,7 @@ def main(config: Config) -> Results:
             rollouts_path=work / "rollouts.md",
             metrics=metrics,
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    print_markdown(table)
     return Results.load(config.output_dir)
 
 

@@ -21,8 +21,6 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.markdown import Markdown
 
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
@@ -58,7 +56,7 @@ from nemotron.recipes.training.pairs import ROUNDING, ROW_COLUMNS, Pairs, by_tas
 from nemotron.recipes.training.rollouts import prompt_batches
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.recipes.training.tries import Try, best_constant_policy, draw_tries, try_metrics
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import print_markdown
 
 
 @dataclass
@@ -210,7 +208,7 @@ def main(config: Config) -> Results:
             conversations_path=work / "conversations.md",
             metrics=metrics,
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    print_markdown(table)
     return Results.load(config.output_dir)
 
 

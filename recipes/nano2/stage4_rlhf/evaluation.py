@@ -16,8 +16,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.markdown import Markdown
 
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
@@ -63,7 +61,7 @@ from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
 from nemotron.recipes.training.run import Checkpoint
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import print_markdown
 
 
 @dataclass
@@ -228,7 +226,7 @@ def main(config: Config) -> Results:
             replies_path=work / "replies.md",
             metrics=metrics,
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    print_markdown(table)
     return Results.load(config.output_dir)
 
 

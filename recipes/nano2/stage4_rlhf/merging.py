@@ -22,8 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.markdown import Markdown
 
 from nemotron import print_complete
 from nemotron.artifact import working_directory
@@ -59,7 +57,7 @@ from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
 from nemotron.recipes.training.run import Checkpoint
-from nemotron.terminal import LINES, print_line, printable
+from nemotron.terminal import print_line, print_markdown
 
 PARENTS = (0.0, 1.0)
 """The reasoning-strong parent and the chat-strong one, as values of a."""
@@ -191,7 +189,7 @@ def main(config: Config) -> Checkpoint:
             dataset_path=policy.path,
             metrics={"a": a, "merge_loss": loss},
         ).save(config, ladder)
-    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    print_markdown(table)
     return Checkpoint.load(config.output_dir)
 
 

@@ -23,8 +23,6 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.markdown import Markdown
 
 from nemotron import Artifact, print_complete
 from nemotron.config import (
@@ -61,7 +59,7 @@ from nemotron.recipes.training.preference import (
 )
 from nemotron.recipes.training.run import Run, is_done, training_ladder, training_run
 from nemotron.recipes.training.state import keep_last_states
-from nemotron.terminal import LINES, printable
+from nemotron.terminal import print_markdown
 
 NUM_BINS = 5  # our choice: of the reliability, from 50 to 100 % in steps of 10
 
@@ -225,7 +223,7 @@ def save(run: Run, scorer: Scorer, dataset: Dataset, config: Config) -> None:
         dataset_path=dataset.path,
         metrics=metrics,
     ).save(config, ladder)
-    Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+    print_markdown(table)
 
 
 def main(config: Config) -> RewardModel:
