@@ -22,7 +22,7 @@ PROJECT = "nemotron"
 IMPORT = re.compile(r"^[ \t]*import[ \t]+([^\n]*)", re.MULTILINE)
 FROM_IMPORT = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
 NAME_IN_STRING = re.compile(rf"[\"']({PROJECT}\.[\w.]+)[\"']")
-COMMENT = re.compile(r"#[^\n]*")
+NOISE = re.compile(r"#[^\n]*|\bas[ \t]+\w+")
 DOTTED = re.compile(r"[\w.]+")
 SHOWING = (
     "nemotron",
@@ -93,7 +93,7 @@ def read_module(file: Path) -> tuple[str, tuple[str, ...]]:
     content = file.read_bytes()
     text = content.decode(errors="replace")
     names = set(NAME_IN_STRING.findall(text))
-    code = COMMENT.sub("", text)
+    code = NOISE.sub("", text)
     names.update(name for imported in IMPORT.findall(code) for name in DOTTED.findall(imported))
     for package, imported in FROM_IMPORT.findall(code):
         names |= {package, *(f"{package}.{name}" for name in DOTTED.findall(imported))}

@@ -97,7 +97,7 @@ class StepRunner:
 
     def __call__(self, main: Callable[[AnyStepConfig], AnyArtifact], config: AnyStepConfig) -> AnyArtifact:
         """What `main(config)` returns: made now, or loaded if it is current. A plan returns one with a path only."""
-        artifact_class = get_type_hints(main)["return"]
+        artifact_class = get_type_hints(main).get("return", Artifact)
         final = final_place(config.output_dir)  # type: ignore[attr-defined]
         self.num_seen += 1
         artifact, reason = find_current(artifact_class, config)

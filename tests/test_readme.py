@@ -334,7 +334,7 @@ def test_plan_of_full_scale_is_printed_and_nothing_runs(started):
     assert list(directory.iterdir()) == []
 
 
-def test_plan_of_the_recipe_is_that_of_stage_0(tmp_path, monkeypatch, capfd):
+def test_plan_of_the_recipe_is_that_of_stage_0_and_a_line_for_each_step(tmp_path, monkeypatch, capfd):
     """Counting the steps of full takes seconds, so the page itself is replaced."""
     planned = []
     monkeypatch.setattr(plan, "page", lambda *configs: planned.extend(configs) or "the page")
@@ -343,7 +343,14 @@ def test_plan_of_the_recipe_is_that_of_stage_0(tmp_path, monkeypatch, capfd):
     runpy.run_path(find_spec("nemotron.recipes.nano2.__main__").origin, run_name="__main__")
     stage = Stage0Config(scale="full", output_dir=Path("outputs/nano2/full/stage0_pretrain"))
     assert planned == [stage.data, stage.train]
-    assert capfd.readouterr().out == "the page\n"
+    page, *lines = capfd.readouterr().out.splitlines()
+    assert page == "the page"
+    stages = [line for line in lines if not line.startswith(" ")]
+    assert stages == sorted(path.name for path in (ROOT / "recipes/nano2").glob("stage*"))
+    assert lines[1:3] == [
+        "  data_curation   runs: not made yet",
+        "  training        runs: not made yet",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -161,6 +161,11 @@ def check_before_work(config: Any, flag: str) -> bool:
                 found = read_state_json(state)
             except ValueError as error:
                 print_line(f"warning: {error}")
+                if state == states[0] and not config.resume:
+                    raise ValueError(
+                        f"{work} holds an unfinished run of which no state can be read; delete that directory to start "
+                        f"over"
+                    ) from None
                 continue
             check_config(found, compared_values(config), directory, otherwise)
             if not config.resume and found.code != code_digest(config):

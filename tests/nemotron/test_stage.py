@@ -1,6 +1,7 @@
 """A whole stage: a step runs only if something that its result depends on differs, and says what."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.dataclasses import dataclass
 
@@ -49,6 +50,14 @@ class TrainingConfig(ScaledConfig):
     dataset_path: Path | None = input_path()
     learning_rate: float = at_every_scale(0.5)
     resume: bool = switch()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def skip_fsync() -> Iterator[None]:
+    """These tests write thousands of small files; test_directory.py tests fsync."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def curate(config: CurationConfig) -> Dataset:
@@ -197,6 +206,7 @@ def test_what_changed_decides_which_steps_run_and_is_named(what, tmp_path, capsy
     assert steps_of(replace(config, force=False)) == []
 
 
+@settings(max_examples=15)  # each is a dozen runs
 @given(changes=st.lists(st.sampled_from(sorted(CHANGES.keys() - {"force", "seed"})), max_size=4))
 def test_whatever_happened_before_the_result_is_that_of_a_first_run(changes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("again")

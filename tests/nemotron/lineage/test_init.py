@@ -265,7 +265,7 @@ def test_a_step_that_runs_as_main_is_recorded_under_its_own_name(tmp_path: Path,
 
 
 def test_a_recipe_step_that_runs_as_a_file_is_recorded_under_its_importable_name(monkeypatch: pytest.MonkeyPatch):
-    file = str(Path(__file__).parents[2] / "recipes" / "nano2" / "models.py")
+    file = str(Path(__file__).parents[3] / "recipes" / "nano2" / "models.py")
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     assert step_name("__main__", file) == "nemotron.recipes.nano2.models"
     assert step_name("__main__", None) == "__main__"

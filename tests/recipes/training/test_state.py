@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +23,7 @@ from nemotron.recipes.training.state import (
     Record,
     check_before_work,
     check_no_unfinished_run,
+    code_digest,
     complete_states,
     identity_of,
     is_finished,
@@ -31,7 +32,11 @@ from nemotron.recipes.training.state import (
     write_training_state,
 )
 
-IDENTITY: Identity = {"dataset": "d" * 64, "config": {"scale": "tiny", "learning_rate": 1e-3, "seed": 7}}
+IDENTITY: Identity = {
+    "dataset": "d" * 64,
+    "config": {"scale": "tiny", "learning_rate": 1e-3, "seed": 7},
+    "code": "c" * 64,
+}
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +363,32 @@ def test_a_run_with_another_config_is_refused_before_any_work(tmp_path, model, p
     check_before_work(Config(output_dir=tmp_path / "run", seed=8, resume=True), "--resume")  # named when it is read
 
 
+@pytest.mark.parametrize("states", [1, 2])
+def test_an_unfinished_run_goes_on_by_itself_with_the_same_config_and_code(tmp_path, model, monkeypatch, states):
+    config = Config(output_dir=tmp_path / "run", seed=7)
+    assert not check_before_work(config, "--resume")
+    monkeypatch.setitem(IDENTITY, "code", code_digest(config))
+    for steps in range(1, states + 1):
+        trained(tmp_path / "run.incomplete", model, steps)
+    assert check_before_work(config, "--resume")
+    with pytest.raises(ValueError, match=r"was trained with seed=7, not 8; .*, or delete .* to start over"):
+        check_before_work(replace(config, seed=8), "--resume")
+    flip_a_bit(tmp_path / "run.incomplete" / "training_state" / f"step-0000000{states}" / "state.json")
+    if states == 2:
+        assert check_before_work(config, "--resume")  # from the state before
+    else:
+        with pytest.raises(ValueError, match="holds an unfinished run of which no state can be read; delete that"):
+            check_before_work(config, "--resume")
+
+
+def test_an_unfinished_run_that_other_code_began_goes_on_only_with_the_flag(tmp_path, model):
+    trained(tmp_path / "run.incomplete", model)
+    config = Config(output_dir=tmp_path / "run", seed=7)
+    with pytest.raises(ValueError, match=r"at step-00000001, which other code began; add --here\.resume to go on with"):
+        check_before_work(config, "--here.resume")
+    assert check_before_work(replace(config, resume=True), "--here.resume")
+
+
 def test_a_finished_run_without_resume_is_run_again(tmp_path, model):
     trained(tmp_path / "run", model)
     check_before_work(Config(output_dir=tmp_path / "run", seed=8), "--resume")
@@ -366,6 +397,11 @@ def test_a_finished_run_without_resume_is_run_again(tmp_path, model):
 def test_the_identity_of_a_run_is_its_dataset_and_what_its_result_depends_on():
     dataset = SimpleNamespace(digest="d" * 64)
     identity = identity_of(Config(seed=7), dataset)
-    assert identity == {"dataset": "d" * 64, "config": {"scale": "tiny", "seed": 7, "learning_rate": 1e-3}}
+    code = code_digest(Config())
+    assert identity == {
+        "dataset": "d" * 64,
+        "config": {"scale": "tiny", "seed": 7, "learning_rate": 1e-3},
+        "code": code,
+    }
     elsewhere = Config(seed=7, output_dir=Path("b"), device="cuda", checkpoint_every_steps=9, resume=True)
     assert identity_of(elsewhere, dataset) == identity

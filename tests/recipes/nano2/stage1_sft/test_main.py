@@ -232,7 +232,7 @@ def never(config):
         "recipe at stage 4",
     ],
 )
-def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command(
+def test_an_unfinished_run_of_other_code_is_refused_before_curation_with_a_flag_of_the_command(
     config_class, path, flag, tmp_path, monkeypatch
 ):
     config = config_class(output_dir=tmp_path / "run")
@@ -244,7 +244,7 @@ def test_an_unfinished_run_is_refused_before_curation_with_a_flag_of_the_command
     monkeypatch.setattr(stage3_curation, "main", never)
     mains = {stage.Config: stage.main for stage in (stage0_pretrain, *STAGES.values())} | {RecipeConfig: recipe_main}
     run = mains[config_class]
-    with pytest.raises(ValueError, match=f"holds an unfinished run at step-00000001; add {flag} to go on, or delete"):
+    with pytest.raises(ValueError, match=f"at step-00000001, which other code began; add {flag} to go on with"):
         run(config)
     resumed = parse_command_line(config_class, [f"--output-dir={tmp_path / 'run'}", flag])
     assert attrgetter(path)(resumed).resume
