@@ -13,6 +13,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     plugin   the pytest plugin in projects that do not use it, with old and new versions of pytest and syrupy
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
     faults   every step killed at every change to the file system that it makes, and run again; takes hours
+    kills    the recipe killed at 20 random moments, and the same command again: no digest may change; takes an hour
     bench    the benchmarks in benchmarks/; not part of the tests
 """
 
@@ -213,6 +214,13 @@ def faults(session: nox.Session) -> None:
     """Kill every step of every stage at every change that it makes to the file system, and run it again."""
     install_project(session)
     session.run("python", "tests/pipelines/faults.py", *session.posargs)
+
+
+@nox.session
+def kills(session: nox.Session) -> None:
+    """Kill the recipe at random moments and give the same command again; `-- --help` prints the flags."""
+    install_project(session)
+    session.run("python", "tests/pipelines/kills.py", *session.posargs)
 
 
 @nox.session
