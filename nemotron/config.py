@@ -269,7 +269,8 @@ def unmarked_numbers(config_class: type[ScaledConfig], scale: Scale = "full") ->
 def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None = None) -> AnyConfig:
     """The Config that the command line asks for; flags, defaults and `--help` are those of the scale it names.
 
-    A flag with several values takes them all at once, as in `--sources a b`; no flag may be given twice.
+    A flag with several values takes them all at once, as in `--sources a b`; no flag may be given twice. `--help` of a
+    recipe fits on one screen: it names the stages, whose own `--help` shows their flags.
 
     Args:
         args: without the name of the program; the command line of this process if left out.
@@ -285,15 +286,31 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
         print_line(f"error: {one_sentence(error)}")
         raise SystemExit(2) from None
     registry = tyro.constructors.ConstructorRegistry()
+    stages = _stages_of(config_class)
+    description, is_short = config_class.__doc__ or "", bool(stages) and not {"-h", "--help"}.isdisjoint(args)
+    if is_short:
+        listed = "; ".join(f"--{name.replace('_', '-')}.* in {module}" for name, module in stages.items())
+        description += f" Flags of the stages are accepted too; --help of a stage lists them: {listed}."
 
     @registry.struct_rule
     def rule(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
         if not (isinstance(info.type, type) and issubclass(info.type, ScaledConfig)):
             return None
         instance = info.default if isinstance(info.default, ScaledConfig) else info.type(scale=default.scale)
-        return _flags(instance, is_nested=info.type is not config_class)
+        return _flags(instance, is_nested=info.type is not config_class, is_short=is_short)
 
-    return parse_arguments(config_class, args, default=default, registry=registry, description=config_class.__doc__)
+    return parse_arguments(config_class, args, default=default, registry=registry, description=description)
+
+
+def _stages_of(config_class: type[Any]) -> dict[str, str]:
+    """For the Config of a recipe: field -> package of the stage. Empty for other Configs, whose help is one page."""
+    inner = {
+        item.name: item.metadata["nested"] for item in dataclasses.fields(config_class) if "nested" in item.metadata
+    }
+    orchestrators = {
+        name: one for name, one in inner.items() if any("nested" in item.metadata for item in dataclasses.fields(one))
+    }
+    return {name: one.__module__.removesuffix(".__main__") for name, one in orchestrators.items()}
 
 
 def _flags_of_several(config_class: type[Any], prefix: str = "--") -> Iterator[str]:
@@ -321,15 +338,19 @@ def _owned_flags(args: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def _flags(instance: ScaledConfig, is_nested: bool) -> Any:
-    """The flags of a Config and how to make it from them, starting from `instance`."""
+def _flags(instance: ScaledConfig, is_nested: bool, is_short: bool = False) -> Any:
+    """The flags of a Config and how to make it from them, starting from `instance`.
+
+    Args:
+        is_short: leave the nested Configs out, for a help of one screen.
+    """
     import tyro
 
     config_class = type(instance)
     specs = []
     for item in dataclasses.fields(instance):
         owned = item.name in OWNED or item.metadata.get("input") or item.metadata.get("of_whole_run")
-        if item.metadata.get("hidden") or (is_nested and owned):
+        if item.metadata.get("hidden") or (is_nested and owned) or (is_short and "nested" in item.metadata):
             continue
         documented = [vars(base).get("__pydantic_fields__", {}).get(item.name) for base in config_class.__mro__]
         described = next((found for found in documented if found and found.description), documented[0])

@@ -19,6 +19,7 @@ import tyro
 
 from nemotron import strict
 from nemotron.config import parse_command_line
+from nemotron.lineage.__main__ import Config as LineageConfig
 from nemotron.recipes.chat import template, template_process
 from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
@@ -119,6 +120,8 @@ def test_every_command_has_flags_that_exist(path):
             continue  # commands of this package, tested with their flags in tests/nemotron/testing
         if module.endswith(".chat_cli"):
             tyro.cli(ChatConfig, args=arguments)
+        elif module == "nemotron.lineage":
+            tyro.cli(LineageConfig, args=arguments)
         elif "--help" not in arguments:
             name = module if spec.submodule_search_locations is None else f"{module}.__main__"
             parse_command_line(importlib.import_module(name).Config, arguments)
@@ -352,6 +355,15 @@ def test_plan_of_the_recipe_is_that_of_stage_0_and_a_line_for_each_step(tmp_path
         "  training        runs: not made yet",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_the_recipe_fits_on_one_screen_and_may_be_cut():
+    command = f"{shlex.quote(sys.executable)} -m nemotron.recipes.nano2 --help"
+    whole, cut = (bash(line, ROOT) for line in (command, f"{command} | head -3"))
+    rows = [row for line in whole.stdout.splitlines() for row in (range(0, len(line), 80) or [0])]
+    assert whole.returncode == 0
+    assert len(rows) <= 40
+    assert "Traceback" not in cut.stderr
 
 
 def test_own_text_is_read_from_the_sources_of_the_command(tmp_path, monkeypatch):

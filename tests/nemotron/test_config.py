@@ -118,6 +118,15 @@ def test_help_shows_the_numbers_of_the_scale_with_their_origin(capsys):
     assert "Peak learning rate. [> 0; our choice] (default: 0.002)" in help_of(Step, "--scale", "small", capsys=capsys)
 
 
+def test_help_of_a_recipe_is_short_and_names_its_stages_whose_flags_it_takes(capsys):
+    text = help_of(Recipe, capsys=capsys)
+    assert "--output-dir" in text
+    assert f"--stage0.* in {__name__}" in text
+    assert "--stage0.train" not in text
+    assert parse_command_line(Recipe, ["--stage0.train.learning-rate", "0.25"]).stage0.train.learning_rate == 0.25
+    assert "--train.learning-rate" in help_of(Stage, capsys=capsys)
+
+
 def test_help_shows_the_bounds_of_a_number(capsys):
     assert "Decay of the first moment. [>= 0, < 1; published] (default: 0.9)" in help_of(Step, capsys=capsys)
 
