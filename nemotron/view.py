@@ -27,6 +27,7 @@ class View:
         self.num_run, self.seconds = 0.0, 0.0  # steps that were run, and how long they took
         self.began = time.perf_counter()
         self.bar: Any = None
+        self.row: Any = None
 
     def open(self, stage: str, num_steps: int) -> None:
         """A stage with this number of steps is going to run."""

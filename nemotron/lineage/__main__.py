@@ -128,7 +128,7 @@ def is_attribution(row: Any) -> bool:
 
 def files_in(sources: Any) -> dict[str, str]:
     """File -> sha256 in a record of sources; of more files than it lists, their number and common digest."""
-    found = {}
+    found: dict[Any, Any] = {}
     for name, record in sources.items() if isinstance(sources, dict) else ():
         if isinstance(record, dict):
             listed = record.get("files")

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.curation.licence import ALLOWED_LICENCES, is_allowed, licence_rule
+from nemotron.recipes.curation.licence import ALLOWED_LICENCES, attribution_of, is_allowed, licence_rule
 from nemotron.recipes.curation.rules import apply_to_list
 from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.exercises.exercise import user_exercise
+from nemotron.recipes.sources.exercises.families import FAMILIES
 
 
 @pytest.mark.parametrize(
@@ -104,3 +108,17 @@ def test_the_report_names_the_licence_that_failed():
     reports = {}
     assert apply_to_list(documents, [licence_rule()], reports) == documents[:1]
     assert [(example.id, example.value) for example in reports["licence"].examples] == [("b", "GPL-3.0-only")]
+
+
+def test_documents_and_exercises_are_counted_by_origin_and_licence():
+    documents = [Document(id, id, "wiki", "text", "MIT", "here") for id in "ab"]
+    theirs = replace(
+        user_exercise("ifeval", "q", "", "a", "q"), details='{"licence": "CC0-1.0", "origin": "mine.jsonl"}'
+    )
+    ours = [one for family in FAMILIES.values() for one in family.generate_exercises(1, 7, split="train")]
+    found = attribution_of([*documents, theirs, *ours])
+    assert [(one.origin, one.licence, one.num_documents) for one in found] == [
+        ("here", "MIT", 2),
+        ("mine.jsonl", "CC0-1.0", 1),
+        ("procedural", "Apache-2.0", len(FAMILIES)),
+    ]

@@ -7,7 +7,7 @@ import pytest
 
 from nemotron.recipes.sources import listing
 from nemotron.recipes.sources.files import read_sources
-from nemotron.recipes.sources.listing import split_category
+from nemotron.recipes.sources.listing import local_files, split_category
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -24,6 +24,28 @@ def listed(source: str) -> tuple[list[str], dict[str, str]]:
 
 HIDDEN = "hidden; spell its name out to read it"
 LOCATIONS = ["{}/data", "{}/data/", "{}/data/**", "{}/data/*", "file://{}/data", "file://{}/data/**"]
+
+
+def test_the_local_files_of_sources_are_those_that_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.txt", "a.jsonl", ".hidden.txt", "notes.md", "deep/c.txt"):
+        write(tmp_path / "data" / name)
+    sources = (
+        "code=data",
+        "data/b.txt",
+        f"file://{tmp_path}/data/deep/c.txt",
+        "s3://elsewhere/x.txt",
+        "hf://datasets/a",
+    )
+    assert local_files(sources) == [
+        "data/a.jsonl",
+        "data/b.txt",
+        "data/deep/c.txt",
+        f"{tmp_path}/data/deep/c.txt",
+    ]
+    assert local_files(()) == []
+    with pytest.raises(FileNotFoundError, match=r"typo\.txt does not exist"):
+        local_files(["typo.txt"])
 
 
 def names(location: str, *relative: str) -> list[str]:
