@@ -66,8 +66,10 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         if not config.plan and hasattr(stage.data_curation, "check_sources"):
             stage.data_curation.check_sources(given.data)
         flag = f"--{name}.train.resume"
-        is_first = name == "pretrain"
-        configs[name] = plan.check(given, flag) if is_first else check_stage(MODELS[config.scale], given, flag)
+        has_plan = hasattr(stage, "plan")  # a module that checks more than the steps do
+        configs[name] = stage.plan.check(given, flag) if has_plan else check_stage(MODELS[config.scale], given, flag)
+    if config.plan and "pretrain" in configs:
+        print_page(plan.page(config.pretrain.data, config.pretrain.train))
     with ExitStack() as opened:
         for name, stage in stages.items():
             opened.enter_context(whole_stage(configs[name], stage.STEPS))
@@ -77,8 +79,6 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
 if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
-        if config.plan:
-            print_page(plan.page(config.pretrain.data, config.pretrain.train))
         stages = main(config)
         if not config.plan:
             print_complete(list(stages.values())[-1])
