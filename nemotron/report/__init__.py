@@ -29,6 +29,7 @@ from nemotron.report.sections import (
     stage_section,
     times_section,
 )
+from nemotron.terminal import LINES, printable
 
 OWN_RECIPE = re.compile(r"nemotron\.recipes\.[a-z0-9_]+")
 """Recipes whose module `report` is imported. No other name is: it comes from the artifacts, which anybody may write."""
@@ -50,7 +51,12 @@ def write_report(output_dir: Path, recipe: Recipe | None = None) -> Path:
     title = (
         recipe.TITLE if recipe else next(filter(None, (one.recipe for one in stages)), "").rpartition(".")[2] or "run"
     )
-    sections = sections_of(stages, recipe)
+    try:
+        sections = sections_of(stages, recipe)
+    except LookupError as error:
+        raise ValueError(
+            f"{output_dir}: an artifact lacks {error}, which the report reads; run its step again with this version"
+        ) from error
     pages = {"report.html": html_page(title, sections), "report.md": markdown_page(title, sections)}
     for name, text in pages.items():
         partial = output_dir / f"{name}.partial"
@@ -87,6 +93,7 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
         loader=jinja2.PackageLoader("nemotron.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value, keep=LINES) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

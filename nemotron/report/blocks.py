@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from markdown_it import MarkdownIt
 
-from nemotron.terminal import fenced
+from nemotron.terminal import LINES, fenced, printable
 
 NUMBER = re.compile(r"[+−-]?[\d.,]+(e[+-]?\d+)?\s?%?( ± [\d.,]+\s?%?)?( \*)?|-?")
 CODE_OR_MARKUP = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|[<\[]")
@@ -100,7 +100,7 @@ def is_number(cell: str) -> bool:
 
 def in_markdown(text: str) -> str:
     """A text on one line in which nothing is Markdown or HTML."""
-    return SPECIAL.sub(lambda match: f"\\{match[0]}", " ".join(text.split()))
+    return SPECIAL.sub(lambda match: f"\\{match[0]}", printable(" ".join(text.split())))
 
 
 def table_lines(table: Table) -> list[str]:
@@ -123,7 +123,8 @@ def block_lines(block: Block, level: int) -> list[str]:
             graph = ["```mermaid", block.mermaid, "```", ""] if block.mermaid else [in_markdown(block.alt), ""]
             return [*graph, *(table_lines(block.table) if block.table else [])]
         case Code(text, label):
-            return [*([f"{in_markdown(label)}:", ""] if label else []), fenced(text.rstrip()), ""]
+            above = [f"{in_markdown(label)}:", ""] if label else []
+            return [*above, fenced(printable(text.rstrip(), keep=LINES)), ""]
         case Page(markdown):
             return [*lower_headings(markdown, level).split("\n"), ""]
         case Folded(summary, blocks):

@@ -5,6 +5,7 @@ In: numbers. Out: SVG that a page shows as an image, in which nothing runs and n
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,6 +14,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from nemotron.terminal import printable
 
 MAX_POINTS = 250  # our choice: of a line, about one for three pixels; more are averaged
 STYLE = {
@@ -35,7 +38,8 @@ GREY = "#6b6b6b"
 def svg_of(figure: Figure) -> str:
     """A figure as SVG without a date, a preamble and needless digits."""
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's fonts show the text, not ours
         figure.patch.set_visible(False)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(text, format="svg", metadata=nothing)
@@ -71,12 +75,12 @@ def curve_svg(
         top = figure.add_axes((0.6 / 7.2, 1 - 2.2 / height, (right - 0.6) / 7.2, 1.9 / height))
         top.plot(steps, binned([row["loss"] for row in curve], size), color=GREY, marker=marker, linewidth=1,
                  label="training")  # fmt: skip
-        for index, category in enumerate(sorted({str(row["category"]) for row in validation})):
-            of_category = [row for row in validation if row["category"] == category]
+        for index, category in enumerate(sorted({printable(row["category"]) for row in validation})):
+            of_category = [row for row in validation if printable(row["category"]) == category]
             places, losses = [row["step"] for row in of_category], [row["loss"] for row in of_category]
             color = LINES[index % len(LINES)]
             top.plot(places, losses, "o-", markersize=3, linewidth=1, color=color, label=f"validation, {category}")
-        phases = [str(row["phase"]) for row in curve]
+        phases = [printable(row["phase"]) for row in curve]
         firsts = {phase: phases.index(phase) for phase in dict.fromkeys(phases)}
         if 1 < len(firsts) <= 6:
             for phase, first in firsts.items():
@@ -130,13 +134,13 @@ def graph_svg(rows: Sequence[tuple[str, Sequence[tuple[str, str]]]], edges: Sequ
         return LEFT + column * step_x, row * step_y + 20
 
     for row, (title, boxes) in enumerate(rows):
-        parts.append(f'<text x="{LEFT}" y="{row * step_y + 14}" font-weight="bold">{escape(title)}</text>')
+        parts.append(f'<text x="{LEFT}" y="{row * step_y + 14}" font-weight="bold">{escape(printable(title))}</text>')
         for column, (first, second) in enumerate(boxes):
             x, y = place(row, column)
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5" fill="#eef3f9" stroke="#1f5fa8"/>'
-                f'<text x="{x + 8}" y="{y + 16}">{escape(first)}</text>'
-                f'<text x="{x + 8}" y="{y + 32}" fill="#444">{escape(second)}</text>'
+                f'<text x="{x + 8}" y="{y + 16}">{escape(printable(first))}</text>'
+                f'<text x="{x + 8}" y="{y + 32}" fill="#444">{escape(printable(second))}</text>'
             )
     for from_row, from_column, to_row, to_column in edges:
         (x, y), (to_x, to_y) = place(from_row, from_column), place(to_row, to_column)

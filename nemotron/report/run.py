@@ -139,10 +139,11 @@ def read_run(output_dir: Path) -> list[Stage]:
 
 def after_their_inputs(steps: Iterable[Step]) -> list[Step]:
     """The steps, each after those of them that it was made from; otherwise by name."""
-    left = {step.metadata.digest: step for step in sorted(steps, key=lambda step: step.directory.name)}
+    left = sorted(steps, key=lambda step: step.directory.name)
     ordered: list[Step] = []
     while left:
-        ready = [d for d, s in left.items() if not any(r.digest in left for r in s.metadata.inputs.values())]
-        for digest in ready or list(left)[:1]:  # no order in a circle, which only a forged artifact can have
-            ordered.append(left.pop(digest))
+        waiting = {step.metadata.digest for step in left}
+        ready = [step for step in left if not any(one.digest in waiting for one in step.metadata.inputs.values())]
+        ordered += ready or left  # no order in a circle, which only a forged artifact can have
+        left = [step for step in left if step not in ordered]
     return ordered

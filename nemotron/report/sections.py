@@ -171,9 +171,10 @@ def curve_blocks(step: Step, drawn: set[str]) -> Iterator[Block]:
         ["step", *(f"{place + 1:,}" for place in places)],
         [[words(number), *(shown(curve[place][number]) for place in places)] for number in numbers],
     )
+    others = ", ".join(words(number) for number in numbers if number != "loss")
     alt = (
         f"Curves of {len(curve):,} steps: loss from {shown(curve[0]['loss'])} to {shown(curve[-1]['loss'])}"
-        f"{', with the validation loss' if validation else ''}; {', '.join(map(words, numbers[:1] + numbers[2:]))}."
+        f"{', with the validation loss' if validation else ''}; {others}."
     )
     yield Plot(curve_svg(curve, validation, numbers), alt, "", table)
 
@@ -192,7 +193,7 @@ def page_blocks(step: Step) -> Iterator[Block]:
             block, cut = Page(part), part.rstrip() != text.rstrip()
         blocks = [block, *([Text(f"The rest is in {step.name}/{name}.")] if cut else [])]
         if name != "results.md" and (text.count("\n") > OPEN_LINES or "\n```" in text or name.endswith(".txt")):
-            yield Folded(f"{words(name.rpartition('.')[0])}, as the step wrote them", blocks)
+            yield Folded(f"{words(name.rpartition('.')[0])}, as the step wrote it", blocks)
         else:
             yield from blocks
 
@@ -269,7 +270,10 @@ def times_section(stages: Sequence[Stage]) -> Section:
                 duration(seconds) if isinstance(seconds, int | float) else "-",
                 f"{memory / 1e9:.2f} GB" if isinstance(memory, int) else "-",
             ])  # fmt: skip
-    note = "Time and memory are those of the process that finished the step; a dash means that the step recorded none."
+    note = (
+        "The time is that of the process that finished the step, and the memory is the most that this process had used "
+        "by then, also in steps before. A dash means that an earlier version of the step recorded neither."
+    )
     return Section("Times", [Table(["stage", "step", "finished", "time", "peak memory"], rows), Text(note)])
 
 
@@ -311,7 +315,7 @@ def reproduction_section(stages: Sequence[Stage]) -> Section:
             steps = list(parse_json(shipped.read_bytes(), name)["ladder"])
             lacking = [step for step in steps if stage.step(step) is None]
             if lacking:
-                rows.append([stage.name, f"not compared: {', '.join(lacking)} is not finished"])
+                rows.append([stage.name, f"not compared: {', '.join(lacking)} not finished"])
                 continue
             assert all(step.ladder is not None for step in stage.steps)  # checked against their records
             line = reproduction(name, stage.steps[0].directory.parent)

@@ -133,13 +133,13 @@ def exam_section(columns: Sequence[Column]) -> Section:
         by_chance.setdefault(tuple(column.chance.values()), []).append(column)
     chances = list(by_chance.values())
     header = ["family", *(column.label for column in columns)]
-    header += ["chance level"] if len(chances) == 1 else [f"chance level, {spoken(of)}" for of in chances]
+    header += ["chance level"] if len(chances) == 1 else [f"chance, {spoken(of)}" for of in chances]
     levels, changes = [], []
     changed = [column for column in columns if column.change]
     for family in families:
         name = ALL if family == "all" else family
         cells = [percent(column.level.get(family)) for column in columns]
-        levels.append([name, *cells, *(f"{of[0].chance.get(family, 0):.1%}" for of in chances)])
+        levels.append([name, *cells, *(f"{100 * of[0].chance.get(family, 0):.1f}" for of in chances)])
         changes.append([name, *(points(column.change.get(family)) for column in changed)])
     blocks: list[Block] = [
         Text(
@@ -149,7 +149,7 @@ def exam_section(columns: Sequence[Column]) -> Section:
             "the evaluation of each stage asks its own number."
         ),
         Plot(exam_svg(columns, families), exam_alt(columns)),
-        Table(header, levels, "Exact match after each stage"),
+        Table(header, levels, "Exact match after each stage, in percent"),
     ]
     if changed:
         caption = "Change by each stage, in points, on the same exercises (* more than two standard errors)"
@@ -163,7 +163,7 @@ def spoken(columns: Sequence[Column]) -> str:
 
 
 def percent(one: Paired | None) -> str:
-    return "-" if one is None else f"{one.difference:.1%} ± {one.standard_error:.1%}"
+    return "-" if one is None else f"{100 * one.difference:.1f} ± {100 * one.standard_error:.1f}"
 
 
 def points(one: Paired | None) -> str:
@@ -202,7 +202,7 @@ def exam_svg(columns: Sequence[Column], families: Sequence[str]) -> str:
             axes.set_title(ALL if family == "all" else family, loc="left")
             axes.set_xticks(list(places), [column.tick for column in columns], rotation=35, ha="right", fontsize=7)
             axes.set_ylim(-0.02, top)
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.tick_params(labelsize=7)
         for axes in list(panels)[len(families) :]:
             axes.set_visible(False)
@@ -246,7 +246,7 @@ def same_prompts(stages: Sequence[Stage]) -> Section | None:
         first.setdefault(next(iter(replies.values()))[id]["family"], id)
     shown: list[Block] = [
         Folded(
-            f"{family}: {', '.join(f'{label} {verdict(found[id])}' for label, found in replies.items())}",
+            f"{family}: {right_after([label for label, found in replies.items() if found[id]['right']])}",
             [
                 Code(questions[id], "Asked, with thinking"),
                 *(Code(found[id]["reply"], f"{label}, {verdict(found[id])}") for label, found in replies.items()),
@@ -255,6 +255,11 @@ def same_prompts(stages: Sequence[Stage]) -> Section | None:
         for family, id in first.items()
     ]
     return Section("The same prompts after each stage", shown) if shown else None
+
+
+def right_after(labels: Sequence[str]) -> str:
+    """Which models were right, in a few words."""
+    return f"right: {'; '.join(labels)}" if labels else "always wrong"
 
 
 def verdict(row: Mapping[str, Any]) -> str:
@@ -323,7 +328,7 @@ def sweep_plot(rows: Sequence[Mapping[str, float]], chosen: float) -> Plot:
                           markersize=4, capsize=2, linewidth=1, color=LINES[index], label=label)  # fmt: skip
         axes.set_xlabel("a: 0 is the model before training, 1 the model after it")
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     best = next(row for row in rows if row["a"] == chosen)
     alt = (
