@@ -97,9 +97,14 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["as_url"] = lambda svg: Markup(f"data:image/svg+xml,{quote(svg, safe=' /:=;,.()+*!@$-_~?')}")
+    environment.filters["as_url"] = svg_url
     environment.filters["as_html"] = page_html
     return environment.get_template("page.html").render(title=title, sections=sections)
+
+
+def svg_url(svg: str) -> Markup:
+    """A picture as the value of an attribute in double quotes, which are escaped like the rest; < and > may stay."""
+    return Markup(f"data:image/svg+xml,{quote(svg, safe=' /:=;,.()+*!@$-_~?<>{}')}")
 
 
 def page_html(markdown: str, level: int) -> Markup:

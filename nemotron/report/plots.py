@@ -62,8 +62,12 @@ def binned(values: Sequence[float], size: int) -> list[float]:
 def curve_svg(
     curve: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], numbers: Sequence[str]
 ) -> str:
-    """Training and validation loss over the steps, phases marked; then the other numbers of the loop, small."""
-    others = [name for name in numbers if name != "loss"]
+    """Training and validation loss over the steps, phases marked; then the other numbers of the loop, small.
+
+    A number that never changes has no panel, but for the learning rate; the table beside the plot has it.
+    """
+    changing = [name for name in numbers if name == "learning_rate" or len({row[name] for row in curve}) > 1]
+    others = [name for name in changing if name != "loss"]
     rows = -(-len(others) // 3)
     height = 2.75 + 1.3 * rows
     size = -(-len(curve) // MAX_POINTS)

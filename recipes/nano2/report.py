@@ -1,5 +1,5 @@
 """What the report of this recipe adds: the exam of all stages side by side, the same prompts after each stage, rollouts
-with their rewards, the merging sweep.
+with their rewards, the merging sweep, the shapes that a compression tried.
 
 In: the artifacts of a run; a stage that is missing, or that holds no exam, is left out. Out: sections and blocks. Names
 of metrics are those of scoring/exam.py: `exact_match/<family>/<model>`, the first model being the one before the stage.
@@ -18,6 +18,7 @@ from nemotron.recipes.scoring.pass_at_k import Paired, paired_difference
 from nemotron.report.blocks import Block, Code, Folded, Plot, Section, Table, Text
 from nemotron.report.plots import GREY, LINES, STYLE, svg_of
 from nemotron.report.run import Stage, Step
+from nemotron.report.sections import shown
 from nemotron.strict import parse_json
 
 TITLE = "Nemotron Nano 2"
@@ -152,7 +153,7 @@ def exam_section(columns: Sequence[Column]) -> Section:
         Table(header, levels, "Exact match after each stage, in percent"),
     ]
     if changed:
-        caption = "Change by each stage, in points, on the same exercises (* more than two standard errors)"
+        caption = "Change to the model before, in points, on the same exercises (* more than two standard errors)"
         blocks.append(Table(["family", *(column.label for column in changed)], changes, caption))
     return Section("What each stage did to every ability", blocks)
 
@@ -277,12 +278,14 @@ def sections(stages: Sequence[Stage]) -> list[Section]:
 
 
 def step_blocks(step: Step) -> list[Block]:
-    """Rewards and rollouts of a step that trains on them; the sweep of a merge."""
+    """Rewards and rollouts of a step that trains on them; the sweep of a merge; the candidates of a compression."""
     blocks: list[Block] = []
     if step.has("tables/rewards.parquet"):
         blocks += reward_blocks(step.rows("tables/rewards.parquet"))
     if step.has("tables/rollouts.parquet"):
         blocks += rollout_blocks(step.rows("tables/rollouts.parquet"))
+    if step.has("tables/candidates.parquet"):
+        blocks.append(candidate_table(step.rows("tables/candidates.parquet")))
     if step.has("tables/sweep.parquet"):
         blocks.append(sweep_plot(step.rows("tables/sweep.parquet"), step.metrics["a"]))
     return blocks
@@ -314,6 +317,18 @@ def rollout_blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
                 inside.append(Code(row["text"], label))
         blocks.append(Folded(f"Rollouts of step {step + 1} with their rewards", inside))
     return blocks
+
+
+def candidate_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The shapes of a compression that were distilled for a while, and the one that was chosen."""
+    columns = {"hybrid_override_pattern": "layers", "hidden_size": "width", "intermediate_size": "MLP",
+               "mamba_num_heads": "Mamba-2 heads", "num_parameters": "parameters", "total_bytes": "memory, bytes",
+               "pruned_loss": "loss, pruned", "distilled_loss": "loss, distilled"}  # fmt: skip
+    tried = [row for row in rows if row["distilled_loss"] is not None]
+    cells = [[*(shown(row[name]) for name in columns), "chosen" if row["chosen"] else ""] for row in tried]
+    fitting = sum(row["fits"] for row in rows)
+    caption = f"Shapes that were distilled for a while, of {len(rows):,} in the grid; {fitting:,} fit"
+    return Table([*columns.values(), "verdict"], cells, caption)
 
 
 def sweep_plot(rows: Sequence[Mapping[str, float]], chosen: float) -> Plot:

@@ -30,6 +30,13 @@ def test_a_picture_loads_nothing_and_names_no_date():
     assert "matplotlib.org" not in svg
 
 
+def test_a_number_that_never_changes_has_no_panel():
+    rows = [{**row, "faults": 0.0, "reward": row["step"]} for row in curve(3)]
+    shown = texts(curve_svg(rows, [], ["loss", "learning_rate", "faults", "reward"]))
+    assert {"learning rate", "reward"} <= set(shown)
+    assert "faults" not in shown
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, MAX_POINTS + 1, 5000])
 def test_a_long_curve_is_no_larger_than_a_short_one(num_steps):
     svg = curve_svg(curve(num_steps), [], ["loss", "learning_rate"])

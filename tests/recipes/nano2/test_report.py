@@ -10,7 +10,14 @@ import pytest
 
 from nemotron.directory import Metadata
 from nemotron.recipes.nano2 import report
-from nemotron.recipes.nano2.report import exam_columns, exam_section, rollout_blocks, same_prompts, sweep_plot
+from nemotron.recipes.nano2.report import (
+    candidate_table,
+    exam_columns,
+    exam_section,
+    rollout_blocks,
+    same_prompts,
+    sweep_plot,
+)
 from nemotron.recipes.scoring.pass_at_k import Paired
 from nemotron.report import sections_of
 from nemotron.report.run import Stage, Step, read_run
@@ -157,6 +164,26 @@ def test_the_sweep_says_what_was_chosen():
         "Merging sweep over 3 weights: at the chosen a = 0.5, chat 50.0% and reasoning 50.0%; at 0, 0.0% and 100.0%; "
         "at 1, 100.0% and 0.0%."
     )
+
+
+def test_only_shapes_that_were_distilled_are_shown():
+    shape = {"hybrid_override_pattern": "M-M*-", "hidden_size": 56, "intermediate_size": 256, "mamba_num_heads": 8,
+             "num_parameters": 1000, "total_bytes": 2000, "pruned_loss": 4.0}  # fmt: skip
+    rows = [{**shape, "distilled_loss": None, "fits": False, "chosen": False},
+            {**shape, "distilled_loss": 3.5, "fits": True, "chosen": True}]  # fmt: skip
+    table = candidate_table(rows)
+    assert table.rows == [["M-M*-", "56", "256", "8", "1,000", "2,000", "4", "3.5", "chosen"]]
+    assert table.caption.endswith("of 2 in the grid; 1 fit")
+
+
+def test_only_shapes_that_were_distilled_are_shown():
+    shape = {"hybrid_override_pattern": "M-M*-", "hidden_size": 56, "intermediate_size": 256, "mamba_num_heads": 8,
+             "num_parameters": 1000, "total_bytes": 2000, "pruned_loss": 4.0}  # fmt: skip
+    rows = [{**shape, "distilled_loss": None, "fits": False, "chosen": False},
+            {**shape, "distilled_loss": 3.5, "fits": True, "chosen": True}]  # fmt: skip
+    table = candidate_table(rows)
+    assert table.rows == [["M-M*-", "56", "256", "8", "1,000", "2,000", "4", "3.5", "chosen"]]
+    assert table.caption.endswith("of 2 in the grid; 1 fit")
 
 
 def test_the_replies_of_the_exam_are_written_with_its_stage(stage2):
