@@ -13,6 +13,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     plugin   the pytest plugin in projects that do not use it, with old and new versions of pytest and syrupy
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
     faults   every step killed at every change to the file system that it makes, and run again; takes hours
+    report   the report of a run in headless Chromium: no stored script runs, nothing overflows, axe finds nothing
     bench    the benchmarks in benchmarks/; not part of the tests
 """
 
@@ -213,6 +214,18 @@ def faults(session: nox.Session) -> None:
     """Kill every step of every stage at every change that it makes to the file system, and run it again."""
     install_project(session)
     session.run("python", "tests/pipelines/faults.py", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Check the report in a browser; `REPORT_OF=outputs/nano2/tiny nox -s report` checks that of a run too."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        session.error("there is no Chromium; install it, for example with apt-get install chromium")
+    install_project(session)
+    session.install("axe-playwright-python", *CONSTRAINTS)
+    environment = {"CHROMIUM": chromium}
+    session.run("pytest", "tests/nemotron/report/check_browser.py", *session.posargs, env=environment)
 
 
 @nox.session

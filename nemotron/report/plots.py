@@ -24,6 +24,7 @@ STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 9,
+    "axes.titley": 1.04,  # computing a place for each title takes a tenth of the time
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,

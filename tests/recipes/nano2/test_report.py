@@ -176,16 +176,6 @@ def test_only_shapes_that_were_distilled_are_shown():
     assert table.caption.endswith("of 2 in the grid; 1 fit")
 
 
-def test_only_shapes_that_were_distilled_are_shown():
-    shape = {"hybrid_override_pattern": "M-M*-", "hidden_size": 56, "intermediate_size": 256, "mamba_num_heads": 8,
-             "num_parameters": 1000, "total_bytes": 2000, "pruned_loss": 4.0}  # fmt: skip
-    rows = [{**shape, "distilled_loss": None, "fits": False, "chosen": False},
-            {**shape, "distilled_loss": 3.5, "fits": True, "chosen": True}]  # fmt: skip
-    table = candidate_table(rows)
-    assert table.rows == [["M-M*-", "56", "256", "8", "1,000", "2,000", "4", "3.5", "chosen"]]
-    assert table.caption.endswith("of 2 in the grid; 1 fit")
-
-
 def test_the_replies_of_the_exam_are_written_with_its_stage(stage2):
     rows = pq.read_table(stage2.results.path / "replies.parquet").to_pylist()
     assert {row["mode"] for row in rows} == {"tuned/think", "tuned/no_think", "policy/think", "policy/no_think"}
