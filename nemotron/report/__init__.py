@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -69,7 +70,8 @@ def recipe_of(stages: Sequence[Stage]) -> Recipe | None:
     """The module `report` of the recipe that made the stages, if it is one of this package and has one."""
     for name in dict.fromkeys(stage.recipe for stage in stages):
         if OWN_RECIPE.fullmatch(name) and importlib.util.find_spec(name) and importlib.util.find_spec(f"{name}.report"):
-            return importlib.import_module(f"{name}.report")
+            module: Any = importlib.import_module(f"{name}.report")
+            return module
     return None
 
 

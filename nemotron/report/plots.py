@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from nemotron.terminal import printable
 
 MAX_POINTS = 250  # our choice: of a line, about one for three pixels; more are averaged
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "nemotron",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

@@ -56,7 +56,8 @@ def words(name: str) -> str:
 
 def overview(stages: Sequence[Stage]) -> Section:
     """What was run, and what is missing."""
-    rows, blocks = [], []
+    rows: list[list[str]] = []
+    blocks: list[Block] = []
     for stage in stages:
         trained = [step for step in stage.steps if "num_parameters" in step.metadata.fields]
         fields = trained[-1].metadata.fields if trained else {}
