@@ -14,6 +14,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
     faults   every step killed at every change to the file system that it makes, and run again; takes hours
     kills    the recipe killed at 20 random moments, and the same command again: no digest may change; takes an hour
+    report   the report of a run in headless Chromium: no stored script runs, nothing overflows, axe finds nothing
     bench    the benchmarks in benchmarks/; not part of the tests
 """
 
@@ -221,6 +222,18 @@ def kills(session: nox.Session) -> None:
     """Kill the recipe at random moments and give the same command again; `-- --help` prints the flags."""
     install_project(session)
     session.run("python", "tests/pipelines/kills.py", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Check the report in a browser; `REPORT_OF=outputs/nano2/tiny nox -s report` checks that of a run too."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        session.error("there is no Chromium; install it, for example with apt-get install chromium")
+    install_project(session)
+    session.install("axe-playwright-python", *CONSTRAINTS)
+    environment = {"CHROMIUM": chromium}
+    session.run("pytest", "tests/nemotron/report/check_browser.py", *session.posargs, env=environment)
 
 
 @nox.session

@@ -15,6 +15,7 @@ Left out: remote stores. Any tool that copies a directory copies an artifact; th
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -46,7 +47,7 @@ from nemotron.directory import (
 )
 from nemotron.lineage import fetch_by_name, log_loaded, log_saved, producer_record
 from nemotron.pipe import piped_artifact
-from nemotron.process import process
+from nemotron.process import peak_memory_bytes, process
 from nemotron.strict import one_sentence, short
 from nemotron.terminal import check_utf8
 
@@ -221,7 +222,7 @@ class Artifact(BaseModel):
             metrics=self.metrics,
             inputs={},
             files=files,
-            producer=producer_record(type(self).__module__, config),
+            producer=producer_record(type(self).__module__, config) | resources_used(path),
         )
         for field in type(self).model_fields:
             if field not in ("path", "metrics"):
@@ -291,6 +292,13 @@ def check_artifact(path: Path, artifact_type: str) -> Metadata:
     return metadata
 
 
+def resources_used(path: Path) -> dict[str, float]:
+    """Seconds since this process opened the working directory `path`, and its peak memory; nothing for another one."""
+    if path not in process.started:
+        return {}
+    return {"seconds": round(time.monotonic() - process.started[path], 3), "peak_memory_bytes": peak_memory_bytes()}
+
+
 def _check_digest(path: Path, artifact_type: str, loaded: str, found: str) -> None:
     """Raise ValueError if a directory no longer holds the artifact that was loaded from it."""
     if found != loaded:
@@ -352,6 +360,7 @@ def working_directory(
     work.mkdir(parents=True, exist_ok=True)
     with locked(work):
         process.working_directories[work] = final
+        process.started[work] = time.monotonic()
         try:
             mark_as_own(work)
             (work / METADATA).unlink(missing_ok=True)
@@ -371,7 +380,7 @@ def working_directory(
                 shutil.rmtree(work, ignore_errors=True)
             raise
         finally:
-            del process.working_directories[work]
+            del process.working_directories[work], process.started[work]
         swap(final, artifact_class.type_name())
         process.loaded_digests[final] = metadata.digest
     log_saved(artifact_class._from_metadata(final, metadata))

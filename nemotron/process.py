@@ -3,6 +3,7 @@
 In and out: the attributes of `process`.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -39,5 +40,21 @@ class ProcessState:
     working_directories: dict[Path, Path] = field(default_factory=dict)
     """Working directory that is open -> the directory that its artifact will have."""
 
+    started: dict[Path, float] = field(default_factory=dict)
+    """Working directory that is open -> `time.monotonic()` when it was opened."""
+
 
 process = ProcessState()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has used so far; what it uses now where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        used = psutil.Process().memory_info()
+        return getattr(used, "peak_wset", used.rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

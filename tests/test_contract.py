@@ -44,7 +44,7 @@ STAGES = sorted(path for path in RECIPES.glob("*/stage*") if path.is_dir() and l
 ORCHESTRATORS = {stage: importlib.import_module(module_name(stage / "__main__.py")) for stage in STAGES}
 STEP_MODULES = [step.__name__ for orchestrator in ORCHESTRATORS.values() for step in orchestrator.STEPS]
 RECIPE_NAMES = {stage.parent.name for stage in STAGES}
-CORE = {name for name in MODULES if name.split(".")[1:2] not in (["recipes"], ["testing"], ["golden"])}
+CORE = {name for name in MODULES if name.split(".")[1:2] not in (["recipes"], ["testing"], ["golden"], ["report"])}
 
 
 def tree_of(name: str) -> ast.Module:
@@ -118,6 +118,7 @@ ROOMS = [
     ("nemotron.stage",),
     ("nemotron",),
     ("nemotron.testing", "nemotron.golden"),
+    ("nemotron.report",),
     ("nemotron.recipes.nemotron_h", "nemotron.recipes.sources"),
     ("nemotron.recipes.chat",),
     ("nemotron.recipes.curation",),

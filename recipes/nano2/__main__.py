@@ -23,7 +23,9 @@ from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
 from nemotron.recipes.training.run import check_stage
+from nemotron.report import write_report
 from nemotron.stage import chosen_stages
+from nemotron.terminal import print_line
 from nemotron.testing.stage import report_reproduction
 
 STAGES = {
@@ -82,5 +84,6 @@ if __name__ == "__main__":
         stages = main(config)
         if not config.plan:
             print_complete(list(stages.values())[-1])
+            print_line(f"report: {write_report(config.output_dir)}")
             for stage, artifacts in stages.items():
                 report_reproduction(stage, config.scale, artifacts["results"].path.parent)

@@ -13,6 +13,7 @@ measures in exercises.py.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -21,7 +22,7 @@ from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.scoring.chance import Chance, chance_levels, chance_metrics
-from nemotron.recipes.scoring.exercises import Answered, Mode, ask, share
+from nemotron.recipes.scoring.exercises import Answered, Mode, ask, share, write_replies
 from nemotron.recipes.scoring.pass_at_k import paired_difference
 from nemotron.recipes.sources.exercises import long_context
 from nemotron.recipes.sources.exercises.exercise import Exercise
@@ -45,6 +46,10 @@ class Exam:
     def digests(self) -> dict[str, str]:
         """For a ladder: by "model/mode", the digest of the tokens of all replies."""
         return {f"{model}/{mode}": reply_digest(replies) for (model, mode), replies in self.answered.items()}
+
+    def write_replies(self, path: Path) -> None:
+        """Write all replies as Parquet; the mode is "model/mode"."""
+        write_replies({f"{model}/{mode}": replies for (model, mode), replies in self.answered.items()}, path)
 
 
 def take_exam(

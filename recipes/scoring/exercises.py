@@ -9,7 +9,11 @@ thought.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from nemotron.recipes.chat.format import ChatFormat
@@ -170,6 +174,21 @@ def reply_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float
             metrics[f"valid_tool_calls/{mode}"] = share([calls_are_valid(one) for one in calls])
         metrics[f"thought_tokens/{mode}"] = sum(one.num_thought for one in replies) / len(replies)
     return metrics
+
+
+def write_replies(answered: Mapping[str, Sequence[Answered]], path: Path) -> None:
+    """Write Parquet with a row for each reply: mode, id, family, reply, right, errors.
+
+    Args:
+        answered: by mode, or by model and mode as "policy/think".
+    """
+    rows: list[dict[str, Any]] = [
+        {"mode": name, "id": one.exercise.id, "family": one.exercise.family, "reply": one.text, "right": one.right,
+         "errors": list(one.reply.errors)}
+        for name, replies in answered.items()
+        for one in replies
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def right_reply_losses(

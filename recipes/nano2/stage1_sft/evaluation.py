@@ -15,9 +15,7 @@ lm-evaluation-harness runs on it.
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -51,7 +49,7 @@ from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.chance import chance_levels, chance_metrics
 from nemotron.recipes.scoring.exam import reply_digest
-from nemotron.recipes.scoring.exercises import Answered, Mode, ask, reply_metrics, share
+from nemotron.recipes.scoring.exercises import Answered, Mode, ask, reply_metrics, share, write_replies
 from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -188,13 +186,7 @@ def main(config: Config) -> Results:
                 text = f"{CHAT.reply_prefixes[mode.thinking]}{one.text}"
                 samples.append((mode.name, one.exercise, text, one.right))
         (work / "samples.md").write_text(samples_page(samples), encoding="utf-8", newline="\n")
-        rows: list[dict[str, Any]] = [
-            {"mode": name, "id": one.exercise.id, "family": one.exercise.family, "reply": one.text,
-             "right": one.right, "errors": list(one.reply.errors)}
-            for name, replies in answered.items()
-            for one in replies
-        ]  # fmt: skip
-        pq.write_table(pa.Table.from_pylist(rows), work / "replies.parquet")
+        write_replies(answered, work / "replies.parquet")
         Results(
             path=work,
             checkpoint_path=checkpoint.path,

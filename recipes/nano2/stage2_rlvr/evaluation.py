@@ -186,6 +186,7 @@ def main(config: Config) -> Results:
         table = results_table(checkpoint, metrics, constant, copying)
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_exam(metrics, NAMES, work / "exam.svg")
+        exam.write_replies(work / "replies.parquet")
         plot_training(checkpoint, metrics, work / "training.svg")
         shown = [*range(SHOWN), *range(len(held_out), len(held_out) + SHOWN)]  # with thinking, then without
         pairs = [

@@ -190,6 +190,7 @@ def main(config: Config) -> Results:
         table = results_table(checkpoint, metrics, constant)
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_exam(metrics, NAMES, work / "exam.svg")
+        exam.write_replies(work / "replies.parquet")
         plot_training(checkpoint, dataset, metrics, work / "training.svg")
         shown = [
             place * config.tries

@@ -205,6 +205,7 @@ def main(config: Config) -> Results:
         table = results_table(merged, metrics, constant)
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_exam(metrics, NAMES, work / "exam.svg")
+        exam.write_replies(work / "replies.parquet")
         plot_training(policy, work / "training.svg")
         plot_frontier(rows_of(merged, "sweep"), metrics, work / "frontier.svg")
         first = range(min(SHOWN, len(held_out)))
