@@ -23,9 +23,11 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from nemotron.command_line import checked_arguments, parse_arguments
+from nemotron.lineage import set_lineage_tracker
 from nemotron.scale import SCALES, Scale
 from nemotron.strict import one_sentence
 from nemotron.terminal import check_utf8, print_line
+from nemotron.trackers import MlflowTracker, WandbTracker
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
@@ -34,6 +36,8 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Dtype = Literal["float64", "float32", "bfloat16"]
 """Arithmetic of a model. bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
 
+TrackerName = Literal["wandb", "mlflow"]
+TRACKER_HELP = """Send curves, artifacts and plots to Weights & Biases, or to MLflow. Results do not depend on it."""
 OUR_CHOICE = "our choice"
 OWNED = ("scale", "seed", "output_dir")
 """Fields that an orchestrator, the `__main__` of a stage or recipe, hands down to the Configs of its steps."""
@@ -269,7 +273,8 @@ def unmarked_numbers(config_class: type[ScaledConfig], scale: Scale = "full") ->
 def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None = None) -> AnyConfig:
     """The Config that the command line asks for; flags, defaults and `--help` are those of the scale it names.
 
-    A flag with several values takes them all at once, as in `--sources a b`; no flag may be given twice.
+    A flag with several values takes them all at once, as in `--sources a b`; no flag may be given twice. `--tracker` is
+    a flag of every program and in no Config: it calls `set_lineage_tracker`.
 
     Args:
         args: without the name of the program; the command line of this process if left out.
@@ -285,15 +290,23 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
         print_line(f"error: {one_sentence(error)}")
         raise SystemExit(2) from None
     registry = tyro.constructors.ConstructorRegistry()
+    tracker: list[TrackerName | None] = []
 
     @registry.struct_rule
     def rule(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
         if not (isinstance(info.type, type) and issubclass(info.type, ScaledConfig)):
             return None
         instance = info.default if isinstance(info.default, ScaledConfig) else info.type(scale=default.scale)
-        return _flags(instance, is_nested=info.type is not config_class)
+        return _flags(instance, is_nested=info.type is not config_class, tracker=tracker)
 
-    return parse_arguments(config_class, args, default=default, registry=registry, description=config_class.__doc__)
+    config = parse_arguments(config_class, args, default=default, registry=registry, description=config_class.__doc__)
+    if chosen := tracker[-1]:
+        try:
+            set_lineage_tracker(WandbTracker() if chosen == "wandb" else MlflowTracker())
+        except ValueError as error:
+            print_line(f"error: {error}")
+            raise SystemExit(2) from None
+    return config
 
 
 def _flags_of_several(config_class: type[Any], prefix: str = "--") -> Iterator[str]:
@@ -321,8 +334,12 @@ def _owned_flags(args: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def _flags(instance: ScaledConfig, is_nested: bool) -> Any:
-    """The flags of a Config and how to make it from them, starting from `instance`."""
+def _flags(instance: ScaledConfig, is_nested: bool, tracker: "list[TrackerName | None]") -> Any:
+    """The flags of a Config and how to make it from them, starting from `instance`.
+
+    Args:
+        tracker: gets the value of --tracker, which the outermost Config has beside its fields.
+    """
     import tyro
 
     config_class = type(instance)
@@ -344,7 +361,12 @@ def _flags(instance: ScaledConfig, is_nested: bool) -> Any:
             tyro.constructors.StructFieldSpec(item.name, annotation, getattr(instance, item.name), helptext=helptext)
         )
 
+    if not is_nested:
+        specs.append(tyro.constructors.StructFieldSpec("tracker", TrackerName | None, None, helptext=TRACKER_HELP))
+
     def instantiate(**flags: Any) -> ScaledConfig:
+        if not is_nested:
+            tracker.append(flags.pop("tracker"))
         return dataclasses.replace(instance, **flags)
 
     return tyro.constructors.StructConstructorSpec(instantiate, tuple(specs))
