@@ -134,6 +134,11 @@ def switch(*, of_whole_run: bool = False) -> Any:
     return field(default=False, metadata={"recorded": False, "of_whole_run": of_whole_run})
 
 
+def only_if_given(default: Any) -> Any:
+    """A field that adds to a step's result if it is set, and is only then recorded."""
+    return field(default=default, metadata={"only_if_given": True})
+
+
 def nested(config_class: type[AnyConfig], folder: str) -> Any:
     """A field of an orchestrator's Config: the Config of a step or stage, which inherits the fields in OWNED.
 
@@ -251,8 +256,14 @@ class ScaledConfig(metaclass=_ConfigMeta):
 
 
 def recorded_values(config: Any) -> dict[str, Any]:
-    """The fields of a Config that its step's result depends on: no paths, and no field with recorded=False."""
-    fields = [item for item in dataclasses.fields(config) if item.metadata.get("recorded", True)]
+    """The fields of a Config that its step's result depends on: no paths, no field with recorded=False, and none
+    with `only_if_given` that is at its default."""
+    fields = [
+        item
+        for item in dataclasses.fields(config)
+        if item.metadata.get("recorded", True)
+        and not (item.metadata.get("only_if_given") and getattr(config, item.name) == item.default)
+    ]
     return {
         item.name: getattr(config, item.name) for item in fields if not isinstance(getattr(config, item.name), Path)
     }

@@ -24,7 +24,6 @@ from rich.markdown import Markdown
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
-    ScaledConfig,
     at_every_scale,
     by_scale,
     input_path,
@@ -37,6 +36,7 @@ from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
 from nemotron.recipes.nano2.stage2_rlvr.report import NAMES, plot_training, results_table, rollouts_page
@@ -58,7 +58,7 @@ from nemotron.terminal import LINES, printable
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(HarnessConfig):
     """Evaluate the policy beside the model that it started from."""
 
     seed: int = 1234
@@ -142,6 +142,7 @@ def main(config: Config) -> Results:
     base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        harness = run_harness(config, checkpoint.checkpoint_path, work)
         verify = Verifier(CHAT, checkpoint.checkpoint_path)
         held_out = [exercise_from_row(row) for row in pq.read_table(dataset.held_out_path).to_pylist()]
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
@@ -203,7 +204,7 @@ def main(config: Config) -> Results:
             plot_path=work / "exam.svg",
             training_plot_path=work / "training.svg",
             rollouts_path=work / "rollouts.md",
-            metrics=metrics,
+            metrics=metrics | harness,
         ).save(config, ladder)
     Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
     return Results.load(config.output_dir)
