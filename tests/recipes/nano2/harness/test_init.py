@@ -1,11 +1,13 @@
 """lm-eval and our own evaluation read the same model by different code, and agree."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from nemotron.config import parse_command_line
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
 from nemotron.recipes.nano2.chat import CHAT
@@ -99,6 +101,16 @@ def test_the_table_has_a_line_for_each_metric(metrics):
 def test_every_evaluation_step_has_the_flags_and_runs_the_harness(module):
     assert issubclass(module.Config, HarnessConfig)
     assert "run_harness(config, " in Path(module.__file__).read_text(encoding="utf-8")
+
+
+def test_the_flags_of_an_evaluation_step_add_the_metrics_of_lm_eval(stage1, tmp_path):
+    flags = ["--harness", "lm-eval", "--tasks", "nemotron_problems", "nemotron_replies"]
+    config = parse_command_line(stage1_evaluation.Config, [*flags, "--output-dir", str(tmp_path / "evaluation")])
+    results = stage1_evaluation.main(replace(config, checkpoint_path=stage1.checkpoint.path))
+    added = {name: value for name, value in results.metrics.items() if name.startswith("lm_eval/")}
+    assert {*added} >= {"lm_eval/nemotron_problems/acc", "lm_eval/nemotron_replies/perplexity"}
+    assert {name: value for name, value in results.metrics.items() if name not in added} == stage1.results.metrics
+    assert (results.path / "lm_eval.md").is_file()
 
 
 def test_nothing_runs_without_the_flag(tmp_path):
