@@ -36,7 +36,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Dtype = Literal["float64", "float32", "bfloat16"]
 """Arithmetic of a model. bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
 
-TrackerName = Literal["wandb", "mlflow"]
+TrackerName = Literal["none", "wandb", "mlflow"]
 TRACKER_HELP = """Send curves, artifacts and plots to Weights & Biases, or to MLflow. Results do not depend on it."""
 OUR_CHOICE = "our choice"
 OWNED = ("scale", "seed", "output_dir")
@@ -301,17 +301,17 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
         print_line(f"error: {one_sentence(error)}")
         raise SystemExit(2) from None
     registry = tyro.constructors.ConstructorRegistry()
-    tracker: list[TrackerName | None] = []
+    trackers: list[TrackerName] = []
 
     @registry.struct_rule
     def rule(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
         if not (isinstance(info.type, type) and issubclass(info.type, ScaledConfig)):
             return None
         instance = info.default if isinstance(info.default, ScaledConfig) else info.type(scale=default.scale)
-        return _flags(instance, is_nested=info.type is not config_class, tracker=tracker)
+        return _flags(instance, is_nested=info.type is not config_class, trackers=trackers)
 
     config = parse_arguments(config_class, args, default=default, registry=registry, description=config_class.__doc__)
-    if chosen := tracker[-1]:
+    if (chosen := trackers[-1]) != "none":
         try:
             set_lineage_tracker(WandbTracker() if chosen == "wandb" else MlflowTracker())
         except ValueError as error:
@@ -345,11 +345,11 @@ def _owned_flags(args: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def _flags(instance: ScaledConfig, is_nested: bool, tracker: "list[TrackerName | None]") -> Any:
+def _flags(instance: ScaledConfig, is_nested: bool, trackers: list[TrackerName]) -> Any:
     """The flags of a Config and how to make it from them, starting from `instance`.
 
     Args:
-        tracker: gets the value of --tracker, which the outermost Config has beside its fields.
+        trackers: gets the value of --tracker, which the outermost Config has beside its fields.
     """
     import tyro
 
@@ -373,11 +373,11 @@ def _flags(instance: ScaledConfig, is_nested: bool, tracker: "list[TrackerName |
         )
 
     if not is_nested:
-        specs.append(tyro.constructors.StructFieldSpec("tracker", TrackerName | None, None, helptext=TRACKER_HELP))
+        specs.append(tyro.constructors.StructFieldSpec("tracker", TrackerName, "none", helptext=TRACKER_HELP))
 
     def instantiate(**flags: Any) -> ScaledConfig:
         if not is_nested:
-            tracker.append(flags.pop("tracker"))
+            trackers.append(flags.pop("tracker"))
         return dataclasses.replace(instance, **flags)
 
     return tyro.constructors.StructConstructorSpec(instantiate, tuple(specs))
