@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,8 +94,10 @@ class BackgroundTracker:
         end = time.monotonic() + self.end_seconds
         close = getattr(self.tracker, "close", None)
         if close is not None:
-            with suppress(queue.Full):
+            try:
                 self.calls.put(self._guarded(close, "the end of the run"), timeout=self.end_seconds)
+            except queue.Full:
+                self._lose("the end of the run")
         if not self.wait(end - time.monotonic()):
             self.num_lost += self.calls.unfinished_tasks
             print_line(f"warning: {self.name} is still busy after {self.end_seconds:g} s; the run ends without it")
