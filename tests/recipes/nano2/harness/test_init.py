@@ -27,7 +27,7 @@ from nemotron.recipes.sources.problems.families import generate_problems
 
 EVALUATIONS = (stage0_evaluation, stage1_evaluation, stage2_evaluation, stage3_evaluation, stage4_evaluation)
 OURS = ("nemotron_problems", "nemotron_replies", "nemotron_exercises")
-NUMBER = 4  # documents; 2 for the exercises, because transformers writes a reply in seconds
+NUMBER = 8  # documents; 2 for the exercises, because transformers writes a reply in seconds
 pytestmark = pytest.mark.filterwarnings("default")  # of lm-eval and the libraries that it imports
 
 
