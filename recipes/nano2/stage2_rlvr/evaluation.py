@@ -7,8 +7,8 @@ Held-out instructions, which no training prompt repeats: the reward, IFEval's st
 fine-tuned model. Beside both: what the best constant reply earns, and the best way of copying from the question.
 Run: python -m nemotron.recipes.nano2.stage2_rlvr.evaluation --scale tiny --checkpoint-path <directory>
 
-Left out: a user's own instructions, of which none are held out; IFEval itself. The Checkpoint is a Hugging Face
-directory with a chat template, so lm-evaluation-harness runs on it.
+Left out: a user's own instructions, of which none are held out. IFEval itself and other published benchmarks run with
+--harness lm-eval --tasks <names> (recipes/nano2/harness).
 """
 
 from collections.abc import Sequence
