@@ -23,9 +23,11 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from nemotron.command_line import checked_arguments, parse_arguments
+from nemotron.lineage import set_lineage_tracker
 from nemotron.scale import SCALES, Scale
 from nemotron.strict import one_sentence
 from nemotron.terminal import check_utf8, print_line
+from nemotron.trackers import MlflowTracker, WandbTracker
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
@@ -34,6 +36,8 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Dtype = Literal["float64", "float32", "bfloat16"]
 """Arithmetic of a model. bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
 
+TrackerName = Literal["none", "wandb", "mlflow"]
+TRACKER_HELP = """Send curves, artifacts and plots to Weights & Biases, or to MLflow. Results do not depend on it."""
 OUR_CHOICE = "our choice"
 OWNED = ("scale", "seed", "output_dir")
 """Fields that an orchestrator, the `__main__` of a stage or recipe, hands down to the Configs of its steps."""
@@ -128,6 +132,11 @@ def switch(*, of_whole_run: bool = False) -> Any:
         of_whole_run: only the outermost Config has the flag, as --plan.
     """
     return field(default=False, metadata={"recorded": False, "of_whole_run": of_whole_run})
+
+
+def only_if_given(default: Any) -> Any:
+    """A field that adds to a step's result if it is set, and is only then recorded."""
+    return field(default=default, metadata={"only_if_given": True})
 
 
 def nested(config_class: type[AnyConfig], folder: str) -> Any:
@@ -247,8 +256,14 @@ class ScaledConfig(metaclass=_ConfigMeta):
 
 
 def recorded_values(config: Any) -> dict[str, Any]:
-    """The fields of a Config that its step's result depends on: no paths, and no field with recorded=False."""
-    fields = [item for item in dataclasses.fields(config) if item.metadata.get("recorded", True)]
+    """The fields of a Config that its step's result depends on: no paths, no field with recorded=False, and none
+    with `only_if_given` that is at its default."""
+    fields = [
+        item
+        for item in dataclasses.fields(config)
+        if item.metadata.get("recorded", True)
+        and not (item.metadata.get("only_if_given") and getattr(config, item.name) == item.default)
+    ]
     return {
         item.name: getattr(config, item.name) for item in fields if not isinstance(getattr(config, item.name), Path)
     }
@@ -270,7 +285,8 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
     """The Config that the command line asks for; flags, defaults and `--help` are those of the scale it names.
 
     A flag with several values takes them all at once, as in `--sources a b`; no flag may be given twice. `--help` of a
-    recipe fits on one screen: it names the stages, whose own `--help` shows their flags.
+    recipe fits on one screen: it names the stages, whose own `--help` shows their flags. `--tracker` is a flag of every
+    program and in no Config: it calls `set_lineage_tracker`.
 
     Args:
         args: without the name of the program; the command line of this process if left out.
@@ -291,15 +307,23 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
     if is_short:
         listed = "; ".join(f"--{name.replace('_', '-')}.* in {module}" for name, module in stages.items())
         description += f" Flags of the stages are accepted too; --help of a stage lists them: {listed}."
+    trackers: list[TrackerName] = []
 
     @registry.struct_rule
     def rule(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
         if not (isinstance(info.type, type) and issubclass(info.type, ScaledConfig)):
             return None
         instance = info.default if isinstance(info.default, ScaledConfig) else info.type(scale=default.scale)
-        return _flags(instance, is_nested=info.type is not config_class, is_short=is_short)
+        return _flags(instance, is_nested=info.type is not config_class, trackers=trackers, is_short=is_short)
 
-    return parse_arguments(config_class, args, default=default, registry=registry, description=description)
+    config = parse_arguments(config_class, args, default=default, registry=registry, description=description)
+    if (chosen := trackers[-1]) != "none":
+        try:
+            set_lineage_tracker(WandbTracker() if chosen == "wandb" else MlflowTracker())
+        except ValueError as error:
+            print_line(f"error: {error}")
+            raise SystemExit(2) from None
+    return config
 
 
 def _stages_of(config_class: type[Any]) -> dict[str, str]:
@@ -338,10 +362,11 @@ def _owned_flags(args: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def _flags(instance: ScaledConfig, is_nested: bool, is_short: bool = False) -> Any:
+def _flags(instance: ScaledConfig, is_nested: bool, trackers: list[TrackerName], is_short: bool = False) -> Any:
     """The flags of a Config and how to make it from them, starting from `instance`.
 
     Args:
+        trackers: gets the value of --tracker, which the outermost Config has beside its fields.
         is_short: leave the nested Configs out, for a help of one screen.
     """
     import tyro
@@ -365,7 +390,12 @@ def _flags(instance: ScaledConfig, is_nested: bool, is_short: bool = False) -> A
             tyro.constructors.StructFieldSpec(item.name, annotation, getattr(instance, item.name), helptext=helptext)
         )
 
+    if not is_nested:
+        specs.append(tyro.constructors.StructFieldSpec("tracker", TrackerName, "none", helptext=TRACKER_HELP))
+
     def instantiate(**flags: Any) -> ScaledConfig:
+        if not is_nested:
+            trackers.append(flags.pop("tracker"))
         return dataclasses.replace(instance, **flags)
 
     return tyro.constructors.StructConstructorSpec(instantiate, tuple(specs))

@@ -35,7 +35,7 @@ def step_process() -> Iterator[None]:
 
     Inside, file descriptor 1 points to stderr, so that no library can corrupt the pipe by printing. ValueError and
     OSError become a sentence on stderr and exit code 2, Ctrl-C exit code 130, SIGTERM exit code 143. Each of them
-    unwinds the step, so that `working_directory` cleans up.
+    unwinds the step, so that `working_directory` cleans up. At the end, the lineage tracker sends what is left.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -64,6 +64,8 @@ def step_process() -> Iterator[None]:
             raise
         _exit(f"error: {one_sentence(error)}", 2)
     finally:
+        if process.tracker is not None:
+            process.tracker.close()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nemotron.lineage import LineageTracker
+    from nemotron.background import BackgroundTracker
     from nemotron.view import View
 
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ProcessState:
     """The state of one Python process. There is one instance, `process`."""
 
-    tracker: "LineageTracker | None" = None
-    """Receives every artifact that this process saves or loads; set by `set_lineage_tracker`."""
+    tracker: "BackgroundTracker | None" = None
+    """Receives every artifact that this process saves or loads, and its curves; set by `set_lineage_tracker`."""
     logged_digests: set[str] = field(default_factory=set)
     """Digests of artifacts that this process saved and logged; loading these is not logged as the use of an input."""
     stdout: int | None = None

@@ -75,11 +75,20 @@ def declared_packages() -> set[str]:
 DECLARED = declared_packages()
 
 
+OF_EXTRAS = {
+    "nemotron.trackers": {"mlflow", "wandb"},
+    "nemotron.recipes.nano2.harness": {"lm_eval"},
+    "nemotron.recipes.nano2.harness.documents": {"datasets"},
+}
+"""Module -> packages of an extra; it imports them when they are asked for, and says what to install."""
+
+
 # The rules.
 
 
 def undeclared_imports(name: str, tree: ast.Module) -> Iterator[str]:
     tools = {"pytest", "syrupy"} if name.startswith("nemotron.testing") and not name.endswith(".compare") else set()
+    tools |= OF_EXTRAS.get(name, set())
     for imported in imported_names(tree):
         package = imported.split(".")[0]
         if package not in sys.stdlib_module_names | DECLARED | tools | {"nemotron"}:
@@ -111,9 +120,9 @@ def recipes_imported_from_below(name: str, tree: ast.Module) -> Iterator[str]:
 
 ROOMS = [
     ("nemotron.terminal",),
-    ("nemotron.strict", "nemotron.process", "nemotron.scale", "nemotron.command_line"),
-    ("nemotron.config", "nemotron.directory", "nemotron.code"),
-    ("nemotron.lineage", "nemotron.pipe", "nemotron.ladder", "nemotron.view"),
+    ("nemotron.strict", "nemotron.process", "nemotron.scale", "nemotron.command_line", "nemotron.background"),
+    ("nemotron.directory", "nemotron.code"),
+    ("nemotron.config", "nemotron.lineage", "nemotron.trackers", "nemotron.pipe", "nemotron.ladder", "nemotron.view"),
     ("nemotron.artifact",),
     ("nemotron.stage",),
     ("nemotron",),

@@ -15,17 +15,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import nemotron
+from nemotron.background import BackgroundTracker
 from nemotron.code import digest_of, modules_of
 from nemotron.directory import file_record, read_metadata
 from nemotron.process import process
-from nemotron.terminal import print_line, printable
+from nemotron.terminal import printable
 
 if TYPE_CHECKING:
     from nemotron.artifact import Artifact
@@ -38,7 +39,10 @@ MAX_TREE_DEPTH = 100  # our choice: artifacts of which each was made from the ne
 
 @runtime_checkable
 class LineageTracker(Protocol):
-    """The interface to an experiment tracker: three methods, called by `Artifact` and `working_directory`."""
+    """The interface to an experiment tracker: four methods, all called in one thread that is not the run's.
+
+    A tracker may also have a method `close`, which is called at the end of the run.
+    """
 
     def log_artifact(self, artifact: "Artifact") -> None:
         """Record a finished artifact in its final place; `artifact.inputs` holds the digests of its inputs."""
@@ -50,21 +54,33 @@ class LineageTracker(Protocol):
             The artifact's local directory.
         """
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record metrics of the optimizer step `step`, or of a whole artifact if `step` is None."""
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, *, producer: str = "") -> None:
+        """Record metrics after `step` optimizer steps, or of a whole artifact if `step` is None.
+
+        Args:
+            producer: module of the step that measured them, nemotron.recipes.nano2.stage0_pretrain.training.
+        """
+
+    def log_files(self, paths: Sequence[Path]) -> None:
+        """Record files that belong to no artifact, such as the report of a whole recipe."""
 
 
 def set_lineage_tracker(tracker: LineageTracker | None) -> None:
-    """Log every artifact that this process saves or loads from now on to `tracker`; None stops logging.
+    """Log the curves and artifacts of this process from now on to `tracker`; None sends what is left, and stops.
+
+    The tracker is called in a thread (nemotron/background.py), so it can neither stop nor slow the run.
 
     Raises:
-        ValueError: if the tracker lacks one of the three methods.
+        ValueError: if the tracker lacks one of the four methods.
     """
     if tracker is not None and not isinstance(tracker, LineageTracker):
         raise ValueError(
-            f"{type(tracker).__name__} is not a lineage tracker; add log_artifact, use_artifact and log_metrics"
+            f"{type(tracker).__name__} is not a lineage tracker; add log_artifact, use_artifact, log_metrics and "
+            f"log_files"
         )
-    process.tracker = tracker
+    if process.tracker is not None:
+        process.tracker.close()
+    process.tracker = None if tracker is None else BackgroundTracker(tracker)
     process.logged_digests.clear()
 
 
@@ -76,7 +92,7 @@ def fetch_by_name(name: str, artifact_type: str) -> Path:
     """
     if process.tracker is None:
         raise ValueError(f"name={name!r} needs a lineage tracker; call set_lineage_tracker first, or load by path")
-    return Path(process.tracker.use_artifact(name, artifact_type))
+    return process.tracker.use_artifact(name, artifact_type)
 
 
 def log_saved(artifact: "Artifact") -> None:
@@ -84,26 +100,34 @@ def log_saved(artifact: "Artifact") -> None:
     if process.tracker is None:
         return
     process.logged_digests.add(artifact.digest)
-    try:
-        process.tracker.log_artifact(artifact)
-        if artifact.metrics:
-            process.tracker.log_metrics(artifact.metrics)
-    except Exception as error:  # the artifact is on disk, and a server that is down must not end the run
-        _warn(artifact, error)
+    if artifact.metrics:
+        process.tracker.log_metrics(artifact.metrics, producer=artifact.producer["step"])
+    process.tracker.log_artifact(artifact)
 
 
 def log_loaded(artifact: "Artifact") -> None:
     """Log an artifact that a step reads to the tracker, if there is one and this process did not write the artifact."""
-    if process.tracker is None or artifact.digest in process.logged_digests:
-        return
-    try:
+    if process.tracker is not None and artifact.digest not in process.logged_digests:
         process.tracker.use_artifact(artifact, artifact.type_name())
-    except Exception as error:  # as above
-        _warn(artifact, error)
 
 
-def _warn(artifact: "Artifact", error: Exception) -> None:
-    print_line(f"warning: the lineage tracker did not log {artifact.path}: {error!r}")
+def log_curve(config: Any, rows: Mapping[int, Mapping[str, float]]) -> None:
+    """Log numbers of a training run to the tracker, if there is one.
+
+    Args:
+        config: of the step that measured them.
+        rows: optimizer steps done -> name -> number.
+    """
+    if process.tracker is not None:
+        module = type(config).__module__
+        producer = step_name(module, getattr(sys.modules.get(module), "__file__", None))
+        process.tracker.log_curve(rows, producer=producer)
+
+
+def log_files(*paths: Path) -> None:
+    """Log files that belong to no artifact to the tracker, if there is one."""
+    if process.tracker is not None:
+        process.tracker.log_files(paths)
 
 
 def lineage_tree(artifact: "Artifact | str | Path") -> str:

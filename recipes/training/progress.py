@@ -31,7 +31,7 @@ class TrainingProgress:
         self.first_step = first_step
         self.line_every_steps = max(1, total_steps // 10)  # without a terminal, about ten lines a run
         self.tokens_done = 0
-        self.started = self.lap_started = time.perf_counter()
+        self.started = self.updated = self.lap_started = time.perf_counter()
         self.laps: dict[str, tuple[float, int]] = {}  # part of a step -> seconds and tokens
         self.bar = None
         self.view = process.view  # of a whole stage, which shows one row more
@@ -51,7 +51,7 @@ class TrainingProgress:
         return self.view is not None and self.bar is self.view.bar
 
     def __enter__(self) -> "TrainingProgress":
-        self.started = self.lap_started = time.perf_counter()
+        self.started = self.updated = self.lap_started = time.perf_counter()
         if self.bar and not self.is_row:
             self.bar.start()
         return self
@@ -78,10 +78,16 @@ class TrainingProgress:
         self.laps[part] = (seconds + now - self.lap_started, before + tokens)
         self.lap_started = now
 
-    def update(self, steps_done: int, *, tokens: int, **numbers: float) -> None:
-        """Report that `steps_done` steps of the run are done, with `tokens` and `numbers` of the last one."""
+    def update(self, steps_done: int, *, tokens: int, **numbers: float) -> float:
+        """Report that `steps_done` steps of the run are done, with `tokens` and `numbers` of the last one.
+
+        Returns:
+            Tokens per second since the last call.
+        """
         self.tokens_done += tokens
-        seconds = time.perf_counter() - self.started
+        now = time.perf_counter()
+        seconds, step_seconds = now - self.started, now - self.updated
+        self.updated = now
         shown = [f"{name} {value:.4g}" for name, value in numbers.items()]
         text = "  ".join([*shown, f"{self.tokens_done / seconds:,.0f} tokens/s"])
         if self.view is not None:
@@ -92,6 +98,7 @@ class TrainingProgress:
             left = seconds / (steps_done - self.first_step) * (self.total_steps - steps_done)
             line = f"{self.title} {steps_done}/{self.total_steps}  {text}  {left:,.0f} s left"
             print_line(line)
+        return tokens / max(step_seconds, 1e-9)  # a clock may not have moved
 
 
 class _Numbers(ProgressColumn):

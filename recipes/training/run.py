@@ -31,6 +31,7 @@ from pydantic import Field
 from nemotron import SCALES, Artifact, Scale
 from nemotron.artifact import working_directory
 from nemotron.ladder import Ladder, Rung
+from nemotron.lineage import log_curve
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
 from nemotron.recipes.nemotron_h.device import check_devices
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
@@ -128,6 +129,8 @@ class Run:
         self.identity = identity_of(config, dataset)
         if config.resume:
             self.record = read_training_state(work, self.identity, model, optimizer)
+            names = ("tokens", *self.record.numbers)
+            log_curve(config, {row["step"] + 1: {name: row[name] for name in names} for row in self.record.curve})
         else:
             check_no_unfinished_run(work)
             self.record = Record(weights={"initial": weight_fingerprint(model)})
@@ -168,7 +171,8 @@ class Run:
             )
         self.check_finite(**numbers)
         self.record.curve.append(row)
-        self.progress.update(self.step, tokens=batch.num_in_loss, **numbers)
+        speed = self.progress.update(self.step, tokens=batch.num_in_loss, **numbers)
+        log_curve(self.config, {self.step: {"tokens": batch.num_in_loss, "tokens_per_second": speed, **numbers}})
         if self.step == 1:
             self.record.weights["after step 1"] = weight_fingerprint(self.model)
 
@@ -176,6 +180,7 @@ class Run:
         """Record a measurement: category -> loss in nats per token."""
         self.check_finite(**losses)
         self.record.validation += [{"step": self.step, "category": name, "loss": losses[name]} for name in losses]
+        log_curve(self.config, {self.step: {f"validation_loss/{name}": losses[name] for name in losses}})
 
     def note_rows(self, table: str, rows: Sequence[Mapping[str, str | int | float | bool]]) -> None:
         """Record rows of a table, which becomes <table>.parquet; call it before `note`, which ends the step.

@@ -18,11 +18,13 @@ from nemotron.config import (
     by_scale,
     input_path,
     nested,
+    only_if_given,
     origin_of,
     output_below,
     parse_command_line,
     proxy,
     published,
+    recorded_values,
 )
 from nemotron.recipes.nano2 import __main__ as nano2
 
@@ -360,3 +362,13 @@ if __name__ == "__main__":
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "dataset 8 800\n"), done.stderr
+
+
+def test_a_field_that_only_adds_is_recorded_if_it_is_given():
+    @dataclass
+    class Adding(ScaledConfig):
+        tasks: tuple[str, ...] = only_if_given(())
+        """Beside the rest."""
+
+    assert "tasks" not in recorded_values(Adding())
+    assert recorded_values(Adding(tasks=("a",)))["tasks"] == ("a",)

@@ -7,7 +7,7 @@ answers by chance. The measures here show progress at every size: bits per byte 
 base sequence length, recall of a fact over a growing distance (the simplest of RULER's tasks), and multiple choice.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.evaluation --scale tiny --checkpoint-path <directory>
 
-Left out: the published benchmarks. The Checkpoint is a Hugging Face directory, so lm-evaluation-harness runs on it.
+The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
 """
 
 from functools import partial
@@ -22,7 +22,6 @@ from pydantic.dataclasses import dataclass
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
-    ScaledConfig,
     at_every_scale,
     by_scale,
     input_path,
@@ -35,6 +34,7 @@ from nemotron.pipe import step_process
 from nemotron.recipes.curation.digests import sha256_of_rows
 from nemotron.recipes.curation.rows import read_column, read_rows, read_token_rows
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
+from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.report import plot_results, results_table
@@ -53,7 +53,7 @@ from nemotron.terminal import print_markdown
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(HarnessConfig):
     """Evaluate a pretrained checkpoint."""
 
     seed: int = 1234
@@ -131,6 +131,7 @@ def main(config: Config) -> Results:
     dataset = Dataset.load(path=checkpoint.dataset_path)
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        harness = run_harness(config, checkpoint.checkpoint_path, work)
         tokenizer = load_tokenizer(checkpoint.checkpoint_path)
         # Evaluation computes in the precision of the weights, also where training computed in bfloat16.
         model = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
@@ -213,7 +214,7 @@ def main(config: Config) -> Results:
             table_path=work / "results.md",
             plot_path=work / "results.svg",
             predictions_path=work / "predictions.parquet",
-            metrics=metrics,
+            metrics=metrics | harness,
         ).save(config, ladder)
     print_markdown(table)
     return Results.load(config.output_dir)

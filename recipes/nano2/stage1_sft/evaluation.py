@@ -8,8 +8,7 @@ exercises here are scored alike: an answer counts if a verifier accepts it. Publ
 with thinking, greedy without, and the budget's rule.
 Run: python -m nemotron.recipes.nano2.stage1_sft.evaluation --scale tiny --checkpoint-path <directory>
 
-Left out: the published benchmarks. The Checkpoint is a Hugging Face directory with a chat template, so
-lm-evaluation-harness runs on it.
+The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
 """
 
 from dataclasses import replace
@@ -24,7 +23,6 @@ from tokenizers import Tokenizer
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
-    ScaledConfig,
     at_every_scale,
     by_scale,
     input_path,
@@ -40,6 +38,7 @@ from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage1_sft.data_curation import LONG_CONTEXT_CATEGORY, Dataset
 from nemotron.recipes.nano2.stage1_sft.report import plot_results, results_table, samples_page
@@ -59,7 +58,7 @@ from nemotron.terminal import print_markdown
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(HarnessConfig):
     """Evaluate a fine-tuned checkpoint."""
 
     seed: int = 1234
@@ -133,6 +132,7 @@ def main(config: Config) -> Results:
     base = Checkpoint.load(path=dataset.base_checkpoint_path)
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        harness = run_harness(config, checkpoint.checkpoint_path, work)
         # Ask every exercise in every mode, in the precision of the weights, also where training computed in bfloat16.
         tokenizer = load_chat_tokenizer(CHAT, checkpoint.checkpoint_path)
         chat = format_of(CHAT, checkpoint.checkpoint_path)
@@ -194,7 +194,7 @@ def main(config: Config) -> Results:
             plot_path=work / "results.svg",
             samples_path=work / "samples.md",
             replies_path=work / "replies.parquet",
-            metrics=metrics,
+            metrics=metrics | harness,
         ).save(config, ladder)
     print_markdown(table)
     return Results.load(config.output_dir)

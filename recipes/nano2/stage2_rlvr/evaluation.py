@@ -7,8 +7,8 @@ Held-out instructions, which no training prompt repeats: the reward, IFEval's st
 fine-tuned model. Beside both: what the best constant reply earns, and the best way of copying from the question.
 Run: python -m nemotron.recipes.nano2.stage2_rlvr.evaluation --scale tiny --checkpoint-path <directory>
 
-Left out: a user's own instructions, of which none are held out; IFEval itself. The Checkpoint is a Hugging Face
-directory with a chat template, so lm-evaluation-harness runs on it.
+Left out: a user's own instructions, of which none are held out. IFEval itself and other published benchmarks run with
+--harness lm-eval --tasks <names> (recipes/nano2/harness).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,6 @@ from pydantic.dataclasses import dataclass
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
-    ScaledConfig,
     at_every_scale,
     by_scale,
     input_path,
@@ -35,6 +34,7 @@ from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
 from nemotron.recipes.nano2.stage2_rlvr.report import NAMES, plot_training, results_table, rollouts_page
@@ -56,7 +56,7 @@ from nemotron.terminal import print_markdown
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(HarnessConfig):
     """Evaluate the policy beside the model that it started from."""
 
     seed: int = 1234
@@ -140,6 +140,7 @@ def main(config: Config) -> Results:
     base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        harness = run_harness(config, checkpoint.checkpoint_path, work)
         verify = Verifier(CHAT, checkpoint.checkpoint_path)
         held_out = [exercise_from_row(row) for row in pq.read_table(dataset.held_out_path).to_pylist()]
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
@@ -202,7 +203,7 @@ def main(config: Config) -> Results:
             plot_path=work / "exam.svg",
             training_plot_path=work / "training.svg",
             rollouts_path=work / "rollouts.md",
-            metrics=metrics,
+            metrics=metrics | harness,
         ).save(config, ladder)
     print_markdown(table)
     return Results.load(config.output_dir)

@@ -25,7 +25,6 @@ from pydantic.dataclasses import dataclass
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
-    ScaledConfig,
     at_every_scale,
     by_scale,
     input_path,
@@ -38,6 +37,7 @@ from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset
 from nemotron.recipes.nano2.stage3_dpo.report import NAMES, conversations_page, plot_training, results_table
@@ -60,7 +60,7 @@ from nemotron.terminal import print_markdown
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(HarnessConfig):
     """Evaluate the policy beside the model that it started from."""
 
     seed: int = 1234
@@ -146,6 +146,7 @@ def main(config: Config) -> Results:
     base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        harness = run_harness(config, checkpoint.checkpoint_path, work)
         verify = Verifier(CHAT, checkpoint.checkpoint_path)
         prompts = next(prompt_batches(dataset.held_out_path, pq.read_metadata(dataset.held_out_path).num_rows,
                                       first_step=0))  # fmt: skip
@@ -207,7 +208,7 @@ def main(config: Config) -> Results:
             plot_path=work / "exam.svg",
             training_plot_path=work / "training.svg",
             conversations_path=work / "conversations.md",
-            metrics=metrics,
+            metrics=metrics | harness,
         ).save(config, ladder)
     print_markdown(table)
     return Results.load(config.output_dir)

@@ -20,7 +20,6 @@ from pydantic.dataclasses import dataclass
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
-    ScaledConfig,
     at_every_scale,
     by_scale,
     input_path,
@@ -33,6 +32,7 @@ from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import REASONING, Dataset
 from nemotron.recipes.nano2.stage4_rlhf.report import (
@@ -65,7 +65,7 @@ from nemotron.terminal import print_markdown
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(HarnessConfig):
     """Evaluate the policy and the merge beside the model that they started from."""
 
     seed: int = 1234
@@ -152,6 +152,7 @@ def main(config: Config) -> Results:
     base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        harness = run_harness(config, merged.checkpoint_path, work)
         scorer = load_scorer(reward_model.reward_model_path, device=config.device)
         judge = Judge(CHAT, merged.checkpoint_path, scorer, config.batch_replies)
         held_out = [exercise_from_row(row) for row in pq.read_table(dataset.held_out_path).to_pylist()]
@@ -225,7 +226,7 @@ def main(config: Config) -> Results:
             frontier_plot_path=work / "frontier.svg",
             plot_path=work / "exam.svg",
             replies_path=work / "replies.md",
-            metrics=metrics,
+            metrics=metrics | harness,
         ).save(config, ladder)
     print_markdown(table)
     return Results.load(config.output_dir)

@@ -3,7 +3,7 @@
 import importlib.metadata
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import nemotron
 from nemotron import Artifact, LineageTracker, set_lineage_tracker
 from nemotron.artifact import working_directory
 from nemotron.directory import METADATA
-from nemotron.lineage import code_version, library_versions, lineage_tree, producer_record, step_name
+from nemotron.lineage import code_version, library_versions, lineage_tree, log_files, producer_record, step_name
+from nemotron.process import process
 
 
 class Dataset(Artifact):
@@ -30,12 +31,18 @@ class Recorder:
     """A tracker that records the calls it receives."""
 
     def __init__(self, places: Mapping[str, Path] | None = None, broken: bool = False) -> None:
-        self.calls: list[tuple[Any, ...]] = []
+        self.received: list[tuple[Any, ...]] = []
         self.places = places or {}
         self.broken = broken
 
+    @property
+    def calls(self) -> list[tuple[Any, ...]]:
+        """What it has received, once nothing waits for it any more."""
+        assert process.tracker is None or process.tracker.wait(10)
+        return self.received
+
     def record(self, *call: Any) -> None:
-        self.calls.append(call)
+        self.received.append(call)
         if self.broken:
             raise ConnectionError("the server is down")
 
@@ -46,8 +53,11 @@ class Recorder:
         self.record("use", artifact if isinstance(artifact, str) else artifact.path, artifact_type)
         return self.places[artifact] if isinstance(artifact, str) else artifact.path
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.record("metrics", dict(metrics), step)
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, *, producer: str = "") -> None:
+        self.record("metrics", dict(metrics), step, producer)
+
+    def log_files(self, paths: Sequence[Path]) -> None:
+        self.record("files", list(paths))
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +80,10 @@ def test_a_finished_artifact_is_logged_in_its_final_place(tmp_path: Path):
     dataset = Dataset(path=tmp_path / "dataset", metrics={"documents": 3}).save()
     with working_directory(tmp_path / "checkpoint", Checkpoint) as work:
         Checkpoint(path=work, dataset_path=dataset.path).save()
-        assert [call[0] for call in recorder.calls] == ["log", "metrics"]
+        assert [call[0] for call in recorder.calls] == ["metrics", "log"]
     assert recorder.calls == [
+        ("metrics", {"documents": 3.0}, None, __name__),
         ("log", "dataset", tmp_path / "dataset", []),
-        ("metrics", {"documents": 3.0}, None),
         ("log", "checkpoint", tmp_path / "checkpoint", [dataset.digest]),
     ]
 
@@ -118,22 +128,31 @@ def test_a_name_without_a_tracker_is_refused():
 
 
 def test_a_failing_tracker_causes_a_warning_and_loses_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    Dataset(path=tmp_path / "old").save()
+    Dataset(path=tmp_path / "old", metrics={"a": 1}).save()
     tracked(broken=True)
-    Dataset(path=tmp_path / "new", metrics={"a": 1}).save()
+    Dataset(path=tmp_path / "new").save()
     Dataset.load(tmp_path / "old")
-    warning = "warning: the lineage tracker did not log {}: ConnectionError('the server is down')\n"
-    assert capsys.readouterr().err == warning.format(tmp_path / "new") + warning.format(tmp_path / "old")
     set_lineage_tracker(None)
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: Recorder did not log {tmp_path / 'new'}: ConnectionError('the server is down')",
+        "warning: Recorder lacks 2 calls of this run; its artifacts are on disk",
+    ]
     assert Dataset.load(tmp_path / "new")
 
 
 def test_an_object_without_the_tracker_methods_is_refused():
     assert isinstance(Recorder(), LineageTracker)
     with pytest.raises(
-        ValueError, match="int is not a lineage tracker; add log_artifact, use_artifact and log_metrics"
+        ValueError, match="int is not a lineage tracker; add log_artifact, use_artifact, log_metrics and log_files"
     ):
         set_lineage_tracker(5)  # type: ignore[arg-type]
+
+
+def test_files_beside_the_artifacts_are_logged(tmp_path: Path):
+    log_files(tmp_path / "report.html")
+    recorder = tracked()
+    log_files(tmp_path / "report.html")
+    assert recorder.calls == [("files", [tmp_path / "report.html"])]
 
 
 def test_a_removed_tracker_is_not_called(tmp_path: Path):

@@ -46,6 +46,8 @@ def numbers_of_all_scales():
             config = step.Config(scale=scale)
             for item in dataclasses.fields(config):
                 value, origin = getattr(config, item.name), origin_of(step.Config, item.name, scale)
+                if item.metadata.get("only_if_given"):
+                    continue  # what a user asks for beside the step's own result
                 if origin or item.metadata.get("recorded", True):
                     value = list(value) if isinstance(value, tuple) else value
                     ladder.add("config", {f"{scale}/{item.name}": [value, origin]})
