@@ -33,7 +33,9 @@ def naive(hidden, head, teacher_hidden, teacher_head, temperature):
     """Token by token, entry by entry."""
     total = 0.0
     for token in range(len(hidden)):
-        logits = [(one[token] @ matrix.t()).tolist() for one, matrix in ((teacher_hidden, teacher_head), (hidden, head))]
+        logits = [
+            (one[token] @ matrix.t()).tolist() for one, matrix in ((teacher_hidden, teacher_head), (hidden, head))
+        ]
         p, q = ([math.exp(value / temperature) for value in row] for row in logits)
         p, q = ([value / sum(row) for value in row] for row in (p, q))
         total += sum(one * (math.log(one) - math.log(other)) for one, other in zip(p, q, strict=True))
