@@ -1,13 +1,13 @@
 """Collect what compression reads: a calibration set, and the blend of text on which the pruned model is distilled.
 
-In: the Checkpoint of the stage before, which is the teacher; through it, the Datasets of fine-tuning and pretraining. Out:
-a Dataset: calibration rows, a file of rows for each length of the schedule, validation rows, the exam's exercises.
+In: the Checkpoint of the stage before, the teacher; through it, the Datasets of fine-tuning and pretraining. Out: a
+Dataset: calibration rows, a file of rows for each length of the schedule, validation rows, the exam's exercises.
 Source: arXiv 2508.14444, section 4. Published: 1,024 calibration samples; 70 % reasoning data of fine-tuning and 30 %
 of pretraining (table 11); rows of 8,192, then 49,152, then 262,144 tokens.
 Run: python -m nemotron.recipes.nano2.stage5_compress.data_curation --scale tiny --base-checkpoint-path <directory>
 
-Nothing is generated or filtered: every row is made of rows that an earlier stage curated. Conversations lie end to end as
-one stream, which is cut into rows of equal length; attention and state do not cross from one conversation to the next.
+Nothing is generated or filtered: every row is made of rows that an earlier stage curated. Conversations lie end to end
+as one stream, which is cut into rows of equal length; attention and state do not cross from one to the next.
 Left out: what the published blend has inside of its two parts, which is unknown to us.
 """
 
@@ -92,8 +92,8 @@ class Config(ScaledConfig):
     def check(self) -> None:
         if len(self.lengths) != len(self.sequences) or not self.lengths:
             raise ValueError(
-                f"lengths={self.lengths} and sequences={self.sequences} must name the same parts, at least one; give one "
-                f"number of sequences for each length"
+                f"lengths={self.lengths} and sequences={self.sequences} must name the same parts, at least one; give "
+                f"one number of sequences for each length"
             )
         if list(self.lengths) != sorted(set(self.lengths)):
             raise ValueError(f"lengths={self.lengths} must be different, from the shortest up")
@@ -103,8 +103,8 @@ class Config(ScaledConfig):
             for name, share in shares.items():
                 if share and name not in order:
                     raise ValueError(
-                        f"reasoning_share={self.reasoning_share} gives no row of {name} among {number}; give a share of "
-                        f"0 or 1, one that is further from it, or more rows"
+                        f"reasoning_share={self.reasoning_share} gives no row of {name} among {number}; give more "
+                        f"rows, or another share"
                     )
 
 
@@ -224,16 +224,13 @@ def validation_rows(fine_tuning: FineTuningDataset, pretraining: PretrainingData
                        "in_loss": row.get("in_loss", [False] + [True] * (len(tokens) - 1))}  # fmt: skip
 
 
-def digests_of(path: Path) -> dict[str, str | int]:
+def digests_of(path: Path) -> dict[str, str]:
     """What identifies a file of rows in a ladder."""
     table = pq.read_table(path)
     digests = {name: sha256_of_ids(table[name]) for name in ("tokens", "segments")}
     in_loss = table["in_loss"].combine_chunks().flatten().to_pylist()
-    return {
-        **digests,
-        "in_loss": sha256_of(map(str, map(int, in_loss))),
-        "sources": sha256_of(table["source"].to_pylist()),
-    }
+    digests["in_loss"] = sha256_of(str(int(counts)) for counts in in_loss)
+    return digests | {"source": sha256_of(table["source"].to_pylist())}
 
 
 def main(config: Config) -> Dataset:
@@ -252,11 +249,14 @@ def main(config: Config) -> Dataset:
 
         # The blend: at every point of a file, close to 70 and 30 percent. Every stream reads on where the last file
         # stopped. Rows longer than those of fine-tuning are made of its part with long context.
+        phases = [
+            Phase(
+                name=f"length_{length}", file=f"length_{length}.parquet", num_sequences=number, sequence_length=length
+            )
+            for length, number in zip(config.lengths, config.sequences, strict=True)
+        ]
         files = {"calibration": (config.calibration_samples, config.lengths[0])}
-        files |= {
-            f"length_{length}": (number, length)
-            for number, length in zip(config.sequences, config.lengths, strict=True)
-        }
+        files |= {phase.name: (phase.num_sequences, phase.sequence_length) for phase in phases}
         blend: dict[str, dict[str, BlendShare]] = {}
         ladder = Ladder()
         ladder.add_config(config)
@@ -291,15 +291,7 @@ def main(config: Config) -> Dataset:
             fine_tuning_path=fine_tuning.path,
             pretraining_path=pretraining.path,
             tokenizer_path=work / "tokenizer",
-            phases=[
-                Phase(
-                    name=f"length_{length}",
-                    file=f"length_{length}.parquet",
-                    num_sequences=number,
-                    sequence_length=length,
-                )
-                for number, length in zip(config.sequences, config.lengths, strict=True)
-            ],
+            phases=phases,
             calibration_path=work / "calibration.parquet",
             validation_path=work / "validation.parquet",
             exercises_path=work / "exercises.parquet",
