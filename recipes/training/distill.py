@@ -22,13 +22,21 @@ Left out: losses on hidden states or attention, reverse KL, a mixture with the c
 Letters: n token   d hidden size, of each model its own   v entry of the vocabulary
 """
 
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemotron.recipes.nemotron_h.model import at_least_float32
+from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
+from nemotron.recipes.nemotron_h.device import autocast
+from nemotron.recipes.nemotron_h.model import NemotronH, at_least_float32
+from nemotron.recipes.scoring.likelihood import group_losses, score_rows
+from nemotron.recipes.training.batches import Batch, collate
 
 
 class _ChunkedKL(torch.autograd.Function):
@@ -103,3 +111,58 @@ def kl_sum(
         )
     terms = _ChunkedKL.apply(hidden, head, teacher_hidden.detach(), teacher_head.detach(), temperature, chunk_tokens)  # type: ignore[no-untyped-call]
     return terms * temperature**2
+
+
+def batch_kl_sum(
+    student: NemotronH, teacher: NemotronH, batch: Batch, *, temperature: float, chunk_tokens: int
+) -> Tensor:
+    """`kl_sum` over the tokens of a batch that count: both models read the batch, and only the student learns."""
+    tokens, segments, counts = batch.tokens[:, :-1], batch.segments[:, :-1], batch.in_loss[:, 1:]
+    with torch.no_grad():
+        teacher_hidden = teacher.backbone(tokens, segments)[counts]  # (n, d)
+    hidden = student.backbone(tokens, segments)[counts]
+    heads = student.lm_head.weight, teacher.lm_head.weight
+    return kl_sum(hidden, heads[0], teacher_hidden, heads[1], temperature=temperature, chunk_tokens=chunk_tokens)
+
+
+def check_same_tokenizer(teacher: Path, student: Path) -> None:
+    """Raise ValueError if the models in two directories give a token id different meanings."""
+    if load_tokenizer(teacher).to_str() != load_tokenizer(student).to_str():
+        raise ValueError(
+            f"the teacher {teacher} and the student {student} have different tokenizers; distill only into a model that "
+            f"reads the same tokens, such as one that was pruned from the teacher"
+        )
+
+
+def held_out_losses(
+    model: NemotronH, path: Path, shares: Mapping[str, float], *, batch_tokens: int, dtype: str, device: str
+) -> dict[str, float]:
+    """Source -> cross-entropy in nats per token that counts, and "all": their mean with the weights of `shares`.
+
+    Args:
+        path: Parquet file of rows with source, tokens and in_loss; each row is one text.
+        shares: source -> weight; they sum to 1.
+        batch_tokens: most tokens of one forward pass; changes memory, not the result.
+    """
+    rows = pq.read_table(path, columns=["source", "tokens", "in_loss"]).to_pydict()
+    precision = autocast(dtype, device)
+    score = partial(score_rows, model, batch_tokens=batch_tokens, device=device, precision=precision)
+    losses = group_losses(score, rows["tokens"], rows["in_loss"], rows["source"])
+    return losses | {"all": sum(shares[source] * loss for source, loss in losses.items())}
+
+
+@torch.no_grad()
+def held_out_divergences(
+    model: NemotronH, teacher: NemotronH, path: Path, shares: Mapping[str, float], *, chunk_tokens: int, device: str
+) -> dict[str, float]:
+    """Source -> KL(teacher || model) in nats per token that counts, and "all", as in `held_out_losses`."""
+    table = pq.read_table(path)
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for index, source in enumerate(table["source"].to_pylist()):
+        batch = collate(table.slice(index, 1))
+        found = batch_kl_sum(model, teacher, batch.to(device), temperature=1.0, chunk_tokens=chunk_tokens)
+        sums[source] = sums.get(source, 0.0) + found.item()
+        counts[source] = counts.get(source, 0) + batch.num_in_loss
+    means = {source: sums[source] / counts[source] for source in sums}
+    return means | {"all": sum(shares[source] * value for source, value in means.items())}

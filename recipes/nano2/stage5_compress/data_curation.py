@@ -139,6 +139,10 @@ class Dataset(Artifact):
         """What a step that reads this Dataset records in its ladder as inputs."""
         return {"num_examples": self.num_examples, **{phase.name: phase.num_sequences for phase in self.phases}}
 
+    def shares(self) -> dict[str, float]:
+        """Source -> its weight in a mean over both."""
+        return {SFT: self.reasoning_share, PRETRAINING: 1 - self.reasoning_share}
+
     def base(self) -> Checkpoint:
         """The teacher.
 
