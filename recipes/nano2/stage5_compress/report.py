@@ -45,8 +45,8 @@ def plot_importance(importance: Importance, pattern: str, path: Path) -> None:
     for panel, (label, of_layers) in zip(axes.flat[1:], units.items(), strict=True):
         for layer, scores in of_layers.items():
             ranked = scores.sort(descending=True).values
-            panel.plot(np.arange(len(ranked)) + 1, ranked / ranked[0], linewidth=1, marker="." if len(ranked) < 20 else "",
-                       label=None if layer < 0 else f"layer {layer}")  # fmt: skip
+            name, marker = None if layer < 0 else f"layer {layer}", "." if len(ranked) < 20 else ""
+            panel.plot(np.arange(len(ranked)) + 1, ranked / ranked[0], linewidth=1, marker=marker, label=name)
         panel.set_xlabel(f"{label}, best first", fontsize=8)
         panel.set_ylabel("score, percent of the best", fontsize=8)
         panel.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
