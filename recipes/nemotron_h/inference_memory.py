@@ -168,7 +168,9 @@ def neighbors(grid: Grid, config: ModelConfig, found: Sequence[Candidate]) -> di
         values, value = getattr(grid, field.name), getattr(config, field.name)
         if value not in values:
             raise ValueError(f"{field.name}={value} is not in the grid; it has {', '.join(map(str, values))}")
-        place = values.index(value)
+    for field in fields(Grid):
+        values = getattr(grid, field.name)
+        place = values.index(getattr(config, field.name))
         for other in values[max(place - 1, 0) : place] + values[place + 1 : place + 2]:
             name = f"num_layers={len(other)}" if isinstance(other, str) else f"{field.name}={other}"
             near[name] = by_shape[_shape(replace(config, **{field.name: other}))]

@@ -196,7 +196,8 @@ def _width_scores(model: NemotronH, batches: Sequence[Tensor]) -> tuple[Tensor, 
             letter, normed = config.hybrid_override_pattern[index], layer.norm(u)
             norms[index] = norms.get(index, 0) + _squared_means(normed)
             if letter == MLP:
-                units[index] = units.get(index, 0) + _squared_means(layer.mixer.up_proj(normed))
+                active = torch.relu(layer.mixer.up_proj(normed)).square()  # what down_proj reads
+                units[index] = units.get(index, 0) + _squared_means(active)
             elif letter == MAMBA:
                 x = layer.mixer.in_proj(normed)[..., h * p : 2 * h * p]
                 units[index] = units.get(index, 0) + x.double().square().sum((0, 1)).view(h, p).cpu()
