@@ -129,8 +129,8 @@ def check_same_tokenizer(teacher: Path, student: Path) -> None:
     """Raise ValueError if the models in two directories give a token id different meanings."""
     if load_tokenizer(teacher).to_str() != load_tokenizer(student).to_str():
         raise ValueError(
-            f"the teacher {teacher} and the student {student} have different tokenizers; distill only into a model that "
-            f"reads the same tokens, such as one that was pruned from the teacher"
+            f"the teacher {teacher} and the student {student} have different tokenizers; distill only into a model "
+            f"that reads the same tokens, such as one that was pruned from the teacher"
         )
 
 

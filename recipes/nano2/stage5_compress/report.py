@@ -62,9 +62,8 @@ def plot_candidates(rows: Sequence[Mapping[str, Any]], budget_bytes: int, teache
     """Validation loss over memory of the candidates that were distilled; memory of all others as ticks below."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    unit, name = next(
-        (size, name) for size, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if budget_bytes >= size
-    )
+    units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "bytes": 1}
+    name, unit = next((name, size) for name, size in units.items() if budget_bytes >= size)
     for fits, color, label in ((True, "C0", "fits"), (False, "0.6", "does not fit")):
         sizes = [row["total_bytes"] / unit for row in rows if row["fits"] == fits]
         axes.plot(sizes, [0.03] * len(sizes), "|", color=color, markersize=9, transform=axes.get_xaxis_transform(),
@@ -73,14 +72,10 @@ def plot_candidates(rows: Sequence[Mapping[str, Any]], budget_bytes: int, teache
     for row in tried:
         size = row["total_bytes"] / unit
         color = "C2" if row["chosen"] else "C0"
-        axes.annotate(
-            "",
-            (size, row["distilled_loss"]),
-            (size, row["pruned_loss"]),
-            arrowprops={"arrowstyle": "->", "color": color},
-        )
-        axes.plot([size], [row["pruned_loss"]], "o", color=color, fillstyle="none")
-        axes.plot([size], [row["distilled_loss"]], "o", color=color, label="chosen" if row["chosen"] else None)
+        before, after = row["pruned_loss"], row["distilled_loss"]
+        axes.annotate("", (size, after), (size, before), arrowprops={"arrowstyle": "->", "color": color})
+        axes.plot([size], [before], "o", color=color, fillstyle="none")
+        axes.plot([size], [after], "o", color=color, label="chosen" if row["chosen"] else None)
     axes.axvline(budget_bytes / unit, color="C3", linestyle=":", label="budget")
     axes.axvline(teacher_bytes / unit, color="0.2", linestyle=":", label="teacher")
     axes.set_xlabel(f"memory of generation, {name}")

@@ -1,16 +1,16 @@
-"""Prune the teacher until it fits into memory: importance, candidates under a budget, and the best of them by validation.
+"""Prune the teacher until it fits into memory: importance, candidates under a budget, the best of them by validation.
 
-In: the Dataset of data_curation.py, and through it the teacher. Out: a Checkpoint, the pruned model before distillation:
-a valid Hugging Face directory; the tables importance and candidates; the curves of the short distillations; plots.
+In: the Dataset of data_curation.py, and through it the teacher. Out: a Checkpoint, the pruned model that nothing has
+trained yet: a valid Hugging Face directory; the tables importance and candidates; the curves of the candidates; plots.
 Source: arXiv 2508.14444, section 4. Published: importance from forward passes on 1,024 samples; a budget of 19.66 GiB
 for 131,072 tokens on an A10G; 6 to 10 of 62 layers removed, of which 6 were best; hidden sizes, MLP sizes and Mamba
 heads between two ends; a short distillation of the top 3 candidates by memory, 19B tokens each.
 Run: python -m nemotron.recipes.nano2.stage5_compress.search --scale tiny --dataset-path <directory>
 
 Three acts, in the order of `main`: importance and slicing are in ../../nemotron_h/pruning.py, memory and the grid in
-../../nemotron_h/inference_memory.py. What the short distillations learned is thrown away: the pruned model is sliced out
-of the teacher again, so that training.py starts from the teacher's own weights (our choice; not disclosed).
-Left out: a search by depth first and by width after a long distillation, as published; here both are one grid. Resuming.
+../../nemotron_h/inference_memory.py. What the short distillations learned is thrown away: the pruned model is sliced
+out of the teacher again, and training.py starts from the teacher's own weights (our choice; not disclosed).
+Left out: the published order, depth first and width after a long distillation: here both are one grid. Resuming.
 """
 
 import math
@@ -203,7 +203,7 @@ def learning_rate_at(step: int, config: Config) -> float:
 def short_distillation(
     student: NemotronH, teacher: NemotronH, dataset: Dataset, config: Config
 ) -> list[dict[str, Any]]:
-    """Distill a candidate for a few steps, on the rows that every candidate reads; returns its curve, a row per step."""
+    """Distill a candidate for a few steps, on the rows that every candidate reads; its curve, a row for each step."""
     parameters = parameter_groups(student, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
     rows = read_rows(dataset.path / dataset.phases[0].file, config.batch_sequences)
@@ -285,7 +285,7 @@ def candidate_row(candidate: Candidate) -> dict[str, Any]:
 
 
 def importance_rows(importance: Importance, pattern: str) -> list[dict[str, Any]]:
-    """Every score as a row: its kind, the layer (-1: the residual stream), the unit (-1: the layer itself), the score."""
+    """Every score as a row: kind, layer (-1: the residual stream), unit (-1: the layer itself), score."""
     scores_of: dict[str, dict[int, torch.Tensor]] = {
         "hidden": {-1: importance.hidden},
         "mlp": importance.mlp,

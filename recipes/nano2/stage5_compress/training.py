@@ -2,8 +2,8 @@
 
 In: the pruned Checkpoint of search.py, and through it the Dataset and the teacher. Out: a Checkpoint: a Hugging Face
 directory, the state to resume from, the curve. Its dataset_path is the pruned Checkpoint.
-Source: arXiv 2508.14444, section 4. Published: the loss, KL(teacher || student) on logits only; rows of 8,192, 49,152 and
-262,144 tokens. Learning rate and batch are not disclosed: the values marked as proxies are those of Nemotron Elastic,
+Source: arXiv 2508.14444, section 4. Published: the loss, KL(teacher || student) on logits only; rows of 8,192, 49,152
+and 262,144 tokens. Learning rate and batch are not disclosed: the values marked as proxies are those of Nemotron Elastic,
 which was distilled from the same 12B. Temperature 1 is that of Nemotron-H.
 Run: python -m nemotron.recipes.nano2.stage5_compress.training --scale tiny --checkpoint-path <directory>
 
