@@ -3,8 +3,8 @@
 In: the pruned Checkpoint of search.py, and through it the Dataset and the teacher. Out: a Checkpoint: a Hugging Face
 directory, the state to resume from, the curve. Its dataset_path is the pruned Checkpoint.
 Source: arXiv 2508.14444, section 4. Published: the loss, KL(teacher || student) on logits only; rows of 8,192, 49,152
-and 262,144 tokens. Learning rate and batch are not disclosed: the values marked as proxies are those of Nemotron Elastic,
-which was distilled from the same 12B. Temperature 1 is that of Nemotron-H.
+and 262,144 tokens. Learning rate and batch are not disclosed: the proxies are those of Nemotron Elastic, which was
+distilled from the same 12B. Temperature 1 is that of Nemotron-H.
 Run: python -m nemotron.recipes.nano2.stage5_compress.training --scale tiny --checkpoint-path <directory>
 
 This is the fourth act of compression; search.py has the three before it. The divergence, and how it is computed without
@@ -17,6 +17,7 @@ b batch   t position
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -128,17 +129,19 @@ class Config(ScaledConfig):
             )
 
 
-def training_parts(config: Config, phases: Sequence[Phase]) -> list[TrainingPhase]:
+def training_parts(phases: Sequence[Phase], config: Any) -> list[TrainingPhase]:
     """The parts of the schedule of lengths with the batches that they are read in.
 
+    Args:
+        config: with batch_sequences, micro_batch_sequences and warmup_steps: that of this step, or of the control.
     Raises:
         ValueError: if there are not as many batch sizes as lengths, or the warmup is longer than the run.
     """
-    sizes = config.batch_sequences, config.micro_batch_sequences
-    for name, given in zip(("batch_sequences", "micro_batch_sequences"), sizes, strict=True):
+    sizes = {name: getattr(config, name) for name in ("batch_sequences", "micro_batch_sequences")}
+    for name, given in sizes.items():
         if len(given) != len(phases):
             raise ValueError(f"{name}={given} and the data has {len(phases)} lengths of rows; give one number for each")
-    parts = [TrainingPhase(*one) for one in zip(phases, *sizes, strict=True)]
+    parts = [TrainingPhase(*one) for one in zip(phases, *sizes.values(), strict=True)]
     num_steps = sum(part.num_steps for part in parts)
     if config.warmup_steps >= num_steps:
         raise ValueError(
@@ -171,7 +174,7 @@ def main(config: Config) -> Checkpoint:
     dataset = Dataset.load(path=pruned.dataset_path)
     base = dataset.base()
     check_same_tokenizer(base.checkpoint_path, pruned.checkpoint_path)
-    parts = training_parts(config, dataset.phases)
+    parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     check_fits(load_config(pruned.checkpoint_path), dtype=config.dtype, device=config.device)
     if is_done(config, pruned):
