@@ -1,9 +1,9 @@
-"""Train the pruned shape from random weights, on the tokens that distillation read: what pruning and a teacher are worth.
+"""Train the pruned shape from random weights, on the tokens that distillation read: what a teacher is worth.
 
 In: the distilled Checkpoint of training.py, and through it the Dataset. Out: a Checkpoint of the same shape, trained
 with cross-entropy on the same rows in the same batches. Its dataset_path is the distilled Checkpoint.
-It is a step by itself so that it can be resumed and left out: at full it would cost almost what distillation costs, and
-nothing reads it but the evaluation.
+It is a step by itself so that it can be resumed, and left out of a pipe: it costs almost what distillation costs, and
+only the evaluation reads it.
 Run: python -m nemotron.recipes.nano2.stage5_compress.control --scale tiny --checkpoint-path <directory>
 
 Left out: more tokens for it than the distilled model had. NVIDIA pretrains on 20T tokens, and distills on 0.14T.

@@ -152,6 +152,14 @@ class Dataset(Artifact):
         return base_checkpoint(self.base_checkpoint_path, self.tokenizer_path)
 
 
+def planned_phases(config: Config) -> list[Phase]:
+    """The parts of distillation, from the shortest rows to the longest."""
+    return [
+        Phase(name=f"length_{length}", file=f"length_{length}.parquet", num_sequences=number, sequence_length=length)
+        for length, number in zip(config.lengths, config.sequences, strict=True)
+    ]
+
+
 ROW_COLUMNS = {"source": pa.string(), "tokens": TOKENS, "in_loss": pa.list_(pa.bool_()), "segments": TOKENS}
 
 
@@ -253,12 +261,7 @@ def main(config: Config) -> Dataset:
 
         # The blend: at every point of a file, close to 70 and 30 percent. Every stream reads on where the last file
         # stopped. Rows longer than those of fine-tuning are made of its part with long context.
-        phases = [
-            Phase(
-                name=f"length_{length}", file=f"length_{length}.parquet", num_sequences=number, sequence_length=length
-            )
-            for length, number in zip(config.lengths, config.sequences, strict=True)
-        ]
+        phases = planned_phases(config)
         files = {"calibration": (config.calibration_samples, config.lengths[0])}
         files |= {phase.name: (phase.num_sequences, phase.sequence_length) for phase in phases}
         blend: dict[str, dict[str, BlendShare]] = {}

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP
 from nemotron.recipes.nemotron_h.pruning import Importance
+from nemotron.recipes.scoring.exam_report import asked_families, exam_rows
 from nemotron.recipes.training.curve import save_figure
+from nemotron.recipes.training.run import Checkpoint
 
+NAMES = {"teacher": "teacher", "pruned": "pruned", "scratch": "from scratch", "distilled": "distilled"}
+"""The models that are compared, in the order of the tables."""
+SOURCES = {"sft": "conversations", "pretraining": "text", "all": "both, as in the blend"}
 COLORS = {MAMBA: "C0", MLP: "C1", ATTENTION: "C3"}
 KINDS = {MAMBA: "Mamba-2", MLP: "MLP", ATTENTION: "attention"}
 
@@ -83,3 +89,93 @@ def plot_candidates(rows: Sequence[Mapping[str, Any]], budget_bytes: int, teache
     axes.margins(y=0.15)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
     save_figure(figure, path)
+
+
+def plot_recovery(distilled: Checkpoint, metrics: Mapping[str, float], path: Path) -> None:
+    """Validation loss of each source over the tokens of distillation, with the teacher's and the control's loss."""
+    curve = pq.read_table(distilled.curve_path).to_pylist()
+    tokens = np.cumsum([0, *(row["tokens"] for row in curve)])
+    validation = pq.read_table(distilled.validation_curve_path).to_pylist()
+    sources = list(dict.fromkeys(row["category"] for row in validation))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    all_axes = figure.subplots(1, len(sources), squeeze=False)[0]
+    for axes, source in zip(all_axes, sources, strict=True):
+        rows = [row for row in validation if row["category"] == source]
+        places = [0, *(tokens[row["step"]] for row in rows)]
+        losses = [metrics[f"loss/{source}/pruned"], *(row["loss"] for row in rows)]
+        axes.plot(places, losses, color="C2", marker="o", markersize=3, label="distilled")
+        for name, color in (("teacher", "0.2"), ("scratch", "C1")):
+            if f"loss/{source}/{name}" in metrics:
+                axes.axhline(metrics[f"loss/{source}/{name}"], color=color, linestyle=":", label=NAMES[name])
+        edges = [index for index, row in enumerate(curve) if index and row["phase"] != curve[index - 1]["phase"]]
+        for index in edges:
+            axes.axvline(tokens[index], color="0.85", zorder=0)
+        axes.set_title(SOURCES.get(source, source), fontsize=9)
+        axes.set_xlabel("tokens of distillation", fontsize=8)
+        axes.tick_params(labelsize=8)
+    all_axes[0].set_ylabel("validation loss, nats per token", fontsize=8)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def results_table(distilled: Checkpoint, metrics: Mapping[str, float], names: Mapping[str, str]) -> str:
+    """The metrics as Markdown.
+
+    Args:
+        names: the models that were compared -> what a reader calls them.
+    """
+    header = [f"| {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
+    parts = list(dict.fromkeys(name.split("/")[1] for name in metrics if name.startswith("memory_bytes/")))
+    totals = {model: sum(metrics[f"memory_bytes/{part}/{model}"] for part in parts) for model in names}
+    fewer = 1 - metrics["num_parameters/distilled"] / metrics["num_parameters/teacher"]
+    lines = [
+        "# Stage 5: pruned and distilled",
+        "",
+        f"{metrics['num_parameters/distilled']:,.0f} parameters, {fewer:.1%} fewer than the teacher; "
+        f"{distilled.num_steps:,} steps of distillation.",
+        "",
+        f"| size {header[0]}",
+        header[1],
+        row_of("parameters", [metrics[f"num_parameters/{model}"] for model in names], ",.0f"),
+        *(
+            row_of(f"bytes, {part}", [metrics[f"memory_bytes/{part}/{model}"] for model in names], ",.0f")
+            for part in parts
+        ),
+        row_of("bytes at the target context", list(totals.values()), ",.0f"),
+        "",
+        f"| validation, nats per token {header[0]}",
+        header[1],
+    ]
+    for measure, label in (("loss", "loss"), ("kl", "KL from the teacher")):
+        for source, name in SOURCES.items():
+            values = [
+                metrics[f"{measure}/{source}/{model}"] for model in names if f"{measure}/{source}/{model}" in metrics
+            ]
+            if values:
+                lines.append(row_of(f"{label}, {name}", values, ".4f"))
+    lines += ["", recovery_sentence(metrics), "", *exam_rows(metrics, names)]
+    lines += ["", f"| nats per token of the right reply {header[0]}", header[1]]
+    for family in asked_families(metrics)[:-1]:
+        lines.append(row_of(family, [metrics[f"nats/{family}/{model}"] for model in names], ".2f"))
+    lines.append("")
+    return "\n".join(lines)
+
+
+def recovery_sentence(metrics: Mapping[str, float]) -> str:
+    """What distillation brought back, and what it is worth beside the control."""
+    sentence = (
+        f"Distillation recovered {metrics['recovered']:.1%} of the loss that pruning added, and "
+        f"{metrics['recovered_kl']:.1%} of the divergence from the teacher."
+    )
+    if "better_than_scratch" in metrics:
+        sentence += (
+            f" The gap to the teacher is {metrics['better_than_scratch']:.1%} smaller than that of the same shape "
+            f"trained from scratch on the same tokens."
+        )
+    return sentence
+
+
+def row_of(label: str, values: Sequence[float], form: str) -> str:
+    """One row of a table: a number of every model."""
+    return f"| {label} | {' | '.join(format(value, form) for value in values)} |"
