@@ -15,12 +15,12 @@ Letters are those of `model.py`; f is a neuron of an MLP. Indices are always tho
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nemotron.recipes.nemotron_h.model import (
     ATTENTION,
@@ -33,6 +33,7 @@ from nemotron.recipes.nemotron_h.model import (
 )
 
 Order = Literal["importance", "random", "reversed"]
+Scored = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Importance:
     layer_errors: Tensor
     """(layers,) MSE of the logits if this layer alone is removed."""
     hidden: Tensor
-    """(d,) from the outputs of the layers' norms, each aggregated as in `mlp`, then summed over layers."""
+    """(d,) from the outputs of the layers' norms: mean of the absolute value over the positions of a sequence, then L2
+    norm over sequences, then the sum over layers. Published: mean and L2, and not which of them over what; this is what
+    NVIDIA's Model-Optimizer does."""
     mlp: dict[int, Tensor]
-    """Layer -> (f,) from the outputs of up_proj, before the activation: mean of the absolute value over the positions
-    of a sequence, then L2 norm over sequences. Published: mean and L2, and not which of them over what; this is the
-    choice of NVIDIA's Model-Optimizer."""
+    """Layer -> (f,) aggregated like `hidden`, from the neurons before or after their activation."""
     mamba: dict[int, Tensor]
-    """Layer -> (h, p) from x as in_proj writes it, before the convolution: L2 norm over sequences and positions."""
+    """Layer -> (h, p) L2 norm over sequences and positions, from x before or after the scan."""
 
     @property
     def mamba_channels(self) -> dict[int, Tensor]:
@@ -103,7 +104,12 @@ class Kept:
 
 @torch.no_grad()
 def measure_importance(
-    model: NemotronH, batches: Iterable[Tensor], *, num_layers: int, num_attention_layers: int
+    model: NemotronH,
+    batches: Iterable[Tensor],
+    *,
+    num_layers: int,
+    num_attention_layers: int,
+    scored: Scored = "after",
 ) -> Importance:
     """Score layers, hidden channels, neurons and Mamba heads by forward passes.
 
@@ -116,6 +122,10 @@ def measure_importance(
         num_attention_layers: how many of these are attention. Published: 4 of 56, but not how that was held. Ours: an
             attention layer stays in once there are only so many, and another layer once there are only so many others.
             The last layer of a kind always stays in.
+        scored: where neurons and Mamba heads are. "before", published: the outputs of up_proj, and x as in_proj writes
+            it, before the convolution. "after", ours: what the next weights read, which is relu(up_proj)^2 (so does
+            Model-Optimizer) and the input of the gated norm, y silu(z). A neuron far below 0 counts as important
+            before its activation and writes nothing after it.
     Raises:
         ValueError: if there is no batch or one is not (b, t) with tokens, or such a depth cannot be reached.
     """
@@ -141,7 +151,7 @@ def measure_importance(
         if len(left) > num_layers:
             errors = _removal_errors(model, batches, left)
     single = torch.tensor([layer_errors[index] for index in range(len(pattern))], dtype=torch.float64)
-    return Importance(tuple(layers), single, *_width_scores(model, batches))
+    return Importance(tuple(layers), single, *_width_scores(model, batches, scored))
 
 
 def _removable(pattern: str, left: Sequence[int], shape: Shape) -> list[int]:
@@ -184,34 +194,49 @@ def _logit_error(model: NemotronH, states: Tensor, full: Tensor, chunk_tokens: i
     return sum(model.lm_head(chunk).double().square().sum().item() for chunk in chunks)
 
 
-def _width_scores(model: NemotronH, batches: Sequence[Tensor]) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+def _width_scores(
+    model: NemotronH, batches: Sequence[Tensor], scored: Scored
+) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
     """`hidden`, `mlp` and `mamba` of Importance, in one pass over the batches."""
     config = model.config
     h, p = config.mamba_num_heads, config.mamba_head_dim
-    norms: dict[int, Tensor] = {}  # sums of squares, by layer
-    units: dict[int, Tensor] = {}
-    for tokens in batches:
-        u = model.backbone.embeddings(tokens)
-        for index, layer in enumerate(model.backbone.layers):
-            letter, normed = config.hybrid_override_pattern[index], layer.norm(u)
-            norms[index] = norms.get(index, 0) + _squared_means(normed)
-            if letter == MLP:
-                active = torch.relu(layer.mixer.up_proj(normed)).square()  # what down_proj reads
-                units[index] = units.get(index, 0) + _squared_means(active)
-            elif letter == MAMBA:
-                x = layer.mixer.in_proj(normed)[..., h * p : 2 * h * p]
-                units[index] = units.get(index, 0) + x.double().square().sum((0, 1)).view(h, p).cpu()
-            u = layer(u)
-    hidden = torch.stack([squares.sqrt() for squares in norms.values()]).sum(0)
-    roots = {MLP: {}, MAMBA: {}}
-    for index, squares in units.items():
-        roots[config.hybrid_override_pattern[index]][index] = squares.sqrt()
-    return hidden, roots[MLP], roots[MAMBA]
+    after = scored == "after"
+    norms: dict[int, Tensor] = {}  # by layer, here and below: sums of squares over sequences
+    mlp: dict[int, Tensor] = {}
+    mamba: dict[int, Tensor] = {}
+    hooks = []
+
+    def watch(module: nn.Module, sums: dict[int, Tensor], index: int, squares: Callable[[Tensor], Tensor]) -> None:
+        def add(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            reads = after and sums is not norms
+            sums[index] = sums.get(index, 0) + squares(inputs[0] if reads else output).cpu()
+
+        hooks.append(module.register_forward_hook(add))
+
+    def head_squares(x: Tensor) -> Tensor:
+        x = x if after else x[..., h * p : 2 * h * p]  # in_proj writes z, x, B, C and dt
+        return x.double().square().sum((0, 1)).view(h, p)
+
+    for index, layer in enumerate(model.backbone.layers):
+        letter, mixer = config.hybrid_override_pattern[index], layer.mixer
+        watch(layer.norm, norms, index, _squared_means)
+        if letter == MLP:
+            watch(mixer.down_proj if after else mixer.up_proj, mlp, index, _squared_means)
+        elif letter == MAMBA:
+            watch(mixer.norm if after else mixer.in_proj, mamba, index, head_squares)
+    try:
+        for tokens in batches:
+            model.backbone(tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    roots = [{index: squares.sqrt() for index, squares in sums.items()} for sums in (norms, mlp, mamba)]
+    return torch.stack(list(roots[0].values())).sum(0), roots[1], roots[2]
 
 
 def _squared_means(x: Tensor) -> Tensor:
     """(b, t, channels) to (channels): mean of |x| over positions, squared, summed over sequences."""
-    return x.double().abs().mean(1).square().sum(0).cpu()
+    return x.double().abs().mean(1).square().sum(0)
 
 
 # --- choice ---

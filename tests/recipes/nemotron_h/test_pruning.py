@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,7 +16,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpoint
-from nemotron.recipes.nemotron_h.model import PUBLISHED_9B, PUBLISHED_12B, ModelConfig, NemotronH, initialize
+from nemotron.recipes.nemotron_h.model import (
+    PUBLISHED_9B,
+    PUBLISHED_12B,
+    ModelConfig,
+    NemotronH,
+    initialize,
+    ssd_scan_sequential,
+)
 from nemotron.recipes.nemotron_h.plan import count_parameters
 from nemotron.recipes.nemotron_h.pruning import (
     Importance,
@@ -59,9 +66,18 @@ def logits_of(model: NemotronH, tokens: torch.Tensor) -> torch.Tensor:
 BATCHES = [tokens_of(2, 9, seed=1), tokens_of(1, 5, seed=2)]
 
 
-def measured(num_layers: int = 4, num_attention_layers: int = 1, model: NemotronH | None = None) -> Importance:
+def measured(
+    num_layers: int = 4,
+    num_attention_layers: int = 1,
+    model: NemotronH | None = None,
+    scored: Literal["before", "after"] = "after",
+) -> Importance:
     return measure_importance(
-        model or model_of(), BATCHES, num_layers=num_layers, num_attention_layers=num_attention_layers
+        model or model_of(),
+        BATCHES,
+        num_layers=num_layers,
+        num_attention_layers=num_attention_layers,
+        scored=scored,
     )
 
 
@@ -282,27 +298,33 @@ def test_hidden_scores_equal_plain_loops_over_the_outputs_of_the_norms() -> None
     assert measured().hidden.tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_mlp_scores_equal_plain_loops_over_the_squared_relu_of_up_proj() -> None:
+@pytest.mark.parametrize("scored", ["before", "after"])
+def test_mlp_scores_equal_plain_loops_over_the_neurons(scored: Literal["before", "after"]) -> None:
     ups = outputs_of(model_of(), lambda layer: getattr(layer.mixer, "up_proj", None))
-    for batches in ups.values():
-        for position in (position for sequences in batches for sequence in sequences for position in sequence):
-            position[:] = [max(number, 0) ** 2 for number in position]
-    scores = measured().mlp
+    if scored == "after":
+        for batches in ups.values():
+            for position in (position for sequences in batches for sequence in sequences for position in sequence):
+                position[:] = [max(number, 0) ** 2 for number in position]
+    scores = measured(scored=scored).mlp
     assert list(scores) == list(ups) == [1, 5]
     for layer, batches in ups.items():
         expected = [naive_score(batches, neuron) for neuron in range(10)]
         assert scores[layer].tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_mamba_scores_equal_plain_loops_over_x() -> None:
-    outputs = outputs_of(model_of(), lambda layer: getattr(layer.mixer, "in_proj", None))
-    importance = measured()
+@pytest.mark.parametrize("scored", ["before", "after"])
+def test_mamba_scores_equal_plain_loops_over_x(scored: Literal["before", "after"]) -> None:
+    model = model_of()
+    if scored == "before":
+        outputs, start = outputs_of(model, lambda layer: getattr(layer.mixer, "in_proj", None)), 6 * 4  # after z
+    else:
+        outputs, start = inputs_of_gated_norms(model), 0
+    importance = measured(scored=scored)
     assert list(importance.mamba) == list(outputs) == [0, 3]
     for layer, batches in outputs.items():
         positions = [position for sequences in batches for sequence in sequences for position in sequence]
-        z_size = 6 * 4
         squares = [
-            [sum(position[z_size + head * 4 + channel] ** 2 for position in positions) for channel in range(4)]
+            [sum(position[start + head * 4 + channel] ** 2 for position in positions) for channel in range(4)]
             for head in range(6)
         ]
         for head in range(6):
@@ -311,6 +333,25 @@ def test_mamba_scores_equal_plain_loops_over_x() -> None:
         for channel in range(4):
             expected = math.sqrt(sum(squares[head][channel] for head in range(6)))
             assert importance.mamba_channels[layer][channel] == pytest.approx(expected)
+
+
+def inputs_of_gated_norms(model: NemotronH) -> dict[int, list[Any]]:
+    """Layer -> y silu(z) of each batch, from the outputs of in_proj and the scan that defines the layer."""
+    h, p, g, n = 6, 4, 2, 3
+    found: dict[int, list[Any]] = {}
+    for index, batches in outputs_of(model, lambda layer: getattr(layer.mixer, "in_proj", None)).items():
+        mixer = model.backbone.layers[index].mixer
+        found[index] = []
+        for batch in batches:
+            z, xBC, dt = torch.tensor(batch, dtype=torch.float64).split([h * p, h * p + 2 * g * n, h], dim=-1)
+            with torch.no_grad():
+                xBC = torch.nn.functional.silu(mixer.conv1d(xBC))
+                dt = torch.log1p(torch.exp(dt + mixer.dt_bias))
+                x, B, C = xBC.split([h * p, g * n, g * n], dim=-1)
+                x, B, C = x.unflatten(-1, (h, p)), B.unflatten(-1, (g, n)), C.unflatten(-1, (g, n))
+                y, _ = ssd_scan_sequential(x, dt, -torch.exp(mixer.A_log), B, C, mixer.D)
+            found[index].append((y.flatten(2) * z * torch.sigmoid(z)).tolist())
+    return found
 
 
 def without(model: NemotronH, removed: set[int]) -> NemotronH:
