@@ -11,13 +11,14 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from nemotron.pipe import print_complete, print_page
 from nemotron.testing.compare import (
     GoldenError,
     Json,
@@ -117,6 +118,24 @@ def step_name(module: ModuleType) -> str:
 def stage_name(package: str) -> str:
     """Recipe and stage of a package: nano2/stage0_pretrain of nemotron.recipes.nano2.stage0_pretrain."""
     return "/".join(package.split(".")[-2:])
+
+
+def stage_program(
+    stage: str, config: Any, main: Callable[[Any], Mapping[str, Any]], page: Callable[[Any], str]
+) -> None:
+    """What a stage with a plan does when it runs as a program: show the plan, or run and report.
+
+    Args:
+        stage: recipe and stage, "nano2/stage0_pretrain".
+        config: of the stage, with plan, scale and output_dir.
+        main: runs the stage; returns its artifacts by name.
+        page: the plan as a page for the terminal.
+    """
+    if config.plan:
+        print_page(page(config))
+        return
+    print_complete(main(config))
+    report_reproduction(stage, config.scale, config.output_dir)
 
 
 def report_reproduction(stage: str, scale: str, directory: Path) -> None:

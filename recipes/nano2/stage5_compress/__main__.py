@@ -5,11 +5,11 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete, whole_stage
+from nemotron import Artifact, whole_stage
 from nemotron.config import ScaledConfig, input_path, nested, output_below, parse_command_line, switch
-from nemotron.pipe import print_page, step_process
+from nemotron.pipe import step_process
 from nemotron.recipes.nano2.stage5_compress import control, data_curation, evaluation, plan, search, training
-from nemotron.testing.stage import report_reproduction
+from nemotron.testing.stage import stage_program
 
 STAGE = "nano2/stage5_compress"  # names the golden
 STEPS = (data_curation, search, training, control, evaluation)  # in their order; each has its directory
@@ -46,8 +46,4 @@ def main(config: Config) -> dict[str, Artifact]:
 if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
-        if config.plan:
-            print_page(plan.page(config))
-        else:
-            print_complete(main(config))
-            report_reproduction(STAGE, config.scale, config.output_dir)
+        stage_program(STAGE, config, main, plan.page)
