@@ -84,9 +84,9 @@ class Config(ScaledConfig):
         full=published((13_427_734, 508_626, 3_814), "section 4, about 60B and 50B, 25B, and 1B tokens"),
     )
     """Rows of each part."""
-    validation_rows: PositiveInt = by_scale(tiny=4, small=16, medium=64, full=our_choice(256))
+    validation_rows: PositiveInt = by_scale(tiny=2, small=16, medium=64, full=our_choice(256))
     """Held-out rows of each family of exercises and of each category of text, at most."""
-    exercises_per_family: PositiveInt = by_scale(tiny=4, small=50, medium=200, full=our_choice(500))
+    exercises_per_family: PositiveInt = by_scale(tiny=2, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
     def check(self) -> None:

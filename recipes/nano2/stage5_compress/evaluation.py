@@ -82,7 +82,7 @@ class Config(ScaledConfig):
     """Temperature of the exam with thinking; without, it is greedy."""
     top_p: PositiveFloat = at_every_scale(published(0.95, "with thinking, model card of the 9B"))
     """Share of the probability that the exam with thinking draws from."""
-    constant_replies: PositiveInt = by_scale(tiny=50, small=500, medium=1000, full=our_choice(1000))
+    constant_replies: PositiveInt = by_scale(tiny=20, small=500, medium=1000, full=our_choice(1000))
     """Training exercises of each family whose right replies are tried as constant replies."""
     speed_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=8, full=published(8, "section 4"), recorded=False)
     """Sequences that are decoded side by side for the speed."""
@@ -90,7 +90,7 @@ class Config(ScaledConfig):
         tiny=16, small=128, medium=512, full=published(16_384, "section 4, 8k in and 16k out"), recorded=False
     )
     """Tokens of each of them."""
-    speed_rounds: PositiveInt = at_every_scale(our_choice(3), recorded=False)
+    speed_rounds: PositiveInt = by_scale(tiny=1, small=3, medium=3, full=our_choice(3), recorded=False)
     """Measurements of each model; their median counts."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to evaluate: cpu, cuda, cuda:1, ..."""
@@ -179,9 +179,10 @@ def main(config: Config) -> Results:
             losses = held_out_losses(model, dataset.validation_path, dataset.shares(), dtype="float32",
                                      batch_tokens=config.batch_tokens, device=config.device)  # fmt: skip
             metrics |= {f"loss/{source}/{name}": loss for source, loss in losses.items()}
-            kl = held_out_divergences(model, models["teacher"], dataset.validation_path, dataset.shares(),
-                                      chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
-            metrics |= {f"kl/{source}/{name}": value for source, value in kl.items()}
+            if name != "teacher":
+                kl = held_out_divergences(model, models["teacher"], dataset.validation_path, dataset.shares(),
+                                          chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
+                metrics |= {f"kl/{source}/{name}": value for source, value in kl.items()}
             metrics[f"num_parameters/{name}"] = parameter_count(model.config)
             for part, size in inference_memory_bytes(model.config, **memory).items():
                 metrics[f"memory_bytes/{part}/{name}"] = size

@@ -149,10 +149,8 @@ def results_table(distilled: Checkpoint, metrics: Mapping[str, float], names: Ma
     ]
     for measure, label in (("loss", "loss"), ("kl", "KL from the teacher")):
         for source, name in SOURCES.items():
-            values = [
-                metrics[f"{measure}/{source}/{model}"] for model in names if f"{measure}/{source}/{model}" in metrics
-            ]
-            if values:
+            if f"{measure}/{source}/distilled" in metrics:
+                values = [metrics.get(f"{measure}/{source}/{model}", 0.0) for model in names]
                 lines.append(row_of(f"{label}, {name}", values, ".4f"))
     lines += ["", recovery_sentence(metrics), "", *exam_rows(metrics, names)]
     lines += ["", f"| nats per token of the right reply {header[0]}", header[1]]

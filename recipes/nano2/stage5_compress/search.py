@@ -142,7 +142,7 @@ class Config(ScaledConfig):
     # The short distillation of the candidates that need most of the budget.
     num_candidates: PositiveInt = by_scale(tiny=2, small=3, medium=3, full=published(3, "section 4"))
     """Candidates that are distilled for a while and compared."""
-    candidate_steps: PositiveInt = by_scale(tiny=4, small=12, medium=100, full=published(1510, "section 4, 19B tokens"))
+    candidate_steps: PositiveInt = by_scale(tiny=3, small=12, medium=100, full=published(1510, "section 4, 19B tokens"))
     """Optimizer steps of each, on the first rows of distillation."""
     batch_sequences: PositiveInt = by_scale(tiny=4, small=16, medium=64, full=proxy(1536, ELASTIC))
     """Rows per optimizer step."""
