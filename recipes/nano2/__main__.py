@@ -1,5 +1,6 @@
 """Nemotron Nano 2, all stages in order: 0, pretraining, 1, fine-tuning, 2, learning from verifiable rewards, 3, from
-preferences between its own tries at tasks with tools, and 4, from a reward model, with a merge at the end.
+preferences between its own tries at tasks with tools, 4, from a reward model, with a merge at the end, and 5,
+compression.
 
 Run: python -m nemotron.recipes.nano2 --scale tiny
 """
@@ -19,6 +20,8 @@ from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
+from nemotron.recipes.nano2.stage5_compress import __main__ as stage5_compress
+from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
 from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import report_reproduction
 
@@ -36,6 +39,7 @@ class Config(ScaledConfig):
     rlvr: stage2_rlvr.Config = nested(stage2_rlvr.Config, "stage2_rlvr")
     dpo: stage3_dpo.Config = nested(stage3_dpo.Config, "stage3_dpo")
     rlhf: stage4_rlhf.Config = nested(stage4_rlhf.Config, "stage4_rlhf")
+    compress: stage5_compress.Config = nested(stage5_compress.Config, "stage5_compress")
 
 
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
@@ -50,24 +54,28 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
     rlvr = check_stage(MODELS[config.scale], config.rlvr, "--rlvr.train.resume")
     dpo = check_stage(MODELS[config.scale], config.dpo, "--dpo.train.resume")
     rlhf = check_stage(MODELS[config.scale], config.rlhf, "--rlhf.train.resume")
+    compress = compression_plan.check(config.compress, "--compress.train.resume")
     with (
         whole_stage(pretrain, stage0_pretrain.STEPS),
         whole_stage(sft, stage1_sft.STEPS),
         whole_stage(rlvr, stage2_rlvr.STEPS),
         whole_stage(dpo, stage3_dpo.STEPS),
         whole_stage(rlhf, stage4_rlhf.STEPS),
+        whole_stage(compress, stage5_compress.STEPS),
     ):
         base = stage0_pretrain.main(pretrain)
         tuned = stage1_sft.main(replace(sft, base_checkpoint_path=base["checkpoint"].path))
         reinforced = stage2_rlvr.main(replace(rlvr, base_checkpoint_path=tuned["checkpoint"].path))
         preferring = stage3_dpo.main(replace(dpo, base_checkpoint_path=reinforced["checkpoint"].path))
         liked = stage4_rlhf.main(replace(rlhf, base_checkpoint_path=preferring["checkpoint"].path))
+        small = stage5_compress.main(replace(compress, base_checkpoint_path=liked["checkpoint"].path))
     return {
         stage0_pretrain.STAGE: base,
         stage1_sft.STAGE: tuned,
         stage2_rlvr.STAGE: reinforced,
         stage3_dpo.STAGE: preferring,
         stage4_rlhf.STAGE: liked,
+        stage5_compress.STAGE: small,
     }
 
 
@@ -78,6 +86,6 @@ if __name__ == "__main__":
             print_page(plan.page(config.pretrain.data, config.pretrain.train))
         else:
             stages = main(config)
-            print_complete(stages[stage4_rlhf.STAGE])
+            print_complete(stages[stage5_compress.STAGE])
             for stage, artifacts in stages.items():
                 report_reproduction(stage, config.scale, artifacts["results"].path.parent)

@@ -47,13 +47,14 @@ PUBLISHED_SCORES = {
 """Benchmark -> the 12B base model and the 9B base model."""
 
 
-def check(config: Any) -> Any:
+def check(config: Any, flag: str = "--train.resume") -> Any:
     """Raise ValueError for what a later step would refuse, before any work is done; return the config.
 
     Args:
         config: of the stage.
+        flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
-    config = check_stage(MODELS[config.scale], config)
+    config = check_stage(MODELS[config.scale], config, flag)
     for step in (config.train, config.scratch):
         training.training_parts(data_curation.planned_phases(config.data), step)
     search.check_grid(MODELS[config.scale], config.prune)

@@ -30,17 +30,16 @@ def plot_importance(importance: Importance, pattern: str, path: Path) -> None:
     """What the removal of each layer costs, and the scores of the units of each kind, the best first."""
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2)
-    removed = {layer: place + 1 for place, (layer, _) in enumerate(importance.layers)}
     errors = importance.layer_errors.tolist()
     for letter in dict.fromkeys(pattern):
         places = [index for index, other in enumerate(pattern) if other == letter]
         axes[0, 0].bar(places, [errors[index] for index in places], color=COLORS[letter], label=KINDS[letter])
-    for layer, order in removed.items():
-        axes[0, 0].annotate(f"removed {order}.", (layer, errors[layer]), xytext=(0, 2), ha="center", fontsize=7,
-                            textcoords="offset points")  # fmt: skip
+    for place, (layer, _) in enumerate(importance.layers):
+        above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+        axes[0, 0].annotate(f"{place + 1}.", (layer, errors[layer]), **above)
     axes[0, 0].set_yscale("log")
     axes[0, 0].set_ylabel("error of the logits without it", fontsize=8)
-    axes[0, 0].set_xlabel("layer", fontsize=8)
+    axes[0, 0].set_xlabel("layer; above some, the order of their removal", fontsize=8)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
     units = {
@@ -60,7 +59,7 @@ def plot_importance(importance: Importance, pattern: str, path: Path) -> None:
         if 1 < len(of_layers) <= 8:
             panel.legend(frameon=False, fontsize=7)
     for panel in axes.flat:
-        panel.tick_params(labelsize=8)
+        panel.tick_params(labelsize=8, which="both")
     save_figure(figure, path)
 
 
@@ -112,6 +111,7 @@ def plot_recovery(distilled: Checkpoint, metrics: Mapping[str, float], path: Pat
             axes.axvline(tokens[index], color="0.85", zorder=0)
         axes.set_title(SOURCES.get(source, source), fontsize=9)
         axes.set_xlabel("tokens of distillation", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
     all_axes[0].set_ylabel("validation loss, nats per token", fontsize=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
