@@ -65,7 +65,8 @@ def test_every_scale_has_a_plan_and_shapes_that_fit(scale):
     assert text.startswith(f"Compression at scale {scale}\n")
     fit, of = re.search(r"grid +([\d,]+) of ([\d,]+) shapes fit", text).groups()
     assert 0 < int(fit.replace(",", "")) < int(of.replace(",", ""))
-    assert plan.check(config).scale == scale
+    for step in (config.train, config.scratch):
+        assert plan.training.training_parts(plan.data_curation.planned_phases(config.data), step)
 
 
 def test_a_budget_that_the_teacher_fits_is_refused():
