@@ -64,6 +64,7 @@ from nemotron.recipes.nemotron_h.inference_memory import (
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, parameter_groups
 from nemotron.recipes.nemotron_h.pruning import (
     Importance,
+    Scored,
     Shape,
     check_shape,
     choose,
@@ -136,6 +137,8 @@ class Config(ScaledConfig):
     """Mamba-2 heads; as many in every group."""
     rescale: bool = at_every_scale(our_choice(False, "the published recipe only trims, as far as we know"))
     """Scale what is left so that the norms divide by what they divided by before; see `prune`."""
+    scored: Scored = by_scale(tiny="after", small="after", medium="after", full=published("before", "section 4"))
+    """Where neurons and Mamba heads are scored: before their activation, or after it, as what reads them sees them."""
     calibration_batch: PositiveInt = by_scale(tiny=16, small=16, medium=8, full=our_choice(1), recorded=False)
     """Calibration rows of one forward pass; changes memory, not the result."""
 
@@ -350,6 +353,7 @@ def main(config: Config) -> Checkpoint:
             (collate(table).tokens[:, :-1] for table in tables),
             num_layers=min(config.depths),
             num_attention_layers=config.attention_layers,
+            scored=config.scored,
         )
         print_line(f"layers removed, in order: {', '.join(f'{n} ({pattern[n]})' for n, _ in importance.layers)}")
 

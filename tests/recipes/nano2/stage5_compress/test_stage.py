@@ -68,7 +68,7 @@ def test_the_blend_has_both_sources_in_every_part(stage5):
 
 
 def test_nothing_that_is_held_out_is_trained_on(stage5):
-    """A conversation of the validation is in no row; text comes from other modules, which curation of stage 0 ensures."""
+    """A conversation of the validation is in no row; its text is of other modules, as curation of stage 0 ensures."""
     streams = [row["tokens"] for phase in stage5.dataset.phases for row in rows(stage5.dataset.path / phase.file)]
     joined = ["," + ",".join(map(str, tokens)) + "," for tokens in streams]
     for row in rows(stage5.dataset.validation_path):
