@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from nemotron.testing import stage as stage_module
 from nemotron.testing.compare import parse_golden
 from nemotron.testing.stage import (
     StageError,
@@ -19,6 +20,7 @@ from nemotron.testing.stage import (
     run_stage,
     stage_document,
     stage_name,
+    stage_program,
     step_name,
 )
 
@@ -235,3 +237,14 @@ def test_run_without_a_step_of_the_golden_cannot_be_compared(ladders, tmp_path):
     line = reproduction(STAGE, write(tmp_path, ladders))
     assert line.startswith(f"reproduces golden/{STAGE}.json: cannot be compared, ")
     assert "evaluation" in line
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_stage_with_a_plan_prints_it_or_runs(wanted, tmp_path, monkeypatch):
+    done = []
+    config = SimpleNamespace(plan=wanted, scale="tiny", output_dir=tmp_path)
+    monkeypatch.setattr(stage_module, "print_page", lambda page: done.append(f"page {page}"))
+    monkeypatch.setattr(stage_module, "print_complete", lambda artifacts: done.append(f"artifacts {artifacts}"))
+    monkeypatch.setattr(stage_module, "report_reproduction", lambda *given: done.append(given))
+    stage_program("a/stage", config, lambda given: {"ran": given is config}, lambda given: f"of {given.scale}")
+    assert done == (["page of tiny"] if wanted else ["artifacts {'ran': True}", ("a/stage", "tiny", tmp_path)])

@@ -1,14 +1,28 @@
 """The divergence from teacher to student: against arithmetic by hand, slopes by differences, and torch's own."""
 
 import math
+from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
+from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.nemotron_h.plan import bytes_saved_for_backward
-from nemotron.recipes.training.distill import kl_sum
+from nemotron.recipes.training import distill
+from nemotron.recipes.training.batches import collate
+from nemotron.recipes.training.distill import (
+    batch_kl_sum,
+    check_same_tokenizer,
+    held_out_divergences,
+    held_out_losses,
+    kl_sum,
+)
 
 TOKENS, VOCABULARY, STUDENT, TEACHER = 13, 29, 5, 7
 
@@ -167,3 +181,117 @@ def test_other_tokens_or_another_vocabulary_are_refused(models):
         kl_sum(hidden, head, teacher_hidden[:-1], teacher_head, chunk_tokens=4)
     with pytest.raises(ValueError, match="the teacher 13 and 28"):
         kl_sum(hidden, head, teacher_hidden, teacher_head[:-1], chunk_tokens=4)
+
+
+# --- models and rows ---
+
+
+def model_of(seed, **changes):
+    model = NemotronH(replace(MODELS["tiny"], vocab_size=40, **changes), dtype=torch.float64)
+    initialize(model, seed)
+    return model
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return model_of(0)
+
+
+@pytest.fixture(scope="module")
+def student():
+    return model_of(1, hidden_size=48, intermediate_size=128, hybrid_override_pattern="M*-")
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """Rows of different lengths from two sources; of some, only the end counts."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number, length in enumerate((9, 5, 7, 12, 4)):
+        tokens = torch.randint(0, 40, (length,), generator=generator).tolist()
+        counts = [place > number for place in range(length)]
+        source = "a" if number < 3 else "b"
+        rows.append({"source": source, "tokens": tokens, "in_loss": counts, "segments": [0] * length})
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path, rows
+
+
+def logprobs(model, tokens):
+    with torch.no_grad():
+        return model(torch.tensor([tokens[:-1]]))[0].log_softmax(-1)
+
+
+def test_a_batch_has_the_divergence_of_its_texts_read_one_by_one(student, teacher):
+    """Two texts in one row and one in another, padded; the first token of a text does not count."""
+    texts = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9]]
+    table = pa.table({
+        "tokens": [texts[0] + texts[1], texts[2]],
+        "in_loss": [[True] * 5 + [False, True, True], [True] * 7],
+        "segments": [[0] * 5 + [1] * 3, [0] * 7],
+    })  # fmt: skip
+    expected = 0.0
+    for text in texts:
+        log_q, log_p = logprobs(student, text), logprobs(teacher, text)
+        expected += (log_p.exp() * (log_p - log_q)).sum().item()
+    found = batch_kl_sum(student, teacher, collate(table), temperature=1.0, chunk_tokens=3)
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_only_the_student_gets_a_gradient(teacher):
+    learner = model_of(2)
+    table = pa.table({"tokens": [[3, 1, 4, 1, 5]]})
+    batch_kl_sum(learner, teacher, collate(table), temperature=1.0, chunk_tokens=3).backward()
+    assert all(parameter.grad is not None for parameter in learner.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_step_against_the_gradient_brings_the_student_nearer(teacher):
+    learner = model_of(2)
+    batch = collate(pa.table({"tokens": [[3, 1, 4, 1, 5, 9, 2, 6]]}))
+    before = batch_kl_sum(learner, teacher, batch, temperature=1.0, chunk_tokens=100)
+    before.backward()
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.sub_(1e-3 * parameter.grad)
+    assert batch_kl_sum(learner, teacher, batch, temperature=1.0, chunk_tokens=100) < before
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 1000])
+def test_held_out_losses_are_means_over_the_tokens_that_count(student, held_out, batch_tokens):
+    path, rows = held_out
+    found = held_out_losses(student, path, {"a": 0.75, "b": 0.25}, batch_tokens=batch_tokens, dtype="float64",
+                            device="cpu")  # fmt: skip
+    for source in ("a", "b"):
+        losses = []
+        for row in rows:
+            if row["source"] == source:
+                logs = logprobs(student, row["tokens"])
+                targets = enumerate(row["tokens"][1:])
+                losses += [-logs[place, token].item() for place, token in targets if row["in_loss"][place + 1]]
+        assert found[source] == pytest.approx(sum(losses) / len(losses), rel=1e-10)
+    assert found["all"] == pytest.approx(0.75 * found["a"] + 0.25 * found["b"])
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 8])
+def test_held_out_divergences_are_too(student, teacher, held_out, batch_rows, monkeypatch):
+    monkeypatch.setattr(distill, "BATCH_ROWS", batch_rows)
+    path, rows = held_out
+    found = held_out_divergences(student, teacher, path, {"a": 0.75, "b": 0.25}, chunk_tokens=3, device="cpu")
+    for source in ("a", "b"):
+        terms = []
+        for row in rows:
+            if row["source"] == source:
+                log_q, log_p = logprobs(student, row["tokens"]), logprobs(teacher, row["tokens"])
+                each = (log_p.exp() * (log_p - log_q)).sum(-1)
+                terms += each[torch.tensor(row["in_loss"][1:])].tolist()
+        assert found[source] == pytest.approx(sum(terms) / len(terms), rel=1e-10)
+    assert found["all"] == pytest.approx(0.75 * found["a"] + 0.25 * found["b"])
+
+
+def test_a_tokenizer_is_compared_by_what_it_does(tmp_path):
+    for name, text in (("one", "some text of one kind"), ("same", "some text of one kind"), ("other", "another text")):
+        save_tokenizer(train_tokenizer([text * 20], 300), tmp_path / name)
+    check_same_tokenizer(tmp_path / "one", tmp_path / "same")
+    with pytest.raises(ValueError, match=r"^the teacher .*one and the student .*other have different tokenizers; dis"):
+        check_same_tokenizer(tmp_path / "one", tmp_path / "other")
