@@ -353,7 +353,6 @@ def pruned_config(config: ModelConfig, kept: Kept, *, rescale: bool) -> ModelCon
         intermediate_size=len(one["mlp"]) if one["mlp"] else config.intermediate_size,
         mamba_num_heads=len(one["mamba_heads"]) if one["mamba_heads"] else config.mamba_num_heads,
         mamba_head_dim=len(one["mamba_channels"]) if one["mamba_channels"] else config.mamba_head_dim,
-        initializer_range=config.initial_std,
     )
     if rescale:
         gated = config.mamba_inner_size / pruned.mamba_inner_size

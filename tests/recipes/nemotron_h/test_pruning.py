@@ -218,7 +218,7 @@ def test_pruning_nothing_gives_the_same_bits(config: ModelConfig, rescale: bool,
         assert torch.equal(tensor, model.state_dict()[name]), name
         assert tensor.dtype == dtype
         assert tensor.data_ptr() != model.state_dict()[name].data_ptr(), name  # training one must not change the other
-    assert replace(pruned.config, initializer_range=config.initializer_range) == config
+    assert pruned.config == config
 
 
 def test_a_pruned_model_learns() -> None:
