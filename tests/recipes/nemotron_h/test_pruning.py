@@ -218,7 +218,7 @@ def test_pruning_nothing_gives_the_same_bits(config: ModelConfig, rescale: bool,
         assert torch.equal(tensor, model.state_dict()[name]), name
         assert tensor.dtype == dtype
         assert tensor.data_ptr() != model.state_dict()[name].data_ptr(), name  # training one must not change the other
-    assert replace(pruned.config, initializer_range=config.initializer_range) == config
+    assert pruned.config == config
 
 
 def test_a_pruned_model_learns() -> None:
@@ -432,6 +432,7 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not importance.hidden.requires_grad
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_measured_importance_finds_the_parts_that_are_zero() -> None:
@@ -482,7 +483,7 @@ def test_heads_are_ranked_within_their_group_by_the_kept_channels_only() -> None
     mamba = torch.tensor(
         [
             # channels 0 and 1 are kept; channel 2 would make head 0 the best of its group
-            [2.0, 2.0, 2.9],
+            [2.0, 2.0, 3.5],
             [3.0, 3.0, 0.0],
             [9.0, 0.0, 0.0],
             # every head of the second group is below the worst of the first
