@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 
+from nemotron.config import published
 from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, PUBLISHED_9B, ModelConfig
 
 GIB = 1 << 30
 # Published: the memory of an A10G, less 5 %, less 1.3 GiB reserved for a vision encoder. Together 19.657 GiB.
 A10G_BUDGET = round((22.06 * 0.95 - 1.3) * GIB)
-CONTEXT_TOKENS = 131072  # published: the context that must fit, at a batch of at least 1
+# The context that must fit, at a batch of at least 1.
+CONTEXT_TOKENS: int = published(131072, "section 4").value
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 
