@@ -1,7 +1,8 @@
 """Does importance choose better than chance? Each axis of pruning alone, by importance, at random and reversed.
 
 For every axis (layers, channels of the residual stream, neurons of the MLPs, Mamba-2 heads) the teacher is pruned along
-that axis only, to the smallest size of the search's grid, and its held-out loss is measured; nothing is distilled. Each
+that axis only, to the smallest size of the search's grid, and its divergence from the teacher on held-out rows is
+measured; nothing is distilled. Each
 seed draws another random choice, and measures importance on another part of the calibration rows.
 
 Run: python benchmarks/pruning_orders.py --dataset-path outputs/nano2/small/stage5_compress/data_curation --scale small
@@ -21,8 +22,9 @@ from nemotron.command_line import checked_arguments
 from nemotron.recipes.nano2.stage5_compress import search
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.nemotron_h.pruning import Order, Shape, choose, measure_importance, prune
-from nemotron.recipes.training.distill import held_out_losses
+from nemotron.recipes.training.distill import held_out_divergences
 
 
 @dataclass
@@ -35,12 +37,12 @@ class Config:
     """Whose grid is used: the smallest size of each axis."""
     seeds: int = 3
     """Random choices, and parts of the calibration rows."""
-    batch_tokens: int = 8192
-    """Most tokens of one forward pass."""
+    chunk_tokens: int = 1024
+    """Tokens whose logits are in memory at a time."""
 
 
 def main(config: Config) -> None:
-    """Measure all orders and print the losses."""
+    """Measure all orders and print the divergences."""
     dataset = Dataset.load(path=config.dataset_path)
     teacher = load_checkpoint(dataset.base().checkpoint_path)
     given = search.Config(scale=config.scale)
@@ -53,12 +55,10 @@ def main(config: Config) -> None:
         "Mamba heads": {"mamba_num_heads": min(given.mamba_heads)},
     }
 
-    def loss_of(model: torch.nn.Module) -> float:
-        losses = held_out_losses(model, dataset.validation_path, dataset.shares(), batch_tokens=config.batch_tokens,
-                                 dtype="float32", device="cpu")  # fmt: skip
-        return losses["all"]
+    def divergence_of(model: NemotronH) -> float:
+        held_out = dataset.validation_path, dataset.shares()
+        return held_out_divergences(model, teacher, *held_out, chunk_tokens=config.chunk_tokens, device="cpu")["all"]
 
-    print(f"teacher: validation loss {loss_of(teacher):.4f}, {teacher.config.hybrid_override_pattern}")
     losses: dict[tuple[str, Order], list[float]] = {}
     for seed in range(config.seeds):
         importance = measure_importance(
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
         for axis, sizes in axes.items():
             for order in get_args(Order):
                 kept = choose(importance, teacher.config, replace(whole, **sizes), order, seed)
-                losses.setdefault((axis, order), []).append(loss_of(prune(teacher, kept)))
+                losses.setdefault((axis, order), []).append(divergence_of(prune(teacher, kept)))
     print(f"{'axis':<18}{'':<14}" + "".join(f"{order:>22}" for order in get_args(Order)))
     for axis, sizes in axes.items():
         cells = []

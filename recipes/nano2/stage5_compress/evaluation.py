@@ -41,7 +41,7 @@ from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
+from nemotron.recipes.nano2.stage5_compress.data_curation import SFT, Dataset
 from nemotron.recipes.nano2.stage5_compress.report import NAMES, plot_recovery, results_table
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
@@ -113,7 +113,7 @@ class Results(Artifact):
 
 
 # What a line of golden/CHANGES.md shows.
-HEADLINE = ("loss/all/teacher", "loss/all/pruned", "loss/all/distilled", "recovered")
+HEADLINE = ("loss/sft/teacher", "loss/sft/pruned", "loss/sft/distilled", "recovered", "recovered_kl")
 
 
 def compared(given: Checkpoint) -> dict[str, Checkpoint]:
@@ -129,17 +129,20 @@ def share_of(gap: float, whole: float) -> float:
     return 1 - gap / whole if whole > 0 else 0.0
 
 
-def recovery_metrics(metrics: Mapping[str, float], sources: list[str]) -> dict[str, float]:
-    """How much of what pruning lost the distillation brought back, and how it stands beside the control."""
+def recovery_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """How much of what pruning lost the distillation brought back, and how it stands beside the control.
+
+    By the loss on conversations, which is what the aligned teacher is for, and by the divergence from the teacher on
+    both sources. The loss on text says nothing here: fine-tuning made the teacher forget it.
+    """
+    loss = {name: metrics[f"loss/{SFT}/{name}"] for name in NAMES if f"loss/{SFT}/{name}" in metrics}
+    gaps = {name: value - loss["teacher"] for name, value in loss.items()}
+    kl = {name: metrics[f"kl/all/{name}"] for name in loss if name != "teacher"}
     found = {}
-    for source in sources:
-        loss = {name: metrics.get(f"loss/{source}/{name}", 0.0) for name in NAMES}
-        suffix = "" if source == "all" else f"/{source}"
-        gap = loss["distilled"] - loss["teacher"]
-        found[f"recovered{suffix}"] = share_of(gap, loss["pruned"] - loss["teacher"])
-        found[f"recovered_kl{suffix}"] = share_of(metrics[f"kl/{source}/distilled"], metrics[f"kl/{source}/pruned"])
-        if f"loss/{source}/scratch" in metrics:
-            found[f"better_than_scratch{suffix}"] = share_of(gap, loss["scratch"] - loss["teacher"])
+    for label, other in (("recovered", "pruned"), ("better_than_scratch", "scratch")):
+        if other in loss:
+            found[label] = share_of(gaps["distilled"], gaps[other])
+            found[f"{label}_kl"] = share_of(kl["distilled"], kl[other])
     return found
 
 
@@ -178,7 +181,7 @@ def main(config: Config) -> Results:
         for name, model in models.items():
             losses = held_out_losses(model, dataset.validation_path, dataset.shares(), dtype="float32",
                                      batch_tokens=config.batch_tokens, device=config.device)  # fmt: skip
-            metrics |= {f"loss/{source}/{name}": loss for source, loss in losses.items()}
+            metrics |= {f"loss/{source}/{name}": losses[source] for source in dataset.shares()}
             if name != "teacher":
                 kl = held_out_divergences(model, models["teacher"], dataset.validation_path, dataset.shares(),
                                           chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
@@ -186,7 +189,7 @@ def main(config: Config) -> Results:
             metrics[f"num_parameters/{name}"] = parameter_count(model.config)
             for part, size in inference_memory_bytes(model.config, **memory).items():
                 metrics[f"memory_bytes/{part}/{name}"] = size
-        metrics |= recovery_metrics(metrics, list(losses))
+        metrics |= recovery_metrics(metrics)
 
         # The exam of every family, as after the other stages.
         drawn = Sampling(config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)

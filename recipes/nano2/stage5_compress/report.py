@@ -64,7 +64,7 @@ def plot_importance(importance: Importance, pattern: str, path: Path) -> None:
 
 
 def plot_candidates(rows: Sequence[Mapping[str, Any]], budget_bytes: int, teacher_bytes: int, path: Path) -> None:
-    """Validation loss over memory of the candidates that were distilled; memory of all others as ticks below."""
+    """Divergence from the teacher over memory of the candidates that were tried; memory of the others as ticks below."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "bytes": 1}
@@ -73,47 +73,52 @@ def plot_candidates(rows: Sequence[Mapping[str, Any]], budget_bytes: int, teache
         sizes = [row["total_bytes"] / unit for row in rows if row["fits"] == fits]
         axes.plot(sizes, [0.03] * len(sizes), "|", color=color, markersize=9, transform=axes.get_xaxis_transform(),
                   label=f"{len(sizes)} of the grid: {label}")  # fmt: skip
-    tried = [row for row in rows if row["distilled_loss"] is not None]
+    tried = [row for row in rows if row["distilled_kl"] is not None]
     for row in tried:
         size = row["total_bytes"] / unit
         color = "C2" if row["chosen"] else "C0"
-        before, after = row["pruned_loss"], row["distilled_loss"]
+        before, after = row["pruned_kl"], row["distilled_kl"]
         axes.annotate("", (size, after), (size, before), arrowprops={"arrowstyle": "->", "color": color})
         axes.plot([size], [before], "o", color=color, fillstyle="none")
         axes.plot([size], [after], "o", color=color, label="chosen" if row["chosen"] else None)
     axes.axvline(budget_bytes / unit, color="C3", linestyle=":", label="budget")
     axes.axvline(teacher_bytes / unit, color="0.2", linestyle=":", label="teacher")
     axes.set_xlabel(f"memory of generation, {name}")
-    axes.set_ylabel("validation loss: pruned, then distilled for a while")
+    axes.set_ylabel("held-out KL from the teacher: pruned, then\ndistilled for a while, nats per token", fontsize=9)
     axes.margins(y=0.15)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
     save_figure(figure, path)
 
 
 def plot_recovery(distilled: Checkpoint, metrics: Mapping[str, float], path: Path) -> None:
-    """Validation loss of each source over the tokens of distillation, with the teacher's and the control's loss."""
+    """Validation over the tokens of distillation, beside the teacher and the control."""
     curve = pq.read_table(distilled.curve_path).to_pylist()
     tokens = np.cumsum([0, *(row["tokens"] for row in curve)])
     validation = pq.read_table(distilled.validation_curve_path).to_pylist()
-    sources = list(dict.fromkeys(row["category"] for row in validation))
+    # Category of the validation -> the name of its metric, and its title.
+    panels = {
+        "sft": ("loss/sft", "loss, conversations"),
+        "pretraining": ("loss/pretraining", "loss, text"),
+        "kl": ("kl/all", "KL from the teacher"),
+    }
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    all_axes = figure.subplots(1, len(sources), squeeze=False)[0]
-    for axes, source in zip(all_axes, sources, strict=True):
-        rows = [row for row in validation if row["category"] == source]
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (category, (name, title)) in zip(all_axes, panels.items(), strict=True):
+        rows = [row for row in validation if row["category"] == category]
         places = [0, *(tokens[row["step"]] for row in rows)]
-        losses = [metrics[f"loss/{source}/pruned"], *(row["loss"] for row in rows)]
+        losses = [metrics[f"{name}/pruned"], *(row["loss"] for row in rows)]
         axes.plot(places, losses, color="C2", marker="o", markersize=3, label="distilled")
-        for name, color in (("teacher", "0.2"), ("scratch", "C1")):
-            if f"loss/{source}/{name}" in metrics:
-                axes.axhline(metrics[f"loss/{source}/{name}"], color=color, linestyle=":", label=NAMES[name])
+        for model, color in (("teacher", "0.2"), ("scratch", "C1")):
+            if f"{name}/{model}" in metrics:
+                axes.axhline(metrics[f"{name}/{model}"], color=color, linestyle=":", label=NAMES[model])
         edges = [index for index, row in enumerate(curve) if index and row["phase"] != curve[index - 1]["phase"]]
         for index in edges:
             axes.axvline(tokens[index], color="0.85", zorder=0)
-        axes.set_title(SOURCES.get(source, source), fontsize=9)
+        axes.set_title(title, fontsize=9)
         axes.set_xlabel("tokens of distillation", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
-    all_axes[0].set_ylabel("validation loss, nats per token", fontsize=8)
+    all_axes[0].set_ylabel("validation, nats per token", fontsize=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8)
     save_figure(figure, path)
@@ -163,13 +168,13 @@ def results_table(distilled: Checkpoint, metrics: Mapping[str, float], names: Ma
 def recovery_sentence(metrics: Mapping[str, float]) -> str:
     """What distillation brought back, and what it is worth beside the control."""
     sentence = (
-        f"Distillation recovered {metrics['recovered']:.1%} of the loss that pruning added, and "
+        f"Distillation recovered {metrics['recovered']:.1%} of the loss on conversations that pruning added, and "
         f"{metrics['recovered_kl']:.1%} of the divergence from the teacher."
     )
     if "better_than_scratch" in metrics:
         sentence += (
-            f" The gap to the teacher is {metrics['better_than_scratch']:.1%} smaller than that of the same shape "
-            f"trained from scratch on the same tokens."
+            f" Beside the same shape trained from scratch on the same tokens, the gap to the teacher is "
+            f"{metrics['better_than_scratch']:.1%} smaller, and the divergence {metrics['better_than_scratch_kl']:.1%}."
         )
     return sentence
 

@@ -47,7 +47,7 @@ from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
-from nemotron.recipes.training.distill import batch_kl_sum, check_same_tokenizer, held_out_losses
+from nemotron.recipes.training.distill import batch_kl_sum, check_same_tokenizer, held_out_divergences, held_out_losses
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 ELASTIC = "Nemotron Elastic, distilled from the same 12B"
@@ -162,10 +162,13 @@ def learning_rate_at(step: int, num_steps: int, config: Config) -> float:
     return config.min_learning_rate + remaining * (config.learning_rate - config.min_learning_rate)
 
 
-def validation_losses(model: NemotronH, dataset: Dataset, config: Config) -> dict[str, float]:
-    """Source -> held-out cross-entropy in nats per token, and "all" with the weights of the blend."""
-    return held_out_losses(model, dataset.validation_path, dataset.shares(), batch_tokens=config.batch_tokens,
-                           dtype=config.dtype, device=config.device)  # fmt: skip
+def validation_losses(student: NemotronH, teacher: NemotronH, dataset: Dataset, config: Config) -> dict[str, float]:
+    """Held-out cross-entropy by source, and "kl": the divergence from the teacher; all in nats per token."""
+    held_out = dataset.validation_path, dataset.shares()
+    losses = held_out_losses(student, *held_out, batch_tokens=config.batch_tokens, dtype=config.dtype,
+                             device=config.device)  # fmt: skip
+    kl = held_out_divergences(student, teacher, *held_out, chunk_tokens=config.chunk_tokens, device=config.device)
+    return {source: losses[source] for source in dataset.shares()} | {"kl": kl["all"]}
 
 
 def main(config: Config) -> Checkpoint:
@@ -215,7 +218,7 @@ def main(config: Config) -> Checkpoint:
             # Record, validation and state. note() counts the step: run.step is one higher from here.
             run.note(part.name, batch, learning_rate=learning_rate, loss=loss, grad_norm=grad_norm)
             if run.is_due(config.validate_every_steps):
-                run.note_validation(validation_losses(student, dataset, config))
+                run.note_validation(validation_losses(student, teacher, dataset, config))
             run.keep_state()
         run.save(dataset.tokenizer_path, {**dataset.counts(), **pruned.metrics}, CHAT.stop_ids)
     return Checkpoint.load(config.output_dir)

@@ -55,7 +55,7 @@ def test_a_candidate_is_a_row_before_it_is_tried(importance):
     assert (
         row["total_bytes"] == row["weights"] + row["keys and values"] + row["scan states"] + row["convolution windows"]
     )
-    assert (row["fits"], row["pruned_loss"], row["distilled_loss"], row["chosen"]) == (False, None, None, False)
+    assert (row["fits"], row["pruned_kl"], row["distilled_kl"], row["chosen"]) == (False, None, None, False)
 
 
 def test_the_table_of_importance_has_every_layer_channel_neuron_and_head(importance):

@@ -99,9 +99,9 @@ def test_the_groups_of_mamba_stay_and_every_head_keeps_its_size(models):
 def test_the_first_candidates_that_fit_are_distilled_and_the_best_is_chosen(pruned, models):
     table = rows(pruned.tables_path / "candidates.parquet")
     tried = [row for row in table if row["fits"]][: CONFIG.num_candidates]
-    assert [row["step"] for row in table if row["distilled_loss"] is not None] == [row["step"] for row in tried]
-    assert all(row["distilled_loss"] < row["pruned_loss"] for row in tried)
-    best = min(tried, key=lambda row: row["distilled_loss"])
+    assert [row["step"] for row in table if row["distilled_kl"] is not None] == [row["step"] for row in tried]
+    assert all(row["distilled_kl"] < row["pruned_kl"] for row in tried)
+    best = min(tried, key=lambda row: row["distilled_kl"])
     assert best["chosen"]
     shape = Shape.of(models["pruned"].config)
     assert (shape.hidden_size, shape.intermediate_size) == (best["hidden_size"], best["intermediate_size"])
@@ -138,9 +138,10 @@ def test_the_loss_of_the_first_step_is_the_divergence_of_the_pruned_model(stage5
 def test_the_validation_at_the_end_is_that_of_the_saved_model(stage5, models):
     losses = held_out_losses(models["distilled"], stage5.dataset.validation_path, stage5.dataset.shares(),
                              batch_tokens=500, dtype="float64", device="cpu")  # fmt: skip
-    for source, loss in losses.items():
-        assert stage5.checkpoint.metrics[f"validation_loss/{source}"] == pytest.approx(loss, rel=1e-10)
-        assert stage5.results.metrics[f"loss/{source}/distilled"] == pytest.approx(loss, rel=1e-10)
+    for source in ("sft", "pretraining"):
+        assert stage5.checkpoint.metrics[f"validation_loss/{source}"] == pytest.approx(losses[source], rel=1e-10)
+        assert stage5.results.metrics[f"loss/{source}/distilled"] == pytest.approx(losses[source], rel=1e-10)
+    assert stage5.checkpoint.metrics["validation_loss/kl"] == pytest.approx(stage5.results.metrics["kl/all/distilled"])
 
 
 # --- the results ---
@@ -148,7 +149,7 @@ def test_the_validation_at_the_end_is_that_of_the_saved_model(stage5, models):
 
 def test_distillation_brings_back_part_of_what_pruning_lost(stage5):
     metrics = stage5.results.metrics
-    assert metrics["loss/all/teacher"] < metrics["loss/all/distilled"] < metrics["loss/all/pruned"]
+    assert metrics["loss/sft/teacher"] < metrics["loss/sft/distilled"] < metrics["loss/sft/pruned"]
     assert metrics["kl/all/distilled"] < metrics["kl/all/pruned"]
     assert metrics["recovered"] > 0.3
     assert metrics["recovered_kl"] > 0.4
@@ -156,8 +157,9 @@ def test_distillation_brings_back_part_of_what_pruning_lost(stage5):
 
 def test_a_teacher_is_worth_more_than_the_same_tokens_without_one(stage5):
     metrics = stage5.results.metrics
-    assert metrics["loss/all/distilled"] < metrics["loss/all/scratch"]
+    assert metrics["loss/sft/distilled"] < metrics["loss/sft/scratch"]
     assert metrics["better_than_scratch"] > 0.5
+    assert metrics["better_than_scratch_kl"] > 0.5
 
 
 def test_the_distilled_model_is_smaller_and_needs_less_memory(stage5):
