@@ -287,8 +287,6 @@ def test_the_parts_have_rows_that_grow_longer(dataset, distilled):
 
 
 def test_distillation_brings_the_student_nearer_to_the_teacher(pruned, distilled, dataset):
-    curve = rows(distilled.curve_path)
-    assert curve[-1]["loss"] < curve[0]["loss"]
     before, after = (
         evaluation.held_out_divergences(
             load_checkpoint(one.checkpoint_path), load_checkpoint(dataset.base().checkpoint_path),

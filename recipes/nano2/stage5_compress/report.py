@@ -64,7 +64,7 @@ def plot_importance(importance: Importance, pattern: str, path: Path) -> None:
 
 
 def plot_candidates(rows: Sequence[Mapping[str, Any]], budget_bytes: int, teacher_bytes: int, path: Path) -> None:
-    """Divergence from the teacher over memory of the candidates that were tried; memory of the others as ticks below."""
+    """Divergence from the teacher over memory of the candidates that were tried; memory of all shapes as ticks."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "bytes": 1}
