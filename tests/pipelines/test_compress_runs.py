@@ -135,7 +135,8 @@ def pruned(dataset, tmp_path_factory):
 
 
 def configured(pruned, tmp_path, **changes):
-    return training.Config(**(PARTS | changes), checkpoint_path=pruned.path, output_dir=tmp_path / "training")
+    given = PARTS | {"learning_rate": 5e-4} | changes  # a random teacher and its student are near each other
+    return training.Config(**given, checkpoint_path=pruned.path, output_dir=tmp_path / "training")
 
 
 @pytest.fixture(scope="module")
