@@ -232,6 +232,7 @@ def test_the_table_has_every_shape_and_the_chosen_one_is_the_best_that_was_tried
     assert [row["total_bytes"] for row in table] == sorted((row["total_bytes"] for row in table), reverse=True)
     tried = [row for row in table if row["distilled_kl"] is not None]
     assert tried == [row for row in table if row["fits"]][:2]
+    assert all(row["distilled_kl"] != row["pruned_kl"] for row in tried)  # the candidate learned, and not the teacher
     (chosen,) = (row for row in table if row["chosen"])
     assert chosen["distilled_kl"] == min(row["distilled_kl"] for row in tried)
     assert chosen["total_bytes"] == pruned.metrics["pruned_bytes"] <= pruned.metrics["budget_bytes"]
