@@ -113,7 +113,7 @@ def kl_sum(
             f"the student has {len(hidden)} tokens and a vocabulary of {len(head)}, the teacher {len(teacher_hidden)} "
             f"and {len(teacher_head)}; give both models the same tokens"
         )
-    terms = _ChunkedKL.apply(hidden, head, teacher_hidden.detach(), teacher_head.detach(), temperature, chunk_tokens)  # type: ignore[no-untyped-call]
+    terms = _ChunkedKL.apply(hidden, head, teacher_hidden.detach(), teacher_head.detach(), temperature, chunk_tokens)
     return terms * temperature**2
 
 
