@@ -20,8 +20,9 @@ from nemotron.strict import check_exact
 Rung = Literal[
     "package versions", "config", "inputs", "alphabet", "conversations", "exercises", "filters", "emptied traces",
     "length filters", "cut traces", "tries", "prompts", "scorers", "bucket filter", "documents", "split", "tokenizer",
-    "tokens", "blend", "token ids", "batch order", "parameters", "initial weights", "rollouts", "rewards",
-    "learning_rate", "loss", "grad_norm", "first step", "weights after step 1", "curve", "final weights", "validation",
+    "tokens", "blend", "token ids", "importance", "candidates", "batch order", "parameters", "initial weights",
+    "rollouts", "rewards", "learning_rate", "loss", "grad_norm", "first step", "weights after step 1", "curve",
+    "final weights", "validation",
     "predictions", "replies", "log-probabilities", "metrics", "headline",
 ]  # fmt: skip
 """What an entry is about. Entries of "headline" are shown in golden/CHANGES.md."""

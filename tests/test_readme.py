@@ -160,6 +160,7 @@ def test_commands_of_other_modules_are_read_too(tmp_path):
         ("nemotron.recipes.nano2.stage2_rlvr.d",),
         ("nemotron.recipes.nano2.stage3_dpo.d",),
         ("nemotron.recipes.nano2.stage4_rlhf.d",),
+        ("nemotron.recipes.nano2.stage5_compress.d",),
     ]
 
 
@@ -305,7 +306,7 @@ def check_artifacts(directory, stdout, *names):
 def test_first_command_trains_every_stage_and_ends_with_one_line_of_json(whole):
     directory, done = whole
     assert done.returncode == 0, done.stderr
-    check_artifacts(directory, done.stdout, "dataset", "reward_model", "policy", "checkpoint", "results")
+    check_artifacts(directory, done.stdout, "dataset", "pruned", "checkpoint", "control", "results")
     assert [entry.name for entry in directory.iterdir()] == ["outputs"]
     assert sorted(path.name for path in (directory / "outputs/nano2/tiny").iterdir()) == [
         "report.html",
@@ -315,8 +316,9 @@ def test_first_command_trains_every_stage_and_ends_with_one_line_of_json(whole):
         "stage2_rlvr",
         "stage3_dpo",
         "stage4_rlhf",
+        "stage5_compress",
     ]
-    assert {Path(entry["path"]).parent.name for entry in json.loads(done.stdout).values()} == {"stage4_rlhf"}
+    assert {Path(entry["path"]).parent.name for entry in json.loads(done.stdout).values()} == {"stage5_compress"}
 
 
 def test_first_command_reproduces_every_golden(whole):
@@ -327,8 +329,9 @@ def test_first_command_reproduces_every_golden(whole):
         "reproduces golden/nano2/stage2_rlvr.json: yes",
         "reproduces golden/nano2/stage3_dpo.json: yes",
         "reproduces golden/nano2/stage4_rlhf.json: yes",
+        "reproduces golden/nano2/stage5_compress.json: yes",
     ]
-    assert whole[1].stderr.splitlines()[-5:] == lines
+    assert whole[1].stderr.splitlines()[-6:] == lines
 
 
 def test_commands_after_the_first_one_work_on_its_outputs(whole):

@@ -140,6 +140,31 @@ def lineage_tree(artifact: "Artifact | str | Path") -> str:
     return "\n".join(printable(line) for line in _tree_lines(path.resolve(), "", ()))
 
 
+def origin_by_step(artifact: "Artifact | str | Path", step: str) -> Path:
+    """The directory of the nearest artifact that `step` wrote, among those that an artifact was made from.
+
+    Args:
+        step: importable name of the step, as in the producer record.
+    Raises:
+        ValueError: if there is none, or the directories of some inputs are gone.
+    """
+    start = (Path(artifact) if isinstance(artifact, str | Path) else artifact.path).resolve()
+    waiting, seen = [start], {start}
+    for path in waiting:
+        metadata = read_metadata(path)
+        if path != start and metadata.producer.get("step") == step:
+            return path
+        for reference in metadata.inputs.values():
+            place = (path / reference.path).resolve()
+            if place not in seen and place.exists():
+                seen.add(place)
+                waiting.append(place)
+    raise ValueError(
+        f"{start} was not made from anything that {step} wrote, or its directory is gone; run the recipe's stages in "
+        f"order, and keep their directories"
+    )
+
+
 def _tree_lines(path: Path, indent: str, above: tuple[Path, ...]) -> list[str]:
     metadata = read_metadata(path)
     step = metadata.producer.get("step", "an unknown step")

@@ -1,5 +1,6 @@
 """Nemotron Nano 2, all stages in order: 0, pretraining, 1, fine-tuning, 2, learning from verifiable rewards, 3, from
-preferences between its own tries at tasks with tools, and 4, from a reward model, with a merge at the end.
+preferences between its own tries at tasks with tools, 4, from a reward model, with a merge at the end, and 5,
+compression.
 
 The same command again goes on where the last one stopped: nemotron/stage.py decides what has to run.
 Run: python -m nemotron.recipes.nano2 --scale tiny
@@ -14,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from nemotron import Artifact, StageConfig, print_complete, whole_stage
 from nemotron.config import nested, output_below, parse_command_line
+from nemotron.lineage import log_files
 from nemotron.pipe import print_page, step_process
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
@@ -22,6 +24,8 @@ from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
+from nemotron.recipes.nano2.stage5_compress import __main__ as stage5_compress
+from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
 from nemotron.recipes.training.run import check_stage
 from nemotron.report import write_report
 from nemotron.stage import chosen_stages
@@ -34,6 +38,7 @@ STAGES = {
     "rlvr": stage2_rlvr,
     "dpo": stage3_dpo,
     "rlhf": stage4_rlhf,
+    "compress": stage5_compress,
 }
 """Field of Config -> its stage, in order. Each stage starts from the Checkpoint of the one before."""
 
@@ -51,6 +56,7 @@ class Config(StageConfig):
     rlvr: stage2_rlvr.Config = nested(stage2_rlvr.Config, "stage2_rlvr")
     dpo: stage3_dpo.Config = nested(stage3_dpo.Config, "stage3_dpo")
     rlhf: stage4_rlhf.Config = nested(stage4_rlhf.Config, "stage4_rlhf")
+    compress: stage5_compress.Config = nested(stage5_compress.Config, "stage5_compress")
 
 
 def main(config: Config) -> dict[str, dict[str, Artifact]]:
@@ -72,6 +78,8 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         configs[name] = stage.plan.check(given, flag) if has_plan else check_stage(MODELS[config.scale], given, flag)
     if config.plan and "pretrain" in configs:
         print_page(plan.page(config.pretrain.data, config.pretrain.train))
+    if config.plan and "compress" in configs:
+        print_page(compression_plan.page(config.compress))
     with ExitStack() as opened:
         for name, stage in stages.items():
             opened.enter_context(whole_stage(configs[name], stage.STEPS))
@@ -84,6 +92,8 @@ if __name__ == "__main__":
         stages = main(config)
         if not config.plan:
             print_complete(list(stages.values())[-1])
-            print_line(f"report: {write_report(config.output_dir)}")
+            report = write_report(config.output_dir)
+            log_files(report)
+            print_line(f"report: {report}")
             for stage, artifacts in stages.items():
                 report_reproduction(stage, config.scale, artifacts["results"].path.parent)

@@ -1,10 +1,12 @@
-"""Progress of a training run on stderr: a bar in a terminal, a plain line now and then elsewhere.
+"""Progress of a training run on stderr: a bar in a terminal, a plain line now and then elsewhere. Speeds side by side.
 
-Results do not depend on it, and it is the only place where a training step reads the clock.
+Results do not depend on it, and it is the only place where a step reads the clock.
 """
 
+import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -106,3 +108,21 @@ class _Numbers(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["numbers"])
+
+
+def side_by_side(tasks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """Tokens per second of each task: the median over rounds, after one that does not count.
+
+    In each round every task runs once, one after the other, so that a busy machine slows all of them alike.
+
+    Args:
+        tasks: name -> does the work, and returns how many tokens it was.
+    """
+    speeds: dict[str, list[float]] = {name: [] for name in tasks}
+    for number in range(rounds + 1):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            tokens = task()
+            if number:
+                speeds[name].append(tokens / (time.perf_counter() - started))
+    return {name: statistics.median(taken) for name, taken in speeds.items()}

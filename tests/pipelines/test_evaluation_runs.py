@@ -8,7 +8,7 @@ import torch
 from nemotron.recipes.nemotron_h import threads
 
 
-@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2", "stage4"])
+@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2", "stage4", "stage5"])
 def test_evaluation_at_tiny_computes_with_one_thread(stage, request, tmp_path, monkeypatch):
     """As it must where the user chose nothing; tests/recipes/training/test_run.py has the same of training."""
     run = request.getfixturevalue(stage)

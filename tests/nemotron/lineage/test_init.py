@@ -1,6 +1,8 @@
 """Lineage: the calls to a tracker, the tree of an artifact, and the record of how it was made."""
 
 import importlib.metadata
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +16,15 @@ import nemotron
 from nemotron import Artifact, LineageTracker, set_lineage_tracker
 from nemotron.artifact import working_directory
 from nemotron.directory import METADATA
-from nemotron.lineage import code_version, library_versions, lineage_tree, log_files, producer_record, step_name
+from nemotron.lineage import (
+    code_version,
+    library_versions,
+    lineage_tree,
+    log_files,
+    origin_by_step,
+    producer_record,
+    step_name,
+)
 from nemotron.process import process
 
 
@@ -163,6 +173,37 @@ def test_a_removed_tracker_is_not_called(tmp_path: Path):
 
 
 # --- the tree
+
+
+def of_step(artifact: Artifact, step: str) -> Artifact:
+    """The artifact, saved, with a record that this step wrote it."""
+    artifact.save()
+    file = artifact.path / METADATA
+    metadata = json.loads(file.read_text())
+    metadata["producer"]["step"] = step
+    file.write_text(json.dumps(metadata))
+    return artifact
+
+
+def test_the_nearest_artifact_of_a_step_is_found(tmp_path: Path):
+    """Also behind others, and not the one that it is asked of."""
+    first = of_step(Dataset(path=tmp_path / "first"), "curate")
+    base = of_step(Checkpoint(path=tmp_path / "base", dataset_path=first.path), "train")
+    second = of_step(Dataset(path=tmp_path / "second"), "curate again")
+    tuned = of_step(Checkpoint(path=tmp_path / "tuned", dataset_path=second.path, base_path=base.path), "train")
+    assert origin_by_step(tuned, "curate") == tmp_path / "first"
+    assert origin_by_step(str(tuned.path), "curate again") == tmp_path / "second"
+    assert origin_by_step(tuned.path, "train") == tmp_path / "base"
+
+
+def test_an_origin_that_is_not_there_is_refused(tmp_path: Path):
+    dataset = of_step(Dataset(path=tmp_path / "dataset"), "curate")
+    checkpoint = of_step(Checkpoint(path=tmp_path / "checkpoint", dataset_path=dataset.path), "train")
+    with pytest.raises(ValueError, match=r"checkpoint was not made from anything that chat wrote, or its directory is"):
+        origin_by_step(checkpoint, "chat")
+    shutil.rmtree(dataset.path)
+    with pytest.raises(ValueError, match="was not made from anything that curate wrote, or its directory is gone; run"):
+        origin_by_step(checkpoint, "curate")
 
 
 def test_the_tree_shows_all_inputs_of_an_artifact(tmp_path: Path):

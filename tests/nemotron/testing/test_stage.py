@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from nemotron.testing import stage as stage_module
 from nemotron.testing.compare import parse_golden
 from nemotron.testing.stage import (
     StageError,
     captured_stdout,
     crashed_step,
+    print_stage_complete,
     report_reproduction,
     reproduction,
     run_stage,
@@ -235,3 +237,13 @@ def test_run_without_a_step_of_the_golden_cannot_be_compared(ladders, tmp_path):
     line = reproduction(STAGE, write(tmp_path, ladders))
     assert line.startswith(f"reproduces golden/{STAGE}.json: cannot be compared, ")
     assert "evaluation" in line
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_a_stage_prints_what_it_made_and_a_plan_made_nothing(plan, tmp_path, monkeypatch):
+    done = []
+    config = SimpleNamespace(plan=plan, scale="tiny", output_dir=tmp_path)
+    monkeypatch.setattr(stage_module, "print_complete", done.append)
+    monkeypatch.setattr(stage_module, "report_reproduction", lambda *given: done.append(given))
+    print_stage_complete("a/stage", config, {"ran": 1})
+    assert done == ([] if plan else [{"ran": 1}, ("a/stage", "tiny", tmp_path)])

@@ -21,6 +21,7 @@ from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage3_dpo import data_curation as stage3_curation
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
+from nemotron.recipes.nano2.stage5_compress import __main__ as stage5_compress
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.state import Record, compared_values, write_training_state
@@ -141,6 +142,7 @@ def test_the_recipe_gives_every_stage_its_scale_and_a_directory():
         "stage2_rlvr": config.rlvr,
         "stage3_dpo": config.dpo,
         "stage4_rlhf": config.rlhf,
+        "stage5_compress": config.compress,
     }
     assert {(stage.scale, stage.seed) for stage in stages.values()} == {("small", 7)}
     for name, stage in stages.items():
@@ -177,7 +179,7 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
             self.path = path
 
     given = {}
-    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr, stage3_dpo, stage4_rlhf):
+    for orchestrator in (stage0_pretrain, stage1_sft, stage2_rlvr, stage3_dpo, stage4_rlhf, stage5_compress):
 
         def run(config, stage=orchestrator.STAGE):
             given[stage] = config
@@ -185,12 +187,13 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
 
         monkeypatch.setattr(orchestrator, "main", run)
     stages = recipe_main(RecipeConfig(output_dir=tmp_path / "run"))
-    names = ["stage0_pretrain", "stage1_sft", "stage2_rlvr", "stage3_dpo", "stage4_rlhf"]
+    names = ["stage0_pretrain", "stage1_sft", "stage2_rlvr", "stage3_dpo", "stage4_rlhf", "stage5_compress"]
     assert list(stages) == list(given) == [f"nano2/{name}" for name in names]
     assert given["nano2/stage1_sft"].base_checkpoint_path == tmp_path / "run/stage0_pretrain/training"
     assert given["nano2/stage2_rlvr"].base_checkpoint_path == tmp_path / "run/stage1_sft/training"
     assert given["nano2/stage3_dpo"].base_checkpoint_path == tmp_path / "run/stage2_rlvr/training"
     assert given["nano2/stage4_rlhf"].base_checkpoint_path == tmp_path / "run/stage3_dpo/training"
+    assert given["nano2/stage5_compress"].base_checkpoint_path == tmp_path / "run/stage4_rlhf/training"
 
 
 def unfinished_run(config):
@@ -224,12 +227,16 @@ def never(config):
         (RecipeConfig, "dpo.train", "--dpo.train.resume"),
         (RecipeConfig, "rlhf.reward", "--rlhf.reward.resume"),
         (RecipeConfig, "rlhf.train", "--rlhf.train.resume"),
+        (RecipeConfig, "compress.train", "--compress.train.resume"),
+        (RecipeConfig, "compress.scratch", "--compress.scratch.resume"),
     ],
     ids=[
         *(f"stage {number}" for number in range(4)),
         *(f"recipe at stage {number}" for number in range(4)),
         "recipe at the reward model of stage 4",
         "recipe at stage 4",
+        "recipe at stage 5",
+        "recipe at the control of stage 5",
     ],
 )
 def test_an_unfinished_run_of_other_code_is_refused_before_curation_with_a_flag_of_the_command(
@@ -255,8 +262,8 @@ def test_an_unfinished_run_of_other_code_is_refused_before_curation_with_a_flag_
 
 @pytest.mark.parametrize(
     "orchestrator",
-    [stage0_pretrain, *STAGES.values(), stage4_rlhf],
-    ids=[f"stage {number}" for number in range(5)],
+    [stage0_pretrain, *STAGES.values(), stage4_rlhf, stage5_compress],
+    ids=[f"stage {number}" for number in range(6)],
 )
 def test_a_stage_beside_a_running_one_is_refused_before_curation(orchestrator, tmp_path, monkeypatch):
     """The other trains: without this, its dataset would be replaced under it."""

@@ -1,0 +1,234 @@
+"""Compare teacher, pruned, distilled and control: validation, the exam, parameters, memory and speed.
+
+In: the Checkpoint of control.py or, if no control was trained, of training.py; through it all the others. Out: Results:
+metrics, a table, plots of the recovery and of the exam.
+Validation loss on held-out rows of both sources, and the divergence from the teacher on them; what share of the loss of
+pruning the distillation recovered; how much nearer to the teacher it is than the same shape trained from scratch on the
+same tokens. The exam of every family, as after the other stages. Memory is computed, at the context of the search.
+Run: python -m nemotron.recipes.nano2.stage5_compress.evaluation --scale tiny --checkpoint-path <directory>
+
+The speed of decoding is measured side by side and printed, and in no file: it differs from run to run.
+Left out: the measures of single stages (win rate, calls of tools), which run on the distilled Checkpoint by themselves.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pydantic import PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.markdown import Markdown
+
+from nemotron import Artifact, print_complete
+from nemotron.artifact import working_directory
+from nemotron.config import (
+    ScaledConfig,
+    at_every_scale,
+    by_scale,
+    input_path,
+    our_choice,
+    output_below,
+    parse_command_line,
+    published,
+)
+from nemotron.directory import read_metadata
+from nemotron.ladder import Ladder
+from nemotron.pipe import step_process
+from nemotron.recipes.chat.template import format_of
+from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
+from nemotron.recipes.curation.digests import sha256_of
+from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.models import DEVICES
+from nemotron.recipes.nano2.stage5_compress.data_curation import SFT, Dataset
+from nemotron.recipes.nano2.stage5_compress.report import NAMES, plot_recovery, results_table
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.device import device_memory_bytes
+from nemotron.recipes.nemotron_h.generate import Sampling, generate
+from nemotron.recipes.nemotron_h.inference_memory import inference_memory_bytes, parameter_count
+from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.nemotron_h.threads import threads_of
+from nemotron.recipes.scoring.exam import take_exam
+from nemotron.recipes.scoring.exam_report import plot_exam
+from nemotron.recipes.scoring.exercises import right_reply_losses
+from nemotron.recipes.sources.exercises.exercise import exercise_from_row
+from nemotron.recipes.training.distill import held_out_divergences, held_out_losses
+from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.recipes.training.progress import side_by_side
+from nemotron.recipes.training.run import Checkpoint
+from nemotron.terminal import LINES, print_line, printable
+
+
+@dataclass
+class Config(ScaledConfig):
+    """Evaluate teacher, pruned, distilled and control."""
+
+    seed: int = 1234
+    """Seed of what is drawn; all models get the same uniform numbers."""
+    output_dir: Path = output_below("nano2", "stage5_compress", "evaluation")
+    """Where the Results go."""
+    checkpoint_path: Path | None = input_path()
+    """Directory of the control, or of the distilled Checkpoint; read from the pipe if left out."""
+    batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
+    """Replies that are written side by side; changes memory and speed, not the result."""
+    batch_tokens: PositiveInt = at_every_scale(our_choice(8192), recorded=False)
+    """Most tokens of one forward pass that measures a loss; changes memory, not the result."""
+    chunk_tokens: PositiveInt = at_every_scale(our_choice(1024), recorded=False)
+    """Tokens whose logits are in memory at a time for the divergence; changes memory, not the result."""
+    max_new_tokens: PositiveInt = by_scale(tiny=32, small=96, medium=4096, full=our_choice(8192))
+    """Tokens of one reply, at most."""
+    temperature: PositiveFloat = at_every_scale(published(0.6, "with thinking, model card of the 9B"))
+    """Temperature of the exam with thinking; without, it is greedy."""
+    top_p: PositiveFloat = at_every_scale(published(0.95, "with thinking, model card of the 9B"))
+    """Share of the probability that the exam with thinking draws from."""
+    constant_replies: PositiveInt = by_scale(tiny=20, small=500, medium=1000, full=our_choice(1000))
+    """Training exercises of each family whose right replies are tried as constant replies."""
+    speed_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=8, full=published(8, "section 4"), recorded=False)
+    """Sequences that are decoded side by side for the speed."""
+    speed_tokens: PositiveInt = by_scale(
+        tiny=16, small=128, medium=512, full=published(16_384, "section 4, 8k in and 16k out"), recorded=False
+    )
+    """Tokens of each of them."""
+    speed_rounds: PositiveInt = by_scale(tiny=1, small=3, medium=3, full=our_choice(3), recorded=False)
+    """Measurements of each model; their median counts."""
+    device: str = by_scale(**DEVICES, recorded=False)
+    """Where to evaluate: cpu, cuda, cuda:1, ..."""
+
+    def check(self) -> None:
+        Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
+
+
+class Results(Artifact):
+    """What each model knows and needs, each number beside what to compare it with."""
+
+    checkpoint_path: Path
+    """The distilled Checkpoint."""
+    table_path: Path
+    """Markdown: the metrics as a person reads them."""
+    recovery_plot_path: Path
+    """Validation loss over the tokens of distillation, between pruned and teacher."""
+    plot_path: Path
+    """The exam of all models by family."""
+
+
+# What a line of golden/CHANGES.md shows.
+HEADLINE = ("loss/sft/teacher", "loss/sft/pruned", "loss/sft/distilled", "recovered", "recovered_kl")
+
+
+def compared(given: Checkpoint) -> dict[str, Checkpoint]:
+    """Name -> Checkpoint of what compression made, from the control or, if none was trained, the distilled one."""
+    parent = Checkpoint.load(path=given.dataset_path)
+    if read_metadata(parent.dataset_path).type == Checkpoint.type_name():
+        return {"pruned": Checkpoint.load(path=parent.dataset_path), "scratch": given, "distilled": parent}
+    return {"pruned": parent, "distilled": given}
+
+
+def share_of(gap: float, whole: float) -> float:
+    """1 - gap / whole: how much of the whole is closed; 0 if there is nothing to close."""
+    return 1 - gap / whole if whole > 0 else 0.0
+
+
+def recovery_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """How much of what pruning lost the distillation brought back, and how it stands beside the control.
+
+    By the loss on conversations, which is what the aligned teacher is for, and by the divergence from the teacher on
+    both sources. The loss on text says nothing here: fine-tuning made the teacher forget it.
+    """
+    loss = {name: metrics[f"loss/{SFT}/{name}"] for name in NAMES if f"loss/{SFT}/{name}" in metrics}
+    gaps = {name: value - loss["teacher"] for name, value in loss.items()}
+    kl = {name: metrics[f"kl/all/{name}"] for name in loss if name != "teacher"}
+    found = {}
+    for label, other in (("recovered", "pruned"), ("better_than_scratch", "scratch")):
+        if other in loss:
+            found[label] = share_of(gaps["distilled"], gaps[other])
+            found[f"{label}_kl"] = share_of(kl["distilled"], kl[other])
+    return found
+
+
+def print_speeds(models: Mapping[str, NemotronH], config: Config) -> None:
+    """Measure the speed of decoding of all models side by side, and print it."""
+    prompts = [[1]] * config.speed_sequences
+    sampling = Sampling(config.speed_tokens, stop_ids=())
+
+    def decode(model: NemotronH) -> int:
+        return sum(len(one.tokens) for one in generate(model, prompts, sampling, range(len(prompts))))
+
+    speeds = side_by_side({name: partial(decode, model) for name, model in models.items()}, config.speed_rounds)
+    for name, speed in speeds.items():
+        print_line(f"{NAMES[name]}: {speed:,.0f} tokens/s decoded, {speed / speeds['teacher']:.2f} times the teacher's")
+
+
+def main(config: Config) -> Results:
+    """Evaluate and return the Results."""
+    device_memory_bytes(config.device)  # refuses a device that this machine does not have
+    given = Checkpoint.load(path=config.checkpoint_path)
+    given.check_scale(config.scale)
+    checkpoints = compared(given)
+    pruned, distilled = checkpoints["pruned"], checkpoints["distilled"]
+    dataset = Dataset.load(path=pruned.dataset_path)
+    checkpoints = {"teacher": dataset.base(), **checkpoints}
+
+    with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        tokenizer = load_chat_tokenizer(CHAT, distilled.checkpoint_path)
+        chat = format_of(CHAT, distilled.checkpoint_path)
+        exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
+        models = {name: load_checkpoint(one.checkpoint_path, device=config.device) for name, one in checkpoints.items()}
+
+        # Held-out rows of both sources: the loss, and how far each model is from the teacher.
+        metrics: dict[str, float] = {}
+        memory = {name: int(pruned.metrics[name]) for name in ("context_tokens", "sequences")}
+        for name, model in models.items():
+            losses = held_out_losses(model, dataset.validation_path, dataset.shares(), dtype="float32",
+                                     batch_tokens=config.batch_tokens, device=config.device)  # fmt: skip
+            metrics |= {f"loss/{source}/{name}": losses[source] for source in dataset.shares()}
+            if name != "teacher":
+                kl = held_out_divergences(model, models["teacher"], dataset.validation_path, dataset.shares(),
+                                          chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
+                metrics |= {f"kl/{source}/{name}": value for source, value in kl.items()}
+            metrics[f"num_parameters/{name}"] = parameter_count(model.config)
+            for part, size in inference_memory_bytes(model.config, **memory).items():
+                metrics[f"memory_bytes/{part}/{name}"] = size
+        metrics |= recovery_metrics(metrics)
+
+        # The exam of every family, as after the other stages.
+        drawn = Sampling(config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+        exam = take_exam(models, tokenizer, chat, exercises, drawn, num_answers=config.constant_replies,
+                         seed=config.seed, batch_replies=config.batch_replies)  # fmt: skip
+        metrics |= exam.metrics
+        for name, model in models.items():
+            nats = right_reply_losses(model, exercises, tokenizer, chat, config.batch_tokens)
+            metrics |= {f"nats/{family}/{name}": loss for family, loss in nats.items()}
+
+        # What a run must reproduce, in the order in which it happens.
+        ladder = Ladder()
+        ladder.add_config(config)
+        for name in checkpoints:
+            ladder.add("inputs", {f"{name}/{key}": value for key, value in weight_fingerprint(models[name]).items()})
+        ladder.add("exercises", sha256=sha256_of(one.id for one in exercises))
+        ladder.add("replies", exam.digests())
+        ladder.add("metrics", metrics)
+        ladder.add("headline", {name: metrics[name] for name in HEADLINE})
+
+        names = {name: NAMES[name] for name in models}
+        table = results_table(distilled, metrics, names)
+        (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
+        plot_exam(metrics, names, work / "exam.svg")
+        plot_recovery(distilled, metrics, work / "recovery.svg")
+        Results(
+            path=work,
+            checkpoint_path=distilled.path,
+            table_path=work / "results.md",
+            recovery_plot_path=work / "recovery.svg",
+            plot_path=work / "exam.svg",
+            metrics=metrics,
+        ).save(config, ladder)
+        Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
+        print_speeds(models, config)
+    return Results.load(config.output_dir)
+
+
+if __name__ == "__main__":
+    config = parse_command_line(Config)
+    with step_process():
+        print_complete({"results": main(config)})
