@@ -74,10 +74,19 @@ def test_the_rungs_of_curation_follow_the_order_of_events(dataset):
     assert [name for name in filters if name in dataset.filters] == list(dataset.filters)
 
 
+def test_requests_for_a_single_call_stay_where_another_task_is_dropped(base, tmp_path):
+    dataset = data_curation.main(curated(base, tmp_path, single_share=0.2))
+    tasks = pq.read_table(dataset.tasks_path, columns=["id", "pairs"]).to_pylist()
+    pairs = {single: [task["pairs"] for task in tasks if ("workplace_single" in task["id"]) == single]
+             for single in (False, True)}  # fmt: skip
+    assert min(pairs[True]) == 0 < min(pairs[False])
+    assert dataset.num_pairs == sum(pairs[True] + pairs[False])
+
+
 PLACES = {
     ("exercises", "tasks"): (
         "tasks_of_every_difficulty",
-        lambda real: lambda number, config, split: real(number - (split == "train"), config, split),
+        lambda real: lambda number, config, split, *rest: real(number - (split == "train"), config, split, *rest),
     ),
     ("filters", "length"): (
         "first_rules",

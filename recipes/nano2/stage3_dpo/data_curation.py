@@ -75,10 +75,13 @@ class Config(ScaledConfig):
     """Directory of stage 2's Checkpoint; read from the pipe if left out."""
 
     # The tasks.
-    raw_tasks: PositiveInt = by_scale(tiny=2_400, small=3_000, medium=4_000, full=our_choice(16_000))
+    raw_tasks: PositiveInt = by_scale(tiny=2_400, small=6_000, medium=4_000, full=our_choice(16_000))
     """Number of tasks before any filter, of which the scale takes its share."""
     max_difficulty: Literal[1, 2, 3, 4] = by_scale(tiny=1, small=1, medium=3, full=our_choice(4))
     """The tasks have difficulties from 1 to this, in equal numbers."""
+    single_share: Fraction = by_scale(tiny=0.0, small=0.4, medium=0.25, full=our_choice(0.25, "so that they are kept"))
+    """Requests that one call serves, as a share of the other tasks. They stay however often the policy solves them: as
+    soon as it fails some of its tries, they have pairs."""
     tools_described: bool = by_scale(tiny=False, small=True, medium=True, full=our_choice(True))
     """Whether a tool has its description, which repeats its name; with it, a call does not fit into tiny's context."""
     thinking_share: Fraction = at_every_scale(our_choice(0.5))
@@ -89,7 +92,7 @@ class Config(ScaledConfig):
     # What the policy tries.
     tries: Annotated[int, Field(ge=2)] = by_scale(tiny=4, small=6, medium=8, full=our_choice(16))
     """Conversations about each task, from which its difficulty is measured."""
-    max_turns: PositiveInt = by_scale(tiny=2, small=2, medium=6, full=our_choice(10))
+    max_turns: PositiveInt = by_scale(tiny=2, small=1, medium=6, full=our_choice(10))
     """Replies of a conversation, at most."""
     max_new_tokens: PositiveInt = by_scale(tiny=48, small=96, medium=2048, full=our_choice(8192))
     """Tokens of one reply, at most."""
@@ -161,9 +164,11 @@ class Dataset(Artifact):
         return base_checkpoint(self.base_checkpoint_path, self.tokenizer_path)
 
 
-def tasks_of_every_difficulty(number: int, config: Config, split: Split) -> list[Exercise]:
-    """Tasks, an equal number of each difficulty; their ids say which."""
+def tasks_of_every_difficulty(number: int, config: Config, split: Split, single_share: float = 0) -> list[Exercise]:
+    """Tasks, an equal number of each difficulty; their ids say which. Requests for a single call follow, as a share."""
     tasks = of_every_difficulty(workplace.generate_exercises, number, config.seed, split, config.max_difficulty)
+    singles = round(single_share * number)
+    tasks += of_every_difficulty(workplace.generate_singles, singles, config.seed, split, config.max_difficulty)
     if config.tools_described:
         return tasks
     fields = ("name", "parameters")
@@ -234,7 +239,9 @@ def main(config: Config) -> Dataset:
         verify = Verifier(CHAT, work / "tokenizer")
 
         # The tasks, and what the evaluation asks.
-        raw = tasks_of_every_difficulty(apply_scale(config.raw_tasks, config.scale), config, "train")
+        raw = tasks_of_every_difficulty(
+            apply_scale(config.raw_tasks, config.scale), config, "train", config.single_share
+        )
         held_out = tasks_of_every_difficulty(config.held_out_tasks, config, "evaluation")
         exercises = exam_exercises(config.exercises_per_family, config.seed)
         progress.print(f"{len(raw):,} raw tasks")
@@ -256,7 +263,9 @@ def main(config: Config) -> Dataset:
             max_turns=config.max_turns,
         )  # fmt: skip
         tries = by_task(drawn)
-        kept = apply_to_list(kept, pair_rules(config, tries), filters)
+        several = [one for one in kept if workplace.kind_of(one) != workplace.SINGLE]
+        singles = [one for one in kept if workplace.kind_of(one) == workplace.SINGLE]
+        kept = apply_to_list(several, pair_rules(config, tries), filters) + singles
         kept.sort(key=lambda one: digest_of("order", config.seed, one.id))
 
         # Pairs of a better and a worse try of the same task.

@@ -71,7 +71,7 @@ class Config(HarnessConfig):
     """Directory of the Checkpoint; read from the pipe if left out."""
     tries: Annotated[int, Field(ge=2)] = by_scale(tiny=2, small=4, medium=8, full=our_choice(8))
     """Conversations about each held-out task, drawn at temperature 1."""
-    max_turns: PositiveInt = by_scale(tiny=2, small=2, medium=6, full=our_choice(10))
+    max_turns: PositiveInt = by_scale(tiny=2, small=1, medium=6, full=our_choice(10))
     """Replies of a conversation, at most."""
     batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
     """Replies of the exam that are written side by side; changes memory and speed, not the replies."""

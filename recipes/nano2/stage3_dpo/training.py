@@ -80,7 +80,7 @@ class Config(ScaledConfig):
     """Optimizer steps of a round, each on its share of the pairs; a proxy for the share is 128 pairs, NeMo RL's."""
     tries: Annotated[int, Field(ge=2)] = by_scale(tiny=4, small=4, medium=8, full=our_choice(16))
     """Conversations about each task in the later rounds."""
-    max_turns: PositiveInt = by_scale(tiny=2, small=2, medium=6, full=our_choice(10))
+    max_turns: PositiveInt = by_scale(tiny=2, small=1, medium=6, full=our_choice(10))
     """Replies of a conversation, at most."""
     max_new_tokens: PositiveInt = by_scale(tiny=48, small=96, medium=2048, full=our_choice(8192))
     """Tokens of one reply, at most."""
@@ -90,7 +90,7 @@ class Config(ScaledConfig):
     """Pairs of one task in a round, at most; no try is in two of them."""
 
     # Objective.
-    beta: PositiveFloat = by_scale(tiny=0.05, small=0.05, medium=0.05, full=proxy(0.05, NEMO_RL))
+    beta: PositiveFloat = by_scale(tiny=0.05, small=0.2, medium=0.05, full=proxy(0.05, NEMO_RL))
     """What a difference from the reference is worth; the larger, the less the policy moves."""
     average_log_probs: bool = at_every_scale(proxy(False, NEMO_RL))
     """Divide the log-probability of a try by its tokens, so that a long try has no larger reward for its length."""
@@ -116,8 +116,9 @@ class Config(ScaledConfig):
     """If the norm of all gradients together is above this, they are scaled down to it."""
 
     # Arithmetic, place and state.
-    dtype: Dtype = by_scale(**DTYPES)
-    """Arithmetic of the learner; bfloat16 keeps the weights in float32, in which the tries are drawn."""
+    dtype: Dtype = by_scale(**(DTYPES | {"small": "float32"}))
+    """Arithmetic of the learner; bfloat16 keeps the weights in float32, in which the tries are drawn. At small float32
+    is faster on a processor."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
     resume: bool = switch()

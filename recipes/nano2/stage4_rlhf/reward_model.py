@@ -78,7 +78,7 @@ class Config(ScaledConfig):
     # Batches and updates.
     pairs_per_step: PositiveInt = by_scale(tiny=10, small=32, medium=64, full=our_choice(64))
     """Pairs of one optimizer step; each pair is used once."""
-    micro_batch_pairs: PositiveInt = by_scale(tiny=10, small=32, medium=4, full=our_choice(1))
+    micro_batch_pairs: PositiveInt = by_scale(tiny=10, small=8, medium=4, full=our_choice(1))
     """Pairs per forward pass; changes memory, not the result."""
     learning_rate: PositiveFloat = by_scale(tiny=1e-3, small=3e-4, medium=5e-6, full=our_choice(2e-6))
     """Learning rate after the warmup; it falls linearly to 0."""
@@ -96,8 +96,8 @@ class Config(ScaledConfig):
     """If the norm of all gradients together is above this, they are scaled down to it."""
 
     # Arithmetic, place and state.
-    dtype: Dtype = by_scale(**DTYPES)
-    """Arithmetic of the model; bfloat16 keeps the weights in float32."""
+    dtype: Dtype = by_scale(**(DTYPES | {"small": "float32"}))
+    """Arithmetic of the model; bfloat16 keeps the weights in float32. At small float32 is faster on a processor."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=10, small=50, medium=100, full=our_choice(100), recorded=False)
@@ -139,6 +139,12 @@ def batch_of(chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]])
     places, rows = torch.arange(tokens.shape[1]), torch.arange(len(tokens))
     in_loss = (places == lengths[:, None] - 1) & (rows < len(chosen))[:, None]
     return Batch(tokens, in_loss, (places >= lengths[:, None]).long())
+
+
+def by_length(chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]], at_most: int) -> list[list[int]]:
+    """The pairs in groups of a similar length, so that little of a forward pass is padding."""
+    rows = sorted(range(len(chosen)), key=lambda row: max(len(chosen[row]), len(rejected[row])))
+    return [rows[start : start + at_most] for start in range(0, len(rows), at_most)]
 
 
 def pair_loss(
@@ -248,9 +254,9 @@ def main(config: Config) -> RewardModel:
             # The loss: how unlikely the labels are, if sigmoid(difference of scores) is the probability of a label.
             optimizer.zero_grad()
             losses, differences = [], []
-            for start in range(0, len(chosen), config.micro_batch_pairs):
-                rows = slice(start, start + config.micro_batch_pairs)
-                loss, difference = pair_loss(scorer, chosen[rows], rejected[rows], config)
+            for rows in by_length(chosen, rejected, config.micro_batch_pairs):
+                better, worse = [chosen[row] for row in rows], [rejected[row] for row in rows]
+                loss, difference = pair_loss(scorer, better, worse, config)
                 # Divided by all pairs of the step, so that micro batches add up to one batch.
                 (loss.sum() / len(chosen)).backward()
                 losses.append(loss.detach())

@@ -7,12 +7,14 @@ that a right conversation leaves behind.
     correct   "Raise the stock of pens by 7. If there is none, set it to 7."    a call fails, and the tool says why
     nothing   a question that no tool can answer                                right is to call nothing and to answer
 
+Beside them `generate_singles` gives requests that one call serves, for a policy that must not unlearn them.
+
 At difficulty 1 the first two have begun: the value has been read, or a wrong call has been made, and the policy goes
 on from the tool's answer. From difficulty 2 on it begins itself.
 
 A conversation is played with `run_calls`: it runs the calls of a reply and gives each the tool's answer, a result or an
 error. A conversation is right if the database at its end is right and the rows that the user asks for have been read,
-whatever the calls; for the kind "nothing", if no call was made.
+whatever the calls; for the kind "nothing", if no call was made, and for a single call, if none failed.
 
     python -c "import nemotron.recipes.sources.exercises.workplace as e; \
         print(e.generate_exercises(1, 0, split='train'))"
@@ -37,6 +39,8 @@ from nemotron.recipes.sources.exercises.tool_calling import (
     Database,
     Request,
     check_call,
+    draw_database,
+    draw_requests,
     draw_tools,
     draw_value,
     run_call,
@@ -46,7 +50,7 @@ from nemotron.recipes.sources.problems.problem import Split, draw_integer, draw_
 from nemotron.strict import one_sentence
 
 FAMILY = "workplace"
-LOOK_UP, CORRECT, NOTHING = "look_up", "correct", "nothing"
+LOOK_UP, CORRECT, NOTHING, SINGLE = "look_up", "correct", "nothing", "single"
 KINDS = (LOOK_UP, CORRECT, NOTHING)
 NUM_TOOLS = {1: 2, 2: 3, 3: 5, 4: 8}  # our choice: those that are needed, then others beside them
 NUMBER_TABLES = tuple(table for table, column in TABLES.items() if column.type == "integer")
@@ -92,7 +96,7 @@ def run_calls(tools: Sequence[dict[str, Any]], database: Database, calls: Sequen
 
 
 def kind_of(exercise: Exercise) -> str:
-    """One of KINDS."""
+    """One of KINDS, or SINGLE."""
     return json.loads(exercise.details)["kind"]
 
 
@@ -110,6 +114,8 @@ def is_right(exercise: Exercise, database: Database, ran: Sequence[Ran]) -> bool
     """Whether a conversation with these calls, which leaves this database, did what was asked."""
     details = json.loads(exercise.details)
     if details["kind"] == NOTHING and ran:
+        return False
+    if details["kind"] == SINGLE and any(made.failed for made in ran):
         return False
     answers = [made.answer for made in ran if not made.failed]
     return database == details["wanted"] and all(answer in answers for answer in details["reads"])
@@ -186,6 +192,15 @@ def draw_nothing(generator: random.Random, difficulty: int) -> Exercise:
     return task(NOTHING, asked.messages[0]["content"], tools, database, [], asked.canonical)
 
 
+def draw_single(generator: random.Random, difficulty: int) -> Exercise:
+    """A request that one call serves."""
+    largest = 10 ** min(difficulty + 1, 4) - 1
+    (request,) = draw_requests(generator, 1, largest)
+    tools = draw_tools(generator, [request], NUM_TOOLS[difficulty])
+    database = draw_database(generator, [request], largest)
+    return task(SINGLE, request.text, tools, database, [[request.call]], request.text)
+
+
 DRAWS: dict[str, Callable[[random.Random, int], Exercise]] = {
     LOOK_UP: draw_look_up,
     CORRECT: draw_correct,
@@ -229,7 +244,7 @@ def draw_exercise(generator: random.Random, difficulty: int) -> Exercise:
 
 COPIED = re.compile(r"(Set|Raise) the (\w+) of (\w+) (?:to|by) the \w+ of (\w+)\.")
 RAISED = re.compile(r"Raise the (\w+) of (\w+) by (\d+)\. If there is none, set it to (\d+)\.")
-SIMPLE = re.compile(r"(What is|Set|Delete) the (\w+) of (\w+)(?: to (\w+))?[.?]")
+SIMPLE = re.compile(r"(What is|Set|Raise|Delete) the (\w+) of (\w+)(?: (?:to|by) (\w+))?[.?]")
 
 
 def is_correct(exercise: Exercise) -> bool:
@@ -242,10 +257,11 @@ def is_correct(exercise: Exercise) -> bool:
     elif found := RAISED.fullmatch(text):
         table, row, value, _ = found.groups()
         database[table][row] = database[table].get(row, 0) + int(value)
-    elif kind_of(exercise) == CORRECT and (found := SIMPLE.fullmatch(text)):
+    elif kind_of(exercise) in (CORRECT, SINGLE) and (found := SIMPLE.fullmatch(text)):
         effect, table, row, value = found.groups()
-        if effect == "Set":
-            database[table][row] = int(value)
+        if effect in ("Set", "Raise"):
+            before = database[table][row] if effect == "Raise" else 0
+            database[table][row] = before + int(value) if TABLES[table].type == "integer" else value
         elif effect == "Delete":
             del database[table][row]
     played, made = database_of(exercise), []
@@ -269,3 +285,8 @@ def generate_exercises(num_exercises: int, seed: int, *, split: Split, difficult
         ValueError: if a number is out of range or the split is unknown.
     """
     return draw_exercises(FAMILY, draw_exercise, is_correct, num_exercises, seed, split, difficulty)
+
+
+def generate_singles(num_exercises: int, seed: int, *, split: Split, difficulty: int = 1) -> list[Exercise]:
+    """Requests that one call serves, of one split; arguments and errors are those of `generate_exercises`."""
+    return draw_exercises(f"{FAMILY}_{SINGLE}", draw_single, is_correct, num_exercises, seed, split, difficulty)

@@ -104,6 +104,15 @@ def test_every_difficulty_has_an_equal_number():
     assert len({one.id for one in tasks}) == 11
 
 
+def test_requests_for_a_single_call_follow_as_a_share_of_the_others():
+    tasks = data_curation.tasks_of_every_difficulty(20, Config(max_difficulty=2), "train", 0.3)
+    kinds = [workplace.kind_of(one) for one in tasks]
+    assert kinds[20:] == ["single"] * 6
+    assert "single" not in kinds[:20]
+    assert Counter(one.difficulty for one in tasks[20:]) == {1: 3, 2: 3}
+    assert len({one.id for one in tasks}) == 26
+
+
 def test_tasks_of_training_and_evaluation_share_nothing():
     config = Config(max_difficulty=2)
     train, held_out = (data_curation.tasks_of_every_difficulty(200, config, split) for split in ("train", "evaluation"))
@@ -125,7 +134,7 @@ def test_bounds_in_the_wrong_order_are_refused():
         Config(solved_min=0.8, solved_max=0.7)
 
 
-@pytest.mark.parametrize("name", ["solved_min", "solved_max", "thinking_share"])
+@pytest.mark.parametrize("name", ["solved_min", "solved_max", "thinking_share", "single_share"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_share_is_from_0_to_1(name, value):
     with pytest.raises(ValueError, match=f"^{name}={value}: Input should be"):

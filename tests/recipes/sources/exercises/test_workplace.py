@@ -14,8 +14,10 @@ from nemotron.recipes.sources.exercises.workplace import (
     KINDS,
     LOOK_UP,
     NOTHING,
+    SINGLE,
     database_of,
     generate_exercises,
+    generate_singles,
     is_correct,
     is_right,
     kind_of,
@@ -116,6 +118,24 @@ def test_every_solution_is_right_and_nothing_less(difficulty: int) -> None:
             ran += made
         assert is_right(one, database, ran)
         assert (kind_of(one) == NOTHING) == (not solution_of(one))
+
+
+@DIFFICULTIES
+def test_a_single_call_does_what_is_asked_at_the_first_attempt(difficulty: int) -> None:
+    for one in generate_singles(80, 0, split="train", difficulty=difficulty):
+        assert (kind_of(one), [message["role"] for message in one.messages]) == (SINGLE, ["user"])
+        ((call,),) = solution_of(one)
+        database, ran = run_calls(one.tools, database_of(one), [call])
+        assert is_right(one, database, ran)
+        _, failed = run_calls(one.tools, database_of(one), [{"name": "find", "arguments": {}}])
+        assert not is_right(one, database, [*failed, *ran])
+
+
+def test_every_effect_occurs_among_single_calls_and_none_is_in_the_other_split() -> None:
+    train, held_out = (generate_singles(200, 0, split=split) for split in ("train", "evaluation"))
+    called = {calls[0]["name"].split("_")[0] for one in train for calls in solution_of(one)}
+    assert called == {"get", "set", "raise", "delete"}
+    assert not {task for one in train for task in one.tasks} & {task for one in held_out for task in one.tasks}
 
 
 def test_a_row_to_set_has_another_value_before() -> None:
