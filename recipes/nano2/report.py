@@ -323,8 +323,8 @@ def candidate_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The shapes of a compression that were distilled for a while, and the one that was chosen."""
     columns = {"hybrid_override_pattern": "layers", "hidden_size": "width", "intermediate_size": "MLP",
                "mamba_num_heads": "Mamba-2 heads", "num_parameters": "parameters", "total_bytes": "memory, bytes",
-               "pruned_loss": "loss, pruned", "distilled_loss": "loss, distilled"}  # fmt: skip
-    tried = [row for row in rows if row["distilled_loss"] is not None]
+               "pruned_kl": "KL, pruned", "distilled_kl": "KL, distilled"}  # fmt: skip
+    tried = [row for row in rows if row["distilled_kl"] is not None]
     cells = [[*(shown(row[name]) for name in columns), "chosen" if row["chosen"] else ""] for row in tried]
     fitting = sum(row["fits"] for row in rows)
     caption = f"Shapes that were distilled for a while, of {len(rows):,} in the grid; {fitting:,} fit"

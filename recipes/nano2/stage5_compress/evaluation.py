@@ -104,6 +104,8 @@ class Results(Artifact):
 
     checkpoint_path: Path
     """The distilled Checkpoint."""
+    control_path: Path
+    """The control; the distilled Checkpoint where none was trained."""
     table_path: Path
     """Markdown: the metrics as a person reads them."""
     recovery_plot_path: Path
@@ -214,10 +216,12 @@ def main(config: Config) -> Results:
         table = results_table(distilled, metrics, names)
         (work / "results.md").write_text(table, encoding="utf-8", newline="\n")
         plot_exam(metrics, names, work / "exam.svg")
+        exam.write_replies(work / "replies.parquet")
         plot_recovery(distilled, metrics, work / "recovery.svg")
         Results(
             path=work,
             checkpoint_path=distilled.path,
+            control_path=given.path,
             table_path=work / "results.md",
             recovery_plot_path=work / "recovery.svg",
             plot_path=work / "exam.svg",

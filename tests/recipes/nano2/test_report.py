@@ -20,6 +20,7 @@ from nemotron.recipes.nano2.report import (
 )
 from nemotron.recipes.scoring.pass_at_k import Paired
 from nemotron.report import sections_of
+from nemotron.report.blocks import Table
 from nemotron.report.run import Stage, Step, read_run
 
 
@@ -168,9 +169,9 @@ def test_the_sweep_says_what_was_chosen():
 
 def test_only_shapes_that_were_distilled_are_shown():
     shape = {"hybrid_override_pattern": "M-M*-", "hidden_size": 56, "intermediate_size": 256, "mamba_num_heads": 8,
-             "num_parameters": 1000, "total_bytes": 2000, "pruned_loss": 4.0}  # fmt: skip
-    rows = [{**shape, "distilled_loss": None, "fits": False, "chosen": False},
-            {**shape, "distilled_loss": 3.5, "fits": True, "chosen": True}]  # fmt: skip
+             "num_parameters": 1000, "total_bytes": 2000, "pruned_kl": 4.0}  # fmt: skip
+    rows = [{**shape, "distilled_kl": None, "fits": False, "chosen": False},
+            {**shape, "distilled_kl": 3.5, "fits": True, "chosen": True}]  # fmt: skip
     table = candidate_table(rows)
     assert table.rows == [["M-M*-", "56", "256", "8", "1,000", "2,000", "4", "3.5", "chosen"]]
     assert table.caption.endswith("of 2 in the grid; 1 fit")
@@ -187,3 +188,11 @@ def test_real_stages_have_everything(stage1, stage2):
     stages = [*read_run(stage1.directory), *read_run(stage2.directory)]
     titles = [section.title for section in sections_of(stages, report)]
     assert titles[:3] == ["Overview", "What each stage did to every ability", "The same prompts after each stage"]
+
+
+def test_a_compression_shows_its_candidates(stage5):
+    pruned = next(
+        step for stage in read_run(stage5.directory) for step in stage.steps if step.has("tables/candidates.parquet")
+    )
+    shown = [block for block in report.step_blocks(pruned) if isinstance(block, Table)]
+    assert sum("chosen" in row for table in shown for row in table.rows) == 1
