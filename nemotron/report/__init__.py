@@ -7,6 +7,7 @@ Every recipe has the same generic sections. A recipe of this package adds its ow
 Run: python -m nemotron.report outputs/nano2/tiny
 """
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -19,11 +20,14 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from nemotron.code import digest_of, modules_of
+from nemotron.directory import METADATA
 from nemotron.report.blocks import PARSER, Section, is_number, lower_headings, section_lines
 from nemotron.report.run import Stage, read_run
 from nemotron.report.sections import (
     Recipe,
     environment_section,
+    golden_of,
     lineage_section,
     overview,
     reproduction_section,
@@ -39,11 +43,12 @@ HEADER_CELL = re.compile("<th(?=[ >])")
 CELL = re.compile("<td([^>]*)>([^<]*)</td>")
 
 
-def write_report(output_dir: Path, recipe: Recipe | None = None) -> Path:
+def write_report(output_dir: Path, recipe: Recipe | None = None, *, only_if_changed: bool = False) -> Path:
     """Write report.html and report.md into the output directory of a recipe; return the path of report.html.
 
     Args:
         recipe: what the recipe adds; left out, the module `report` of the recipe, if it is one of this package.
+        only_if_changed: leave both files as they are if they were made from the same artifacts by the same code.
     Raises:
         ValueError: if the directory holds no finished step, or a file of one is missing or has changed.
     """
@@ -52,18 +57,32 @@ def write_report(output_dir: Path, recipe: Recipe | None = None) -> Path:
     title = (
         recipe.TITLE if recipe else next(filter(None, (one.recipe for one in stages)), "").rpartition(".")[2] or "run"
     )
+    html, source = output_dir / "report.html", source_of(stages, recipe)
+    if only_if_changed and html.exists() and html.with_suffix(".md").exists() and source in html.read_text("utf-8"):
+        return html
     try:
         sections = sections_of(stages, recipe)
     except LookupError as error:
         raise ValueError(
             f"{output_dir}: an artifact lacks {error}, which the report reads; run its step again with this version"
         ) from error
-    pages = {"report.html": html_page(title, sections), "report.md": markdown_page(title, sections)}
+    pages = {"report.html": html_page(title, source, sections), "report.md": markdown_page(title, sections)}
     for name, text in pages.items():
         partial = output_dir / f"{name}.partial"
         partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, output_dir / name)
-    return output_dir / "report.html"
+    return html
+
+
+def source_of(stages: Sequence[Stage], recipe: Recipe | None) -> str:
+    """One sha256 for what a report is made from: the artifacts, the goldens and the code."""
+    modules = modules_of("nemotron.report") | modules_of(getattr(recipe, "__name__", ""))
+    found = hashlib.sha256(digest_of(modules).encode())
+    for stage in stages:
+        found.update(repr((stage.name, stage.unfinished)).encode() + golden_of(stage)[1])
+        for step in stage.steps:
+            found.update(step.name.encode() + (step.directory / METADATA).read_bytes())
+    return found.hexdigest()
 
 
 def recipe_of(stages: Sequence[Stage]) -> Recipe | None:
@@ -89,7 +108,7 @@ def sections_of(stages: Sequence[Stage], recipe: Recipe | None) -> list[Section]
     ]
 
 
-def html_page(title: str, sections: Sequence[Section]) -> str:
+def html_page(title: str, source: str, sections: Sequence[Section]) -> str:
     """The report as one file of HTML. What is not marked as safe here is escaped by the template."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nemotron.report", ""),
@@ -101,7 +120,7 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
     )
     environment.filters["as_url"] = svg_url
     environment.filters["as_html"] = page_html
-    return environment.get_template("page.html").render(title=title, sections=sections)
+    return environment.get_template("page.html").render(title=title, source=source, sections=sections)
 
 
 def svg_url(svg: str) -> Markup:

@@ -302,18 +302,24 @@ def environment_section(stages: Sequence[Stage]) -> Section:
     return Section("Environment", [Table(["what", "value"], rows)])
 
 
+def golden_of(stage: Stage) -> tuple[str, bytes]:
+    """The name of a stage's golden, "nano2/stage0_pretrain", and what this package ships of it; empty if nothing."""
+    name = f"{stage.recipe.rpartition('.')[2]}/{stage.name}"
+    shipped = resources.files("nemotron.golden").joinpath(f"{name}.json")
+    return name, shipped.read_bytes() if shipped.is_file() else b""
+
+
 def reproduction_section(stages: Sequence[Stage]) -> Section:
     """How closely each stage at tiny scale reproduces the golden that this package ships."""
     rows = []
     for stage in stages:
-        name = f"{stage.recipe.rpartition('.')[2]}/{stage.name}"
-        shipped = resources.files("nemotron.golden").joinpath(f"{name}.json")
+        name, golden = golden_of(stage)
         if not all(step.config.get("scale") == "tiny" for step in stage.steps):
             rows.append([stage.name, "recorded at tiny only"])
-        elif not shipped.is_file():
+        elif not golden:
             rows.append([stage.name, "nothing is recorded"])
         else:
-            steps = list(parse_json(shipped.read_bytes(), name)["ladder"])
+            steps = list(parse_json(golden, name)["ladder"])
             lacking = [step for step in steps if stage.step(step) is None]
             if lacking:
                 rows.append([stage.name, f"not compared: {', '.join(lacking)} not finished"])

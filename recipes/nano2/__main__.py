@@ -92,7 +92,7 @@ if __name__ == "__main__":
         stages = main(config)
         if not config.plan:
             print_complete(list(stages.values())[-1])
-            report = write_report(config.output_dir)
+            report = write_report(config.output_dir, only_if_changed=True)
             log_files(report)
             print_line(f"report: {report}")
             for stage, artifacts in stages.items():

@@ -53,6 +53,21 @@ def test_equal_artifacts_give_equal_bytes_wherever_they_are(hostile_run):
     assert sorted(path.name for path in moved.iterdir()) == ["report.html", "report.md", "stage1_sft"]
 
 
+def test_a_report_is_written_again_only_if_what_it_is_made_from_has_changed(hostile_run):
+    html = write_report(hostile_run, only_if_changed=True)
+    source = re.search("sha256 [0-9a-f]{64}", html.read_text(encoding="utf-8"))[0]
+    html.write_text(f"mine, {source}", encoding="utf-8")
+    write_report(hostile_run, only_if_changed=True)
+    assert html.read_text(encoding="utf-8").startswith("mine")
+    write_report(hostile_run)
+    assert not html.read_text(encoding="utf-8").startswith("mine")
+    metadata = next(hostile_run.glob("*/*/metadata.json"))
+    html.write_text(f"mine, {source}", encoding="utf-8")
+    metadata.write_bytes(metadata.read_bytes() + b"\n")
+    write_report(hostile_run, only_if_changed=True)
+    assert not html.read_text(encoding="utf-8").startswith("mine")
+
+
 def test_text_from_documents_stays_text(page, hostile):
     allowed = {"html", "head", "meta", "title", "style", "body", "header", "nav", "main", "section", "ul", "li", "a",
                "p", "h1", "h2", "h3", "h4", "h5", "h6", "div", "table", "thead", "tbody", "tr", "th", "td", "figure",
