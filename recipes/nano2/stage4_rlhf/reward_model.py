@@ -80,7 +80,7 @@ class Config(ScaledConfig):
     """Pairs of one optimizer step; each pair is used once."""
     micro_batch_pairs: PositiveInt = by_scale(tiny=10, small=8, medium=4, full=our_choice(1))
     """Pairs per forward pass; changes memory, not the result."""
-    learning_rate: PositiveFloat = by_scale(tiny=1e-3, small=3e-4, medium=5e-6, full=our_choice(2e-6))
+    learning_rate: PositiveFloat = by_scale(tiny=1e-3, small=2e-3, medium=5e-6, full=our_choice(2e-6))
     """Learning rate after the warmup; it falls linearly to 0."""
     warmup_steps: NonNegativeInt = by_scale(tiny=2, small=10, medium=20, full=our_choice(20))
     """Steps over which the learning rate rises linearly from 0."""
