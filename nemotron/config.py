@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -391,7 +391,8 @@ def _flags(instance: ScaledConfig, is_nested: bool, trackers: list[TrackerName],
         )
 
     if not is_nested:
-        specs.append(tyro.constructors.StructFieldSpec("tracker", TrackerName, "none", helptext=TRACKER_HELP))
+        annotation = cast(Any, TrackerName)  # a type to tyro, not to mypy
+        specs.append(tyro.constructors.StructFieldSpec("tracker", annotation, "none", helptext=TRACKER_HELP))
 
     def instantiate(**flags: Any) -> ScaledConfig:
         if not is_nested:

@@ -259,7 +259,7 @@ class MlflowTracker:
             return artifact.path
         client = self._connected()
         for run in client.search_runs([self.experiment_id], order_by=["attributes.start_time DESC"]):
-            for one in run.inputs.dataset_inputs:
+            for one in run.inputs.dataset_inputs if run.inputs else ():
                 if one.dataset.name == artifact and artifact.endswith(f"/{artifact_type}"):
                     return Path(json.loads(one.dataset.source)["path"])
         raise ValueError(f"name={artifact!r}: {self.uri} has no {artifact_type} of that name")

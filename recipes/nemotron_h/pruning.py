@@ -17,7 +17,7 @@ Letters are those of `model.py`; f is a neuron of an MLP. Indices are always tho
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -219,7 +219,7 @@ def _width_scores(
         x = x if after else x[..., h * p : 2 * h * p]  # in_proj writes z, x, B, C and dt
         return x.double().square().sum((0, 1)).view(h, p)
 
-    for index, layer in enumerate(model.backbone.layers):
+    for index, layer in enumerate(cast(Any, model.backbone.layers)):
         letter, mixer = config.hybrid_override_pattern[index], layer.mixer
         watch(layer.norm, norms, index, _squared_means)
         if letter == MLP:
@@ -401,8 +401,9 @@ def prune(model: NemotronH, kept: Kept, *, rescale: bool = False) -> NemotronH:
         "lm_head.weight": take(model.lm_head.weight, columns=d),
     }
     for new, old in enumerate(kept.layers):
-        letter, mixer = config.hybrid_override_pattern[old], model.backbone.layers[old].mixer
-        parts = {"norm.weight": take(model.backbone.layers[old].norm.weight, d, factor=norm_factor)}
+        layer = cast(Any, model.backbone.layers[old])
+        letter, mixer = config.hybrid_override_pattern[old], layer.mixer
+        parts = {"norm.weight": take(layer.norm.weight, d, factor=norm_factor)}
         if letter == MAMBA:
             heads = indices(kept.mamba_heads[old])
             inner = (heads[:, None] * p + indices(kept.mamba_channels[old])).flatten()  # (h' p') of the h p channels

@@ -14,6 +14,7 @@ Left out: the measures of single stages (win rate, calls of tools), which run on
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import PositiveFloat, PositiveInt
@@ -179,7 +180,7 @@ def main(config: Config) -> Results:
 
         # Held-out rows of both sources: the loss, and how far each model is from the teacher.
         metrics: dict[str, float] = {}
-        memory = {name: int(pruned.metrics[name]) for name in ("context_tokens", "sequences")}
+        memory: dict[str, Any] = {name: int(pruned.metrics[name]) for name in ("context_tokens", "sequences")}
         for name, model in models.items():
             losses = held_out_losses(model, dataset.validation_path, dataset.shares(), dtype="float32",
                                      batch_tokens=config.batch_tokens, device=config.device)  # fmt: skip

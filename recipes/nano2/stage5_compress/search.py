@@ -355,7 +355,7 @@ def main(config: Config) -> Checkpoint:
         print_line(f"layers removed, in order: {', '.join(f'{n} ({pattern[n]})' for n, _ in importance.layers)}")
 
         # Act 2, candidates: every shape of the grid with its memory, and a short distillation for the top ones.
-        memory = {"context_tokens": config.context_tokens, "sequences": config.sequences}
+        memory: dict[str, Any] = {"context_tokens": config.context_tokens, "sequences": config.sequences}
         grid = grid_of(importance, teacher.config, config)
         found = candidates(teacher.config, grid, budget_bytes=config.budget_bytes, **memory)
         print_line(f"{sum(one.fits for one in found):,} of {len(found):,} candidates fit")
