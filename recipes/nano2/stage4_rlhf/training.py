@@ -99,7 +99,7 @@ class Config(ScaledConfig):
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, WORKPLACE))
     """A token that became more likely than 1 + clip_high times what it was is not pushed further up."""
     kl_weight: NonNegativeFloat = by_scale(
-        tiny=0.01, small=0.02, medium=0.01, full=proxy(0.01, "NeMo RL's default for GRPO on mathematics")
+        tiny=0.01, small=0.1, medium=0.01, full=proxy(0.01, "NeMo RL's default for GRPO on mathematics")
     )
     """Weight of the KL divergence from the policy at the start: a reward model is trusted only near it."""
 
@@ -121,7 +121,7 @@ class Config(ScaledConfig):
     """Optimizer steps on the replies of one step, each on its share of the prompts."""
     micro_batch_prompts: PositiveInt = by_scale(tiny=4, small=2, medium=1, full=our_choice(1))
     """Prompts, each with all its replies, per forward pass; changes memory, not the result."""
-    learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=2e-4, medium=5e-6, full=proxy(5e-6, WORKPLACE))
+    learning_rate: PositiveFloat = by_scale(tiny=3e-4, small=5e-5, medium=5e-6, full=proxy(5e-6, WORKPLACE))
     """Learning rate after the warmup; it stays."""
     warmup_steps: NonNegativeInt = by_scale(tiny=1, small=5, medium=13, full=proxy(13, WORKPLACE))
     """Steps over which the learning rate rises linearly from 0."""
