@@ -145,4 +145,4 @@ def test_a_negative_weight_of_the_nll_is_refused():
 def test_states_are_kept_at_the_ends_of_rounds(scale):
     config = Config(scale=scale)
     assert config.checkpoint_every_steps == config.steps_per_round
-    assert config.beta == 0.05
+    assert config.beta == (0.2 if scale == "small" else 0.05)
