@@ -454,7 +454,10 @@ def test_a_student_with_another_tokenizer_is_refused(pruned, tmp_path):
         ({"attention_layers": 2}, r"^num_attention_layers=2 must be from 1 to 1, which the model has"),
     ],
 )
-def test_a_search_that_has_no_answer_is_refused(dataset, tmp_path, changes, sentence):
+def test_a_search_that_has_no_answer_is_refused_before_anything_is_measured(
+    dataset, tmp_path, monkeypatch, changes, sentence
+):
+    monkeypatch.setattr(search, "measure_importance", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(ValueError, match=sentence):
         search.main(searched(dataset, tmp_path, **changes))
     assert not (tmp_path / "search").exists()
