@@ -69,11 +69,11 @@ def test_a_missing_device_of_any_step_is_refused_before_any_work(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train", "scratch"])
-def test_an_unfinished_run_of_either_training_is_refused_before_any_work(name, tmp_path):
+def test_an_unfinished_run_of_either_training_that_cannot_be_read_is_refused_before_any_work(name, tmp_path):
     config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
     state = working_name(getattr(config, name).output_dir) / "training_state" / "step-00000001"
     state.mkdir(parents=True)
-    with pytest.raises(ValueError, match=rf"holds an unfinished run at step-00000001; add --{name}\.resume to go on"):
+    with pytest.raises(ValueError, match=rf"{state.parents[1]} holds an unfinished run of which no state can be read"):
         stage5_compress.main(config)
 
 
