@@ -450,6 +450,7 @@ def test_a_student_with_another_tokenizer_is_refused(pruned, tmp_path):
         ({"budget_bytes": 10**9}, r"^budget_bytes=1,000,000,000 is not below the .* bytes of the teacher"),
         ({"mamba_heads": (7,)}, r"^n_groups=2 does not divide mamba_num_heads=7; every group loses as many heads"),
         ({"hidden_sizes": (64, 72)}, r"^hidden_size=72 must be from 1 to 64, which the model has"),
+        ({"candidate_steps": 4}, r"^candidate_steps=4 with batch_sequences=4 read 16 rows, and length_16 has 12; give"),
         ({"depths": (6,)}, r"^num_layers=6 must be from 1 to 5, which the model has"),
         ({"attention_layers": 2}, r"^num_attention_layers=2 must be from 1 to 1, which the model has"),
     ],

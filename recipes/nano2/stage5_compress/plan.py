@@ -62,8 +62,10 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
     config = check_stage(MODELS[config.scale], config, flag)
+    phases = data_curation.planned_phases(config.data)
     for step in (config.train, config.scratch):
-        training.training_parts(data_curation.planned_phases(config.data), step)
+        training.training_parts(phases, step)
+    search.check_rows(phases[0], config.prune)
     for refuse in (search.check_grid, search.check_budget):
         refuse(MODELS[config.scale], config.prune)
     return config

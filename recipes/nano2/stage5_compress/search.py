@@ -44,7 +44,7 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.curation.rows import read_rows
+from nemotron.recipes.curation.rows import Phase, read_rows
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
@@ -203,6 +203,15 @@ def check_budget(teacher: ModelConfig, config: Config) -> None:
     )
 
 
+def check_rows(first_part: Phase, config: Config) -> None:
+    """Raise ValueError if the first part of distillation has not enough rows for the steps of a candidate."""
+    if (needed := config.candidate_steps * config.batch_sequences) > first_part.num_sequences:
+        raise ValueError(
+            f"candidate_steps={config.candidate_steps} with batch_sequences={config.batch_sequences} read {needed:,} "
+            f"rows, and {first_part.name} has {first_part.num_sequences:,}; give fewer steps, or more rows"
+        )
+
+
 def grid_of(importance: Importance, teacher: ModelConfig, config: Config) -> Grid:
     """The grid in terms of a model's configuration: a depth is the pattern that the removal of layers leaves."""
     patterns = []
@@ -357,6 +366,7 @@ def main(config: Config) -> Checkpoint:
     dataset = Dataset.load(path=config.dataset_path)
     base = dataset.base()
     base.check_scale(config.scale)
+    check_rows(dataset.phases[0], config)
     for check in (check_grid, check_budget):
         check(load_config(base.checkpoint_path), config)
     with working_directory(config.output_dir, Checkpoint) as work, threads_of(config.scale):

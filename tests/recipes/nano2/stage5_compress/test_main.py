@@ -97,6 +97,7 @@ def test_an_input_of_a_step_is_refused_in_a_whole_run(name, field):
             r"^budget_bytes=10,000 is below the 2\d\d,\d{3} bytes of the smallest candidate",
         ),
         ("prune", "budget_bytes", 10**6, r"^budget_bytes=1,000,000 is not below the 492,896 bytes of the teacher"),
+        ("prune", "candidate_steps", 17, r"^candidate_steps=17 with batch_sequences=4 read 68 rows, and length_128 "),
         ("train", "batch_sequences", (4, 2), r"^batch_sequences=\(4, 2\) and the data has 3 lengths of rows"),
         ("scratch", "warmup_steps", 99, r"^warmup_steps=99, and the dataset has rows for 24 steps"),
     ],
