@@ -110,7 +110,7 @@ def teacher(random_base_model, tmp_path_factory):
         sequence_length=20, long_context_length=20, tokenizer_path=directory / "tokenizer", phases=parts,
         validation_path=directory / "validation", exercises_path=directory / "exercises",
         samples_path=directory / "samples", filters={}, unreadable=[], num_unreadable=0, num_emptied_traces=0,
-        num_cut_traces=0,
+        num_cut_traces=0, attribution=[],
     ).save()  # fmt: skip
     return base.model_copy(update={"dataset_path": fine_tuning.path}).save()
 
