@@ -2,8 +2,8 @@
 
 For every axis (layers, channels of the residual stream, neurons of the MLPs, Mamba-2 heads) the teacher is pruned along
 that axis only, to the smallest size of the search's grid, and its divergence from the teacher on held-out rows is
-measured; nothing is distilled. Each
-seed draws another random choice, and measures importance on another part of the calibration rows.
+measured; nothing is distilled. Each seed draws another random choice, and measures importance on another part of the
+calibration rows.
 
 Run: python benchmarks/pruning_orders.py --dataset-path outputs/nano2/small/stage5_compress/data_curation --scale small
 """

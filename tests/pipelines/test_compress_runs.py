@@ -110,7 +110,7 @@ def teacher(random_base_model, tmp_path_factory):
         sequence_length=20, long_context_length=20, tokenizer_path=directory / "tokenizer", phases=parts,
         validation_path=directory / "validation", exercises_path=directory / "exercises",
         samples_path=directory / "samples", filters={}, unreadable=[], num_unreadable=0, num_emptied_traces=0,
-        num_cut_traces=0,
+        num_cut_traces=0, attribution=[],
     ).save()  # fmt: skip
     return base.model_copy(update={"dataset_path": fine_tuning.path}).save()
 
@@ -450,11 +450,15 @@ def test_a_student_with_another_tokenizer_is_refused(pruned, tmp_path):
         ({"budget_bytes": 10**9}, r"^budget_bytes=1,000,000,000 is not below the .* bytes of the teacher"),
         ({"mamba_heads": (7,)}, r"^n_groups=2 does not divide mamba_num_heads=7; every group loses as many heads"),
         ({"hidden_sizes": (64, 72)}, r"^hidden_size=72 must be from 1 to 64, which the model has"),
+        ({"candidate_steps": 4}, r"^candidate_steps=4 with batch_sequences=4 read 16 rows, and length_16 has 12; give"),
         ({"depths": (6,)}, r"^num_layers=6 must be from 1 to 5, which the model has"),
         ({"attention_layers": 2}, r"^num_attention_layers=2 must be from 1 to 1, which the model has"),
     ],
 )
-def test_a_search_that_has_no_answer_is_refused(dataset, tmp_path, changes, sentence):
+def test_a_search_that_has_no_answer_is_refused_before_anything_is_measured(
+    dataset, tmp_path, monkeypatch, changes, sentence
+):
+    monkeypatch.setattr(search, "measure_importance", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(ValueError, match=sentence):
         search.main(searched(dataset, tmp_path, **changes))
     assert not (tmp_path / "search").exists()

@@ -90,7 +90,7 @@ class Config(ScaledConfig):
     speed_tokens: PositiveInt = by_scale(
         tiny=16, small=128, medium=512, full=published(16_384, "section 4, 8k in and 16k out"), recorded=False
     )
-    """Tokens of each of them."""
+    """Tokens of each of them, after a prompt of one token."""
     speed_rounds: PositiveInt = by_scale(tiny=1, small=3, medium=3, full=our_choice(3), recorded=False)
     """Measurements of each model; their median counts."""
     device: str = by_scale(**DEVICES, recorded=False)

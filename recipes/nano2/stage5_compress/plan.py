@@ -4,8 +4,8 @@ In: the Config of the stage. Out: text for `--plan`. Every number comes from the
 published numbers stand beside those of `full`.
 Run: python -m nemotron.recipes.nano2.stage5_compress --scale full --plan
 
-Which layers are removed is known only after their importance was measured. At full the plan takes the published
-pattern of the 9B; at the other scales it keeps every layer and shows the widths alone.
+Which layers are removed is known only after their importance was measured. At full the plan takes the patterns of
+FULL_GRID; at the other scales it keeps every layer and shows the widths alone.
 Left out: memory and time of the search and of the evaluation, and communication between devices.
 """
 
@@ -14,7 +14,14 @@ from typing import Any
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain.plan import duration
 from nemotron.recipes.nano2.stage5_compress import data_curation, search, training
-from nemotron.recipes.nemotron_h.inference_memory import Candidate, Grid, candidates, inference_memory_bytes, neighbors
+from nemotron.recipes.nemotron_h.inference_memory import (
+    FULL_GRID,
+    Candidate,
+    Grid,
+    candidates,
+    inference_memory_bytes,
+    neighbors,
+)
 from nemotron.recipes.nemotron_h.model import ATTENTION, PUBLISHED_9B, ModelConfig
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
@@ -55,9 +62,12 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
     config = check_stage(MODELS[config.scale], config, flag)
+    phases = data_curation.planned_phases(config.data)
     for step in (config.train, config.scratch):
-        training.training_parts(data_curation.planned_phases(config.data), step)
-    search.check_grid(MODELS[config.scale], config.prune)
+        training.training_parts(phases, step)
+    search.check_rows(phases[0], config.prune)
+    for refuse in (search.check_grid, search.check_budget):
+        refuse(MODELS[config.scale], config.prune)
     return config
 
 
@@ -73,7 +83,8 @@ def page(config: Any) -> str:
     found = candidates(teacher, grid, budget_bytes=budget, **needs)
     parts = training.training_parts(data_curation.planned_phases(config.data), config.train)
     whole = Candidate(teacher, inference_memory_bytes(teacher, **needs), budget)
-    chosen = next(one for one in found if (one.config == target if target else one.fits))
+    published = next((one for one in found if one.config == target), None)  # None: the flags leave it out of the grid
+    chosen = published or next(one for one in found if one.fits)
     lines = [
         f"Compression at scale {config.scale}",
         "",
@@ -84,7 +95,7 @@ def page(config: Any) -> str:
         f"    memory                   {whole.verdict}",
         f"  grid                       {sum(one.fits for one in found):,} of {len(found):,} shapes fit",
         "",
-        f"  {'the published 9B' if target else 'the largest that fits'}",
+        f"  {'the published 9B' if published else 'the largest that fits'}",
         *shape_lines(chosen),
         "",
         "  one step of the grid from it",
@@ -102,11 +113,12 @@ def page(config: Any) -> str:
 
 
 def planned_grid(teacher: ModelConfig, config: search.Config) -> tuple[Grid, ModelConfig | None]:
-    """The grid of the widths, and the published shape if the teacher is the published 12B."""
+    """The grid, and the published shape if the teacher is the published 12B; otherwise every layer stays."""
     target = PUBLISHED_9B if teacher == MODELS["full"] else None
-    pattern = target.hybrid_override_pattern if target else teacher.hybrid_override_pattern
+    known = [pattern for pattern in FULL_GRID.hybrid_override_pattern if len(pattern) in config.depths]
+    patterns = tuple(known) if target and known else (teacher.hybrid_override_pattern,)
     widths = (config.hidden_sizes, config.intermediate_sizes, config.mamba_heads, (teacher.mamba_head_dim,))
-    return Grid((pattern,), *widths), target
+    return Grid(patterns, *widths), target
 
 
 def shape_text(config: ModelConfig) -> str:

@@ -44,7 +44,7 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.curation.rows import read_rows
+from nemotron.recipes.curation.rows import Phase, read_rows
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
@@ -61,7 +61,7 @@ from nemotron.recipes.nemotron_h.inference_memory import (
     inference_memory_bytes,
     parameter_count,
 )
-from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, parameter_groups
+from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, ModelConfig, NemotronH, parameter_groups
 from nemotron.recipes.nemotron_h.pruning import (
     Importance,
     Scored,
@@ -182,6 +182,34 @@ def check_grid(teacher: ModelConfig, config: Config) -> None:
     sizes = (config.depths, config.hidden_sizes, config.intermediate_sizes, config.mamba_heads)
     for depth, hidden, neurons, heads in product(*sizes):
         check_shape(teacher, Shape(depth, config.attention_layers, hidden, neurons, heads, teacher.mamba_head_dim))
+
+
+def check_budget(teacher: ModelConfig, config: Config) -> None:
+    """Raise ValueError if the teacher fits the budget, or no shape does, whichever layers importance will remove."""
+    mamba, mlp = (teacher.hybrid_override_pattern.count(letter) for letter in (MAMBA, MLP))
+    patterns = [  # one for each number of Mamba-2 layers that may stay; the order of layers takes no memory
+        MAMBA * kept + MLP * (depth - config.attention_layers - kept) + ATTENTION * config.attention_layers
+        for depth in config.depths
+        for kept in range(min(1, mamba), mamba + 1)
+        if min(1, mlp) <= depth - config.attention_layers - kept <= mlp
+    ]
+    widths = ((min(sizes),) for sizes in (config.hidden_sizes, config.intermediate_sizes, config.mamba_heads))
+    candidates(
+        teacher,
+        Grid(tuple(patterns), *widths, (teacher.mamba_head_dim,)),
+        budget_bytes=config.budget_bytes,
+        context_tokens=config.context_tokens,
+        sequences=config.sequences,
+    )
+
+
+def check_rows(first_part: Phase, config: Config) -> None:
+    """Raise ValueError if the first part of distillation has not enough rows for the steps of a candidate."""
+    if (needed := config.candidate_steps * config.batch_sequences) > first_part.num_sequences:
+        raise ValueError(
+            f"candidate_steps={config.candidate_steps} with batch_sequences={config.batch_sequences} read {needed:,} "
+            f"rows, and {first_part.name} has {first_part.num_sequences:,}; give fewer steps, or more rows"
+        )
 
 
 def grid_of(importance: Importance, teacher: ModelConfig, config: Config) -> Grid:
@@ -338,7 +366,9 @@ def main(config: Config) -> Checkpoint:
     dataset = Dataset.load(path=config.dataset_path)
     base = dataset.base()
     base.check_scale(config.scale)
-    check_grid(load_config(base.checkpoint_path), config)
+    check_rows(dataset.phases[0], config)
+    for check in (check_grid, check_budget):
+        check(load_config(base.checkpoint_path), config)
     with working_directory(config.output_dir, Checkpoint) as work, threads_of(config.scale):
         teacher = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
         pattern = teacher.config.hybrid_override_pattern

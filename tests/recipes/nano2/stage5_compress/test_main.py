@@ -69,11 +69,11 @@ def test_a_missing_device_of_any_step_is_refused_before_any_work(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train", "scratch"])
-def test_an_unfinished_run_of_either_training_is_refused_before_any_work(name, tmp_path):
+def test_an_unfinished_run_of_either_training_that_cannot_be_read_is_refused_before_any_work(name, tmp_path):
     config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
     state = working_name(getattr(config, name).output_dir) / "training_state" / "step-00000001"
     state.mkdir(parents=True)
-    with pytest.raises(ValueError, match=rf"holds an unfinished run at step-00000001; add --{name}\.resume to go on"):
+    with pytest.raises(ValueError, match=rf"{state.parents[1]} holds an unfinished run of which no state can be read"):
         stage5_compress.main(config)
 
 
@@ -90,6 +90,14 @@ def test_an_input_of_a_step_is_refused_in_a_whole_run(name, field):
     ("name", "field", "value", "sentence"),
     [
         ("prune", "mamba_heads", (7,), r"^n_groups=2 does not divide mamba_num_heads=7"),
+        (
+            "prune",
+            "budget_bytes",
+            10**4,
+            r"^budget_bytes=10,000 is below the 2\d\d,\d{3} bytes of the smallest candidate",
+        ),
+        ("prune", "budget_bytes", 10**6, r"^budget_bytes=1,000,000 is not below the 492,896 bytes of the teacher"),
+        ("prune", "candidate_steps", 17, r"^candidate_steps=17 with batch_sequences=4 read 68 rows, and length_128 "),
         ("train", "batch_sequences", (4, 2), r"^batch_sequences=\(4, 2\) and the data has 3 lengths of rows"),
         ("scratch", "warmup_steps", 99, r"^warmup_steps=99, and the dataset has rows for 24 steps"),
     ],

@@ -30,7 +30,11 @@ def test_the_plan_of_full_has_the_published_numbers(full):
 def test_the_plan_says_of_each_neighbor_whether_it_fits_and_why(full):
     near = full.partition("one step of the grid from it")[2].partition("the largest that fit")[0]
     names = re.findall(r"^    (\w+=\d+) ", near, re.M)
-    assert names == ["hidden_size=4608", "intermediate_size=15360", "intermediate_size=16000", "mamba_num_heads=120"]
+    assert names == [
+        *("num_layers=54", "hidden_size=4608", "intermediate_size=15360", "intermediate_size=16000"),
+        "mamba_num_heads=120",
+    ]
+    assert "1,242 shapes fit" in full
     verdicts = re.findall(r"^      (fits with|is) [\d.e-]+ GiB (?:left|over): .*weights .*keys and values", near, re.M)
     assert len(verdicts) == len(names)
 
@@ -74,6 +78,15 @@ def test_a_budget_that_the_teacher_fits_is_refused():
     config.prune.budget_bytes = 10**9
     with pytest.raises(ValueError, match=r"^budget_bytes=1,000,000,000 is not below the .* bytes of the teacher"):
         plan.page(config)
+
+
+@pytest.mark.parametrize(("name", "values"), [("hidden_sizes", (4608,)), ("depths", (52, 54)), ("depths", (50,))])
+def test_a_grid_without_the_published_shape_has_a_plan(name, values):
+    config = Config(scale="full")
+    setattr(config.prune, name, values)
+    text = plan.page(config)
+    assert "the published 9B" not in text
+    assert "  the largest that fits\n    shape " in text
 
 
 def test_the_grid_of_another_scale_keeps_every_layer():

@@ -1,6 +1,7 @@
 """The grid of the search, and its tables; whole runs: tests/pipelines/test_compress_runs.py."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage5_compress import search
 from nemotron.recipes.nano2.stage5_compress.search import Config
-from nemotron.recipes.nemotron_h.inference_memory import candidates
+from nemotron.recipes.nemotron_h.inference_memory import candidates, inference_memory_bytes
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.nemotron_h.pruning import measure_importance
 
@@ -35,6 +36,20 @@ def test_a_depth_is_the_pattern_that_the_removal_of_layers_leaves(importance):
 def test_every_shape_of_every_scale_can_be_pruned_to():
     for scale, teacher in MODELS.items():
         search.check_grid(teacher, Config(scale=scale))
+        search.check_budget(teacher, Config(scale=scale))
+
+
+def test_the_least_memory_of_any_layers_is_known_before_importance():
+    """Removing one layer leaves two MLPs or two Mamba-2 layers: the smaller of both bounds the budget."""
+    config = Config(depths=(4,), hidden_sizes=(48,), intermediate_sizes=(160,), mamba_heads=(6,))
+    shapes = [
+        replace(TINY, hybrid_override_pattern=pattern, hidden_size=48, intermediate_size=160, mamba_num_heads=6)
+        for pattern in ("M--*", "M-M*")
+    ]
+    needs = [sum(inference_memory_bytes(shape, context_tokens=512).values()) for shape in shapes]
+    search.check_budget(TINY, replace(config, budget_bytes=min(needs)))
+    with pytest.raises(ValueError, match=rf"is below the {min(needs):,} bytes of the smallest candidate"):
+        search.check_budget(TINY, replace(config, budget_bytes=min(needs) - 1))
 
 
 def test_the_published_budget_and_ranges():
