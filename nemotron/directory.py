@@ -380,6 +380,8 @@ def check_replaceable(final: Path, artifact_type: str) -> None:
     if final.exists() and not os.access(final, os.W_OK):
         raise ValueError(f"output_dir={final} is not writable; change its permissions or choose another one")
     for parent in final.parents:
+        if parent.is_file():
+            raise ValueError(f"output_dir={final}: {parent} is a file, not a directory; choose another output_dir")
         if is_artifact(parent):
             raise ValueError(f"output_dir={final} is inside the artifact {parent}; choose one outside of it")
     work, replaced = working_name(final), replaced_name(final)

@@ -149,7 +149,10 @@ def changed_input(config: Any, inputs: Mapping[str, Any]) -> str:
         place = final_place(path)
         if place in process.planned:
             return f"depends on {place.parent.name}/{place.name}, which runs"
-        digest = read_metadata(place).digest
+        try:
+            digest = read_metadata(place).digest
+        except ValueError as error:
+            return f"{item.name}: {one_sentence(error)}"
         if digest not in {reference.digest for reference in inputs.values()}:
             return f"{item.name}: {place.parent.name}/{place.name} has another digest now, {digest[:12]}"
     return ""
@@ -201,7 +204,7 @@ def whole_stage(config: Any, steps: Sequence[ModuleType]) -> Iterator[StepRunner
     """Run the steps of a stage, alone in its directory; first check that every step can write its artifact.
 
     Inside, no other process can run the stage or one of its steps in this directory. A recipe that has opened the stage
-    already may open it again in the same process. A plan checks, locks and writes nothing; it prints a page at its end.
+    already may open it again in the same process. A plan locks and writes nothing; it prints a page at its end.
 
     Args:
         config: of the stage: output_dir, and the Config of each step as a field; force and plan if it has them.
@@ -213,19 +216,20 @@ def whole_stage(config: Any, steps: Sequence[ModuleType]) -> Iterator[StepRunner
     """
     stage = Path(os.path.abspath(config.output_dir)).resolve()
     runner = StepRunner(config, len(steps))
+    if stage in process.stages:
+        yield runner
+        return
+    step_configs = [value for step in steps for value in vars(config).values() if isinstance(value, step.Config)]
+    places = [final_place(step_config.output_dir) for step_config in step_configs]
+    for step, final in zip(steps, places, strict=True):
+        check_replaceable(final, get_type_hints(step.main).get("return", Artifact).type_name())
     if runner.plan:
         yield runner
         if runner.num_seen:  # not if a recipe opens all of its stages
             print_page("\n".join(runner.page))
         return
-    if stage in process.stages:
-        yield runner
-        return
-    step_configs = [value for step in steps for value in vars(config).values() if isinstance(value, step.Config)]
-    for step, step_config in zip(steps, step_configs, strict=True):
-        final = final_place(step_config.output_dir)
+    for final in places:
         check_not_written(final)
-        check_replaceable(final, get_type_hints(step.main).get("return", Artifact).type_name())
     running = stage / RUNNING
     made = [folder for folder in (stage, *stage.parents) if not folder.exists()]
     running.mkdir(parents=True, exist_ok=True)

@@ -100,8 +100,9 @@ class WandbTracker:
                 console="off", silent=True, disable_git=True, x_disable_stats=True, init_timeout=START_SECONDS
             )
             self.run = wandb.init(
-                project=self.project, group=self.group, name=short_name(producer), mode=self.mode, settings=settings
-            )
+                project=self.project, group=self.group, name=short_name(producer), mode=self.mode, settings=settings,
+                dir=os.environ.get("WANDB_DIR") or os.getcwd(),  # W&B keeps the directory of its first run
+            )  # fmt: skip
             self.producer = producer
             self.run.define_metric("steps_done", hidden=True)
             self.run.define_metric("*", step_metric="steps_done")

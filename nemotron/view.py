@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nemotron.process import process
+from nemotron.terminal import printable
 
 REFRESHES_PER_SECOND = 2  # our choice: enough for a person, and too rare to slow down a tiny run
 
@@ -37,7 +38,7 @@ class View:
     def begin(self, stage: str, title: str) -> None:
         """A step of a stage begins."""
         self.stage, self.began, self.done_of_step = stage, time.perf_counter(), 0.0
-        self.show(title)
+        self.show(printable(title))
 
     def advance(self, share: float) -> None:
         """A share of the step, from 0 to 1, is done."""

@@ -55,7 +55,8 @@ def test_the_wheel_holds_every_module_and_golden_and_nothing_else(wheel):
         f"{arrives_as}/{path.relative_to(ROOT / name).as_posix()}"
         for name, arrives_as in SOURCES.items()
         for path in (ROOT / name).rglob("*")
-        if path.suffix in (".py", ".json", ".md", ".typed") and not {"__pycache__", "outputs"} & set(path.parts)
+        if path.suffix in (".py", ".json", ".md", ".typed", ".html", ".css", ".yaml")
+        and not {"__pycache__", "outputs"} & set(path.parts)
     }
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if ".dist-info/" not in name} == expected

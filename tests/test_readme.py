@@ -24,6 +24,7 @@ from nemotron.recipes.chat import template, template_process
 from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
+from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
 from nemotron.recipes.nemotron_h.checkpoint import MAX_TOKENIZER_BYTES
 from nemotron.recipes.nemotron_h.model import MAX_LAYERS, MAX_SIZE, OTHER_LIMITS
 from nemotron.recipes.sources import listing, reading
@@ -367,13 +368,14 @@ def test_plan_of_the_recipe_is_that_of_stage_0_and_a_line_for_each_step(tmp_path
     """Counting the steps of full takes seconds, so the page itself is replaced."""
     planned = []
     monkeypatch.setattr(plan, "page", lambda *configs: planned.extend(configs) or "the page")
+    monkeypatch.setattr(compression_plan, "page", lambda config: "the page of compression")
     monkeypatch.setattr("sys.argv", ["nano2", "--scale", "full", "--plan"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(find_spec("nemotron.recipes.nano2.__main__").origin, run_name="__main__")
     stage = Stage0Config(scale="full", output_dir=Path("outputs/nano2/full/stage0_pretrain"))
     assert planned == [stage.data, stage.train]
-    page, *lines = capfd.readouterr().out.splitlines()
-    assert page == "the page"
+    page, compression, *lines = capfd.readouterr().out.splitlines()
+    assert (page, compression) == ("the page", "the page of compression")
     stages = [line for line in lines if not line.startswith(" ")]
     assert stages == sorted(path.name for path in (ROOT / "recipes/nano2").glob("stage*"))
     assert lines[1:3] == [

@@ -201,6 +201,8 @@ def mermaid_text(text: str) -> str:
 
 def main(config: Config) -> int:
     """Print the lineage; return how many artifacts are broken."""
+    if config.json and config.mermaid:
+        raise ValueError("--json and --mermaid are both given; give one of them")
     top = read_tree(config.artifact)
     broken = [node for node in all_nodes(top) if node.broken]
     if config.json:

@@ -58,7 +58,7 @@ def write_report(output_dir: Path, recipe: Recipe | None = None, *, only_if_chan
         recipe.TITLE if recipe else next(filter(None, (one.recipe for one in stages)), "").rpartition(".")[2] or "run"
     )
     html, source = output_dir / "report.html", source_of(stages, recipe)
-    if only_if_changed and html.exists() and html.with_suffix(".md").exists() and source in html.read_text("utf-8"):
+    if only_if_changed and html.exists() and html.with_suffix(".md").exists() and source.encode() in html.read_bytes():
         return html
     try:
         sections = sections_of(stages, recipe)

@@ -70,6 +70,11 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         if name != "pretrain":  # where the stage before has written its Checkpoint, now or earlier
             place = given.base_checkpoint_path.relative_to(Config(scale=config.scale).output_dir)
             given = replace(given, base_checkpoint_path=config.output_dir / place)
+            if not configs and not given.base_checkpoint_path.is_dir():
+                raise ValueError(
+                    f"stages={config.stages} begins with {given.base_checkpoint_path}, which does not exist; run the "
+                    f"stage before it first, or name the output_dir that holds it"
+                )
         # Refuse now what a later stage would refuse after hours.
         if not config.plan and hasattr(stage.data_curation, "check_sources"):
             stage.data_curation.check_sources(given.data)

@@ -21,7 +21,7 @@ from nemotron import Artifact, StageConfig, whole_stage
 from nemotron.artifact import working_directory
 from nemotron.config import ScaledConfig, at_every_scale, input_path, nested, switch
 from nemotron.process import process
-from nemotron.stage import chosen_stages
+from nemotron.stage import chosen_stages, find_current
 
 ran: list[str] = []  # the steps that ran, in order
 
@@ -423,3 +423,32 @@ def test_a_place_that_a_later_step_would_refuse_is_refused_before_the_first(tmp_
         whole_stage(Config(output_dir=tmp_path / "stage"), STEPS),
     ):
         pytest.fail("the stage started")
+
+
+@pytest.mark.parametrize("plan", [False, True])
+@pytest.mark.parametrize("place", ["", "stage", "stage/train"])
+def test_a_file_in_the_place_of_a_directory_is_refused_by_a_plan_too(tmp_path: Path, place: str, plan: bool):
+    file = tmp_path / "here" / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    with (
+        pytest.raises(ValueError, match=re.escape(f"{file} is a file")),
+        whole_stage(Config(output_dir=tmp_path / "here" / "stage", plan=plan), STEPS),
+    ):
+        pytest.fail("the stage started")
+    assert file.read_text() == "mine"
+
+
+def test_a_plan_refuses_the_damaged_artifact_that_a_run_refuses(tmp_path: Path):
+    stage(config_in(tmp_path))
+    (tmp_path / "stage" / "train" / "metadata.json").write_text("{")
+    for plan in (True, False):
+        with pytest.raises(ValueError, match=r"train will not be replaced, so delete it .* not valid JSON"):
+            stage(config_in(tmp_path, plan=plan))
+
+
+def test_an_input_that_is_gone_is_named_as_the_input(tmp_path: Path):
+    config = config_in(tmp_path)
+    stage(config)
+    gone = replace(config.train, dataset_path=tmp_path / "gone")
+    assert find_current(Checkpoint, gone)[1].startswith(f"dataset_path: {tmp_path / 'gone'} does not exist")

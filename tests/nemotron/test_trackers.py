@@ -136,6 +136,18 @@ def test_an_offline_run_of_wandb_has_curves_artifacts_and_files(tmp_path, capfd)
     assert f"wandb sync {tmp_path}/wandb/offline-run-*" in said
 
 
+def test_wandb_writes_below_the_directory_in_which_a_run_begins(tmp_path, monkeypatch):
+    for name in ("first", "second"):  # W&B itself writes both into the first
+        place = tmp_path / name
+        place.mkdir()
+        (place / "report.html").write_text("<html>")
+        monkeypatch.chdir(place)
+        set_lineage_tracker(WandbTracker(mode="offline"))
+        log_files(place / "report.html")
+        set_lineage_tracker(None)
+        assert list(wandb_runs(place)) == ["report"]
+
+
 def test_wandb_offline_refuses_to_fetch_by_name(tmp_path):
     set_lineage_tracker(WandbTracker(mode="offline"))
     with pytest.raises(ValueError, match="name='corpus:v3' cannot be fetched, because W&B is offline; load the art"):

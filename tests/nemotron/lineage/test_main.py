@@ -141,6 +141,11 @@ def test_no_text_can_end_a_box_of_the_graph(text):
     assert not set(mermaid_text(text).replace("<br>", "")) & set("\"'<>[](){}|`\n\r\t&")
 
 
+def test_two_formats_at_once_are_refused(recipe):
+    with pytest.raises(ValueError, match="--json and --mermaid are both given; give one of them"):
+        main(Config(recipe, json=True, mermaid=True))
+
+
 def test_it_runs_as_a_program_without_torch_and_its_exit_code_tells(recipe):
     def run(*arguments):
         program = "import runpy, sys; runpy.run_module('nemotron.lineage', run_name='__main__', alter_sys=True)"
