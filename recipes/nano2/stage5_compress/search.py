@@ -193,10 +193,10 @@ def check_budget(teacher: ModelConfig, config: Config) -> None:
         for kept in range(min(1, mamba), mamba + 1)
         if min(1, mlp) <= depth - config.attention_layers - kept <= mlp
     ]
-    widths = ((min(sizes),) for sizes in (config.hidden_sizes, config.intermediate_sizes, config.mamba_heads))
+    hidden, neurons, heads = map(min, (config.hidden_sizes, config.intermediate_sizes, config.mamba_heads))
     candidates(
         teacher,
-        Grid(tuple(patterns), *widths, (teacher.mamba_head_dim,)),
+        Grid(tuple(patterns), (hidden,), (neurons,), (heads,), (teacher.mamba_head_dim,)),
         budget_bytes=config.budget_bytes,
         context_tokens=config.context_tokens,
         sequences=config.sequences,
