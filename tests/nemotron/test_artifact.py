@@ -839,7 +839,7 @@ def test_an_output_directory_with_a_reserved_suffix_is_refused(tmp_path: Path):
 
 def test_an_output_directory_below_a_file_is_refused_before_the_step_starts(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match="/file is a file, not a directory; choose another output_dir"):
         produce(tmp_path / "file" / "dataset", Dataset, never)
 
 
