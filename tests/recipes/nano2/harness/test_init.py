@@ -132,7 +132,13 @@ def test_a_mistake_is_one_sentence(tmp_path, harness, tasks, sentence):
         run_harness(config_with(*tasks, harness=harness), tmp_path, tmp_path)
 
 
-def test_data_that_is_not_there_is_one_sentence(model_path, tmp_path):
+def test_data_that_is_not_there_is_one_sentence(model_path, tmp_path, monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    # As with the environment variable HF_HUB_OFFLINE, which both read when they are imported.
+    for place in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="lm-eval cannot read the data of piqa: "):
         run_harness(config_with("piqa"), model_path, tmp_path)
 

@@ -193,7 +193,7 @@ def test_the_recipe_runs_each_stage_on_the_checkpoint_of_the_one_before(monkeypa
     assert given["nano2/stage2_rlvr"].base_checkpoint_path == tmp_path / "run/stage1_sft/training"
     assert given["nano2/stage3_dpo"].base_checkpoint_path == tmp_path / "run/stage2_rlvr/training"
     assert given["nano2/stage4_rlhf"].base_checkpoint_path == tmp_path / "run/stage3_dpo/training"
-    assert given["nano2/stage5_compress"].base_checkpoint_path == tmp_path / "run/stage4_rlhf/training"
+    assert given["nano2/stage5_compress"].base_checkpoint_path == tmp_path / "run/stage4_rlhf/merging"
 
 
 def unfinished_run(config):
