@@ -95,8 +95,8 @@ class Record:
 
     @property
     def numbers(self) -> list[str]:
-        """Names of the numbers that the loop notes at every step."""
-        return [name for name in self.curve[0] if name not in ("step", "phase", "batch", "tokens")]
+        """Names of the numbers that the loop notes at every step; none before the first."""
+        return [name for row in self.curve[:1] for name in row if name not in ("step", "phase", "batch", "tokens")]
 
 
 def identity_of(config: Any, dataset: Artifact) -> Identity:
