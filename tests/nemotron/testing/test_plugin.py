@@ -544,10 +544,8 @@ def test_report_of_a_later_stage_does_not_depend_on_the_order_of_tests(two_stage
     folder = two_stages.directory / "mine"
     (folder / "stage0_a" / "loss").write_text("2.0")
     path = folder / "stage1_a" / "data_curation.py"
-    path.write_text(
-        # Of another length: within a second, Python does not see other changes.
-        path.write_text(path.read_text().replace("str(came)", "'something else'"))
-    )  # of another length, or Python would not see it
+    # Of another length: within a second, Python does not see other changes.
+    path.write_text(path.read_text().replace("str(came)", "'something else'"))
     code, output = two_stages.pytest()
     assert code == 1
     assert output.index("test_0.py") < output.index("test_1.py")
