@@ -39,7 +39,7 @@ class BackgroundTracker:
         self.closed = threading.Event()
         self.worker = threading.Thread(target=self._work, name=f"{self.name} calls", daemon=True)
         self.worker.start()
-        # Python waits for a thread that is no daemon before it ends, and before libraries close what they have open.
+        # Python waits for threads that are not daemons before it ends, and before libraries close what they have open.
         threading.Thread(target=self._close_at_end, name=f"{self.name} end").start()
 
     def log_artifact(self, artifact: "Artifact") -> None:
@@ -66,7 +66,7 @@ class BackgroundTracker:
     def use_artifact(self, artifact: "Artifact | str", artifact_type: str) -> Path:
         """Of an artifact that was loaded: as the other calls. Of a name: wait for its directory, or for the error."""
         if not isinstance(artifact, str):
-            self._put(lambda: _ignored(self.tracker.use_artifact(artifact, artifact_type)), str(artifact.path))
+            self._put(lambda: self.tracker.use_artifact(artifact, artifact_type), str(artifact.path))
             return artifact.path
         found: Future[Path] = Future()
 
@@ -112,13 +112,13 @@ class BackgroundTracker:
             threading.main_thread().join(timeout=0.5)
         self.close()
 
-    def _put(self, call: Callable[[], None], place: str) -> None:
+    def _put(self, call: Callable[[], object], place: str) -> None:
         try:
             self.calls.put_nowait(self._guarded(call, place))
         except queue.Full:
             self._lose(f"{self.name} is slower than the run: {self.calls.maxsize:,} calls wait, and more are dropped")
 
-    def _guarded(self, call: Callable[[], None], place: str) -> Callable[[], None]:
+    def _guarded(self, call: Callable[[], object], place: str) -> Callable[[], None]:
         """The call without its errors, and nothing once the tracker has failed several times in a row."""
 
         def guarded() -> None:
@@ -147,7 +147,3 @@ class BackgroundTracker:
                 call()
             finally:
                 self.calls.task_done()
-
-
-def _ignored(_: object) -> None:
-    """Drop a result."""

@@ -39,7 +39,6 @@ class ProcessState:
     """Shows how far the stages are that this process is running; None outside of them."""
     working_directories: dict[Path, Path] = field(default_factory=dict)
     """Working directory that is open -> the directory that its artifact will have."""
-
     started: dict[Path, float] = field(default_factory=dict)
     """Working directory that is open -> `time.monotonic()` when it was opened."""
 

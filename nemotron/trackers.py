@@ -208,7 +208,7 @@ class MlflowTracker:
         self.producer = self.run_id = ""
 
     def _connected(self) -> "mlflow.MlflowClient":
-        """The client; the first call makes the experiment, and the run that stands for the whole command."""
+        """The client; the first call makes the experiment, and the run for the whole command."""
         if self.client is None:
             import mlflow
 
@@ -276,7 +276,7 @@ class MlflowTracker:
             client.log_batch(run_id, metrics=rows[start : start + MAX_METRICS])
 
     def log_files(self, paths: Sequence[Path]) -> None:
-        """Log files as those of the run that stands for the whole command."""
+        """Log files as those of the run for the whole command."""
         client = self._connected()
         for path in paths:
             client.log_artifact(self.parent_id, str(path))

@@ -1,6 +1,6 @@
 """The origin of artifacts, and its report to an experiment tracker.
 
-In: artifacts. Out: the record of how one was made, the tree of everything that it was made from, calls to a tracker.
+In: artifacts. Out: the record of how one was made, the directory of an earlier one in its lineage, calls to a tracker.
 Lineage is local first: metadata.json names the inputs with their digests. An optional tracker mirrors it to a server;
 no result depends on the tracker.
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "nemotron-recipes"
 """The name to install; the distribution `nemotron` on PyPI is another project."""
-
-MAX_TREE_DEPTH = 100  # our choice: artifacts of which each was made from the next
 
 
 @runtime_checkable
@@ -130,16 +128,6 @@ def log_files(*paths: Path) -> None:
         process.tracker.log_files(paths)
 
 
-def lineage_tree(artifact: "Artifact | str | Path") -> str:
-    """The tree of an artifact (or its directory) and everything it was made from: one line each, inputs indented.
-
-    Raises:
-        ValueError: if the directory, or the existing directory of an input, holds no artifact.
-    """
-    path = Path(artifact) if isinstance(artifact, str | Path) else artifact.path
-    return "\n".join(printable(line) for line in _tree_lines(path.resolve(), "", ()))
-
-
 def origin_by_step(artifact: "Artifact | str | Path", step: str) -> Path:
     """The directory of the nearest artifact that `step` wrote, among those that an artifact was made from.
 
@@ -163,28 +151,6 @@ def origin_by_step(artifact: "Artifact | str | Path", step: str) -> Path:
         f"{start} was not made from anything that {step} wrote, or its directory is gone; run the recipe's stages in "
         f"order, and keep their directories"
     )
-
-
-def _tree_lines(path: Path, indent: str, above: tuple[Path, ...]) -> list[str]:
-    metadata = read_metadata(path)
-    step = metadata.producer.get("step", "an unknown step")
-    lines = [f"{metadata.type} {metadata.digest[:12]}  {path}  by {step}, {metadata.created_at.isoformat()}"]
-    for number, (field, reference) in enumerate(metadata.inputs.items(), start=1):
-        branch, deeper = ("└─ ", "   ") if number == len(metadata.inputs) else ("├─ ", "│  ")
-        place = (path / reference.path).resolve()
-        if place in (path, *above) or len(above) == MAX_TREE_DEPTH:
-            raise ValueError(
-                f"{path}: {field} names {place}, and so on without end; copy the artifact again, or run the step again"
-            )
-        label = f"{indent}{branch}{field}: "
-        if not place.exists():
-            lines.append(f"{label}{reference.type} {reference.digest[:12]}  {place}  (missing)")
-            continue
-        first, *rest = _tree_lines(place, indent + deeper, (path, *above))
-        changed = read_metadata(place).digest != reference.digest
-        lines.append(label + first + (f"  (changed; was {reference.digest[:12]})" if changed else ""))
-        lines += rest
-    return lines
 
 
 MAX_LISTED_SOURCES = 1000  # our choice: of more files than that, only their common digest is recorded

@@ -23,10 +23,11 @@ import tyro
 
 from nemotron.command_line import parse_arguments
 from nemotron.directory import check_files, read_metadata
-from nemotron.lineage import MAX_TREE_DEPTH
 from nemotron.pipe import print_page, step_process
 from nemotron.strict import one_sentence
 from nemotron.terminal import printable
+
+MAX_TREE_DEPTH = 100  # our choice: artifacts of which each was made from the next
 
 
 @dataclass

@@ -79,8 +79,9 @@ class Grid:
 # Published: 6 to 10 layers removed of 62, of which 52, 54 and 56 were compared and 56 was taken before the widths
 # were searched; hidden size 4480 to 5120, MLP 13440 to 20480, Mamba heads 112 to 128. Only the pattern of 56 layers is
 # published: for 54 and 52, ours, it ends one and two pairs of layers earlier, with all 4 of attention. The steps are
-# not published. Ours: 128 channels, since 4480 is no multiple of Model-Optimizer's 256; 320 neurons, the largest step
-# that meets 13440, 15680 and 20480; 8 heads, one for each group. The size of a Mamba head is published as unchanged.
+# not published. Ours: 128 channels, because 256, as in Model-Optimizer, does not divide 4480; 320 neurons, the largest
+# step that meets 13440, 15680 and 20480; 8 heads, one for each group. The size of a Mamba head is published as
+# unchanged.
 FULL_GRID = Grid(
     hybrid_override_pattern=tuple(PUBLISHED_9B.hybrid_override_pattern[:depth] for depth in (52, 54, 56)),
     hidden_size=tuple(range(4480, 5121, 128)),

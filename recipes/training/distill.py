@@ -19,7 +19,7 @@ are given up; nothing is computed twice, because the slope is known in closed fo
 
 Left out: losses on hidden states or attention, reverse KL, a mixture with the cross-entropy of the data.
 
-Letters: n token   d hidden size, of each model its own   v entry of the vocabulary
+Letters: n token   d hidden size, of the model that is named   v entry of the vocabulary
 """
 
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ from nemotron.view import View, duration, shown
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until it is moved."""
+    """A clock that moves only when it is told."""
     now = [100.0]
     monkeypatch.setattr("nemotron.view.time.perf_counter", lambda: now[0])
     return now

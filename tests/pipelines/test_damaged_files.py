@@ -31,7 +31,7 @@ import torch
 
 from nemotron import Artifact
 from nemotron.directory import METADATA, Metadata, file_record
-from nemotron.lineage import lineage_tree
+from nemotron.lineage.__main__ import read_tree, tree_lines
 from nemotron.recipes.chat.program import Config, load_chat
 from nemotron.recipes.chat.tokenizer import save_chat_tokenizer
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
@@ -430,7 +430,7 @@ def read_artifact(directory: Path) -> Any:
     place = directory / "training"
     checkpoint = Checkpoint.load(place)
     checkpoint.check_scale("tiny")
-    lineage_tree(checkpoint)
+    assert list(tree_lines(read_tree(place)))
     chat = load_chat(CHAT, Config(place, max_new_tokens=1))
     fields = checkpoint.model_dump(exclude={"path", "dataset_path"})
     relative = {name: str(value).removeprefix(str(place)) for name, value in fields.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemotron.artifact import Artifact
-from nemotron.lineage import lineage_tree
+from nemotron.lineage.__main__ import read_tree, tree_lines
 
 HOSTILE = "\x1b]0;X\x07\x9b2J\x7f\u202e[red][/]:smile:\r"
 STAGE = "nemotron.recipes.nano2.stage0_pretrain"
@@ -80,7 +80,7 @@ def test_a_curation_of_hostile_sources_shows_them_escaped(tmp_path: Path) -> Non
     assert r"\x1b]0;X\x07\x9b2J\x7f\u202e[red][]:smile:\x0d.csv: not one of .txt" in shown
     assert "hidden; spell its name out to read it" in shown
     assert json.loads(done.stdout)["dataset"]["path"] == str(home / "out")
-    for line in lineage_tree(home / "out").splitlines():
+    for line in tree_lines(read_tree(home / "out")):
         assert line.isprintable()
 
 

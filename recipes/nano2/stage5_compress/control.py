@@ -37,7 +37,7 @@ from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
-from nemotron.recipes.nano2.stage5_compress.training import training_parts
+from nemotron.recipes.nano2.stage5_compress.training import learning_rate_at, training_parts
 from nemotron.recipes.nemotron_h.checkpoint import load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.model import NemotronH, at_least_float32, initialize, parameter_groups
@@ -96,14 +96,6 @@ class Config(ScaledConfig):
                 f"min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}, from which "
                 f"the learning rate falls; give a lower one"
             )
-
-
-def learning_rate_at(step: int, num_steps: int, config: Config) -> float:
-    """Learning rate of step `step` of `num_steps`, counted from 0: linear warmup, then a straight line down."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    remaining = (num_steps - 1 - step) / max(1, num_steps - config.warmup_steps)
-    return config.min_learning_rate + remaining * (config.learning_rate - config.min_learning_rate)
 
 
 def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:

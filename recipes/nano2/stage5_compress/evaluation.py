@@ -133,7 +133,7 @@ def share_of(gap: float, whole: float) -> float:
 
 
 def recovery_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """How much of what pruning lost the distillation brought back, and how it stands beside the control.
+    """How much of what pruning lost the distillation brought back, compared with what training from scratch gives.
 
     By the loss on conversations, which is what the aligned teacher is for, and by the divergence from the teacher on
     both sources. The loss on text says nothing here: fine-tuning made the teacher forget it.

@@ -151,10 +151,13 @@ def training_parts(phases: Sequence[Phase], config: Any) -> list[TrainingPhase]:
     return parts
 
 
-def learning_rate_at(step: int, num_steps: int, config: Config) -> float:
+def learning_rate_at(step: int, num_steps: int, config: Any) -> float:
     """Learning rate of optimizer step `step` of `num_steps`, counted from 0 over all parts.
 
     Linear warmup, then a straight line down to min_learning_rate at the last step (our choice; not disclosed).
+
+    Args:
+        config: with learning_rate, min_learning_rate and warmup_steps: that of this step, or of the control.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps

@@ -19,7 +19,6 @@ from nemotron.directory import METADATA
 from nemotron.lineage import (
     code_version,
     library_versions,
-    lineage_tree,
     log_files,
     origin_by_step,
     producer_record,
@@ -204,52 +203,6 @@ def test_an_origin_that_is_not_there_is_refused(tmp_path: Path):
     shutil.rmtree(dataset.path)
     with pytest.raises(ValueError, match="was not made from anything that curate wrote, or its directory is gone; run"):
         origin_by_step(checkpoint, "curate")
-
-
-def test_the_tree_shows_all_inputs_of_an_artifact(tmp_path: Path):
-    dataset = Dataset(path=tmp_path / "dataset").save()
-    base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
-    tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
-
-    def line(artifact: Artifact) -> str:
-        made = f"by {__name__}, {artifact.created_at.isoformat()}"
-        return f"{artifact.type_name()} {artifact.digest[:12]}  {artifact.path}  {made}"
-
-    assert lineage_tree(tuned).splitlines() == [
-        line(tuned),
-        f"├─ dataset_path: {line(dataset)}",
-        f"└─ base_path: {line(base)}",
-        f"   └─ dataset_path: {line(dataset)}",
-    ]
-    assert lineage_tree(str(tuned.path)) == lineage_tree(tuned.path) == lineage_tree(tuned)
-
-
-def test_the_tree_marks_missing_and_changed_inputs(tmp_path: Path):
-    dataset = Dataset(path=tmp_path / "dataset").save()
-    base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
-    tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
-    (tmp_path / "dataset").rename(tmp_path / "moved")
-    Checkpoint(path=base.path, dataset_path=tmp_path / "moved", metrics={"again": 1}).save()
-    _, missing, changed, _ = lineage_tree(tuned).splitlines()
-    assert missing == f"├─ dataset_path: dataset {dataset.digest[:12]}  {tmp_path / 'dataset'}  (missing)"
-    assert changed.endswith(f"  (changed; was {base.digest[:12]})")
-
-
-def test_the_tree_of_a_plain_directory_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"has no metadata.json"):
-        lineage_tree(tmp_path)
-
-
-@pytest.mark.parametrize("loops", ["to itself", "to the one above"])
-def test_an_artifact_that_names_itself_as_its_input_is_one_sentence(tmp_path: Path, loops: str):
-    dataset = Dataset(path=tmp_path / "dataset").save()
-    base = Checkpoint(path=tmp_path / "base", dataset_path=dataset.path).save()
-    tuned = Checkpoint(path=tmp_path / "tuned", dataset_path=dataset.path, base_path=base.path).save()
-    file = base.path / METADATA  # the digest does not cover the path of an input
-    file.write_text(file.read_text().replace("../dataset", "." if loops == "to itself" else "../tuned"))
-    sentence = rf"base: dataset_path names {tmp_path}/\w+, and so on without end; copy the artifact again, or run the"
-    with pytest.raises(ValueError, match=sentence):
-        lineage_tree(tuned)
 
 
 # --- the producer record

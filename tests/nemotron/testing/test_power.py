@@ -47,18 +47,17 @@ def test_every_mutant_fits_the_source_and_compiles(catalogue):
         assert compile(mutant.mutated_source(ROOT), mutant.file, "exec")
 
 
-def test_stage_has_many_mutants_a_dozen_and_a_third_of_them_from_incidents(catalogue):
+def test_stage_has_many_mutants_half_of_them_from_incidents(catalogue):
+    """Pretraining and fine-tuning share most code, so their catalogues have every family."""
     assert len(catalogue) >= 16
-    assert sum(mutant.incident for mutant in catalogue) >= max(12, len(catalogue) / 3)
+    assert sum(mutant.incident for mutant in catalogue) >= len(catalogue) / 2
     assert all(mutant.source for mutant in catalogue if mutant.incident)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage.split("/")[1][:6] in ("stage0", "stage1")])
 def test_the_first_stages_have_forty_mutants_in_eight_families(stage):
-    """Pretraining and fine-tuning share most code, so their catalogues have every family, and half from incidents."""
     catalogue = read_catalogue(catalogue_of(ROOT, stage))[0]
     assert len(catalogue) >= 40
-    assert sum(mutant.incident for mutant in catalogue) >= len(catalogue) / 2
     assert set(Counter(mutant.family for mutant in catalogue)) == set(FAMILIES)
 
 

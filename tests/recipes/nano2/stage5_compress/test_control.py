@@ -42,12 +42,6 @@ def test_it_reads_the_batches_of_distillation_at_every_scale():
         assert ours.batch_sequences == theirs.batch_sequences
 
 
-def test_the_learning_rate_warms_up_and_falls_in_a_straight_line():
-    config = Config(learning_rate=1.0, min_learning_rate=0.25, warmup_steps=2)
-    found = [control.learning_rate_at(step, 6, config) for step in range(6)]
-    assert found == pytest.approx([0.5, 1.0, 0.8125, 0.625, 0.4375, 0.25])
-
-
 @pytest.mark.parametrize("name", ["learning_rate", "max_grad_norm"])
 @pytest.mark.parametrize("value", [0, -1, math.nan])
 def test_sizes_must_be_positive_and_finite(name, value):
