@@ -52,7 +52,7 @@ _problems = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --every-golden, --only-golden, --without-golden and --golden-report-dir."""
+    """Add --every-golden, --only-golden, --without-golden, --golden-report-dir and --stages-at."""
     group = parser.getgroup("nemotron")
     group.addoption(
         "--every-golden",
@@ -64,6 +64,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--golden-report-dir",  # not --report-dir: a conftest.py with an option of that name could not be loaded
         help=f"directory for reports; default: {REPORT_DIRECTORY} in pytest's root directory",
+    )
+    group.addoption(
+        "--stages-at",
+        type=Path,
+        help="directory that keeps what the stages make, one folder per stage; what is current there is not run again",
     )
 
 
@@ -82,8 +87,9 @@ def stage_fixture(package: str, after: str | None = None) -> Any:
 
     def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StageRun:
         base = request.getfixturevalue(after).checkpoint.path if after else None
+        folder, kept = package.rsplit(".", 1)[-1], request.config.getoption("--stages-at")
         try:
-            return run_stage(package, tmp_path_factory.mktemp(package.rsplit(".", 1)[-1]), base)
+            return run_stage(package, kept / folder if kept else tmp_path_factory.mktemp(folder), base)
         except StageError as error:
             lines = "".join(traceback.format_exception(error.__cause__)).splitlines()[-MAX_TRACEBACK_LINES:]
             name, sentence = stage_name(package), str(error)

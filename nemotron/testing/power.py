@@ -11,6 +11,9 @@ would redirect `nemotron` but not `nemotron.recipes` in an editable environment.
 golden: the goldens of its stage and of the earlier stages of the recipe are compared first. Stages run in the order of
 their names (stage0_, stage1_), so the earliest stage that fails is the one where the mistake shows. If nothing differs,
 or the config rung alone, the other tests of the mutated stage run until one fails.
+
+A step that does not import the mutated module is not run again (nemotron/stage.py): its artifact is a copy of the one
+that the unchanged recipe made. For a module that no result should depend on (SHOWING), every step runs.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from nemotron.code import SHOWING
 from nemotron.command_line import checked_arguments
 from nemotron.testing.compare import Json, relative_difference
 from nemotron.testing.report import CONFIG_RUNG
@@ -132,7 +136,7 @@ def stages_with_catalogue(root: Path) -> list[str]:
     return sorted(path.relative_to(root / CATALOGUES).with_suffix("").as_posix() for path in catalogues)
 
 
-def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) -> Verdict:
+def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str], stages: Path) -> Verdict:
     """Install the repository in `root` with the mutant (None: unchanged) and run the tests of the stage on it.
 
     Args:
@@ -140,6 +144,7 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
         stage: recipe and stage, "nano2/stage0_pretrain".
         mutant: the mistake to apply.
         tests: files and folders for pytest; those without a golden run only if no rung but config differs.
+        stages: what the stages of the unchanged recipe made; without a mutant, what they make is kept there.
 
     Raises:
         ValueError: if the mutant does not fit the source, or the tests would not import its installation.
@@ -170,6 +175,9 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
         )
         if pip.returncode:
             raise CampaignError(f"pip cannot install {mutant.name if mutant else root}:\n{pip.stderr[-1500:].strip()}")
+        kept = stages if mutant is None else Path(directory) / "stages"
+        if mutant is not None and stages.is_dir() and module_of(mutant.file) not in SHOWING:
+            shutil.copytree(stages, kept)
         environment = {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         recipe = stage.split("/", maxsplit=1)[0]
         origin = subprocess.run(
@@ -189,7 +197,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
         golden_tests = [*tests, *(path for name in upstream for path in read_catalogue(catalogue_of(root, name))[1])]
 
         def run(*arguments: str) -> Session:
-            return run_pytest(tested, (*arguments, "-p", "no:cacheprovider"), environment=environment)
+            options = ("-p", "no:cacheprovider", "--stages-at", str(kept))
+            return run_pytest(tested, (*arguments, *options), environment=environment)
 
         session = run(*dict.fromkeys(golden_tests), "--only-golden")
         by_golden = judge_session(mutant, session)
@@ -201,6 +210,12 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str]) 
             return by_golden
         by_test = judge_session(mutant, run(*tests, "--without-golden", "--exitfirst"))
         return replace(by_test, first_red_stage=by_golden.first_red_stage) if by_test.killed else by_golden
+
+
+def module_of(file: str) -> str:
+    """The module of a source file of the repository: nemotron.recipes.nano2.blend of recipes/nano2/blend.py."""
+    name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return name if name.startswith("nemotron") else f"nemotron.{name}"
 
 
 def catalogue_of(root: Path, stage: str) -> Path:
@@ -253,11 +268,11 @@ def relative_change(difference: dict[str, str]) -> float:
 
 
 def try_all(
-    root: Path, stage: str, mutants: list[Mutant], tests: list[str], jobs: int
+    root: Path, stage: str, mutants: list[Mutant], tests: list[str], jobs: int, stages: Path
 ) -> Iterator[tuple[Mutant, Verdict]]:
     """Try the mutants, `jobs` at a time, and yield each verdict when it is there."""
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(try_mutant, root, stage, mutant, tests): mutant for mutant in mutants}
+        futures = {pool.submit(try_mutant, root, stage, mutant, tests, stages): mutant for mutant in mutants}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -336,27 +351,29 @@ def campaign(root: Path, stages: list[str], only: list[str], jobs: int) -> tuple
         for mutant in mutants:
             mutant.mutated_source(root)
     unexpected, verdicts = [], []
-    for stage, (catalogue, tests) in catalogues.items():
-        mutants = [mutant for mutant in catalogue if not only or mutant.name in only]
-        if not mutants:
-            continue
-        unmutated = try_mutant(root, stage, None, tests)
-        if unmutated.killed:
-            raise ValueError(f"{stage} fails without a mutant ({unmutated.rung or CONFIG_RUNG}); fix that first")
-        results = []
-        for mutant, found in try_all(root, stage, mutants, tests, jobs):
-            results.append((mutant, found))
-            result = f"killed by {found.rung or CONFIG_RUNG}" if found.killed else f"SURVIVED {mutant.survives}"
-            if found.killed_without_config == bool(mutant.survives):
-                unexpected.append(mutant.name)
-                if mutant.survives:
-                    result += f", but it should survive: {mutant.survives}; remove that line"
-                elif found.killed:
-                    result += ", but it must be killed by another rung or a test"
-            count = f"[{len(results)}/{len(mutants)}]"
-            print(f"{count} {mutant.family}: {mutant.name}: {result}", file=sys.stderr, flush=True)
-            verdicts.append({"stage": stage, **asdict(found)})
-        print("\n".join(totals(stage, results)), file=sys.stderr)
+    with tempfile.TemporaryDirectory() as directory:
+        stages = Path(directory, "stages")
+        for stage, (catalogue, tests) in catalogues.items():
+            mutants = [mutant for mutant in catalogue if not only or mutant.name in only]
+            if not mutants:
+                continue
+            unmutated = try_mutant(root, stage, None, tests, stages)
+            if unmutated.killed:
+                raise ValueError(f"{stage} fails without a mutant ({unmutated.rung or CONFIG_RUNG}); fix that first")
+            results = []
+            for mutant, found in try_all(root, stage, mutants, tests, jobs, stages):
+                results.append((mutant, found))
+                result = f"killed by {found.rung or CONFIG_RUNG}" if found.killed else f"SURVIVED {mutant.survives}"
+                if found.killed_without_config == bool(mutant.survives):
+                    unexpected.append(mutant.name)
+                    if mutant.survives:
+                        result += f", but it should survive: {mutant.survives}; remove that line"
+                    elif found.killed:
+                        result += ", but it must be killed by another rung or a test"
+                count = f"[{len(results)}/{len(mutants)}]"
+                print(f"{count} {mutant.family}: {mutant.name}: {result}", file=sys.stderr, flush=True)
+                verdicts.append({"stage": stage, **asdict(found)})
+            print("\n".join(totals(stage, results)), file=sys.stderr)
     return unexpected, verdicts
 
 

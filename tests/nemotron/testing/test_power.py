@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,7 +214,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tried = []
 
-    def try_mutant(root, stage, mutant, tests):
+    def try_mutant(root, stage, mutant, tests, stages):
         tried.append((stage, mutant and mutant.name))
         killed = mutant is not None and not mutant.survives
         return Verdict(mutant.name if mutant else "", killed, killed, stage if killed else "", "curve", 0.0)
@@ -252,7 +253,7 @@ def test_only_tries_the_named_mutants(project, monkeypatch):
     ],
 )
 def test_unexpected_result_fails_the_command(project, monkeypatch, capsys, killed, says):
-    def all_alike(root, stage, mutant, tests):
+    def all_alike(root, stage, mutant, tests, stages):
         return Verdict("", killed and mutant is not None, killed and mutant is not None, "", "curve", 0.0)
 
     monkeypatch.setattr(power, "try_mutant", all_alike)
@@ -283,8 +284,8 @@ def test_mutant_that_does_not_fit_is_refused_before_any_is_tried(project, monkey
 def test_error_stops_the_campaign_with_its_message(project, monkeypatch, capsys, tmp_path):
     unmutated = power.try_mutant
 
-    def full_disk(root, stage, mutant, tests):
-        found = unmutated(root, stage, mutant, tests)
+    def full_disk(root, stage, mutant, tests, stages):
+        found = unmutated(root, stage, mutant, tests, stages)
         if mutant is not None:
             time.sleep(0.05)
             raise CampaignError("pytest could not run")
@@ -309,7 +310,7 @@ class Installation:
     """A repository that pip can install, with a fake pytest: records its arguments, returns the given sessions."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, sessions: list[Session]) -> None:
-        self.root, self.calls, self.sessions = root, [], sessions
+        self.root, self.calls, self.kept, self.sessions = root, [], [], sessions
         for name in ("nemotron", "golden", "tests"):
             (root / name).mkdir(exist_ok=True)
         for name in ("README.md", "LICENSE", "conftest.py"):
@@ -320,13 +321,15 @@ class Installation:
         monkeypatch.setattr(power, "run_pytest", self.run_pytest)
 
     def run_pytest(self, root, arguments, environment):
-        self.calls.append([argument for argument in arguments if argument not in ("-p", "no:cacheprovider")])
+        assert arguments[-4:-1] == ("-p", "no:cacheprovider", "--stages-at")
+        self.calls.append(list(arguments[:-4]))
+        self.kept.append(sorted(path.name for path in Path(arguments[-1]).glob("*/*")))
         return self.sessions.pop(0)
 
 
 def first_mutant(root, stage="mine/stage1_second"):
     mutants, tests = read_catalogue(catalogue_of(root, stage))
-    return stage, mutants[0], tests
+    return stage, mutants[0], tests, root / "stages"
 
 
 def test_goldens_of_earlier_stages_are_compared_too(project, monkeypatch, tmp_path):
@@ -349,12 +352,27 @@ def test_other_tests_of_the_stage_run_if_the_golden_is_equal(project, monkeypatc
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "kept"), [("recipes/mine/stage0_first.py", ["curve"]), ("nemotron/pipe.py", []), ("nemotron/code.py", [])]
+)
+def test_mutant_starts_from_a_copy_of_the_stages_except_in_modules_that_only_show(
+    project, monkeypatch, tmp_path, file, kept
+):
+    installation = Installation(tmp_path, monkeypatch, [session(difference("curve"))])
+    (tmp_path / file).write_text("1")
+    (tmp_path / "stages" / "stage0_first").mkdir(parents=True)
+    (tmp_path / "stages" / "stage0_first" / "curve").touch()
+    stage, mutant, tests, stages = first_mutant(tmp_path, "mine/stage0_first")
+    try_mutant(tmp_path, stage, replace(mutant, file=file), tests, stages)
+    assert installation.kept == [kept]
+
+
 def test_catalogue_without_a_golden_test_is_refused(project, monkeypatch, tmp_path):
     Installation(tmp_path, monkeypatch, [session(exit_code=0), session(exit_code=0)])
     with pytest.raises(CampaignError, match="no test in tests/stage1_second compares the golden of mine/stage1_second"):
-        try_mutant(tmp_path, "mine/stage1_second", None, ["tests/stage1_second"])
+        try_mutant(tmp_path, "mine/stage1_second", None, ["tests/stage1_second"], tmp_path / "stages")
     Installation(tmp_path, monkeypatch, [session(exit_code=0), session(exit_code=5)])
-    assert not try_mutant(tmp_path, "mine/stage0_first", None, ["tests/stage0_first"]).killed
+    assert not try_mutant(tmp_path, "mine/stage0_first", None, ["tests/stage0_first"], tmp_path / "stages").killed
 
 
 def test_mutant_that_changes_only_config_is_killed_by_config(project, monkeypatch, tmp_path):
