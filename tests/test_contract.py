@@ -259,6 +259,18 @@ def writes_to_stdout(name: str, tree: ast.Module) -> Iterator[str]:
             yield f"line {node.lineno}: sys.stdout"
 
 
+def inputs_of_an_unknown_scale(name: str, tree: ast.Module) -> Iterator[str]:
+    """A step that reads an artifact which its Config names says so if it was made at another scale, or refuses it."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+            continue
+        loader, call = ast.unparse(node.value.func), ast.unparse(node.value)
+        if loader.endswith((".load", "base_checkpoint")) and re.search(r"config\.\w+_path", call):
+            refused = f"{ast.unparse(node.targets[0])}.check_scale(config.scale)" in ast.unparse(tree)
+            if not refused and "scale=config.scale" not in call:
+                yield f"line {node.lineno}: {call} does not look at the scale; add scale=config.scale"
+
+
 POSIX_MODULES = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
 POSIX_CALLS = {
     *("os.chown", "os.chroot", "os.fchmod", "os.fork", "os.forkpty", "os.getegid", "os.geteuid", "os.getgid"),
@@ -340,6 +352,7 @@ RULES = [
     swallowed_errors,
     changing_values,
     writes_to_stdout,
+    inputs_of_an_unknown_scale,
     missing_docstring,
     only_on_posix,
     other_bytes_elsewhere,
@@ -406,6 +419,8 @@ STEP = "nemotron.recipes.nano2.stage0_pretrain.training"
         (writes_to_stdout, STEP, "print(loss)"),
         (writes_to_stdout, STEP, "print(loss, file=sys.stdout)"),
         (writes_to_stdout, STEP, "sys.stdout.write(text)"),
+        (inputs_of_an_unknown_scale, STEP, "dataset = Dataset.load(path=config.dataset_path)"),
+        (inputs_of_an_unknown_scale, STEP, "base = base_checkpoint(config.base_checkpoint_path, made_by=command)"),
         (missing_docstring, STEP, "import torch"),
         (only_on_posix, STEP, "import fcntl"),
         (only_on_posix, STEP, "def f():\n    from resource import getrusage"),
@@ -440,6 +455,8 @@ def test_the_rule_finds_what_breaks_it(rule, name, source):
         (changing_values, STEP, "import time\ntime.sleep(1)"),
         (changing_values, STEP, "def f(path):\n    return sorted(os.listdir(path))"),
         (writes_to_stdout, STEP, "print(loss, file=sys.stderr)"),
+        (inputs_of_an_unknown_scale, STEP, "one = Dataset.load(path=config.dataset_path, scale=config.scale)"),
+        (inputs_of_an_unknown_scale, STEP, "x = Y.load(path=config.checkpoint_path)\nx.check_scale(config.scale)"),
         (swallowed_errors, STEP, "try:\n    f()\nexcept OSError as error:\n    raise ValueError(error) from error"),
         (only_on_posix, STEP, "try:\n    import fcntl\nexcept ImportError:\n    fcntl = None"),
         (only_on_posix, STEP, "if hasattr(os, 'sysconf'):\n    memory = os.sysconf('SC_PAGE_SIZE')"),

@@ -272,7 +272,7 @@ def main(config: Config) -> Dataset:
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
     check_sources(config)
     made_by = f"python -m nemotron.recipes.nano2.stage3_dpo --scale {config.scale}"
-    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by)
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
     with working_directory(config.output_dir, Dataset) as work, threads_of(config.scale):
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
