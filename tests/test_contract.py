@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from nemotron import SCALES, Artifact, Scale
 from nemotron.config import ScaledConfig, parse_command_line
+from nemotron.recipes.nano2.harness import HarnessConfig
 from nemotron.strict import one_sentence
 
 ROOT = Path(__file__).parents[1]
@@ -684,3 +685,39 @@ def test_the_paperwork_computes_nothing(module):
     assert not names & (learning - reads)
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert not calls & {"self.optimizer.step", "self.model", "batches", "collate", "loss_sum", "learning_rate_at"}
+
+
+INHERITED_BY_ALL = {"scale", "output_dir", "numbers_of"}
+READ_BY_THE_RUN = {"resume", "checkpoint_every_steps"}
+"""By `Run` in recipes/training/run.py."""
+
+
+def fields_read(tree: ast.AST) -> set[str]:
+    """The attributes of a variable named config, or of self, that are read, by name too: getattr(config, name)."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
+    read = {node.attr for node in nodes if ast.unparse(node.value) in ("config", "self", "self.config")}
+    by_name = [
+        node for node in ast.walk(tree) if isinstance(node, ast.DictComp) and "getattr(config, " in ast.unparse(node)
+    ]
+    strings = [node for found in by_name for node in ast.walk(found) if isinstance(node, ast.Constant)]
+    return read | {str(node.value) for node in strings}
+
+
+def test_a_field_that_nothing_reads_is_found():
+    tree = ast.parse("config.a = 1\nx = config.b + self.c\nsizes = {n: getattr(config, n) for n in ('d', 'e')}")
+    assert fields_read(tree) == {"b", "c", "d", "e"}
+
+
+def test_every_field_of_a_config_is_read(step):
+    """In the module of the step, or in one of its package that gets the Config."""
+    package = MODULES[step.__name__].parent
+    own = fields_read(tree_of(step.__name__))
+    passed_to = {name for name in imported_names(tree_of(step.__name__)) if name in MODULES}
+    read = own.union(*(fields_read(tree_of(name)) for name in passed_to if MODULES[name].parent == package))
+    if issubclass(step.Config, HarnessConfig):
+        read |= fields_read(tree_of(HarnessConfig.__module__))
+    if "training_run(config" in MODULES[step.__name__].read_text(encoding="utf-8"):
+        read |= READ_BY_THE_RUN
+    fields = {name for name in step.Config.__dataclass_fields__ if name not in INHERITED_BY_ALL}
+    said = {name for name in fields if "not used" in (vars(step.Config)["__pydantic_fields__"][name].description or "")}
+    assert fields - read - said == set()

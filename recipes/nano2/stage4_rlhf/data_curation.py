@@ -122,6 +122,10 @@ class Config(ScaledConfig):
     exercises_per_family: PositiveInt = by_scale(tiny=5, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
+    def check(self) -> None:
+        generated = ("sampled_share", "noise_share", "max_new_tokens", "temperature", "held_out_pairs")
+        self.check_left_out(*generated, when=self.sources, because="with --sources: their pairs are as they are")
+
 
 class Dataset(Artifact):
     """Pairs and prompts in training order, and what is held out."""
