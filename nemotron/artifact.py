@@ -48,8 +48,9 @@ from nemotron.directory import (
 from nemotron.lineage import fetch_by_name, log_loaded, log_saved, producer_record
 from nemotron.pipe import piped_artifact
 from nemotron.process import peak_memory_bytes, process
+from nemotron.scale import SCALES
 from nemotron.strict import one_sentence, short
-from nemotron.terminal import check_utf8
+from nemotron.terminal import check_utf8, print_line
 
 
 class Ladder(Protocol):
@@ -121,13 +122,20 @@ class Artifact(BaseModel):
         inputs = {field: reference.model_dump() for field, reference in self.inputs.items()}
         return {"inputs": inputs, **self.saved.producer}
 
+    @property
+    def producer_scale(self) -> str | None:
+        """The --scale of the step that made it; None if it had none."""
+        config = self.saved.producer.get("config")
+        return config.get("scale") if isinstance(config, dict) else None
+
     @classmethod
-    def load(cls, path: str | Path | None = None, *, name: str | None = None) -> Self:
+    def load(cls, path: str | Path | None = None, *, name: str | None = None, scale: str | None = None) -> Self:
         """Load an artifact after checking the hash of every file and the digest of every reference that exists.
 
         Args:
             path: its directory. Without path and name, load the artifact that the previous step printed to the pipe.
             name: its name in the active lineage tracker.
+            scale: of the step that reads it; a warning says if the artifact was made at another one.
         Raises:
             ValueError: in one sentence that names the artifact, the field, the value found and what to do.
         """
@@ -145,6 +153,9 @@ class Artifact(BaseModel):
                 f"it was replaced since, so run the previous step again"
             )
         process.loaded_digests[artifact.path] = artifact.digest
+        if scale is not None and artifact.producer_scale not in (None, scale):
+            made = artifact.producer_scale if artifact.producer_scale in SCALES else short(artifact.producer_scale)
+            print_line(f"warning: {artifact.path} was made at --scale {made}, and this step runs at --scale {scale}")
         if name is None:
             log_loaded(artifact)
         return artifact

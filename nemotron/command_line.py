@@ -36,7 +36,13 @@ def parse_arguments(config_class: type[Parsed], args: Sequence[str] | None = Non
     import tyro  # slow to import
 
     with whole_output():
-        return tyro.cli(config_class, args=checked_arguments(args), **options)
+        return tyro.cli(config_class, args=checked_arguments(args), prog=program_name(), **options)
+
+
+def program_name() -> str | None:
+    """The command that was typed, as `python -m nemotron.report`; None if it was not a module that is run by name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
 def checked_arguments(

@@ -229,6 +229,17 @@ class ScaledConfig(metaclass=_ConfigMeta):
     def check(self) -> None:
         """Raise ValueError if fields contradict each other. It may not assign to them."""
 
+    def check_left_out(self, *names: str, when: object, because: str) -> None:
+        """Raise ValueError if one of these fields is not at its default when it would change nothing.
+
+        Args:
+            when: true if they change nothing; `because` is the end of "noise_share=0.2 has no effect ...".
+        """
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if when and item.name in names and value != default_of(item, self.scale):
+                raise ValueError(f"{item.name}={value!r} has no effect {because}; leave it out")
+
     def _check_nested(self, item: dataclasses.Field[Any]) -> None:
         """Raise ValueError if a nested Config lacks the scale, seed or directory handed down, or sets an input."""
         inner = getattr(self, item.name)
@@ -239,8 +250,7 @@ class ScaledConfig(metaclass=_ConfigMeta):
                     f"the outer Config when it is made, and other fields of {item.name} afterwards"
                 )
         for given in dataclasses.fields(inner):
-            default = given.metadata["by_scale"][self.scale].value if "by_scale" in given.metadata else given.default
-            if given.metadata.get("input") and getattr(inner, given.name) != default:
+            if given.metadata.get("input") and getattr(inner, given.name) != default_of(given, self.scale):
                 raise ValueError(
                     f"{item.name}.{given.name}={getattr(inner, given.name)} is set by the step before it in a whole "
                     f"run; run that step by itself to give your own"
@@ -253,6 +263,11 @@ class ScaledConfig(metaclass=_ConfigMeta):
         elif name not in {item.name for item in dataclasses.fields(self)}:
             raise ValueError(f"{type(self).__module__}.{type(self).__name__} has no field {name}")
         object.__setattr__(self, name, value)
+
+
+def default_of(item: dataclasses.Field[Any], scale: Scale) -> Any:
+    """The value of a field that is left out."""
+    return item.metadata["by_scale"][scale].value if "by_scale" in item.metadata else item.default
 
 
 def recorded_values(config: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from nemotron import SCALES, Artifact, Scale
 from nemotron.config import ScaledConfig, parse_command_line
+from nemotron.recipes.nano2.harness import HarnessConfig
 from nemotron.strict import one_sentence
 
 ROOT = Path(__file__).parents[1]
@@ -259,6 +260,18 @@ def writes_to_stdout(name: str, tree: ast.Module) -> Iterator[str]:
             yield f"line {node.lineno}: sys.stdout"
 
 
+def inputs_of_an_unknown_scale(name: str, tree: ast.Module) -> Iterator[str]:
+    """A step that reads an artifact which its Config names says so if it was made at another scale, or refuses it."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+            continue
+        loader, call = ast.unparse(node.value.func), ast.unparse(node.value)
+        if loader.endswith((".load", "base_checkpoint")) and re.search(r"config\.\w+_path", call):
+            refused = f"{ast.unparse(node.targets[0])}.check_scale(config.scale)" in ast.unparse(tree)
+            if not refused and "scale=config.scale" not in call:
+                yield f"line {node.lineno}: {call} does not look at the scale; add scale=config.scale"
+
+
 POSIX_MODULES = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
 POSIX_CALLS = {
     *("os.chown", "os.chroot", "os.fchmod", "os.fork", "os.forkpty", "os.getegid", "os.geteuid", "os.getgid"),
@@ -340,6 +353,7 @@ RULES = [
     swallowed_errors,
     changing_values,
     writes_to_stdout,
+    inputs_of_an_unknown_scale,
     missing_docstring,
     only_on_posix,
     other_bytes_elsewhere,
@@ -406,6 +420,8 @@ STEP = "nemotron.recipes.nano2.stage0_pretrain.training"
         (writes_to_stdout, STEP, "print(loss)"),
         (writes_to_stdout, STEP, "print(loss, file=sys.stdout)"),
         (writes_to_stdout, STEP, "sys.stdout.write(text)"),
+        (inputs_of_an_unknown_scale, STEP, "dataset = Dataset.load(path=config.dataset_path)"),
+        (inputs_of_an_unknown_scale, STEP, "base = base_checkpoint(config.base_checkpoint_path, made_by=command)"),
         (missing_docstring, STEP, "import torch"),
         (only_on_posix, STEP, "import fcntl"),
         (only_on_posix, STEP, "def f():\n    from resource import getrusage"),
@@ -440,6 +456,8 @@ def test_the_rule_finds_what_breaks_it(rule, name, source):
         (changing_values, STEP, "import time\ntime.sleep(1)"),
         (changing_values, STEP, "def f(path):\n    return sorted(os.listdir(path))"),
         (writes_to_stdout, STEP, "print(loss, file=sys.stderr)"),
+        (inputs_of_an_unknown_scale, STEP, "one = Dataset.load(path=config.dataset_path, scale=config.scale)"),
+        (inputs_of_an_unknown_scale, STEP, "x = Y.load(path=config.checkpoint_path)\nx.check_scale(config.scale)"),
         (swallowed_errors, STEP, "try:\n    f()\nexcept OSError as error:\n    raise ValueError(error) from error"),
         (only_on_posix, STEP, "try:\n    import fcntl\nexcept ImportError:\n    fcntl = None"),
         (only_on_posix, STEP, "if hasattr(os, 'sysconf'):\n    memory = os.sysconf('SC_PAGE_SIZE')"),
@@ -667,3 +685,39 @@ def test_the_paperwork_computes_nothing(module):
     assert not names & (learning - reads)
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert not calls & {"self.optimizer.step", "self.model", "batches", "collate", "loss_sum", "learning_rate_at"}
+
+
+INHERITED_BY_ALL = {"scale", "output_dir", "numbers_of"}
+READ_BY_THE_RUN = {"resume", "checkpoint_every_steps"}
+"""By `Run` in recipes/training/run.py."""
+
+
+def fields_read(tree: ast.AST) -> set[str]:
+    """The attributes of a variable named config, or of self, that are read, by name too: getattr(config, name)."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
+    read = {node.attr for node in nodes if ast.unparse(node.value) in ("config", "self", "self.config")}
+    by_name = [
+        node for node in ast.walk(tree) if isinstance(node, ast.DictComp) and "getattr(config, " in ast.unparse(node)
+    ]
+    strings = [node for found in by_name for node in ast.walk(found) if isinstance(node, ast.Constant)]
+    return read | {str(node.value) for node in strings}
+
+
+def test_a_field_that_nothing_reads_is_found():
+    tree = ast.parse("config.a = 1\nx = config.b + self.c\nsizes = {n: getattr(config, n) for n in ('d', 'e')}")
+    assert fields_read(tree) == {"b", "c", "d", "e"}
+
+
+def test_every_field_of_a_config_is_read(step):
+    """In the module of the step, or in one of its package that gets the Config."""
+    package = MODULES[step.__name__].parent
+    own = fields_read(tree_of(step.__name__))
+    passed_to = {name for name in imported_names(tree_of(step.__name__)) if name in MODULES}
+    read = own.union(*(fields_read(tree_of(name)) for name in passed_to if MODULES[name].parent == package))
+    if issubclass(step.Config, HarnessConfig):
+        read |= fields_read(tree_of(HarnessConfig.__module__))
+    if "training_run(config" in MODULES[step.__name__].read_text(encoding="utf-8"):
+        read |= READ_BY_THE_RUN
+    fields = {name for name in step.Config.__dataclass_fields__ if name not in INHERITED_BY_ALL}
+    said = {name for name in fields if "not used" in (vars(step.Config)["__pydantic_fields__"][name].description or "")}
+    assert fields - read - said == set()

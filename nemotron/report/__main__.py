@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import checked_arguments, program_name
 from nemotron.pipe import print_page, step_process
 from nemotron.report import write_report
 from nemotron.terminal import whole_output
@@ -12,7 +12,7 @@ from nemotron.terminal import whole_output
 def main() -> None:
     """Write the report of the directory on the command line, and print its path."""
     parser = argparse.ArgumentParser(
-        prog="python -m nemotron.report",
+        prog=program_name(),
         description="Write report.html and report.md of a run, from its artifacts alone.",
         allow_abbrev=False,
     )

@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import checked_arguments, program_name
 from nemotron.testing.plugin import GOLDEN_DIRECTORY
 from nemotron.testing.session import Session, run_pytest, selection
 
@@ -128,7 +128,9 @@ def run_stage_in_cell(root: Path, stage: str, cell: Cell) -> Session:
 
 def main() -> int:
     """Run every cell; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=program_name(), description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False
+    )
     parser.add_argument("stages", nargs="*", help="nano2/stage0_pretrain or stage0; default: all that have a golden")
     root = Path.cwd()
     goldens = sorted(

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import checked_arguments, program_name
 from nemotron.testing.compare import Json, compare, parse_golden, shorten_values, write_golden
 from nemotron.testing.plugin import GOLDEN_DIRECTORY
 from nemotron.testing.session import run_pytest, selection
@@ -183,7 +183,9 @@ def num_entries(document: dict[str, Json]) -> int:
 
 def main() -> int:
     """Bless from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=program_name(), description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False
+    )
     parser.add_argument("stage", nargs="?", default="", help="as for pytest -k: stage0, or nano2/stage0_pretrain")
     parser.add_argument("--table", metavar="COMMIT", help="only print a table of the goldens that changed since COMMIT")
     parser.add_argument("--reason", default="", help="why the numbers changed, in one line")

@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nemotron.code import SHOWING
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import checked_arguments, program_name
 from nemotron.testing.compare import Json, relative_difference
 from nemotron.testing.report import CONFIG_RUNG
 from nemotron.testing.session import Session, run_pytest
@@ -304,7 +304,9 @@ def totals(stage: str, results: list[tuple[Mutant, Verdict]]) -> list[str]:
 
 def main() -> int:
     """Try catalogues from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=program_name(), description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False
+    )
     parser.add_argument("stages", nargs="*", help="recipe and stage; default: all that have a catalogue")
     parser.add_argument("--only", action="append", help="name of a mutant to try; may be repeated")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of mutants to try at a time")

@@ -21,7 +21,7 @@ from nemotron.config import Dtype
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rows import read_rows
 from nemotron.recipes.nemotron_h.device import autocast
-from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
+from nemotron.recipes.nemotron_h.generate import NUM_SLOTS, Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, at_least_float32
 from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Prompt, Reward
@@ -52,17 +52,21 @@ def draw_replies(
     sampling: Sampling,
     purpose: tuple[str | int, ...],
     workers: Workers | None = None,
+    num_slots: int = NUM_SLOTS,
 ) -> list[Continuation]:
     """The replies to each prompt, those of a prompt next to each other.
 
     Args:
         workers: processes with the same model, which then write the replies.
         purpose: seed, step and the like. What is drawn depends on it, the prompt's id and the number of the reply.
+        num_slots: replies that are written side by side, without workers; changes memory and speed, not the result.
     """
     rows = [prompt.tokens for prompt in prompts for _ in range(replies_per_prompt)]
     names = [(prompt.exercise.id, reply) for prompt in prompts for reply in range(replies_per_prompt)]
     seeds = [int(digest_of(*purpose, *name)[:15], 16) for name in names]
-    return workers.generate(rows, sampling, seeds) if workers else generate(model, rows, sampling, seeds)
+    if workers:
+        return workers.generate(rows, sampling, seeds)
+    return generate(model, rows, sampling, seeds, num_slots=num_slots)
 
 
 @dataclass(frozen=True)

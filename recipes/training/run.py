@@ -82,26 +82,27 @@ class Checkpoint(Artifact):
 
     def check_scale(self, scale: Scale) -> None:
         """Raise ValueError if it was trained at another scale than `scale`, whose sizes are about to be used."""
-        config = self.producer.get("config")
-        trained = config.get("scale", scale) if isinstance(config, dict) else scale
-        if trained != scale:
-            shown = trained if trained in SCALES else short(trained)
+        if self.producer_scale not in (None, scale):
+            shown = self.producer_scale if self.producer_scale in SCALES else short(self.producer_scale)
             raise ValueError(f"scale={scale}, but {self.path} was trained at {shown}; use --scale {shown}")
 
 
-def base_checkpoint(path: Path | None, tokenizer_path: Path | None = None, *, made_by: str = "") -> Checkpoint:
+def base_checkpoint(
+    path: Path | None, tokenizer_path: Path | None = None, *, made_by: str = "", scale: Scale | None = None
+) -> Checkpoint:
     """The Checkpoint that a stage starts from.
 
     Args:
         path: its directory; None reads it from the pipe.
         tokenizer_path: directory of the tokenizer with which data was curated for it; None if there is none yet.
         made_by: the command that makes such a Checkpoint, for the error if there is no directory.
+        scale: of the step that starts from it; a warning says if the Checkpoint was trained at another one.
     Raises:
         ValueError: if there is no such directory, or the Checkpoint has another tokenizer.
     """
     if path is not None and not path.is_dir():
         raise ValueError(f"{path} holds no model; make one with {made_by}, or name one with --base-checkpoint-path")
-    base = Checkpoint.load(path=path)
+    base = Checkpoint.load(path=path, scale=scale)
     if tokenizer_path is not None:
         ours, theirs = (directory / "tokenizer.json" for directory in (tokenizer_path, base.checkpoint_path))
         if ours.read_bytes() != theirs.read_bytes():

@@ -876,3 +876,23 @@ def test_the_output_directory_may_be_below_a_link(tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "outputs").symlink_to(tmp_path / "disk")
     assert write_dataset(tmp_path / "outputs" / "dataset").path == tmp_path / "disk" / "dataset"
+
+
+class Note(Artifact):
+    text: str = "x"
+
+
+@dataclass
+class ScaleConfig(Config):
+    scale: str = "small"
+
+
+def test_an_artifact_of_another_scale_is_read_with_a_warning(tmp_path, capsys):
+    Note(path=tmp_path / "a").save(ScaleConfig())
+    Note(path=tmp_path / "b").save(Config())  # of a program without scales
+    for name, scale in (("a", "small"), ("a", None), ("b", "tiny")):
+        Note.load(tmp_path / name, scale=scale)
+    assert capsys.readouterr().err == ""
+    Note.load(tmp_path / "a", scale="tiny")
+    sentence = f"{tmp_path / 'a'} was made at --scale small, and this step runs at --scale tiny"
+    assert capsys.readouterr().err == f"warning: {sentence}\n"

@@ -1,5 +1,6 @@
 """No argument is lost or taken for another, and every program of the project checks its arguments."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,31 @@ def test_every_program_refuses_a_flag_given_twice(path: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip() == "error: --seed is given 2 times; give it once, with all its values after it"
+
+
+PACKAGES = {"nemotron": ROOT / "nemotron", "nemotron.recipes": ROOT / "recipes"}
+
+
+def test_every_parser_knows_the_command_that_was_typed() -> None:
+    calls = [
+        ast.unparse(node)
+        for folder in PACKAGES.values()
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("argparse.ArgumentParser", "tyro.cli")
+    ]
+    assert len([call for call in calls if "prog=program_name()" in call]) >= 5
+    assert [call for call in calls if "prog=program_name()" not in call and "add_help=False" not in call] == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["nemotron.recipes.nano2", "nemotron.recipes.nano2.chat_cli", "nemotron.report", "nemotron.testing.bless"],
+)
+def test_usage_names_the_command_that_was_typed(program: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", program]
+    shown = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith(f"usage: python -m {program} ")
+    refused = subprocess.run([*command, "--no-such"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"python -m {program}" in refused.stderr
+    assert str(ROOT) not in shown + refused.stderr

@@ -29,6 +29,7 @@ FEW = {
     "validation_exercises": 1,
     "exercises_per_family": 1,
 }
+OF_GENERATED_PAIRS = ("sampled_share", "max_new_tokens", "held_out_pairs")
 PAIRS = {"pairs_per_step": 8, "micro_batch_pairs": 8, "checkpoint_every_steps": 2}
 SMALL = {
     "prompts_per_step": 4,
@@ -54,7 +55,8 @@ def base(random_base_model, tmp_path_factory):
 
 
 def curated(base, tmp_path, **changes):
-    given = FEW | {"base_checkpoint_path": base.path, "output_dir": tmp_path / "data_curation"}
+    few = {name: value for name, value in FEW.items() if "sources" not in changes or name not in OF_GENERATED_PAIRS}
+    given = few | {"base_checkpoint_path": base.path, "output_dir": tmp_path / "data_curation"}
     return data_curation.Config(**(given | changes))
 
 

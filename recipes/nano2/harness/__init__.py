@@ -16,6 +16,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from nemotron.strict import one_sentence
 from nemotron.terminal import print_line
 
 TASK_FILES = Path(__file__).parent
+OUR_TASKS = frozenset(path.stem for path in TASK_FILES.glob("*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,27 @@ class HarnessConfig(ScaledConfig):
     tasks: tuple[str, ...] = only_if_given(())
     """Tasks of lm-eval; nemotron_problems, nemotron_replies and nemotron_exercises are ours and need no data."""
 
+    def check(self) -> None:
+        if self.harness == "none":
+            if self.tasks:
+                raise ValueError(f"tasks={' '.join(self.tasks)} have no effect without --harness lm-eval; add it")
+            return
+        if not self.tasks:
+            raise ValueError("--harness lm-eval runs nothing without --tasks; name at least one")
+        if importlib.util.find_spec("lm_eval") is None:
+            raise ValueError('lm-eval is not installed; run pip install "nemotron-recipes[lm-eval]"')
+        others = set(self.tasks) - OUR_TASKS
+        if others and (unknown := sorted(others - known_tasks())):
+            raise ValueError(f"lm-eval has no task {unknown[0]}; `lm-eval ls tasks` lists them")
+
+
+@cache
+def known_tasks() -> frozenset[str]:
+    """The tasks of the installed lm-eval, which takes ten seconds to list them."""
+    from lm_eval.tasks import TaskManager
+
+    return frozenset(TaskManager().all_tasks)
+
 
 def run_harness(
     config: Any, model_path: Path, work: Path, documents: Mapping[str, int] = MappingProxyType({})
@@ -87,22 +110,18 @@ def run_harness(
         model_path: Hugging Face directory of the model.
         documents: `number` in each family and `seed`, for our tasks.
     Raises:
-        ValueError: if lm-eval or a task is missing, or the data of a task can be neither found nor fetched.
+        ValueError: if the data of a task can be neither found nor fetched.
     """
     if config.harness == "none":
-        if config.tasks:
-            raise ValueError(f"tasks={' '.join(config.tasks)} have no effect without --harness lm-eval; add it")
         return {}
-    if not config.tasks:
-        raise ValueError("--harness lm-eval runs nothing without --tasks; name at least one")
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ValueError('lm-eval is not installed; run pip install "nemotron-recipes[lm-eval]"')
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(TASK_FILES), metadata={"pretrained": str(model_path), **documents})
-    if unknown := sorted(set(config.tasks) - set(manager.all_tasks)):
-        raise ValueError(f"lm-eval has no task {unknown[0]}; `lm-eval ls tasks` lists them")
+    manager = TaskManager(
+        include_path=str(TASK_FILES),
+        include_defaults=not OUR_TASKS.issuperset(config.tasks),
+        metadata={"pretrained": str(model_path), **documents},
+    )
     aligned = bool(json.loads((model_path / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
     end_of_thought = {"think_end_token": "</think>"} if aligned else {}
     model = HFLM(str(model_path), device=config.device, dtype="auto", batch_size=1, **end_of_thought)
@@ -110,7 +129,7 @@ def run_harness(
     rows, found = [], {}
     for task in config.tasks:
         benchmark = (ALIGNED if aligned else BASE).get(task)
-        is_ours = task.startswith("nemotron_")
+        is_ours = task in OUR_TASKS
         seeds = range(config.seed, config.seed + (NUM_SEEDS if aligned and not is_ours else 1))
         results = [run_task(model, manager, task, benchmark, seed, aligned and not is_ours) for seed in seeds]
         found[task] = results

@@ -133,8 +133,8 @@ class Config(ScaledConfig):
     def check(self) -> None:
         if self.vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(f"vocab_size={self.vocab_size} must be {MIN_VOCAB_SIZE} or more, for all bytes")
-        if self.text_column != "text" and not self.sources:
-            raise ValueError(f"text_column={self.text_column!r} has no effect without --sources; add them")
+        self.check_left_out("text_column", when=not self.sources, because="without --sources")
+        self.check_left_out("package_share", when=self.sources or self.scale in ("medium", "full"), because="on files")
         if self.scale in ("tiny", "small") and self.raw_documents == "all" and not self.sources:
             raise ValueError("raw_documents=all needs --sources: the offline corpus has no end; give a number")
 

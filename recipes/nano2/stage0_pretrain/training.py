@@ -239,7 +239,7 @@ def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> N
 
 def main(config: Config) -> Checkpoint:
     """Train through the four phases and return the Checkpoint."""
-    dataset = Dataset.load(path=config.dataset_path)
+    dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     phases = training_phases(config, dataset.phases)
     num_base_steps = base_steps(phases)
     shape = replace(MODELS[config.scale], vocab_size=dataset.vocab_size)

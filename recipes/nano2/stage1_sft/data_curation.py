@@ -319,7 +319,7 @@ def main(config: Config) -> Dataset:
             f"{path} holds no base model; make one with python -m nemotron.recipes.nano2.stage0_pretrain "
             f"--scale {config.scale}, or name one with --base-checkpoint-path"
         )
-    base = Checkpoint.load(path=path)
+    base = Checkpoint.load(path=path, scale=config.scale)
     with working_directory(config.output_dir, Dataset) as work:
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         tokenizer = load_chat_tokenizer(CHAT, work / "tokenizer")

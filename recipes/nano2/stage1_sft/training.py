@@ -186,7 +186,7 @@ def validation_losses(model: NemotronH, validation: dict[str, Batch], config: Co
 
 def main(config: Config) -> Checkpoint:
     """Train through the three parts and return the Checkpoint."""
-    dataset = Dataset.load(path=config.dataset_path)
+    dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = Checkpoint.load(path=dataset.base_checkpoint_path)
     parts = training_parts(config, dataset.phases)
     total_steps = sum(part.num_steps for part in parts)

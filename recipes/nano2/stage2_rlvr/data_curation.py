@@ -232,7 +232,7 @@ def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
     made_by = f"python -m nemotron.recipes.nano2.stage1_sft --scale {config.scale}"
-    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by)
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
     context = load_config(base.checkpoint_path).max_position_embeddings
     if config.max_prompt_tokens >= context:

@@ -68,7 +68,7 @@ class Config(HarnessConfig):
     replies_per_prompt: PositiveInt = by_scale(tiny=2, small=4, medium=8, full=our_choice(8))
     """Replies to each held-out instruction in each mode, drawn at temperature 1; k of pass@k."""
     batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
-    """Replies of the exam that are written side by side; changes memory and speed, not the replies."""
+    """Replies that are written side by side; changes memory and speed, not the replies."""
     max_new_tokens: PositiveInt = by_scale(tiny=40, small=96, medium=4096, full=our_choice(8192))
     """Tokens of one reply, at most."""
     temperature: PositiveFloat = at_every_scale(published(0.6, "with thinking, model card of the 9B"))
@@ -79,6 +79,7 @@ class Config(HarnessConfig):
     """Where to evaluate: cpu, cuda, cuda:1, ..."""
 
     def check(self) -> None:
+        super().check()
         Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 
@@ -156,7 +157,8 @@ def main(config: Config) -> Results:
         texts: dict[str, list[str]] = {}
         metrics: dict[str, float] = {}
         for name, model in models.items():
-            replies = draw_replies(model, prompts, config.replies_per_prompt, free, ("held out", config.seed))
+            replies = draw_replies(model, prompts, config.replies_per_prompt, free, ("held out", config.seed),
+                                   num_slots=config.batch_replies)  # fmt: skip
             rewards[name] = verify(prompts, replies)
             tokens[name] = sha256_of(str(token) for reply in replies for token in [*reply.tokens, -1])
             texts[name] = [verify.decode(reply.tokens) for reply in replies[:: config.replies_per_prompt]]

@@ -196,7 +196,7 @@ def token_terms(policy: NemotronH, experience: Experience, config: Config) -> To
 
 def main(config: Config) -> Checkpoint:
     """Train the policy on every prompt once and return the Checkpoint."""
-    dataset = Dataset.load(path=config.dataset_path)
+    dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
     check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)

@@ -87,6 +87,7 @@ class Config(HarnessConfig):
     """Where to evaluate: cpu, cuda, cuda:1, ..."""
 
     def check(self) -> None:
+        super().check()
         Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 

@@ -166,7 +166,7 @@ def tables_of(dataset: Dataset, vocab_size: int) -> tuple[Sequence[Prompt], pa.T
 
 def main(config: Config) -> Checkpoint:
     """Train the policy for all rounds and return the Checkpoint."""
-    dataset = Dataset.load(path=config.dataset_path)
+    dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
     if is_done(config, dataset):

@@ -122,6 +122,10 @@ class Config(ScaledConfig):
     exercises_per_family: PositiveInt = by_scale(tiny=5, small=50, medium=200, full=our_choice(500))
     """Evaluation exercises of each family."""
 
+    def check(self) -> None:
+        generated = ("sampled_share", "noise_share", "max_new_tokens", "temperature", "held_out_pairs")
+        self.check_left_out(*generated, when=self.sources, because="with --sources: their pairs are as they are")
+
 
 class Dataset(Artifact):
     """Pairs and prompts in training order, and what is held out."""
@@ -272,7 +276,7 @@ def main(config: Config) -> Dataset:
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
     check_sources(config)
     made_by = f"python -m nemotron.recipes.nano2.stage3_dpo --scale {config.scale}"
-    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by)
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, which cannot answer in the format
     with working_directory(config.output_dir, Dataset) as work, threads_of(config.scale):
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")

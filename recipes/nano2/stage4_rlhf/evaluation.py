@@ -90,6 +90,7 @@ class Config(HarnessConfig):
     """Where to evaluate: cpu, cuda, cuda:1, ..."""
 
     def check(self) -> None:
+        super().check()
         Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 
@@ -170,7 +171,9 @@ def main(config: Config) -> Results:
         texts: dict[str, list[str]] = {}
         metrics: dict[str, float] = {"a": merged.metrics["a"]}
         for name, model in models.items():
-            replies = draw_replies(model, prompts, size, free, ("held out", config.seed))
+            replies = draw_replies(
+                model, prompts, size, free, ("held out", config.seed), num_slots=config.batch_replies
+            )
             rewards[name] = judge(prompts, replies)
             tokens[name] = sha256_of(str(token) for reply in replies for token in [*reply.tokens, -1])
             texts[name] = [judge.decode(reply.tokens) for reply in replies[::size]]

@@ -102,7 +102,7 @@ def measure(model: NemotronH, exercises: Sequence[Exercise], judge: Judge, confi
     # Conversations, asked with and without thinking: the rubric.
     prompts = [judge.prompt_of(one, thinking=thinking) for one in talks for thinking in (True, False)]
     drawn = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
-    replies = draw_replies(model, prompts, 1, drawn, ("validation", config.seed))
+    replies = draw_replies(model, prompts, 1, drawn, ("validation", config.seed), num_slots=config.batch_replies)
     totals = [reward.total for reward in judge(prompts, replies)]
     talked = [(first + second) / 2 for first, second in zip(totals[::2], totals[1::2], strict=True)]
     # Reasoning: whether the greedy reply with thinking is right, and how likely the right one is.

@@ -234,7 +234,7 @@ def save(run: Run, scorer: Scorer, dataset: Dataset, config: Config) -> None:
 
 def main(config: Config) -> RewardModel:
     """Train on every pair once and return the RewardModel."""
-    dataset = Dataset.load(path=config.dataset_path)
+    dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     total_steps = math.ceil(dataset.num_pairs / config.pairs_per_step)
     check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)

@@ -217,7 +217,7 @@ def check_hacking(run: Run, config: Config) -> None:
 
 def main(config: Config) -> Checkpoint:
     """Train the policy on every prompt once and return the Checkpoint."""
-    reward_model = RewardModel.load(path=config.rewardmodel_path)
+    reward_model = RewardModel.load(path=config.rewardmodel_path, scale=config.scale)
     dataset = Dataset.load(path=reward_model.dataset_path)
     base = dataset.base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)

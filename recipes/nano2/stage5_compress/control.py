@@ -108,7 +108,7 @@ def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:
 
 def main(config: Config) -> Checkpoint:
     """Train on every row once and return the Checkpoint."""
-    distilled = Checkpoint.load(path=config.checkpoint_path)
+    distilled = Checkpoint.load(path=config.checkpoint_path, scale=config.scale)
     dataset = Dataset.load(path=Checkpoint.load(path=distilled.dataset_path).dataset_path)
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)

@@ -248,7 +248,7 @@ def digests_of(path: Path) -> dict[str, str]:
 def main(config: Config) -> Dataset:
     """Collect the data and return the Dataset."""
     made_by = f"python -m nemotron.recipes.nano2.stage4_rlhf --scale {config.scale}"
-    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by)
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, whose pruning has no exam
     fine_tuning = FineTuningDataset.load(path=origin_by_step(base, FineTuningDataset.__module__))
     pretraining = PretrainingDataset.load(path=origin_by_step(base, PretrainingDataset.__module__))

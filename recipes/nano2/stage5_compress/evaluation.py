@@ -25,7 +25,6 @@ from rich.markdown import Markdown
 from nemotron import Artifact, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
-    ScaledConfig,
     at_every_scale,
     by_scale,
     input_path,
@@ -41,6 +40,7 @@ from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage5_compress.data_curation import SFT, Dataset
 from nemotron.recipes.nano2.stage5_compress.report import NAMES, plot_recovery, results_table
@@ -62,7 +62,7 @@ from nemotron.terminal import LINES, print_line, printable
 
 
 @dataclass
-class Config(ScaledConfig):
+class Config(HarnessConfig):
     """Evaluate teacher, pruned, distilled and control."""
 
     seed: int = 1234
@@ -97,6 +97,7 @@ class Config(ScaledConfig):
     """Where to evaluate: cpu, cuda, cuda:1, ..."""
 
     def check(self) -> None:
+        super().check()
         Sampling(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
 
@@ -173,6 +174,7 @@ def main(config: Config) -> Results:
     checkpoints = {"teacher": dataset.base(), **checkpoints}
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
+        harness = run_harness(config, distilled.checkpoint_path, work)
         tokenizer = load_chat_tokenizer(CHAT, distilled.checkpoint_path)
         chat = format_of(CHAT, distilled.checkpoint_path)
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
@@ -226,7 +228,7 @@ def main(config: Config) -> Results:
             table_path=work / "results.md",
             recovery_plot_path=work / "recovery.svg",
             plot_path=work / "exam.svg",
-            metrics=metrics,
+            metrics=metrics | harness,
         ).save(config, ladder)
         Console(stderr=True).print(Markdown(printable(table, keep=LINES)))
         print_speeds(models, config)

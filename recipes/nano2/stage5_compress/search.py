@@ -363,7 +363,7 @@ SIZES = ("hybrid_override_pattern", "hidden_size", "intermediate_size", "mamba_n
 def main(config: Config) -> Checkpoint:
     """Prune the teacher to the best candidate and return the Checkpoint."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    dataset = Dataset.load(path=config.dataset_path)
+    dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     base.check_scale(config.scale)
     check_rows(dataset.phases[0], config)

@@ -176,7 +176,7 @@ def validation_losses(student: NemotronH, teacher: NemotronH, dataset: Dataset, 
 
 def main(config: Config) -> Checkpoint:
     """Distill through the schedule of lengths and return the Checkpoint."""
-    pruned = Checkpoint.load(path=config.checkpoint_path)
+    pruned = Checkpoint.load(path=config.checkpoint_path, scale=config.scale)
     dataset = Dataset.load(path=pruned.dataset_path)
     base = dataset.base()
     check_same_tokenizer(base.checkpoint_path, pruned.checkpoint_path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 from nemotron import SCALES
 from nemotron.config import Marked, origin_of
 from nemotron.ladder import Ladder
+from nemotron.recipes.nano2 import numbers
 from nemotron.recipes.nano2.models import DEVICES, DTYPES, FULL_SHAPE, MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
 from nemotron.testing.compare import run_document
 from nemotron.testing.stage import step_name
 
+ROOT = Path(__file__).parents[3]
 RECIPE = Path(stage0_pretrain.__file__).parents[1]
 STAGES = [
     importlib.import_module(f"nemotron.recipes.nano2.{path.parent.name}.__main__")
@@ -91,3 +94,70 @@ def test_a_new_number_is_one_line_of_its_step_and_the_golden():
         line = re.compile(rf"^    {name}: .* = (by_scale|at_every_scale)\(", re.M)
         places = sorted(path.as_posix() for path, text in texts.items() if line.search(text))
         assert places == sorted(f"{step.partition('/')[2]}.py" for step, owned in NUMBERS if owned == name)
+
+
+README = (RECIPE / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_has_every_number_of_full_with_its_origin():
+    section = README[README.index(numbers.HEADING) :]
+    assert section == numbers.page(), (
+        "put the output of python -m nemotron.recipes.nano2.numbers at the end of README.md"
+    )
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_golden():
+    """Without the code that wrote them: read as text."""
+    ladder = json.loads((ROOT / "golden" / "nano2" / "numbers.json").read_text(encoding="utf-8"))["ladder"]
+    tables = dict(re.findall(r"<summary>(\w+)</summary>\n\n(.*?)\n\n</details>", README, re.DOTALL))
+    assert len(tables) == 6
+    for stage, table in tables.items():
+        found = [tuple(row.strip("| ").split(" | ")) for row in table.splitlines()[2:]]
+        recorded = [
+            (name.rpartition("/")[2], entry["name"].removeprefix("full/"), *entry["value"])
+            for name, entries in ladder.items()
+            for entry in entries
+            if f"/{stage}/" in name and entry["name"].startswith("full/") and isinstance(entry["value"], list)
+            if entry["value"][-1:] != [""]
+        ]
+        assert [(step, name, origin) for step, name, _, origin in found] == [
+            (step, name, origin) for step, name, _, origin in recorded
+        ]
+        shown = [re.sub("[`, ]", "", value) for *_, value, _ in found]
+        values = [value if isinstance(value, list) else [value] for _, _, value, _ in recorded]
+        assert shown == [";".join(str(one) for one in value) for value in values]
+
+
+def test_every_proxy_and_every_reading_of_ours_is_an_open_question():
+    """The table of what we do not know names each number of another model, by its field."""
+    rows = re.findall(r"^\| .* \| (.*) \|$", README[: README.index(numbers.HEADING)], re.MULTILINE)
+    named = {
+        (int(stage), name)
+        for row in rows
+        for stages, names in re.findall(r"stages? ([\d, ]+): ((?:`\w+`(?:, )?)+)", row)
+        for stage in stages.split(", ")
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    known = {(int(step[len("nano2/stage")]), name) for step, name in NUMBERS}
+    uncertain = re.compile("^proxy|our reading|as in pretraining")
+    marked = {
+        (int(step[len("nano2/stage")]), name)
+        for step, name in NUMBERS
+        if uncertain.search(origin_of(STEPS[step].Config, name, "full"))
+    }
+    assert len(marked) > 40
+    of_control = {(5, name) for name in ("learning_rate", "min_learning_rate", "beta1", "beta2", "weight_decay")}
+    assert marked - named <= of_control
+    assert named <= known
+
+
+def test_a_tuple_a_switch_and_a_large_number_are_shown_as_they_are_read():
+    assert [numbers.shown(value) for value in ((1536, 48), True, 0.5, 13_427_734)] == [
+        "1,536; 48", "True", "0.5", "13,427,734",
+    ]  # fmt: skip
+
+
+def test_the_command_prints_the_section(capfd, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["numbers"])
+    numbers.main()
+    assert capfd.readouterr().out == numbers.page()

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,10 @@ import pytest
 from nemotron.config import parse_command_line
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT
+from nemotron.recipes.nano2 import __main__ as nano2
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.harness import ALIGNED, BASE, TASK_FILES, HarnessConfig, run_harness
-from nemotron.recipes.nano2.stage0_pretrain import evaluation as stage0_evaluation
 from nemotron.recipes.nano2.stage1_sft import evaluation as stage1_evaluation
-from nemotron.recipes.nano2.stage2_rlvr import evaluation as stage2_evaluation
-from nemotron.recipes.nano2.stage3_dpo import evaluation as stage3_evaluation
-from nemotron.recipes.nano2.stage4_rlhf import evaluation as stage4_evaluation
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.scoring.exercises import Mode, ask
@@ -25,7 +23,9 @@ from nemotron.recipes.scoring.multiple_choice import Question, choice_accuracy, 
 from nemotron.recipes.sources.exercises.families import exam_exercises
 from nemotron.recipes.sources.problems.families import generate_problems
 
-EVALUATIONS = (stage0_evaluation, stage1_evaluation, stage2_evaluation, stage3_evaluation, stage4_evaluation)
+ROOT = Path(__file__).parents[4]
+STAGES = (ROOT / "recipes" / "nano2").glob("stage*")
+EVALUATIONS = [import_module(f"nemotron.recipes.nano2.{stage.name}.evaluation") for stage in sorted(STAGES)]
 OURS = ("nemotron_problems", "nemotron_replies", "nemotron_exercises")
 NUMBER = 8  # documents; 2 for the exercises, because transformers writes a reply in seconds
 pytestmark = pytest.mark.filterwarnings("default")  # of lm-eval and the libraries that it imports
@@ -127,9 +127,29 @@ def test_nothing_runs_without_the_flag(tmp_path):
         ("lm-eval", ("no_such_task",), "lm-eval has no task no_such_task; `lm-eval ls tasks` lists them"),
     ],
 )
-def test_a_mistake_is_one_sentence(tmp_path, harness, tasks, sentence):
+def test_a_mistake_is_one_sentence(harness, tasks, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        run_harness(config_with(*tasks, harness=harness), tmp_path, tmp_path)
+        config_with(*tasks, harness=harness)
+
+
+def test_a_missing_lm_eval_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'^lm-eval is not installed; run pip install "nemotron-recipes'):
+        config_with(OURS[0])
+
+
+@pytest.mark.parametrize("module", EVALUATIONS, ids=lambda module: module.__name__.split(".")[-2])
+def test_a_mistake_is_refused_before_any_work_of_any_stage(module):
+    with pytest.raises(ValueError, match="--harness lm-eval runs nothing without --tasks"):
+        module.Config(harness="lm-eval")
+
+
+def test_the_whole_command_refuses_an_unknown_task(tmp_path, capsys):
+    flags = ["--output-dir", str(tmp_path / "out"), "--rlhf.eval.harness", "lm-eval", "--rlhf.eval.tasks", "no_such"]
+    with pytest.raises(SystemExit):
+        parse_command_line(nano2.Config, flags)
+    assert "lm-eval has no task no_such" in " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_that_is_not_there_is_one_sentence(model_path, tmp_path, monkeypatch):

@@ -34,6 +34,8 @@ def test_docstrings_and_source_of_a_module_are_on_one_side_of_the_split(stage0):
         ({"package_share": 1.5}, "package_share=1.5: Input should be less than or equal to 1"),
         ({"vocab_size": 268}, "vocab_size=268.* 269"),
         ({"text_column": "content"}, "text_column='content' has no effect without --sources"),
+        ({"package_share": 0.5, "sources": ("a.txt",)}, "package_share=0.5 has no effect on files; leave it out"),
+        ({"package_share": 0.5, "scale": "full"}, "package_share=0.5 has no effect on files; leave it out"),
         ({"raw_documents": "all"}, "raw_documents=all needs --sources"),
     ],
 )

@@ -104,3 +104,17 @@ def test_a_share_is_from_0_to_1(name, share):
 def test_sizes_must_be_positive(name, value):
     with pytest.raises(ValueError, match=f"^{name}.*={value}: Input should be "):
         Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"sampled_share": 0.3}, {"noise_share": 0.2}, {"temperature": 0.7}, {"max_new_tokens": 9}, {"held_out_pairs": 9}],
+)
+def test_a_number_of_generated_pairs_beside_sources_is_refused(changed):
+    ((name, value),) = changed.items()
+    Config(**changed)
+    Config(sources=("pairs.jsonl",))
+    with pytest.raises(
+        ValueError, match=rf"^{name}={value} has no effect with --sources: their pairs are as they are;"
+    ):
+        Config(sources=("pairs.jsonl",), **changed)
