@@ -40,6 +40,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nemotron.strict import short
 
@@ -414,8 +415,10 @@ class AttentionState:
             room = (0, 0, 0, 2 * used - self.keys.shape[2])
             self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
         index = new[:, None, :, None].expand(b, heads, t, size)
-        self.keys.scatter_(2, index, k.to(self.keys.dtype))
-        self.values.scatter_(2, index, v.to(self.values.dtype))
+        # In place without gradients only: a layer that is computed again reads the keys and values of before.
+        scatter = Tensor.scatter if torch.is_grad_enabled() else Tensor.scatter_
+        self.keys = scatter(self.keys, 2, index, k.to(self.keys.dtype))
+        self.values = scatter(self.values, 2, index, v.to(self.values.dtype))
         self.lengths = self.lengths + (t if num_new is None else num_new)
         readable = torch.arange(used, device=k.device) <= new[:, None, :, None]  # (b, 1, t, used)
         return self.keys[:, :, :used], self.values[:, :, :used], readable
@@ -585,9 +588,26 @@ class Layer(nn.Module):
         segments: Tensor | None = None,
         state: MambaState | AttentionState | None = None,
         num_new: Tensor | None = None,
+        *,
+        recompute: bool = False,
     ) -> Tensor:
-        """(b, t, d) to (b, t, d)."""
-        return u + self.mixer(self.norm(u), segments, state, num_new)
+        """(b, t, d) to (b, t, d).
+
+        Args:
+            recompute: keep only u for the backward pass, which computes the layer again. The numbers are the same.
+        """
+        if not recompute:
+            return u + self.mixer(self.norm(u), segments, state, num_new)
+        before = state and copy.copy(state)
+
+        def added(u: Tensor) -> tuple[Tensor, MambaState | AttentionState | None]:
+            after = before and copy.copy(before)  # computed again, the layer must find the state of the first time
+            return u + self.mixer(self.norm(u), segments, after, num_new), after
+
+        u, after = checkpoint(added, u, use_reentrant=False, preserve_rng_state=False)  # nothing in a layer is random
+        if state:
+            vars(state).update(vars(after))
+        return u
 
 
 class Backbone(nn.Module):
@@ -598,6 +618,9 @@ class Backbone(nn.Module):
         self.embeddings = Embedding(config.vocab_size, config.hidden_size, **factory)
         self.layers = nn.ModuleList(Layer(letter, config, **factory) for letter in config.hybrid_override_pattern)
         self.norm_f = RMSNorm(config.hidden_size, config, **factory)
+        self.activation_checkpointing = False
+        """Whether the backward pass computes each layer again, instead of keeping what is inside of it: about a third
+        more operations, and memory for one layer and the residual stream before each. The numbers are the same."""
 
     def forward(
         self,
@@ -614,8 +637,9 @@ class Backbone(nn.Module):
         if num_new is not None and state is None:
             raise ValueError("num_new is given without state; give a DecodingState as well, or leave num_new out")
         u = self.embeddings(input_ids)
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            u = layer(u, segments, state.layers[index] if state else None, num_new)
+            u = layer(u, segments, state.layers[index] if state else None, num_new, recompute=recompute)
         return self.norm_f(u)
 
 
