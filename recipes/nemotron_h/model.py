@@ -42,6 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nemotron.recipes.nemotron_h.attention import attend, attend_within_documents
 from nemotron.strict import short
 
 # Letters of hybrid_override_pattern, as in the published configurations.
@@ -562,12 +563,12 @@ class Attention(nn.Module):
             projection(u).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (b, heads, t, head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mask = None  # (b, 1, t, keys), True where a query may read a key; None: every key up to its own position
         if segments is not None:
-            mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
-        if state is not None:
-            k, v, mask = state.append(k, v, num_new)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+            y = attend_within_documents(q, k, v, segments)
+        elif state is not None:
+            y = attend(q, *state.append(k, v, num_new))
+        else:
+            y = attend(q, k, v)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
