@@ -736,7 +736,13 @@ def parameter_groups(model: NemotronH, weight_decay: float) -> list[dict[str, An
     """Optimizer groups: matrices and convolution kernels decay; norms, biases, A_log, D and dt_bias do not.
 
     Megatron-LM's rule: parameters with one dimension do not decay. So the embedding and the depthwise kernels do.
+    On a GPU one kernel updates all weights of a group ("fused"), where the plain update reads and writes them many
+    times.
     """
+    fused = {"fused": True} if next(model.parameters()).device.type == "cuda" else {}
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        {"params": matrices, "weight_decay": weight_decay, **fused},
+        {"params": vectors, "weight_decay": 0.0, **fused},
+    ]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemotron.config import Dtype
@@ -542,6 +543,14 @@ def test_parameter_groups_hold_every_parameter_once() -> None:
     model = NemotronH(SHAPE)
     grouped = [id(parameter) for group in parameter_groups(model, 0.1) for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_weights_on_a_gpu_are_updated_by_one_kernel() -> None:
+    with FakeTensorMode():
+        model = NemotronH(SHAPE, device="cuda")
+        assert [group["fused"] for group in torch.optim.AdamW(parameter_groups(model, 0.1)).param_groups] == [True] * 2
+    model = NemotronH(SHAPE)
+    assert [group["fused"] for group in torch.optim.AdamW(parameter_groups(model, 0.1)).param_groups] == [None] * 2
 
 
 def test_norms_biases_and_state_space_vectors_do_not_decay() -> None:
