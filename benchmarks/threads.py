@@ -72,7 +72,7 @@ def train(scale: Literal["tiny", "small"], steps: int) -> float:
         optimizer.zero_grad()
         for piece in tokens.split(config.micro_batch_sequences):
             with autocast(config.dtype, "cpu"):
-                loss = training.loss_sum(model, piece) / tokens[:, 1:].numel()
+                loss = training.loss_sum(model.backbone, model.lm_head, piece) / tokens[:, 1:].numel()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()

@@ -93,6 +93,8 @@ DTYPES: dict[Scale, Any] = {
     "full": our_choice("bfloat16", "the published FP8, section 2.4, is not built here"),
 }
 DEVICES: dict[Scale, Any] = {"tiny": "cpu", "small": "cpu", "medium": "cuda", "full": our_choice("cuda")}
+# Whether layers are computed again in the backward pass: where memory is short, on a GPU.
+CHECKPOINTING: dict[Scale, Any] = {"tiny": False, "small": False, "medium": True, "full": our_choice(True)}
 # Sequences per optimizer step of pretraining: curation makes phases of whole batches, and training reads them.
 BATCH_SEQUENCES: dict[Scale, Any] = {"tiny": 8, "small": 8, "medium": 256, "full": published(768, "section 2.5")}
 VOCAB_SIZES: dict[Scale, Any] = {

@@ -11,19 +11,22 @@ those of `NemotronH.forward`, up to rounding; only their layout differs:
 - Weights are transposed once. With `products=torch.bfloat16` they are also cast once: products are then taken in
   bfloat16, as under autocast, and everything else, the states included, in at least float32.
 
+On a GPU, a step is a CUDA graph (graphs.py).
+
 Left out: gradients (the learner uses `NemotronH.forward`), several devices.
 
 Letters: those of `model.py`; b is a row that is being continued, r a head within its group.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemotron.recipes.nemotron_h.graphs import StepGraphs
 from nemotron.recipes.nemotron_h.model import (
     Attention,
     AttentionState,
@@ -85,9 +88,10 @@ class MambaSlots:
         convolved = torch.addcmul(self.bias, xBC, self.taps[-1])
         for past, tap in zip(self.window, self.taps[:-1], strict=True):
             convolved.addcmul_(past[:b], tap)
-        if self.window:  # the oldest input makes room for the newest
-            self.window[0][:b] = xBC
-            self.window.append(self.window.pop(0))
+        for older, newer in pairwise(self.window):  # the oldest input makes room; each tensor stays where it is
+            older[:b] = newer[:b]
+        if self.window:
+            self.window[-1][:b] = xBC
         x, B, C = F.silu(convolved, inplace=True).split([h * p, g * n, g * n], dim=-1)
 
         dt = F.softplus(dt + self.dt_bias)
@@ -137,11 +141,13 @@ class AttentionSlots:
         self.keys = like.new_zeros(num_slots, self.num_heads, 0, self.head_dim)  # the third size grows
         self.values = self.keys
 
-    def reserve(self, positions: int) -> None:
-        """Make room for so many positions; twice as many as needed, so that this is rare."""
-        if positions > self.keys.shape[2]:
+    def reserve(self, positions: int) -> bool:
+        """Make room for so many positions; twice as many as needed, so that this is rare. Whether it was done."""
+        is_short = positions > self.keys.shape[2]
+        if is_short:
             room = (0, 0, 0, 2 * positions - self.keys.shape[2])
             self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
+        return is_short
 
     def step(self, u: Tensor, normed: Tensor, lengths: Tensor, slots: Tensor, readable: Tensor) -> Tensor:
         """(b, d) residual stream and its norm to the residual stream after the layer; equals `Attention`.
@@ -166,9 +172,8 @@ class AttentionSlots:
         self.values[targets, :, :used] = self.values[sources, :, :used]
 
     def load(self, slots: slice, state: AttentionState, rows: Tensor) -> None:
-        """Fill slots with the keys and values of rows that have read their prompts."""
+        """Fill slots, which have room, with the keys and values of rows that have read their prompts."""
         used = state.keys.shape[2]
-        self.reserve(used)
         self.keys[slots, :, :used] = state.keys[rows].to(self.keys.dtype)
         self.values[slots, :, :used] = state.values[rows].to(self.values.dtype)
 
@@ -207,19 +212,41 @@ class Decoder:
         self.lengths = torch.zeros(num_slots, dtype=torch.int64, device=self.embeddings.device)
         self.slots = torch.arange(num_slots, device=self.embeddings.device)
         self.layers = [slots_of(layer, config, num_slots, dtype) for layer in layers]
+        device = self.embeddings.device
+        self.graphs = StepGraphs(self.read_token, num_slots, device) if device.type == "cuda" else None
         self.read: dict[tuple[int, ...], ReadPrompt] = {}
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one more token of every row: (b,) ids to (b, v) logits of the token after it."""
         b = self.num_rows
+        used = int(self.lengths[:b].max()) + 1
+        if self.graphs is None:
+            self.reserve(used)
+            return self.read_token(ids, used)
+        shape = self.graphs.shape_for(b, used)
+        self.reserve(shape[1])
+        self.lengths[b : shape[0]] = 0  # slots that nobody uses
+        return self.graphs(ids, shape)
+
+    def reserve(self, positions: int) -> None:
+        """Make room for so many positions of every slot."""
+        moved = [layer.reserve(positions) for layer in self.layers if isinstance(layer, AttentionSlots)]
+        if self.graphs and any(moved):
+            self.graphs.forget()
+
+    def read_token(self, ids: Tensor, used: int) -> Tensor:
+        """Read a token in each of the first b slots: (b,) ids to (b, v) logits. Everything stays on the device.
+
+        Args:
+            used: positions that may be read; the others hold nothing.
+        """
+        b = len(ids)
         lengths, slots = self.lengths[:b], self.slots[:b]
-        used = int(lengths.max()) + 1
         readable = (torch.arange(used, device=ids.device) <= lengths[:, None])[:, None, None]
         u = F.embedding(ids, self.embeddings)
         for norm, layer in zip(self.norms, self.layers, strict=True):
             normed = F.rms_norm(u, norm.shape, norm, self.epsilon)
             if isinstance(layer, AttentionSlots):
-                layer.reserve(used)
                 u = layer.step(u, normed, lengths, slots, readable)
             else:
                 u = layer.step(u, normed)
@@ -237,6 +264,8 @@ class Decoder:
             self.read = {prompt: self.read[prompt] for prompt in prompts if prompt in self.read}
             self.read_prompts(ahead[: max(PROMPTS_AT_A_TIME, len(unread))])
         read = [self.read[prompt] for prompt in prompts]
+        states = [state for one in read for state in one.state.layers if isinstance(state, AttentionState)]
+        self.reserve(max((state.keys.shape[2] for state in states), default=0))
         device = self.slots.device
         first = self.num_rows
         for _, together in groupby(read, key=lambda one: id(one.state)):  # neighbors that were read side by side

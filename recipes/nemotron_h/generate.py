@@ -33,6 +33,7 @@ from nemotron.recipes.nemotron_h.model import NemotronH, purpose_generator
 # Our choice. Dividing by a much lower temperature overflows even the largest log-probability.
 GREEDY_BELOW = 1e-300
 NUM_SLOTS = 128  # the fastest of 64, 128 and 256 in benchmarks/rollouts.py, on 2 cores
+SORTED_TOKENS = 1_024  # our choice: of a vocabulary, for top_p; more than a trained model's likely next tokens
 LOOK_AHEAD = 1_024  # our choice: waiting rows whose prompts may be read along with those of the next rows
 
 
@@ -284,10 +285,7 @@ def sample_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor
         logits = logits.to(torch.float64) / sampling.temperature
     weights = torch.exp(logits)  # probabilities before division by their sum
     if sampling.top_p < 1:
-        ordered, order = weights.to(torch.float64).sort(dim=-1, descending=True, stable=True)
-        likelier = ordered.cumsum(dim=-1) - ordered  # total weight of the tokens more likely than each
-        kept = ordered * (likelier < sampling.top_p * ordered.sum(dim=-1, keepdim=True))
-        weights = torch.zeros_like(kept).scatter(-1, order, kept)
+        weights = weights * in_nucleus(weights, sampling.top_p)
     b, v = weights.shape
     size = 2 ** math.ceil(math.log2(v) / 2)
     blocks = F.pad(weights, (0, -v % size)).view(b, -1, size)
@@ -299,6 +297,32 @@ def sample_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor
     # Rounding must not lead past the last token of the block that has a weight.
     target = target.clamp(min=0).minimum(within[:, -1:] * (1 - 1e-15))
     return (block * size + torch.searchsorted(within, target, right=True))[:, 0].clamp(max=v - 1)
+
+
+def in_nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """(b, v) whether a token is in the smallest set of most likely tokens with at least a share top_p of all weight.
+
+    Only the likeliest tokens are sorted; all of them where those do not suffice. Of equal weights, the first count.
+
+    Args:
+        weights: (b, v) probabilities, or numbers proportional to them.
+    """
+    needed = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    v = weights.shape[-1]
+    for size in (min(SORTED_TOKENS, v), v):
+        likeliest = weights.topk(size, dim=-1).values  # in descending order
+        total = likeliest.to(torch.float64).cumsum(dim=-1)
+        if (total[:, -1:] >= needed).all():
+            break
+    # A token is kept if those more likely than it have less weight together than is needed.
+    size = (total - likeliest < needed).sum(dim=-1, keepdim=True)  # (b, 1)
+    last = likeliest.gather(-1, size - 1)
+    kept = weights >= last
+    if (kept.sum(dim=-1, keepdim=True) > size).any():  # the last weight is that of several tokens
+        equal = weights == last
+        spare = (kept.sum(dim=-1, keepdim=True) - size).clamp(min=0)
+        kept &= ~equal | (equal.cumsum(dim=-1) <= equal.sum(dim=-1, keepdim=True) - spare)
+    return kept
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:

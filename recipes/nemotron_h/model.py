@@ -40,7 +40,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from nemotron.recipes.nemotron_h.attention import attend, attend_within_documents
 from nemotron.strict import short
 
 # Letters of hybrid_override_pattern, as in the published configurations.
@@ -414,8 +416,10 @@ class AttentionState:
             room = (0, 0, 0, 2 * used - self.keys.shape[2])
             self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
         index = new[:, None, :, None].expand(b, heads, t, size)
-        self.keys.scatter_(2, index, k.to(self.keys.dtype))
-        self.values.scatter_(2, index, v.to(self.values.dtype))
+        # In place without gradients only: a layer that is computed again reads the keys and values of before.
+        scatter = Tensor.scatter if torch.is_grad_enabled() else Tensor.scatter_
+        self.keys = scatter(self.keys, 2, index, k.to(self.keys.dtype))
+        self.values = scatter(self.values, 2, index, v.to(self.values.dtype))
         self.lengths = self.lengths + (t if num_new is None else num_new)
         readable = torch.arange(used, device=k.device) <= new[:, None, :, None]  # (b, 1, t, used)
         return self.keys[:, :, :used], self.values[:, :, :used], readable
@@ -559,12 +563,12 @@ class Attention(nn.Module):
             projection(u).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (b, heads, t, head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mask = None  # (b, 1, t, keys), True where a query may read a key; None: every key up to its own position
         if segments is not None:
-            mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
-        if state is not None:
-            k, v, mask = state.append(k, v, num_new)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+            y = attend_within_documents(q, k, v, segments)
+        elif state is not None:
+            y = attend(q, *state.append(k, v, num_new))
+        else:
+            y = attend(q, k, v)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -585,9 +589,26 @@ class Layer(nn.Module):
         segments: Tensor | None = None,
         state: MambaState | AttentionState | None = None,
         num_new: Tensor | None = None,
+        *,
+        recompute: bool = False,
     ) -> Tensor:
-        """(b, t, d) to (b, t, d)."""
-        return u + self.mixer(self.norm(u), segments, state, num_new)
+        """(b, t, d) to (b, t, d).
+
+        Args:
+            recompute: keep only u for the backward pass, which computes the layer again. The numbers are the same.
+        """
+        if not recompute:
+            return u + self.mixer(self.norm(u), segments, state, num_new)
+        before = state and copy.copy(state)
+
+        def added(u: Tensor) -> tuple[Tensor, MambaState | AttentionState | None]:
+            after = before and copy.copy(before)  # computed again, the layer must find the state of the first time
+            return u + self.mixer(self.norm(u), segments, after, num_new), after
+
+        u, after = checkpoint(added, u, use_reentrant=False, preserve_rng_state=False)  # nothing in a layer is random
+        if state:
+            vars(state).update(vars(after))
+        return u
 
 
 class Backbone(nn.Module):
@@ -598,6 +619,9 @@ class Backbone(nn.Module):
         self.embeddings = Embedding(config.vocab_size, config.hidden_size, **factory)
         self.layers = nn.ModuleList(Layer(letter, config, **factory) for letter in config.hybrid_override_pattern)
         self.norm_f = RMSNorm(config.hidden_size, config, **factory)
+        self.activation_checkpointing = False
+        """Whether the backward pass computes each layer again, instead of keeping what is inside of it: about a third
+        more operations, and memory for one layer and the residual stream before each. The numbers are the same."""
 
     def forward(
         self,
@@ -614,8 +638,9 @@ class Backbone(nn.Module):
         if num_new is not None and state is None:
             raise ValueError("num_new is given without state; give a DecodingState as well, or leave num_new out")
         u = self.embeddings(input_ids)
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            u = layer(u, segments, state.layers[index] if state else None, num_new)
+            u = layer(u, segments, state.layers[index] if state else None, num_new, recompute=recompute)
         return self.norm_f(u)
 
 
@@ -711,7 +736,13 @@ def parameter_groups(model: NemotronH, weight_decay: float) -> list[dict[str, An
     """Optimizer groups: matrices and convolution kernels decay; norms, biases, A_log, D and dt_bias do not.
 
     Megatron-LM's rule: parameters with one dimension do not decay. So the embedding and the depthwise kernels do.
+    On a GPU one kernel updates all weights of a group ("fused"), where the plain update reads and writes them many
+    times.
     """
+    fused = {"fused": True} if next(model.parameters()).device.type == "cuda" else {}
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        {"params": matrices, "weight_decay": weight_decay, **fused},
+        {"params": vectors, "weight_decay": 0.0, **fused},
+    ]

@@ -37,8 +37,10 @@ class Batch:
         return (Batch(*piece) for piece in zip(*pieces, strict=True))
 
     def to(self, device: str) -> "Batch":
-        """The batch on another device."""
-        return Batch(self.tokens.to(device), self.in_loss.to(device), self.segments.to(device))
+        """The batch on another device; a GPU copies it from pinned memory while it still computes."""
+        on_gpu = torch.device(device).type == "cuda"
+        tensors = (self.tokens, self.in_loss, self.segments)
+        return Batch(*((each.pin_memory() if on_gpu else each).to(device, non_blocking=on_gpu) for each in tensors))
 
     def cut(self, length: int) -> "Batch":
         """Each row cut into rows of `length` predicted tokens; the same tokens are predicted, with less context."""

@@ -17,11 +17,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from nemotron.recipes.nemotron_h.model import NemotronH, at_least_float32
+from nemotron.recipes.nemotron_h.losses import token_losses
+from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.sources.exercises.workplace import kind_of
 from nemotron.recipes.training.batches import Batch, collate
 from nemotron.recipes.training.dpo import PairTerms, reply_logprobs
-from nemotron.recipes.training.rollouts import logprobs_of_tokens
 from nemotron.recipes.training.run import Run
 from nemotron.recipes.training.tries import Try
 from nemotron.terminal import print_line
@@ -178,8 +178,7 @@ def try_logprobs(model: NemotronH, batch: Batch, *, per_token: bool) -> Tensor:
     """
     counts = batch.in_loss[:, 1:]  # (b, t) position i predicts token i + 1
     hidden = model.backbone(batch.tokens[:, :-1], segments=batch.segments[:, :-1])  # (b, t, d)
-    logits = at_least_float32(model.lm_head(hidden[counts]))  # (n, v)
-    logprobs = logprobs_of_tokens(logits, batch.tokens[:, 1:][counts])
+    logprobs = -token_losses(model.lm_head, hidden[counts], batch.tokens[:, 1:][counts])  # (n,)
     return reply_logprobs(logprobs, counts, per_token=per_token)
 
 

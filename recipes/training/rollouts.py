@@ -22,7 +22,8 @@ from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rows import read_rows
 from nemotron.recipes.nemotron_h.device import autocast
 from nemotron.recipes.nemotron_h.generate import NUM_SLOTS, Continuation, Sampling, generate
-from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH, at_least_float32
+from nemotron.recipes.nemotron_h.losses import by_chunks, logits_of, token_losses
+from nemotron.recipes.nemotron_h.model import DecodingState, NemotronH
 from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
@@ -180,8 +181,8 @@ def experience_of(
     )
 
 
-def token_logits(model: NemotronH, experience: Experience, temperature: float) -> tuple[Tensor, Tensor]:
-    """(n, v) logits at the temperature for the tokens that count, and (n,) the tokens.
+def token_states(model: NemotronH, experience: Experience) -> tuple[Tensor, Tensor]:
+    """(n, d) hidden states at the position before each token that counts, and (n,) the tokens.
 
     Each prompt is read once, and all its replies go on from there: with 8 replies that are a third as long as their
     prompt, the model reads a third of the tokens.
@@ -195,19 +196,24 @@ def token_logits(model: NemotronH, experience: Experience, temperature: float) -
         state = state.repeat(experience.replies_per_prompt)
         hidden = torch.cat([hidden, model.backbone(experience.tokens[:, :-1], state=state)], dim=1)  # (b, t, d)
     counts = experience.counts  # padding is on the right, where nothing reads it
-    logits = at_least_float32(model.lm_head(hidden[:, : counts.shape[1]][counts]))
-    return logits / temperature, experience.tokens[counts]
+    return hidden[:, : counts.shape[1]][counts], experience.tokens[counts]
 
 
-def logprobs_of_tokens(logits: Tensor, tokens: Tensor) -> Tensor:
-    """(n,) natural logarithms of the probabilities of the tokens."""
-    return -F.cross_entropy(logits, tokens, reduction="none")
+def token_logprobs(model: NemotronH, experience: Experience, temperature: float) -> Tensor:
+    """(n,) natural logarithms of the probabilities at the temperature of the tokens that count."""
+    return -token_losses(model.lm_head, *token_states(model, experience), temperature=temperature)
 
 
-def entropies(logits: Tensor) -> Tensor:
-    """(n,) entropies in nats of the distributions with (n, v) logits."""
-    logprobs = logits.log_softmax(dim=-1)
-    return -(logprobs.exp() * logprobs).sum(dim=-1)
+def logprobs_and_entropies(model: NemotronH, experience: Experience, temperature: float) -> tuple[Tensor, Tensor]:
+    """(n,) each: as `token_logprobs`, and the entropy in nats of the distribution that each token is drawn from."""
+
+    def both(hidden: Tensor, tokens: Tensor) -> Tensor:
+        logits = logits_of(model.lm_head, hidden, temperature)
+        logprobs = logits.log_softmax(dim=-1)
+        entropies = -(logprobs.exp() * logprobs).sum(dim=-1)
+        return torch.stack([-F.cross_entropy(logits, tokens, reduction="none"), entropies], dim=1)  # (n, 2)
+
+    return by_chunks(both, model.lm_head, *token_states(model, experience)).unbind(dim=1)  # type: ignore[return-value]
 
 
 class LearnerConfig(Protocol):
@@ -232,12 +238,11 @@ def with_logprobs(
     with torch.no_grad(), autocast(config.dtype, config.device):
         for chosen in experience.micro_batches(config.micro_batch_prompts):
             micro = experience.of_prompts(chosen)
-            logits, tokens = token_logits(policy, micro, config.temperature)
-            experience.put(old, chosen, logprobs_of_tokens(logits, tokens))
-            entropy += entropies(logits).sum().item()
+            logprobs, entropies = logprobs_and_entropies(policy, micro, config.temperature)
+            experience.put(old, chosen, logprobs)
+            entropy += entropies.sum().item()
             if reference is not None:
-                logits, tokens = token_logits(reference, micro, config.temperature)
-                experience.put(old_reference, chosen, logprobs_of_tokens(logits, tokens))
+                experience.put(old_reference, chosen, token_logprobs(reference, micro, config.temperature))
     mean_entropy = entropy / max(1, experience.num_tokens)
     return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
 

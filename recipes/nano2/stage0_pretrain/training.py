@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -38,12 +37,13 @@ from nemotron.config import (
 )
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
-from nemotron.recipes.nano2.models import BATCH_SEQUENCES, DEVICES, DTYPES, MODELS
+from nemotron.recipes.nano2.models import BATCH_SEQUENCES, CHECKPOINTING, DEVICES, DTYPES, MODELS
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import LONG_CONTEXT, Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
-from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
+from nemotron.recipes.nemotron_h.losses import token_losses
+from nemotron.recipes.nemotron_h.model import Linear, NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 from nemotron.terminal import LINES, print_line, printable
@@ -112,8 +112,10 @@ class Config(ScaledConfig):
     """Arithmetic; bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
     compile: bool = False
-    """Compile the model with torch.compile; the numbers change in their last digits."""
+    """Compile the layers with torch.compile; the numbers change in their last digits."""
 
     # What is recorded on the way.
     checkpoint_every_steps: PositiveInt = by_scale(
@@ -194,13 +196,10 @@ def learning_rate_at(step: int, num_steps: int, config: Config) -> float:
     return config.min_learning_rate + remaining * (config.learning_rate - config.min_learning_rate)
 
 
-def loss_sum(model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+def loss_sum(backbone: Callable[[torch.Tensor], torch.Tensor], head: Linear, tokens: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in nats, summed over a (b, t + 1) batch: the model at position i predicts token i + 1."""
-    logits = model(tokens[:, :-1])
     labels = tokens[:, 1:]
-    # At least float32, also when matrix products are bfloat16: a softmax over 131,072 classes needs the precision.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return token_losses(head, backbone(tokens[:, :-1]).flatten(0, 1), labels.flatten()).sum()
 
 
 def validation_sequences(dataset: Dataset, sequences: int) -> dict[str, torch.Tensor]:
@@ -216,13 +215,13 @@ def validation_sequences(dataset: Dataset, sequences: int) -> dict[str, torch.Te
 
 @torch.no_grad()
 def validation_losses(
-    model: Callable[[torch.Tensor], torch.Tensor], validation: dict[str, torch.Tensor], config: Config
+    backbone: Callable[[torch.Tensor], torch.Tensor], head: Linear, validation: dict[str, torch.Tensor], config: Config
 ) -> dict[str, float]:
     """Category -> mean loss in nats per token over its sequences."""
     losses = {}
     for category, sequences in validation.items():
         pieces = sequences.split(config.micro_batch_sequences)
-        total = sum(loss_sum(model, piece.to(config.device)).item() for piece in pieces)
+        total = sum(loss_sum(backbone, head, piece.to(config.device)).item() for piece in pieces)
         losses[category] = total / sequences[:, 1:].numel()
     return losses
 
@@ -250,7 +249,8 @@ def main(config: Config) -> Checkpoint:
     # Model and optimizer (section 2.5). The weights are float32 or wider: bfloat16 cannot hold the small updates.
     model = NemotronH(shape, device=config.device, dtype=weight_dtype(config.dtype))
     initialize(model, config.seed)
-    forward = torch.compile(model) if config.compile else model
+    model.backbone.activation_checkpointing = config.activation_checkpointing
+    backbone = torch.compile(model.backbone) if config.compile else model.backbone
     precision = autocast(config.dtype, config.device)
     betas = (config.beta1, config.beta2)
     parameters = parameter_groups(model, config.weight_decay)  # decay for matrices only
@@ -269,7 +269,7 @@ def main(config: Config) -> Checkpoint:
             loss = 0.0
             for micro_batch in batch.to(config.device).split(phase.micro_batch_sequences):
                 with precision:
-                    micro_loss = loss_sum(forward, micro_batch.tokens) / batch.num_in_loss
+                    micro_loss = loss_sum(backbone, model.lm_head, micro_batch.tokens) / batch.num_in_loss
                 micro_loss.backward()
                 loss += micro_loss.item()
 
@@ -287,7 +287,7 @@ def main(config: Config) -> Checkpoint:
             run.note(phase.name, batch, learning_rate=learning_rate, loss=loss, grad_norm=grad_norm)
             if run.is_due(config.validate_every_steps):
                 with precision:
-                    run.note_validation(validation_losses(forward, validation, config))
+                    run.note_validation(validation_losses(backbone, model.lm_head, validation, config))
             run.keep_state()
         write_sample(model, dataset, config.seed, run.work / "sample.txt")
         run.save(dataset.tokenizer_path, dataset.counts())

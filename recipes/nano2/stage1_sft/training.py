@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -40,10 +39,11 @@ from nemotron.config import (
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.chat import CHAT
-from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage1_sft.data_curation import TOOLS, Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.batches import Batch, TrainingPhase, batches, collate
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
@@ -97,6 +97,8 @@ class Config(ScaledConfig):
     """Arithmetic; bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
 
     # What is recorded on the way.
     checkpoint_every_steps: PositiveInt = by_scale(
@@ -156,10 +158,8 @@ def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:
     hidden = model.backbone(batch.tokens[:, :-1], segments=batch.segments[:, :-1])  # (b, t, d)
     counts = batch.in_loss[:, 1:]  # (b, t): whether the token after each position counts
     # Logits only for the positions that count: with a vocabulary of 131,072 they are the largest tensor.
-    logits = model.lm_head(hidden[counts])
     labels = batch.tokens[:, 1:][counts]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also when matrix products are bfloat16
-    return F.cross_entropy(logits, labels, reduction="sum")
+    return token_losses(model.lm_head, hidden[counts], labels).sum()
 
 
 def validation_batches(dataset: Dataset, conversations: int) -> dict[str, Batch]:
@@ -197,6 +197,7 @@ def main(config: Config) -> Checkpoint:
     # The weights of stage 0, and a new optimizer: the old moments describe other data at another learning rate.
     model = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
     precision = autocast(config.dtype, config.device)
+    model.backbone.activation_checkpointing = config.activation_checkpointing
     betas = (config.beta1, config.beta2)
     parameters = parameter_groups(model, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below

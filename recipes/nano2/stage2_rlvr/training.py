@@ -44,7 +44,7 @@ from nemotron.config import (
 )
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
-from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
@@ -57,10 +57,9 @@ from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
     experience_of,
-    logprobs_of_tokens,
     measured,
     prompt_batches,
-    token_logits,
+    token_logprobs,
     with_logprobs,
     write_tables,
 )
@@ -137,6 +136,8 @@ class Config(ScaledConfig):
     float32, which is as fast there and gives the log-probabilities of the sampler."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
     rollout_processes: NonNegativeInt = by_scale(tiny=0, small=2, medium=0, full=our_choice(0), recorded=False)
     """Processes that write the replies, each with one thread; 0 writes them in this process. On cpu only; changes
     speed, not the replies."""
@@ -181,10 +182,10 @@ def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch
 def token_terms(policy: NemotronH, experience: Experience, config: Config) -> TokenTerms:
     """The objective of every token that counts, with the policy as it is now."""
     with autocast(config.dtype, config.device):
-        logits, tokens = token_logits(policy, experience, config.temperature)
+        logprobs = token_logprobs(policy, experience, config.temperature)
     counts = experience.counts
     return grpo_objective(
-        logprobs_of_tokens(logits, tokens),
+        logprobs,
         experience.old_logprobs[counts],
         experience.advantages[counts],
         experience.reference_logprobs[counts] if config.kl_weight else None,
@@ -208,6 +209,7 @@ def main(config: Config) -> Checkpoint:
     policy, reference = load(), load() if config.kl_weight else None
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature, logprobs_at_temperature=True)
+    policy.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 

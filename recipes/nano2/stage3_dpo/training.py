@@ -45,7 +45,7 @@ from nemotron.config import (
 )
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
-from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
@@ -121,6 +121,8 @@ class Config(ScaledConfig):
     is faster on a processor."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
     resume: bool = switch()
     """Continue an unfinished run in the same output directory from the end of its last round."""
 
@@ -176,6 +178,7 @@ def main(config: Config) -> Checkpoint:
     prompts, first_pairs = tables_of(dataset, policy.config.vocab_size)
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
+    policy.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 

@@ -40,7 +40,7 @@ from nemotron.config import (
 )
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import read_rows
-from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
 from nemotron.recipes.nano2.stage4_rlhf.report import plot_reliability, reliability_table
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
@@ -100,6 +100,8 @@ class Config(ScaledConfig):
     """Arithmetic of the model; bfloat16 keeps the weights in float32. At small float32 is faster on a processor."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=10, small=50, medium=100, full=our_choice(100), recorded=False)
     """Steps between two states that --resume can continue from."""
     resume: bool = switch()
@@ -243,6 +245,7 @@ def main(config: Config) -> RewardModel:
 
     # The backbone of the policy, with a new head in place of its output matrix.
     model = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
+    model.backbone.activation_checkpointing = config.activation_checkpointing
     scorer = Scorer(model, config.seed)
     parameters = parameter_groups(scorer, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)

@@ -39,7 +39,7 @@ from nemotron.config import (
 )
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
-from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
 from nemotron.recipes.nano2.stage4_rlhf.reward_model import RewardModel
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
@@ -55,10 +55,9 @@ from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
     experience_of,
-    logprobs_of_tokens,
     measured,
     prompt_batches,
-    token_logits,
+    token_logprobs,
     with_logprobs,
     write_tables,
 )
@@ -142,6 +141,8 @@ class Config(ScaledConfig):
     float32, as in stage 2."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=4, small=20, medium=50, full=our_choice(20), recorded=False)
     """Steps between two states that --resume can continue from."""
     resume: bool = switch()
@@ -178,10 +179,10 @@ def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch
 def token_terms(policy: NemotronH, experience: Experience, config: Config) -> TokenTerms:
     """The objective of every token that counts, with the policy as it is now."""
     with autocast(config.dtype, config.device):
-        logits, tokens = token_logits(policy, experience, config.temperature)
+        logprobs = token_logprobs(policy, experience, config.temperature)
     counts = experience.counts
     return grpo_objective(
-        logprobs_of_tokens(logits, tokens),
+        logprobs,
         experience.old_logprobs[counts],
         experience.advantages[counts],
         experience.reference_logprobs[counts],
@@ -231,6 +232,7 @@ def main(config: Config) -> Checkpoint:
     scorer = load_scorer(reward_model.reward_model_path, device=config.device, dtype=dtype)
     judge = Judge(CHAT, dataset.tokenizer_path, scorer)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature, logprobs_at_temperature=True)
+    policy.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 

@@ -14,7 +14,6 @@ b batch   t position
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -35,12 +34,13 @@ from nemotron.config import (
 )
 from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
-from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nano2.stage5_compress.training import learning_rate_at, training_parts
 from nemotron.recipes.nemotron_h.checkpoint import load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
-from nemotron.recipes.nemotron_h.model import NemotronH, at_least_float32, initialize, parameter_groups
+from nemotron.recipes.nemotron_h.losses import token_losses
+from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import Batch, batches
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
@@ -85,6 +85,8 @@ class Config(ScaledConfig):
     """Arithmetic; bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=40, small=50, medium=200, full=our_choice(200), recorded=False)
     """Steps between two states that --resume can continue from."""
     resume: bool = switch()
@@ -102,8 +104,7 @@ def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:
     """Cross-entropy in nats, summed over the tokens that count: those on which distillation compares."""
     counts = batch.in_loss[:, 1:]  # (b, t)
     hidden = model.backbone(batch.tokens[:, :-1], batch.segments[:, :-1])
-    logits = at_least_float32(model.lm_head(hidden[counts]))
-    return F.cross_entropy(logits, batch.tokens[:, 1:][counts], reduction="sum")
+    return token_losses(model.lm_head, hidden[counts], batch.tokens[:, 1:][counts]).sum()
 
 
 def main(config: Config) -> Checkpoint:
@@ -120,6 +121,7 @@ def main(config: Config) -> Checkpoint:
     # The shape that the search chose, and nothing of the teacher.
     model = NemotronH(shape, device=config.device, dtype=weight_dtype(config.dtype))
     initialize(model, config.seed)
+    model.backbone.activation_checkpointing = config.activation_checkpointing
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=betas, eps=config.adam_eps)
     with training_run(config, model, optimizer, distilled, total_steps) as run:

@@ -41,7 +41,7 @@ from nemotron.config import (
 from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.chat import CHAT
-from nemotron.recipes.nano2.models import DEVICES, DTYPES
+from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
@@ -110,6 +110,8 @@ class Config(ScaledConfig):
     """Arithmetic; bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to train: cpu, cuda, cuda:1, ..."""
+    activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
+    """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
 
     # What is recorded on the way.
     checkpoint_every_steps: PositiveInt = by_scale(tiny=40, small=50, medium=200, full=our_choice(200), recorded=False)
@@ -191,6 +193,7 @@ def main(config: Config) -> Checkpoint:
     teacher, student = (
         load_checkpoint(one.checkpoint_path, device=config.device, dtype=dtype) for one in (base, pruned)
     )
+    student.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(student, config.weight_decay)  # decay for matrices only
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below

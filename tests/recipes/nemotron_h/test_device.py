@@ -91,3 +91,17 @@ def test_only_bfloat16_changes_the_precision_of_matrix_products(dtype, product):
     matrix = torch.eye(2)
     with autocast(dtype, "cpu"):
         assert (matrix @ matrix).dtype == product
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_float32_products_on_a_gpu_are_shortened_beside_bfloat16_only():
+    found = []
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        for dtype, name in (("bfloat16", "cpu"), ("bfloat16", "cuda:1"), ("float64", "cpu"), ("float32", "cuda")):
+            autocast(dtype, name)
+            found.append(torch.backends.cuda.matmul.allow_tf32)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert found == [False, True, True, False]

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from nemotron.recipes.curation.tokenizer import train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h import generate as generate_module
-from nemotron.recipes.nemotron_h.generate import GREEDY_BELOW, Sampling, ThinkingBudget, generate, sample_tokens, stream
+from nemotron.recipes.nemotron_h.generate import (
+    GREEDY_BELOW,
+    Sampling,
+    ThinkingBudget,
+    generate,
+    in_nucleus,
+    sample_tokens,
+    stream,
+)
 from nemotron.recipes.nemotron_h.model import (
     AttentionState,
     DecodingState,
@@ -239,6 +247,45 @@ def test_top_p_stops_at_a_set_with_exactly_that_probability() -> None:
     uniform = torch.rand(300, dtype=torch.float64, generator=purpose_generator(0, "test"))
     drawn = sample_tokens(logprobs, uniform, Sampling(max_new_tokens=1, temperature=1.0, top_p=0.5))
     assert set(drawn.tolist()) == {0, 1}
+
+
+def nucleus_by_sorting(weights: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Every token sorted: the definition."""
+    ordered, order = weights.to(torch.float64).sort(dim=-1, descending=True, stable=True)
+    likelier = ordered.cumsum(dim=-1) - ordered
+    kept = likelier < top_p * ordered.sum(dim=-1, keepdim=True)
+    return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    vocabulary=st.integers(1, 40),
+    sorted_tokens=st.integers(1, 12),
+    levels=st.integers(1, 30),
+    top_p=st.floats(0.01, 0.999),
+    seed=st.integers(0, 1000),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_likeliest_tokens_are_found_without_sorting_all(vocabulary, sorted_tokens, levels, top_p, seed, dtype):
+    """With few levels many tokens are equally likely; the first of them count."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randint(1, levels + 1, (3, vocabulary), generator=generator).to(dtype) ** 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate_module, "SORTED_TOKENS", sorted_tokens)
+        found = in_nucleus(weights, top_p)
+    assert found.tolist() == nucleus_by_sorting(weights, top_p).tolist()
+
+
+def test_only_the_likeliest_tokens_are_sorted_if_they_suffice(monkeypatch) -> None:
+    sizes: list[int] = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda self, size, dim: sizes.append(size) or topk(self, size, dim=dim))
+    peaked = torch.zeros(2, 5000)
+    peaked[:, 4000:4010] = 1.0
+    in_nucleus(peaked, 0.95)
+    assert sizes == [generate_module.SORTED_TOKENS]
+    in_nucleus(torch.ones(2, 5000), 0.95)
+    assert sizes == [generate_module.SORTED_TOKENS] * 2 + [5000]
 
 
 def test_the_seed_determines_the_sample(model: NemotronH) -> None:

@@ -127,3 +127,15 @@ def test_segments_belong_to_the_content_also_if_every_token_counts():
     one = Batch(tokens, in_loss, torch.tensor([[0, 0, 0]]))
     two = Batch(tokens, in_loss, torch.tensor([[0, 1, 1]]))
     assert one.digest != two.digest
+
+
+def test_a_gpu_copies_a_batch_from_pinned_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append("pinned") or self)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, device, non_blocking: calls.append((device, non_blocking)) or self
+    )
+    tensor = torch.zeros(1, 3)
+    Batch(tensor, tensor, tensor).to("cuda:1")
+    Batch(tensor, tensor, tensor).to("cpu")
+    assert calls == ["pinned", ("cuda:1", True)] * 3 + [("cpu", False)] * 3

@@ -1,5 +1,6 @@
 """Replies of a policy as tensors: every number at its token, and nothing that depends on how rows are grouped."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
@@ -20,12 +21,13 @@ from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
     experience_of,
-    logprobs_of_tokens,
+    logprobs_and_entropies,
     measured,
     prompt_batches,
     reward_rows,
     rollout_rows,
-    token_logits,
+    token_logprobs,
+    token_states,
 )
 
 STOP = 12
@@ -142,12 +144,15 @@ def experience(policy: NemotronH, temperature: float, *, learn_from_cut: bool = 
 def test_the_learner_computes_the_log_probabilities_of_the_sampler(policy, temperature) -> None:
     found = experience(policy, temperature)
     with torch.no_grad():
-        logits, tokens = token_logits(policy, found, temperature)
+        logprobs, (_, tokens) = token_logprobs(policy, found, temperature), token_states(policy, found)
+        again, entropies = logprobs_and_entropies(policy, found, temperature)
     assert tokens.tolist() == found.tokens[found.counts].tolist()
-    logprobs, sampled = logprobs_of_tokens(logits, tokens), found.sampled_logprobs[found.counts]
+    sampled = found.sampled_logprobs[found.counts]
     assert len(sampled) > 40
     torch.testing.assert_close(logprobs, sampled, rtol=0, atol=1e-10)
     torch.testing.assert_close(logprobs, logprobs_row_by_row(policy, found, temperature), rtol=0, atol=1e-10)
+    torch.testing.assert_close(again, logprobs, rtol=0, atol=0)
+    assert ((entropies > 0) & (entropies < math.log(MODELS["tiny"].vocab_size))).all()
 
 
 def logprobs_row_by_row(policy: NemotronH, found: Experience, temperature: float) -> torch.Tensor:
@@ -169,10 +174,7 @@ def test_the_gradient_is_that_of_each_reply_read_alone(policy) -> None:
     gradients = []
     for alone in (False, True):
         policy.zero_grad()
-        if alone:
-            logprobs = logprobs_row_by_row(policy, found, 0.7)
-        else:
-            logprobs = logprobs_of_tokens(*token_logits(policy, found, 0.7))
+        logprobs = (logprobs_row_by_row if alone else token_logprobs)(policy, found, 0.7)
         (logprobs * weights).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
     assert all(gradient.any() for gradient in gradients[0])
@@ -259,9 +261,8 @@ def gradient_of(policy: NemotronH, whole: Experience, size: int) -> tuple[float,
     total = 0.0
     for chosen in whole.micro_batches(size):
         micro = whole.of_prompts(chosen)
-        logits, tokens = token_logits(policy, micro, 0.7)
         terms = grpo_objective(
-            logprobs_of_tokens(logits, tokens),
+            token_logprobs(policy, micro, 0.7),
             micro.old_logprobs[micro.counts],
             micro.advantages[micro.counts],
             micro.reference_logprobs[micro.counts],
@@ -290,26 +291,25 @@ def test_loss_and_gradient_do_not_depend_on_the_prompts_of_a_forward_pass(policy
 def test_a_step_in_which_no_token_counts_has_a_loss_and_a_gradient_of_0(policy) -> None:
     cut = [reply(21, 22, finish="length"), reply(23, finish="length")]
     whole = experience_of(prompts_of([5, 6]), cut, torch.tensor([1.0, -1.0]), learn_from_cut=False)
-    logits, tokens = token_logits(policy, whole, 1.0)
-    counts = whole.counts
+    logprobs, counts = token_logprobs(policy, whole, 1.0), whole.counts
     terms = grpo_objective(
-        logprobs_of_tokens(logits, tokens), whole.old_logprobs[counts], whole.advantages[counts],
+        logprobs, whole.old_logprobs[counts], whole.advantages[counts],
         clip_low=0.2, clip_high=0.2, kl_weight=0.0,
     )  # fmt: skip
     policy.zero_grad()
     terms.loss.sum().backward()
-    assert logits.shape == (0, MODELS["tiny"].vocab_size)
+    assert logprobs.shape == (0,)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in policy.parameters())
     numbers = measured(prompts_of([5, 6]), cut, [Reward(0.0)] * 2, whole, [terms])
     assert (numbers["loss"], numbers["kl"], numbers["sampler_difference"]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_logits_are_kept_in_at_least_float32(dtype) -> None:
+def test_log_probabilities_are_computed_in_at_least_float32(dtype) -> None:
     model = NemotronH(MODELS["tiny"], dtype=dtype)
     initialize(model, 0)
     found = experience_of(prompts_of([5, 6]), [reply(21, STOP)], torch.ones(1), learn_from_cut=True)
-    assert token_logits(model, found, 0.7)[0].dtype == torch.float32
+    assert token_logprobs(model, found, 0.7).dtype == torch.float32
 
 
 def test_the_digest_of_the_batch_changes_with_the_tokens_and_with_the_mask() -> None:

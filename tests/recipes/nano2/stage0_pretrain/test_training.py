@@ -8,6 +8,7 @@ import torch
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import planned_phases
 from nemotron.recipes.nano2.stage0_pretrain.training import Config
+from nemotron.recipes.nemotron_h.model import Linear
 
 
 def test_learning_rate_warms_up_holds_decays_and_ends_constant():
@@ -41,8 +42,11 @@ def test_loss_compares_each_position_with_the_next_token():
         def forward(self, tokens):
             return torch.nn.functional.one_hot(tokens + 1, 10) * 100.0
 
-    assert training.loss_sum(Predicts(), torch.tensor([[3, 4, 5, 6]])).item() < 1e-30
-    assert training.loss_sum(Predicts(), torch.tensor([[3, 3, 3, 3]])).item() == pytest.approx(300.0)
+    head = Linear(10, 10)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(10))
+    assert training.loss_sum(Predicts(), head, torch.tensor([[3, 4, 5, 6]])).item() < 1e-30
+    assert training.loss_sum(Predicts(), head, torch.tensor([[3, 3, 3, 3]])).item() == pytest.approx(300.0)
 
 
 def test_steps_come_from_the_dataset_and_the_batch_sizes():
