@@ -1,0 +1,354 @@
+"""Several processes, each with one device, that train one model together: torchrun starts them, FSDP2 shards the model.
+
+In: the environment that torchrun sets, and what a training loop has: model, batch, loss, gradients. Out: the same
+numbers as with one process, up to rounding. With one process, every function here gives back what it is given.
+
+    with training_process(config) as config:            # joins the others; an error of one ends all
+        shard(model)                                    # each rank keeps its share of every weight, gradient and moment
+        for micro_batch in rank_rows(batch, rows):    # the rows of this rank; equally many passes on every rank
+            (loss_sum(model, micro_batch) / batch.num_in_loss).backward()    # divided by the tokens of all ranks
+        loss = summed(loss)                             # gradients are added up over the ranks, and so is the loss
+        grad_norm = clip_gradients(model, max_norm)     # of all gradients on all ranks
+
+A rank is the number of a process. The first one writes, prints and reports to the tracker; the others are silent, and
+what their loops write goes to a temporary directory. All read the same files. Gradients are sums and no means, so that
+a loss that is divided by the tokens of the whole step is right on any number of ranks.
+Run: torchrun --nproc-per-node 2 -m nemotron.recipes.nano2.stage0_pretrain.training --dataset-path <directory>
+
+Left out: tensor, context and pipeline parallelism; a run that goes on with fewer processes after one was lost, other
+than by --resume.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from nemotron.pipe import step_process
+from nemotron.process import launched, process
+from nemotron.strict import short
+
+if TYPE_CHECKING:
+    from nemotron.recipes.training.batches import Batch
+
+AnyConfig = TypeVar("AnyConfig", bound=Any)
+AnyModel = TypeVar("AnyModel", bound=Any)
+
+PATIENCE = 4 * default_pg_timeout  # two hours
+"""How long a rank waits for another one, which may write a large state meanwhile. A process that ends is noticed at
+once, by its closed connections or by torchrun."""
+GRACE_SECONDS = 5.0
+"""Time that a rank has to end by itself after torchrun has asked it to."""
+
+
+def world() -> tuple[int, int]:
+    """The rank of this process, and how many there are: 0 and 1 unless `training_process` has joined several."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return world()[0] == 0
+
+
+# Beginning and end ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def training_process(config: AnyConfig) -> Iterator[AnyConfig]:
+    """Run a training step as a program, as `step_process` does, in as many processes as torchrun has started.
+
+    Gives the config with the device of this process: with --device cuda, rank 3 of a machine takes cuda:3.
+    A rank that fails says why, in one sentence, and the others end without another one.
+    """
+    rank, size = launched()
+    with step_process(several=True):
+        if size == 1:
+            yield config
+            return
+        with _joined(rank, size, config) as own_config, _silent_unless(rank == 0):
+            check_same("config", {name: str(value) for name, value in vars(config).items() if name != "device"})
+            yield own_config
+            wait_for_all()
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
+    """The process group of all ranks; of what goes wrong inside, the first rank that notices speaks for all."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK") if name not in os.environ]
+    if missing:
+        raise ValueError(f"WORLD_SIZE={size}, but {missing[0]} is not set; start the processes with torchrun")
+    store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+
+    def speaks() -> bool:
+        try:
+            return store.add("failed", 1) == 1
+        except RuntimeError:  # the store is gone, with the process that had it
+            return True
+
+    try:
+        with _ends_when_told():
+            config = _on_own_device(config)
+            backend = "cpu:gloo,cuda:nccl" if torch.device(config.device).type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+            yield config
+    except KeyboardInterrupt as error:
+        if not speaks():
+            raise SystemExit(143 if str(error) else 130) from None
+        raise
+    except (ValueError, OSError):
+        if not speaks():
+            raise SystemExit(2) from None
+        raise
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            speaks()
+            raise
+        if not speaks():
+            raise SystemExit(2) from None
+        raise ConnectionError(
+            f"rank {rank} lost its connection to another process of this run, which ended without a word, perhaps "
+            f"because memory ran out; start the command again with --resume"
+        ) from None
+
+
+def _on_own_device(config: AnyConfig) -> AnyConfig:
+    """The config with the device of this process.
+
+    Raises:
+        ValueError: if the config names one CUDA device for all, or the machine has too few.
+    """
+    device, local_rank = torch.device(config.device), int(os.environ["LOCAL_RANK"])
+    if device.type != "cuda":
+        return config
+    if device.index is not None:
+        raise ValueError(f"device={config.device} is one device for several processes; give --device cuda")
+    if local_rank >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"this machine has {count} CUDA devices, and process {local_rank + 1} finds none; start at most {count} "
+            f"with --nproc-per-node, or give --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return replace(config, device=f"cuda:{local_rank}")
+
+
+@contextmanager
+def _silent_unless(first: bool) -> Iterator[None]:
+    """Drop what this process prints, unless it is the first one."""
+    if first:
+        yield
+        return
+    with (
+        open(os.devnull, "w", encoding="utf-8", newline="\n") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        contextlib.redirect_stdout(nowhere),
+    ):
+        real_stdout, process.stdout = process.stdout, nowhere.fileno()
+        try:
+            yield
+        finally:
+            process.stdout = real_stdout
+
+
+@contextmanager
+def _ends_when_told() -> Iterator[None]:
+    """End this process some seconds after a SIGTERM that Python cannot obey, because it waits for another rank."""
+    told, telling = socket.socketpair()
+    telling.setblocking(False)
+    before = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while number := told.recv(1):
+            if number[0] == signal.SIGTERM and not over.wait(GRACE_SECONDS):
+                os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        telling.close()
+
+
+# Words between ranks --------------------------------------------------------------------------------------------------
+
+
+def gathered(value: Any) -> list[Any]:
+    """The JSON value of every rank, by rank."""
+    _, size = world()
+    if size == 1:
+        return [value]
+    content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
+    dist.all_gather(lengths, torch.tensor([len(content)]))
+    longest = int(max(lengths))
+    padded = [torch.zeros(longest, dtype=torch.uint8) for _ in range(size)]
+    dist.all_gather(padded, torch.cat([content, content.new_zeros(longest - len(content))]))
+    return [
+        json.loads(bytes(one[: int(length)].tolist()).decode()) for one, length in zip(padded, lengths, strict=True)
+    ]
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What the first rank makes, a JSON value, on every rank; the others do not make it."""
+    return gathered(make() if is_first() else None)[0]
+
+
+def check_same(what: str, value: Mapping[str, Any]) -> None:
+    """Raise ValueError if a rank has another value than the first one; it names the first field that differs."""
+    rank, _ = world()
+    for other, theirs in enumerate(gathered(value)):
+        for name in value:
+            first, found = value[name], theirs[name]
+            if found != first:
+                raise ValueError(
+                    f"{what} of rank {other} has {name}={short(found)}, and that of rank {rank} {short(first)}; give "
+                    f"all processes the same command and the same files"
+                )
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if world()[1] > 1:
+        dist.barrier()
+
+
+def summed(value: float) -> float:
+    """The sum of a number over the ranks."""
+    if world()[1] == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.item()
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def check_rows(rows: int, of: str) -> None:
+    """Raise ValueError if there are more ranks than rows in the largest batch, so that some would never have one.
+
+    Args:
+        of: what the rows are and where their number comes from, for the error.
+    """
+    _, size = world()
+    if size > rows:
+        raise ValueError(
+            f"{size} processes, but a batch has {rows} {of}, so some processes would never have one; start at most "
+            f"{rows} with --nproc-per-node, or use larger batches"
+        )
+
+
+def rank_rows(batch: "Batch", rows: int) -> Iterator["Batch"]:
+    """The rows of this rank, in pieces of at most `rows` rows: what one forward pass takes.
+
+    Every rank makes as many passes, because the ranks gather weights and add up gradients together. A rank that has
+    fewer rows than others gets pieces without rows at the end, which add nothing.
+    """
+    rank, size = world()
+    pieces = list(batch.split(min(rows, math.ceil(len(batch.tokens) / size))))
+    nothing = [type(batch)(batch.tokens[:0], batch.in_loss[:0], batch.segments[:0])]
+    return iter((pieces + nothing * (-len(pieces) % size))[rank::size])
+
+
+# Weights and gradients ------------------------------------------------------------------------------------------------
+
+
+def shard(model: nn.Module) -> None:
+    """Keep of every weight the share of this rank; a layer gathers its weights when its forward pass begins.
+
+    Args:
+        model: with `backbone.layers` and `lm_head`. It is changed in place; make the optimizer after it.
+    """
+    _, size = world()
+    if size == 1:
+        return
+    backbone: Any = model.backbone
+    mesh = init_device_mesh(backbone.norm_f.weight.device.type, (size,))
+    for layer in backbone.layers:
+        fully_shard(layer, mesh=mesh)
+    # Embeddings, final norm and output matrix are one group of the backbone: whole from the beginning of its forward
+    # pass to the end of the backward pass, however often a loss uses the output matrix in between.
+    backbone.lm_head = model.lm_head
+    fully_shard(backbone, mesh=mesh)
+    del backbone.lm_head
+    for module in backbone.modules():
+        if isinstance(module, FSDPModule):
+            # FSDP takes the mean over ranks by default. Losses here are divided by the tokens of all ranks: add up.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other one
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Scale all gradients down to a norm of `max_norm` if they are above it, and return what their norm was.
+
+    The norm is that of the gradients on all ranks together.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    return whole(norm).item()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the shares of all ranks; every rank has to call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the shares of all ranks, on the first rank and in the memory of its processor; none elsewhere.
+
+    One after the other, so a device holds one whole tensor at a time.
+    """
+    if world()[1] == 1:
+        return dict(tensors)
+    found = ((name, whole(tensor.detach())) for name, tensor in tensors.items())
+    return {name: tensor.cpu() for name, tensor in found if is_first()}
+
+
+def share_of_first(tensor: Tensor | None, like: Tensor) -> Tensor:
+    """This rank's share of a tensor that the first rank has, with the shape and the shares of `like`."""
+    if world()[1] == 1:
+        assert tensor is not None
+        return tensor
+    is_sharded = isinstance(like, DTensor)
+    sent = torch.empty(like.shape, dtype=like.dtype, device=like.device) if tensor is None else tensor.to(like.device)
+    dist.broadcast(sent, 0)
+    return distribute_tensor(sent, like.device_mesh, like.placements, src_data_rank=None) if is_sharded else sent
+
+
+def whole_model(model: AnyModel) -> AnyModel:
+    """A copy of a language model with all weights, on the device of each rank; with one process, the model itself."""
+    if world()[1] == 1:
+        return model
+    return _copy_with(model, {name: whole(tensor) for name, tensor in model.state_dict().items()})
+
+
+def model_on_first(model: AnyModel) -> AnyModel | None:
+    """As `whole_model`, but in the memory of the first rank's processor, and None elsewhere."""
+    if world()[1] == 1:
+        return model
+    tensors = whole_on_first(model.state_dict())
+    return _copy_with(model, tensors) if is_first() else None
+
+
+def _copy_with(model: AnyModel, tensors: Mapping[str, Tensor]) -> AnyModel:
+    copy = type(model)(model.config, device="meta")
+    copy.load_state_dict(tensors, assign=True)
+    return copy
