@@ -42,12 +42,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from nemotron.pipe import step_process
 from nemotron.process import launched, process
 from nemotron.strict import short
+from nemotron.terminal import print_line
 
 if TYPE_CHECKING:
     from nemotron.recipes.training.batches import Batch
 
 AnyConfig = TypeVar("AnyConfig", bound=Any)
 AnyModel = TypeVar("AnyModel", bound=Any)
+Rows = TypeVar("Rows", "Batch", Tensor)
 
 PATIENCE = 4 * default_pg_timeout  # two hours
 """How long a rank waits for another one, which may write a large state meanwhile. A process that ends is noticed at
@@ -243,30 +245,33 @@ def summed(value: float) -> float:
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 
-def check_rows(rows: int, of: str) -> None:
+def check_rows(rows: Mapping[str, int]) -> None:
     """Raise ValueError if there are more ranks than rows in the largest batch, so that some would never have one.
 
     Args:
-        of: what the rows are and where their number comes from, for the error.
+        rows: name of a phase of training -> rows of its largest batch.
     """
     _, size = world()
-    if size > rows:
+    if size > (most := max(rows.values())):
         raise ValueError(
-            f"{size} processes, but a batch has {rows} {of}, so some processes would never have one; start at most "
-            f"{rows} with --nproc-per-node, or use larger batches"
+            f"{size} processes, but the largest batch has {most} rows, so some processes would never have one; start "
+            f"at most {most} with --nproc-per-node, or use larger batches"
         )
+    for name, number in rows.items():
+        if size > number:
+            print_line(f"{name}: batches of {number} rows for {size} processes, so {size - number} wait in it")
 
 
-def rank_rows(batch: "Batch", rows: int) -> Iterator["Batch"]:
-    """The rows of this rank, in pieces of at most `rows` rows: what one forward pass takes.
+def rank_rows(batch: Rows, at_most: int) -> list[Rows]:
+    """The rows of this rank, in pieces of at most `at_most` rows: what one forward pass takes.
 
     Every rank makes as many passes, because the ranks gather weights and add up gradients together. A rank that has
     fewer rows than others gets pieces without rows at the end, which add nothing.
     """
     rank, size = world()
-    pieces = list(batch.split(min(rows, math.ceil(len(batch.tokens) / size))))
-    nothing = [type(batch)(batch.tokens[:0], batch.in_loss[:0], batch.segments[:0])]
-    return iter((pieces + nothing * (-len(pieces) % size))[rank::size])
+    pieces = list(batch.split(max(1, min(at_most, math.ceil(len(batch) / size)))))
+    nothing = [batch[:0]]
+    return (pieces + nothing * (-len(pieces) % size))[rank::size]
 
 
 # Weights and gradients ------------------------------------------------------------------------------------------------

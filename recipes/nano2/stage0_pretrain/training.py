@@ -226,8 +226,8 @@ def validation_losses(
     """Category -> mean loss in nats per token over its sequences."""
     losses = {}
     for category, sequences in validation.items():
-        pieces = sequences.split(config.micro_batch_sequences)
-        total = sum(loss_sum(model, piece.to(config.device)).item() for piece in pieces)
+        pieces = rank_rows(sequences, config.micro_batch_sequences)
+        total = summed(sum(loss_sum(model, piece.to(config.device)).item() for piece in pieces))
         losses[category] = total / sequences[:, 1:].numel()
     return losses
 
