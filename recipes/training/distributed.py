@@ -26,7 +26,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,6 +41,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nemotron.pipe import step_process
 from nemotron.process import launched, process
+from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.strict import short
 from nemotron.terminal import print_line
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from nemotron.recipes.training.batches import Batch
 
 AnyConfig = TypeVar("AnyConfig", bound=Any)
+Terms = TypeVar("Terms", bound=Any)
 AnyModel = TypeVar("AnyModel", bound=Any)
 Rows = TypeVar("Rows", "Batch", Tensor)
 
@@ -204,9 +206,8 @@ def gathered(value: Any) -> list[Any]:
     longest = int(max(lengths))
     padded = [torch.zeros(longest, dtype=torch.uint8) for _ in range(size)]
     dist.all_gather(padded, torch.cat([content, content.new_zeros(longest - len(content))]))
-    return [
-        json.loads(bytes(one[: int(length)].tolist()).decode()) for one, length in zip(padded, lengths, strict=True)
-    ]
+    texts = [one[: int(length)].numpy().tobytes() for one, length in zip(padded, lengths, strict=True)]
+    return [json.loads(text) for text in texts]
 
 
 def from_first(make: Callable[[], Any]) -> Any:
@@ -242,6 +243,33 @@ def summed(value: float) -> float:
     return total.item()
 
 
+def joined(values: Tensor) -> Tensor:
+    """The values of all ranks, one rank's after the other's: (n, ...) of each rank to (n of all ranks, ...)."""
+    _, size = world()
+    if size == 1:
+        return values
+    lengths = gathered(len(values))
+    padded = values.detach().new_zeros(max(lengths), *values.shape[1:])
+    padded[: len(values)] = values.detach()
+    found = [torch.zeros_like(padded) for _ in range(size)]
+    dist.all_gather(found, padded)
+    return torch.cat([one[:length] for one, length in zip(found, lengths, strict=True)])
+
+
+def terms_of_all(terms: list[Terms]) -> list[Terms]:
+    """What an objective computed in all forward passes of this rank, to that of all ranks: NamedTuples of tensors."""
+    if world()[1] == 1 or not terms:
+        return terms
+    return [type(terms[0])(*(joined(torch.cat(values)) for values in zip(*terms, strict=True)))]
+
+
+def filled(values: Tensor) -> Tensor:
+    """A tensor of which each rank has computed a part, and has zeros elsewhere, with the parts of all ranks."""
+    if world()[1] > 1:
+        dist.all_reduce(values)
+    return values
+
+
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 
@@ -274,19 +302,29 @@ def rank_rows(batch: Rows, at_most: int) -> list[Rows]:
     return (pieces + nothing * (-len(pieces) % size))[rank::size]
 
 
+def rank_share(rows: Sequence[Any]) -> Sequence[Any]:
+    """The part of this rank: consecutive rows, about as many as each other rank has; those of all ranks are all."""
+    rank, size = world()
+    return rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]
+
+
 # Weights and gradients ------------------------------------------------------------------------------------------------
 
 
-def shard(model: nn.Module) -> None:
+def shard(*models: nn.Module | None) -> None:
     """Keep of every weight the share of this rank; a layer gathers its weights when its forward pass begins.
 
     Args:
-        model: with `backbone.layers` and `lm_head`. It is changed in place; make the optimizer after it.
+        models: with `backbone.layers` and `lm_head`; None is left out. They are changed in place, so make the optimizer
+            after this.
     """
-    _, size = world()
-    if size == 1:
-        return
-    backbone: Any = model.backbone
+    for model in models:
+        if model is not None and world()[1] > 1:
+            _shard(model)
+
+
+def _shard(model: Any) -> None:
+    backbone, size = model.backbone, world()[1]
     mesh = init_device_mesh(backbone.norm_f.weight.device.type, (size,))
     for layer in backbone.layers:
         fully_shard(layer, mesh=mesh)
@@ -354,6 +392,7 @@ def model_on_first(model: AnyModel) -> AnyModel | None:
 
 
 def _copy_with(model: AnyModel, tensors: Mapping[str, Tensor]) -> AnyModel:
-    copy = type(model)(model.config, device="meta")
+    language_model = NemotronH(model.config, device="meta")
+    copy = language_model if type(model) is NemotronH else type(model)(language_model)  # else a Scorer
     copy.load_state_dict(tensors, assign=True)
     return copy
