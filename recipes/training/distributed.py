@@ -19,7 +19,6 @@ Left out: tensor, context and pipeline parallelism; a run that goes on with fewe
 than by --resume.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -43,7 +42,7 @@ from nemotron.pipe import step_process
 from nemotron.process import launched, process
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.strict import short
-from nemotron.terminal import print_line
+from nemotron.terminal import print_line, silent
 
 if TYPE_CHECKING:
     from nemotron.recipes.training.batches import Batch
@@ -158,11 +157,7 @@ def _silent_unless(first: bool) -> Iterator[None]:
     if first:
         yield
         return
-    with (
-        open(os.devnull, "w", encoding="utf-8", newline="\n") as nowhere,
-        contextlib.redirect_stderr(nowhere),
-        contextlib.redirect_stdout(nowhere),
-    ):
+    with silent() as nowhere:
         real_stdout, process.stdout = process.stdout, nowhere.fileno()
         try:
             yield
@@ -172,16 +167,24 @@ def _silent_unless(first: bool) -> Iterator[None]:
 
 @contextmanager
 def _ends_when_told() -> Iterator[None]:
-    """End this process some seconds after a SIGTERM that Python cannot obey, because it waits for another rank."""
+    """End this process if torchrun is gone, or told it to while Python waits for another rank and cannot obey."""
     told, telling = socket.socketpair()
     telling.setblocking(False)
+    told.settimeout(1.0)
     before = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
-    over = threading.Event()
+    over, parent = threading.Event(), os.getppid()
 
     def watch() -> None:
-        while number := told.recv(1):
-            if number[0] == signal.SIGTERM and not over.wait(GRACE_SECONDS):
-                os._exit(143)
+        with told:
+            while not over.is_set():
+                try:
+                    is_told = signal.SIGTERM in told.recv(1)
+                except TimeoutError:
+                    is_told = os.getppid() != parent
+                    if is_told:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                if is_told and not over.wait(GRACE_SECONDS):
+                    os._exit(143)
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -241,8 +241,7 @@ def main(config: Config) -> Checkpoint:
                 for chosen in share.micro_batches(config.micro_batch_prompts):
                     terms.append(token_terms(policy, share.of_prompts(chosen), config))
                     # Every token of the share weighs the same, in a short reply and in a long one.
-                    loss = terms[-1].loss.sum() / max(1, share.num_tokens)
-                    loss.backward()
+                    (terms[-1].loss.sum() / max(1, share.num_tokens)).backward()
                 norms.append(clip_gradients(policy, config.max_grad_norm))
                 run.check_finite(grad_norm=norms[-1])
                 optimizer.step()
