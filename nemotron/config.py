@@ -15,6 +15,7 @@ Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale full --he
 import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_origin
@@ -24,9 +25,10 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from nemotron.command_line import checked_arguments, parse_arguments
 from nemotron.lineage import set_lineage_tracker
+from nemotron.process import launched
 from nemotron.scale import SCALES, Scale
 from nemotron.strict import one_sentence
-from nemotron.terminal import check_utf8, print_line
+from nemotron.terminal import check_utf8, print_line, silent
 from nemotron.trackers import MlflowTracker, WandbTracker
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -303,11 +305,27 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
     recipe fits on one screen: it names the stages, whose own `--help` shows their flags. `--tracker` is a flag of every
     program and in no Config: it calls `set_lineage_tracker`.
 
+    Of several processes that torchrun has started, only the first one prints and has a tracker.
+
     Args:
         args: without the name of the program; the command line of this process if left out.
     Raises:
         SystemExit: after `--help`, or with code 2 after a mistake was explained on stderr.
     """
+    rank, _ = launched()
+    with silent() if rank > 0 else nullcontext():
+        config, tracker = _parsed(config_class, args)
+    if tracker != "none" and rank == 0:
+        try:
+            set_lineage_tracker(WandbTracker() if tracker == "wandb" else MlflowTracker())
+        except ValueError as error:
+            print_line(f"error: {error}")
+            raise SystemExit(2) from None
+    return config
+
+
+def _parsed(config_class: type[AnyConfig], args: Sequence[str] | None) -> tuple[AnyConfig, TrackerName]:
+    """The Config, and the value of --tracker."""
     import tyro  # half of the time that it takes to import this package
 
     args = checked_arguments(args, several=[*_flags_of_several(config_class)])
@@ -332,13 +350,7 @@ def parse_command_line(config_class: type[AnyConfig], args: Sequence[str] | None
         return _flags(instance, is_nested=info.type is not config_class, trackers=trackers, is_short=is_short)
 
     config = parse_arguments(config_class, args, default=default, registry=registry, description=description)
-    if (chosen := trackers[-1]) != "none":
-        try:
-            set_lineage_tracker(WandbTracker() if chosen == "wandb" else MlflowTracker())
-        except ValueError as error:
-            print_line(f"error: {error}")
-            raise SystemExit(2) from None
-    return config
+    return config, trackers[-1]
 
 
 def _stages_of(config_class: type[Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from nemotron.directory import METADATA
-from nemotron.process import process
+from nemotron.process import launched, process
 from nemotron.strict import one_sentence, parse_json_object, short
 from nemotron.terminal import LINES, drop_output, print_line, printable, unless_unread
 
@@ -30,12 +30,15 @@ MAX_LINE_BYTES = 1 << 20  # our choice; the line of ten artifacts has 2 kB
 
 
 @contextmanager
-def step_process() -> Iterator[None]:
+def step_process(*, several: bool = False) -> Iterator[None]:
     """Run a step as a program: only `print_complete` and `print_page` reach stdout, and errors are one sentence.
 
     Inside, file descriptor 1 points to stderr, so that no library can corrupt the pipe by printing. ValueError and
     OSError become a sentence on stderr and exit code 2, Ctrl-C exit code 130, SIGTERM exit code 143. Each of them
     unwinds the step, so that `working_directory` cleans up. At the end, the lineage tracker sends what is left.
+
+    Args:
+        several: whether the step is made for several processes of torchrun; any other one is refused there.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -47,6 +50,8 @@ def step_process() -> Iterator[None]:
         process.stdout = real_stdout
         os.dup2(2, 1)
         try:
+            if not several:
+                _check_alone()
             yield
         finally:
             try:
@@ -67,6 +72,18 @@ def step_process() -> Iterator[None]:
         if process.tracker is not None:
             process.tracker.close()
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_alone() -> None:
+    """Raise ValueError if torchrun has started this program several times; all but the first end without a word."""
+    rank, size = launched()
+    if rank > 0:
+        raise SystemExit(2)
+    if size > 1:
+        raise ValueError(
+            f"torchrun started {size} processes, and this program runs in one; start it without torchrun, which is for "
+            f"the training steps"
+        )
 
 
 class Terminated(KeyboardInterrupt):

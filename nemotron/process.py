@@ -3,6 +3,7 @@
 In and out: the attributes of `process`.
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,12 @@ class ProcessState:
 
 
 process = ProcessState()
+
+
+def launched() -> tuple[int, int]:
+    """The number of this process among those that torchrun has started together, and how many; without it, 0 and 1."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return (int(rank), int(size)) if rank.isdecimal() and size.isdecimal() and int(size) > 1 else (0, 1)
 
 
 def peak_memory_bytes() -> int:

@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TextIO
 
 OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 and C1 controls, DEL, bidirectional overrides and isolates, and halves of surrogate pairs, as which Python holds
@@ -77,6 +78,17 @@ def whole_output() -> Iterator[None]:
             print_line("error: the reader of stdout ended before everything was written; write it to a file instead")
         drop_output(1)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def silent() -> Iterator[TextIO]:
+    """Drops what Python prints on stdout and stderr inside; gives the stream that takes it."""
+    with (
+        open(os.devnull, "w", encoding="utf-8", newline="\n") as nowhere,
+        redirect_stderr(nowhere),
+        redirect_stdout(nowhere),
+    ):
+        yield nowhere
 
 
 @contextmanager

@@ -582,12 +582,17 @@ def test_main_takes_the_config_and_returns_an_artifact(step):
     assert issubclass(hints["return"], Artifact)
 
 
+TRAINS = {name for name in STEP_MODULES if any("training_run" in imported for imported in imported_names(tree_of(name)))}
+"""Steps that torchrun can start in several processes."""
+
+
 def test_a_step_ends_with_the_guard(step):
     name = typing.get_type_hints(step.main)["return"].__name__.lower()
+    process = "training_process(config) as config" if step.__name__ in TRAINS else "step_process()"
     guard = (
         "if __name__ == '__main__':\n"
         "    config = parse_command_line(Config)\n"
-        "    with step_process():\n"
+        f"    with {process}:\n"
         f"        print_complete({{'{name}': main(config)}})"
     )
     assert ast.unparse(tree_of(step.__name__).body[-1]) == guard

@@ -33,7 +33,7 @@ Letters, here and in every shape comment:
 import copy
 import hashlib
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -370,14 +370,17 @@ def ssd_scan_chunked(
     return y.reshape(b, c * i, h, p)[:, :t] + skip, state.mT.reshape(b, h, p, n)
 
 
-@dataclass
+# The states are no dataclasses: FSDP gives a layer a copy of those, and what the layer writes into a copy is lost.
+
+
 class MambaState:
     """What a Mamba-2 layer keeps of the tokens so far: the same number of bytes after one token or a million."""
 
-    window: Tensor
-    """(b, k - 1, channels) inputs of the convolution at the last positions."""
-    ssm: Tensor
-    """(b, h, p, n) state of the scan."""
+    def __init__(self, window: Tensor, ssm: Tensor) -> None:
+        self.window = window
+        """(b, k - 1, channels) inputs of the convolution at the last positions."""
+        self.ssm = ssm
+        """(b, h, p, n) state of the scan."""
 
     def advance_window(self, xBC: Tensor, num_new: Tensor | None) -> None:
         """Move the window past (b, t, channels) new positions, of which the first `num_new` (b,) are not padding."""
@@ -389,16 +392,16 @@ class MambaState:
         self.window = positions.gather(1, places[..., None].expand(b, past, channels))
 
 
-@dataclass
 class AttentionState:
     """Keys and values of the tokens so far; grows with them."""
 
-    keys: Tensor
-    """(b, key-value heads, capacity, head_dim); positions from `lengths` on are not filled yet."""
-    values: Tensor
-    """Same shape as `keys`."""
-    lengths: Tensor
-    """(b,) tokens read."""
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+        self.keys = keys
+        """(b, key-value heads, capacity, head_dim); positions from `lengths` on are not filled yet."""
+        self.values = values
+        """Same shape as `keys`."""
+        self.lengths = lengths
+        """(b,) tokens read."""
 
     def append(self, k: Tensor, v: Tensor, num_new: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Store the keys and values of t new positions.
@@ -437,18 +440,19 @@ class DecodingState:
 
     def __init__(self, model: "NemotronH", batch_size: int) -> None:
         config, weight = model.config, model.lm_head.weight
+        zeros = partial(torch.zeros, dtype=weight.dtype, device=weight.device)  # of a sharded weight, no share of it
         at_least = torch.promote_types(weight.dtype, torch.float32)
         b = batch_size
         self.layers: list[MambaState | AttentionState | None] = []
         for letter in config.hybrid_override_pattern:
             if letter == MAMBA:
-                window = weight.new_zeros(b, config.conv_kernel - 1, config.mamba_conv_size)
+                window = zeros(b, config.conv_kernel - 1, config.mamba_conv_size)
                 heads = (config.mamba_num_heads, config.mamba_head_dim)
                 # At least float32: a bfloat16 state would round away small writes, token after token.
-                ssm = weight.new_zeros(b, *heads, config.ssm_state_size, dtype=at_least)
+                ssm = zeros(b, *heads, config.ssm_state_size, dtype=at_least)
                 self.layers.append(MambaState(window, ssm))
             elif letter == ATTENTION:
-                keys = weight.new_zeros(b, config.num_key_value_heads, 0, config.head_dim)
+                keys = zeros(b, config.num_key_value_heads, 0, config.head_dim)
                 lengths = torch.zeros(b, dtype=torch.int64, device=weight.device)
                 self.layers.append(AttentionState(keys, keys, lengths))
             else:
@@ -457,11 +461,9 @@ class DecodingState:
     def repeat(self, times: int) -> "DecodingState":
         """The state of every row so many times, next to each other, for rows that begin alike and go on differently."""
         repeated = copy.copy(self)
-        repeated.layers = [
-            layer
-            and replace(layer, **{name: each.repeat_interleave(times, dim=0) for name, each in vars(layer).items()})
-            for layer in self.layers
-        ]
+        repeated.layers = [copy.copy(layer) for layer in self.layers]
+        for layer in filter(None, repeated.layers):
+            vars(layer).update({name: each.repeat_interleave(times, dim=0) for name, each in vars(layer).items()})
         return repeated
 
     def num_bytes(self, kind: type) -> int:
@@ -637,6 +639,8 @@ class Backbone(nn.Module):
             raise ValueError("segments and state are both given; give one: a row read in pieces holds one document")
         if num_new is not None and state is None:
             raise ValueError("num_new is given without state; give a DecodingState as well, or leave num_new out")
+        if not len(input_ids):  # one of several processes may have no row, and the others need its share of the weights
+            return self.forward(input_ids.new_zeros(1, 1))[:0].expand(-1, input_ids.shape[1], -1)
         u = self.embeddings(input_ids)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):

@@ -65,8 +65,8 @@ def padded(rows: Sequence[Sequence[int]], device: str = "cpu") -> tuple[Tensor, 
     for index, row in enumerate(rows):
         if not len(row):
             raise ValueError(f"row {index} is empty; a score is read at the last token, so give at least one")
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    tokens = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.int64)
     for place, row in zip(tokens, rows, strict=True):
         place[: len(row)] = torch.tensor(row)
     return tokens.to(device), lengths.to(device)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import torch
 
 from nemotron.recipes.curation.rows import Phase, read_rows
+from nemotron.recipes.training.distributed import check_rows
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Batch:
     """(b, t + 1) whether a token counts in the loss when it is predicted."""
     segments: torch.Tensor
     """(b, t + 1) number of a token's document within its row; padding has the number after the last document's."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        return Batch(self.tokens[rows], self.in_loss[rows], self.segments[rows])
 
     def split(self, rows: int) -> Iterator["Batch"]:
         """The batch in pieces of at most `rows` rows: what one forward pass takes."""
@@ -88,6 +95,12 @@ class TrainingPhase:
         return math.ceil(self.data.num_sequences / self.batch_sequences)
 
     @property
+    def rows(self) -> int:
+        """Rows of its largest batch."""
+        rows = min(self.batch_sequences, self.data.num_sequences)
+        return rows * self.data.sequence_length // self.cut_to if self.cut_to else rows
+
+    @property
     def length(self) -> int:
         """Predicted tokens of the longest row in a forward pass."""
         return self.cut_to or self.data.sequence_length
@@ -101,7 +114,10 @@ def batches(
     Args:
         directory: of the Dataset.
         first_step: steps already done, counted over all phases; above 0 for a resumed run.
+    Raises:
+        ValueError: if there are more processes than rows in the largest batch.
     """
+    check_rows({phase.name: phase.rows for phase in phases})
     # Whole batches are skipped unread: a resumed run is where it was without reading what it trained on.
     for phase in phases:
         for table in read_rows(directory / phase.data.file, phase.batch_sequences, first_batch=max(0, first_step)):

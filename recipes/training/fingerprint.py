@@ -5,6 +5,8 @@ A digest of the bytes would not do: it differs between processors whose results 
 
 import torch
 
+from nemotron.recipes.training.distributed import is_first, whole
+
 
 def tensor_fingerprint(tensor: torch.Tensor) -> list[float]:
     """The norm of a tensor and its projection on a fixed direction, both in float64.
@@ -17,5 +19,9 @@ def tensor_fingerprint(tensor: torch.Tensor) -> list[float]:
 
 
 def weight_fingerprint(model: torch.nn.Module) -> dict[str, list[float]]:
-    """Map the name of every parameter to its norm and projection, in the order of the model."""
-    return {name: tensor_fingerprint(parameter) for name, parameter in model.named_parameters()}
+    """Map the name of every parameter to its norm and projection, in the order of the model.
+
+    Of a model that is sharded, on the first rank; the others only give their shares.
+    """
+    found = ((name, whole(parameter.detach())) for name, parameter in model.named_parameters())
+    return {name: tensor_fingerprint(parameter) for name, parameter in found if is_first()}

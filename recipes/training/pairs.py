@@ -21,6 +21,7 @@ from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.sources.exercises.workplace import kind_of
 from nemotron.recipes.training.batches import Batch, collate
+from nemotron.recipes.training.distributed import gathered, rank_rows
 from nemotron.recipes.training.dpo import PairTerms, reply_logprobs
 from nemotron.recipes.training.run import Run
 from nemotron.recipes.training.tries import Try
@@ -165,9 +166,12 @@ class Pairs:
         return (self.take(piece) for piece in torch.arange(len(self)).tensor_split(number))
 
     def by_length(self, pairs: int) -> Iterator[Tensor]:
-        """Numbers of the pairs of each forward pass: at most `pairs`, of similar length, so that little is padding."""
+        """Numbers of the pairs of each forward pass: at most `pairs`, of similar length, so that little is padding.
+
+        Of several processes, each has its own passes; one that has fewer gets passes without a pair at the end.
+        """
         longer = self.lengths.view(-1, 2).amax(dim=1) if len(self) else torch.zeros(0)
-        return (piece for piece in longer.argsort(stable=True).split(pairs) if len(piece))
+        return iter(rank_rows(longer.argsort(stable=True), pairs) if len(self) else [])
 
 
 def try_logprobs(model: NemotronH, batch: Batch, *, per_token: bool) -> Tensor:
@@ -191,19 +195,24 @@ def pairs_of_round(run: Run, tries: Sequence[Try], number: int, *, graded: bool,
     A round in which no task has one is reported, and nothing is learned from it.
 
     Args:
+        tries: of several processes, those of this one; the table has the pairs of all.
         number: of the round, from 1.
     """
-    tasks = by_task(tries)
-    pairs = {id: pairs_of(members, graded=graded, at_most=at_most) for id, members in tasks.items()}
-    without = [id for id, found in pairs.items() if not found]
-    solved = sum(one.right for one in tries) / len(tries)
-    print_line(f"round {number}: {solved:.0%} of {len(tries):,} tries are right")
+    found = []
+    for members in by_task(tries).values():
+        pairs = pairs_of(members, graded=graded, at_most=at_most)
+        found.append((len(members), task_row(members, len(pairs)), pair_rows(pairs)))
+    found = [each for part in gathered(found) for each in part]
+    num_tries, tasks, rows = sum(each[0] for each in found), [each[1] for each in found], [each[2] for each in found]
+    without = [task["task"] for task in tasks if not task["pairs"]]
+    solved = sum(task["right"] for task in tasks) / num_tries
+    print_line(f"round {number}: {solved:.0%} of {num_tries:,} tries are right")
     if len(without) == len(tasks):
         print_line(f"round {number}: no task has both a better and a worse try, so nothing is learned from them")
     elif without:
         print_line(f"round {number}: {len(without):,} of {len(tasks):,} tasks have no pair, the first is {without[0]}")
-    run.note_rows("tries", [task_row(members, len(pairs[id])) for id, members in tasks.items()])
-    rows = [row for found in pairs.values() for row in pair_rows(found)]
+    run.note_rows("tries", tasks)
+    rows = [row for each in rows for row in each]
     return pa.Table.from_pylist(rows, schema=pa.schema(list(ROW_COLUMNS.items())))
 
 

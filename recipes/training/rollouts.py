@@ -7,10 +7,10 @@ Letters:   g prompt   b reply   t position   n token of a reply that counts, in 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,30 @@ from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_from_row
 from nemotron.recipes.training.batches import Batch
+from nemotron.recipes.training.distributed import (
+    check_rows,
+    filled,
+    gathered,
+    joined,
+    rank_rows,
+    rank_share,
+    summed,
+    whole_model,
+    world,
+)
 from nemotron.recipes.training.grpo import TokenTerms
 from nemotron.recipes.training.run import Run
 
+AnyRecord = TypeVar("AnyRecord", bound=Any)
+
 
 def prompt_batches(path: Path, prompts_per_step: int, *, first_step: int) -> Iterator[list[Prompt]]:
-    """The prompts of each step, in the order of the Parquet file, from `first_step` on."""
+    """The prompts of each step, in the order of the Parquet file, from `first_step` on.
+
+    Raises:
+        ValueError: if there are more processes than prompts in a step.
+    """
+    check_rows({"prompts": prompts_per_step})
     for table in read_rows(path, prompts_per_step, first_batch=first_step):
         rows = table.to_pylist()
         yield [
@@ -55,19 +73,42 @@ def draw_replies(
     workers: Workers | None = None,
     num_slots: int = NUM_SLOTS,
 ) -> list[Continuation]:
-    """The replies to each prompt, those of a prompt next to each other.
+    """The replies to each prompt, those of a prompt next to each other; of several ranks, each writes a part of them.
 
     Args:
         workers: processes with the same model, which then write the replies.
         purpose: seed, step and the like. What is drawn depends on it, the prompt's id and the number of the reply.
         num_slots: replies that are written side by side, without workers; changes memory and speed, not the result.
     """
-    rows = [prompt.tokens for prompt in prompts for _ in range(replies_per_prompt)]
-    names = [(prompt.exercise.id, reply) for prompt in prompts for reply in range(replies_per_prompt)]
+    model, own = whole_model(model), rank_share(prompts)
+    rows = [prompt.tokens for prompt in own for _ in range(replies_per_prompt)]
+    names = [(prompt.exercise.id, reply) for prompt in own for reply in range(replies_per_prompt)]
     seeds = [int(digest_of(*purpose, *name)[:15], 16) for name in names]
+    if not rows:  # a last step may have fewer prompts than there are ranks
+        return of_all_ranks([], Continuation)
     if workers:
-        return workers.generate(rows, sampling, seeds)
-    return generate(model, rows, sampling, seeds, num_slots=num_slots)
+        replies = workers.generate(rows, sampling, seeds)
+    else:
+        replies = generate(model, rows, sampling, seeds, num_slots=num_slots)
+    return of_all_ranks(replies, Continuation)
+
+
+def judged(
+    judge: Callable[[Sequence[Prompt], Sequence[Continuation]], list[Reward]],
+    prompts: Sequence[Prompt],
+    replies: Sequence[Continuation],
+) -> list[Reward]:
+    """What each reply earns; of several ranks, each judges the replies to a part of the prompts, once for all."""
+    size, own = len(replies) // len(prompts), rank_share(range(len(prompts)))
+    mine = judge(prompts[own.start : own.stop], replies[own.start * size : own.stop * size]) if own else []
+    return of_all_ranks(mine, Reward)
+
+
+def of_all_ranks(mine: list[AnyRecord], kind: type[AnyRecord]) -> list[AnyRecord]:
+    """Dataclass instances of this rank to those of all ranks, in the order of the ranks."""
+    if world()[1] == 1:
+        return mine
+    return [kind(**each) for part in gathered([asdict(one) for one in mine]) for each in part]
 
 
 @dataclass(frozen=True)
@@ -104,7 +145,7 @@ class Experience:
     @property
     def replies_per_prompt(self) -> int:
         """Replies to each prompt."""
-        return len(self.tokens) // len(self.prompts)
+        return len(self.tokens) // max(1, len(self.prompts))
 
     def replies_to(self, chosen: Tensor) -> Tensor:
         """Numbers of the rows that reply to the chosen prompts."""
@@ -114,7 +155,12 @@ class Experience:
     def of_prompts(self, chosen: Tensor) -> "Experience":
         """Some of the prompts with their replies, without padding that all of them have."""
         rows = self.replies_to(chosen)
-        width, longest = int(self.prompt_lengths[chosen].max()), int(self.lengths[rows].max())
+        if not len(chosen):  # a rank that has fewer prompts than others
+            rows, width, longest = chosen, 1, 2
+        else:
+            width, longest = int(self.prompt_lengths[chosen].max()), int(self.lengths[rows].max())
+        if world()[1] > 1:  # a second column on every rank, so that each reads the replies in `token_logits`
+            longest = max(longest, 2)
         prompts, prompt_lengths = self.prompts[chosen, :width], self.prompt_lengths[chosen]
         tensors = [getattr(self, item.name)[rows] for item in fields(self)[2:]]
         return Experience(prompts, prompt_lengths, *(each if each.ndim == 1 else each[:, :longest] for each in tensors))
@@ -125,9 +171,12 @@ class Experience:
         return (self.of_prompts(piece) for piece in pieces if len(piece))
 
     def micro_batches(self, number: int) -> Iterator[Tensor]:
-        """Numbers of the prompts of each forward pass: at most `number`, with replies of similar length."""
+        """Numbers of the prompts of each forward pass: at most `number`, with replies of similar length.
+
+        Of several ranks, each has its own passes; one that has fewer gets passes without a prompt at the end.
+        """
         longest = self.lengths.view(len(self.prompts), -1).amax(dim=1)
-        return iter(longest.argsort(stable=True).split(number))
+        return iter(rank_rows(longest.argsort(stable=True), number))
 
     def put(self, values: Tensor, chosen: Tensor, found: Tensor) -> None:
         """Write (n,) values of the tokens that count in replies to the chosen prompts into (b, t) `values`."""
@@ -243,8 +292,8 @@ def with_logprobs(
             entropy += entropies.sum().item()
             if reference is not None:
                 experience.put(old_reference, chosen, token_logprobs(reference, micro, config.temperature))
-    mean_entropy = entropy / max(1, experience.num_tokens)
-    return replace(experience, old_logprobs=old, reference_logprobs=old_reference), mean_entropy
+    mean_entropy = summed(entropy) / max(1, experience.num_tokens)
+    return replace(experience, old_logprobs=filled(old), reference_logprobs=filled(old_reference)), mean_entropy
 
 
 # What is written down -------------------------------------------------------------------------------------------------
@@ -267,7 +316,7 @@ def measured(
     difference = (experience.sampled_logprobs - experience.old_logprobs)[experience.counts].abs()
 
     def mean(name: str) -> float:
-        values = torch.cat([getattr(one, name).detach().to(torch.float64) for one in terms])
+        values = joined(torch.cat([getattr(one, name).detach().to(torch.float64) for one in terms]))
         return values.mean().item() if len(values) else 0.0
 
     return {

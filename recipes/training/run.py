@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
@@ -38,6 +39,7 @@ from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.curve import plot_curve
+from nemotron.recipes.training.distributed import check_same, from_first, is_first, model_on_first, wait_for_all
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.progress import TrainingProgress
 from nemotron.recipes.training.state import (
@@ -128,6 +130,7 @@ class Run:
         self.config, self.model, self.optimizer, self.dataset = config, model, optimizer, dataset
         self.total_steps, self.work, self.checkpoint_class = total_steps, work, checkpoint_class
         self.identity = identity_of(config, dataset)
+        check_same("the run", {"dataset": self.identity["dataset"], "code": self.identity["code"]})
         if config.resume:
             self.record = read_training_state(work, self.identity, model, optimizer)
             names = ("tokens", *self.record.numbers)
@@ -245,7 +248,10 @@ class Run:
         keep_last_states(self.work, 1)
         record, work = self.record, self.work
         record.weights["final"] = weight_fingerprint(self.model)
-        save_checkpoint(self.model, tokenizer_path, work / "model", stop_ids)
+        model = model_on_first(self.model)
+        if model is None:
+            return
+        save_checkpoint(model, tokenizer_path, work / "model", stop_ids)
         pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
         pq.write_table(pa.Table.from_pylist(record.validation), work / "validation_curve.parquet")
         for name, rows in record.tables.items():
@@ -285,7 +291,8 @@ def training_run(
 ) -> Iterator[Run]:
     """A run in the working directory of output_dir: from its beginning or, with `config.resume`, from its last state.
 
-    Inside the block, torch computes with the number of threads that suits the scale (nemotron_h/threads.py).
+    Inside the block, torch computes with the number of threads that suits the scale (nemotron_h/threads.py). Of several
+    processes, the first one writes there; the others get a temporary directory, and leave the block after the first.
 
     Args:
         config: needs scale, output_dir, resume and checkpoint_every_steps.
@@ -293,16 +300,21 @@ def training_run(
     Raises:
         ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config.
     """
-    directory = working_directory(config.output_dir, checkpoint_class, keep_on_failure=True)
+    directory = (
+        working_directory(config.output_dir, checkpoint_class, keep_on_failure=True)
+        if is_first()
+        else TemporaryDirectory()
+    )
     with directory as work, threads_of(config.scale):
-        run = Run(config, model, optimizer, dataset, total_steps, work, checkpoint_class)
+        run = Run(config, model, optimizer, dataset, total_steps, Path(work), checkpoint_class)
         with run.progress:
             yield run
+    wait_for_all()
 
 
 def is_done(config: Any, dataset: Artifact) -> bool:
     """Whether `--resume` finds the run finished, so that there is nothing to train."""
-    return config.resume and is_finished(config.output_dir, identity_of(config, dataset))
+    return config.resume and from_first(lambda: is_finished(config.output_dir, identity_of(config, dataset)))
 
 
 def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.resume") -> StageConfig:

@@ -39,6 +39,7 @@ from nemotron.directory import (
 from nemotron.lineage import step_of
 from nemotron.recipes.nemotron_h.checkpoint import load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.training.distributed import from_first, is_first, share_of_first, whole_on_first
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.strict import one_sentence, parse_json_object, read_file, short
 from nemotron.terminal import print_line
@@ -267,19 +268,27 @@ def is_finished(output_dir: Path, identity: Identity) -> bool:
 def write_training_state(
     work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer, record: Record
 ) -> None:
-    """Write all that --resume needs; a state that is cut short keeps the name .partial and is never read."""
+    """Write all that --resume needs; a state that is cut short keeps the name .partial and is never read.
+
+    Of a model that is sharded, the first rank writes the whole: a run can be resumed with any number of processes.
+    """
+    weights = whole_on_first(model.state_dict())
+    # AdamW's two moments and its step for each parameter, by the parameter's number in the optimizer.
+    moments = whole_on_first(
+        {
+            f"{index}.{name}": tensor
+            for index, state in optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+    )
+    if not is_first():
+        return
     # Written under another name, flushed to disk and then renamed: a name without .partial is a complete state.
     directory = work / "training_state" / f"step-{len(record.curve):08d}"
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_tensors(dict(model.state_dict()), partial / "model.safetensors")
-    # AdamW's two moments and its step for each parameter, by the parameter's number in the optimizer.
-    moments = {
-        f"{index}.{name}": tensor
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, tensor in state.items()
-    }
+    save_tensors(weights, partial / "model.safetensors")
     save_tensors(moments, partial / "optimizer.safetensors")
     state = {**identity, "record": asdict(record)}
     (partial / "state.json").write_text(json.dumps(state), encoding="ascii", newline="\n")
@@ -331,13 +340,48 @@ def remove_leftovers(work: Path) -> None:
 def read_training_state(work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer) -> Record:
     """Load the last undamaged state of an unfinished run into model and optimizer, and return its record.
 
+    The first rank reads the state, and each rank gets its shares.
+
+    Raises:
+        ValueError: if that run had another dataset or config, or if every state is damaged.
+    """
+    found = last_state(work, identity, model, optimizer) if is_first() else None
+    record = from_first(lambda: found and asdict(found[0]))
+    if record is None:
+        return Record(weights={"initial": weight_fingerprint(model)})
+    weights, moments = found[1:] if found else ({}, {})
+    shares = {name: share_of_first(weights.get(name), tensor) for name, tensor in model.state_dict().items()}
+    model.load_state_dict(shares)
+    state, parameters = optimizer.state_dict(), parameters_of(optimizer)
+    for number, names in from_first(lambda: [[index, [*each]] for index, each in moments.items()]):
+        tensors = moments.get(number, {})
+        like = {"step": torch.zeros(())}  # AdamW's moments have the shape of their parameter
+        state["state"][number] = {
+            name: share_of_first(tensors.get(name), like.get(name, parameters[number])) for name in names
+        }
+    optimizer.load_state_dict(state)
+    return Record(**record)
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The parameters in the order of their numbers in `optimizer.state_dict()`."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def last_state(
+    work: Path, identity: Identity, model: NemotronH, optimizer: torch.optim.Optimizer
+) -> tuple[Record, dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]]] | None:
+    """Record, weights and moments of the last undamaged state; None if no state was written yet.
+
+    The moments are by the parameter's number in the optimizer.
+
     Raises:
         ValueError: if that run had another dataset or config, or if every state is damaged.
     """
     states = complete_states(work)
     if not states:
         print_line("nothing to resume: no state was written yet, starting at step 0")
-        return Record(weights={"initial": weight_fingerprint(model)})
+        return None
     damaged: dict[Path, str] = {}
     for directory in reversed(states):
         try:
@@ -348,20 +392,18 @@ def read_training_state(work: Path, identity: Identity, model: NemotronH, optimi
     else:
         raise ValueError(f"{'; '.join(damaged.values())}; no earlier state is left, so delete {work} to start over")
     check_identity(state, identity, work, f"delete {work}")
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(moments)
     for path, sentence in damaged.items():  # now that an earlier state is known to fit
         delete_state(path)
         print_line(f"warning: {sentence}; deleted it and took the state before it")
     record = state.record
     print_line(f"resumed at step {len(record.curve)}")
-    return record
+    return record, weights, moments
 
 
 def checked_state(
     directory: Path, model: NemotronH, optimizer: torch.optim.Optimizer
-) -> tuple[State, dict[str, torch.Tensor], dict[str, Any]]:
-    """State, weights and what `optimizer.load_state_dict` takes, after checking that they are whole and fit the model.
+) -> tuple[State, dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
+    """State, weights and moments by the parameter's number, after checking that they are whole and fit the model.
 
     Raises:
         ValueError: if a file is damaged or belongs to another state or model; the message begins with the path.
@@ -383,15 +425,15 @@ def checked_state(
     kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
     if kinds != {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}:
         raise ValueError(f"{directory} is damaged (model.safetensors holds the weights of another model)")
-    moments = optimizer.state_dict()
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         if not (parts := re.fullmatch(r"([0-9]{1,9})\.(.+)", key)):
             raise ValueError(f"{directory} is damaged (optimizer.safetensors has a tensor {short(key)})")
-        moments["state"].setdefault(int(parts[1]), {})[parts[2]] = tensor
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        moments.setdefault(int(parts[1]), {})[parts[2]] = tensor
+    parameters = parameters_of(optimizer)
     trained = {number for number, parameter in enumerate(parameters) if parameter.requires_grad}
-    for number in sorted(trained | moments["state"].keys()):
-        if number not in trained or not _fit(moments["state"].get(number, {}), parameters[number], optimizer):
+    for number in sorted(trained | moments.keys()):
+        if number not in trained or not _fit(moments.get(number, {}), parameters[number], optimizer):
             raise ValueError(f"{directory} is damaged (optimizer.safetensors does not fit parameter {number})")
     return state, weights, moments
 

@@ -26,6 +26,7 @@ from nemotron.recipes.scoring.rewards import Prompt, Verifier, time_limit
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.tool_calling import Database, parse_tool_calls
 from nemotron.recipes.sources.exercises.workplace import KINDS, Ran, database_of, is_right, kind_of, run_calls
+from nemotron.recipes.training.distributed import whole_model
 from nemotron.strict import one_sentence
 from nemotron.terminal import print_line
 
@@ -98,6 +99,7 @@ def draw_tries(
             turn.
         max_turns: replies of a conversation, at most; the calls of the last one are run too.
     """
+    model = whole_model(model)
     tries = [
         Try(prompt, number, verify.chat.with_flag(prompt.exercise.messages, thinking=prompt.thinking),
             database_of(prompt.exercise))

@@ -1,6 +1,7 @@
-"""The results of stage 0's evaluation for a person: a Markdown table and a plot.
+"""What stage 0 shows to a person: a sample of the model's text; the results of its evaluation as a table and a plot.
 
-In: what evaluation.py measured. Out: text, and an SVG file that has the same bytes whenever the numbers are the same.
+In: the model; what evaluation.py measured. Out: text, and an SVG file that has the same bytes whenever the numbers are
+the same.
 """
 
 import math
@@ -8,12 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
+from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
+from nemotron.recipes.nemotron_h.generate import Sampling, generate
+from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.scoring.accuracy import Accuracy
 from nemotron.recipes.scoring.recall import Recall
 from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
+from nemotron.terminal import LINES, print_line, printable
+
+
+def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> None:
+    """Write and show what the model says after the first sixteen tokens of a held-out sequence."""
+    tokenizer = load_tokenizer(dataset.tokenizer_path)
+    prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
+    (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])
+    sample = tokenizer.decode(continuation.tokens)
+    path.write_text(printable(sample, keep=LINES), encoding="utf-8", newline="\n")
+    print_line(f"sample: {sample!r}")
 
 
 def results_table(

@@ -5,7 +5,7 @@ Out: a Checkpoint: a Hugging Face directory, the state to resume from, the loss 
 Source: arXiv 2508.14444, sections 2.4 to 2.6. A number that the paper does not give is marked where it is defined.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale tiny --dataset-path <directory>
 
-Left out: FP8 matrix products and sharding over devices. The published run needs them, a laptop does not.
+Left out: FP8 matrix products. The published run needs them, a laptop does not.
 
 b batch   t position
 """
@@ -35,18 +35,23 @@ from nemotron.config import (
     published,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, CHECKPOINTING, DEVICES, DTYPES, MODELS
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import LONG_CONTEXT, Dataset
-from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
+from nemotron.recipes.nano2.stage0_pretrain.report import write_sample
 from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
-from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import Linear, NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
+from nemotron.recipes.training.distributed import (
+    clip_gradients,
+    rank_rows,
+    shard,
+    summed,
+    training_process,
+    whole_model,
+)
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
-from nemotron.terminal import LINES, print_line, printable
 
 TOKENS_PER_STEP = 768 * 8192  # derived: published batch times published length; the paper prints 736 * 8192 tokens
 
@@ -220,20 +225,10 @@ def validation_losses(
     """Category -> mean loss in nats per token over its sequences."""
     losses = {}
     for category, sequences in validation.items():
-        pieces = sequences.split(config.micro_batch_sequences)
-        total = sum(loss_sum(backbone, head, piece.to(config.device)).item() for piece in pieces)
+        pieces = rank_rows(sequences, config.micro_batch_sequences)
+        total = summed(sum(loss_sum(backbone, head, piece.to(config.device)).item() for piece in pieces))
         losses[category] = total / sequences[:, 1:].numel()
     return losses
-
-
-def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> None:
-    """Write and show what the model says after the first sixteen tokens of a held-out sequence."""
-    tokenizer = load_tokenizer(dataset.tokenizer_path)
-    prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
-    (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])
-    sample = tokenizer.decode(continuation.tokens)
-    path.write_text(printable(sample, keep=LINES), encoding="utf-8", newline="\n")
-    print_line(f"sample: {sample!r}")
 
 
 def main(config: Config) -> Checkpoint:
@@ -249,6 +244,7 @@ def main(config: Config) -> Checkpoint:
     # Model and optimizer (section 2.5). The weights are float32 or wider: bfloat16 cannot hold the small updates.
     model = NemotronH(shape, device=config.device, dtype=weight_dtype(config.dtype))
     initialize(model, config.seed)
+    shard(model)
     model.backbone.activation_checkpointing = config.activation_checkpointing
     backbone = torch.compile(model.backbone) if config.compile else model.backbone
     precision = autocast(config.dtype, config.device)
@@ -267,14 +263,15 @@ def main(config: Config) -> Checkpoint:
             # sum is divided by the tokens of the whole step: a mean of means gives tokens of small pieces more weight.
             optimizer.zero_grad()
             loss = 0.0
-            for micro_batch in batch.to(config.device).split(phase.micro_batch_sequences):
+            for micro_batch in rank_rows(batch.to(config.device), phase.micro_batch_sequences):
                 with precision:
                     micro_loss = loss_sum(backbone, model.lm_head, micro_batch.tokens) / batch.num_in_loss
                 micro_loss.backward()
                 loss += micro_loss.item()
+            loss = summed(loss)
 
             # Clipping. A rare bad batch gives a gradient of large norm; scaled down, it cannot move the weights far.
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+            grad_norm = clip_gradients(model, config.max_grad_norm)
             run.check_finite(loss=loss, grad_norm=grad_norm)
 
             # Schedule: warmup, plateau, decay; learning_rate_at says why. Then move every weight against its gradient.
@@ -289,12 +286,12 @@ def main(config: Config) -> Checkpoint:
                 with precision:
                     run.note_validation(validation_losses(backbone, model.lm_head, validation, config))
             run.keep_state()
-        write_sample(model, dataset, config.seed, run.work / "sample.txt")
+        write_sample(whole_model(model), dataset, config.seed, run.work / "sample.txt")
         run.save(dataset.tokenizer_path, dataset.counts())
     return Checkpoint.load(config.output_dir)
 
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"checkpoint": main(config)})

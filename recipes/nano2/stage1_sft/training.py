@@ -6,8 +6,6 @@ Source: arXiv 2508.14444, section 3. Learning rate, batch size, number of epochs
 values here are our choice or, where marked, those of another NVIDIA model.
 Run: python -m nemotron.recipes.nano2.stage1_sft.training --scale tiny --dataset-path <directory>
 
-Left out: sharding over devices, without which rows of 128k tokens do not fit.
-
 b batch   t position   d hidden size
 """
 
@@ -36,7 +34,6 @@ from nemotron.config import (
     same_as,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
@@ -46,6 +43,7 @@ from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtyp
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.batches import Batch, TrainingPhase, batches, collate
+from nemotron.recipes.training.distributed import clip_gradients, rank_rows, shard, summed, training_process
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 
@@ -179,8 +177,8 @@ def validation_losses(model: NemotronH, validation: dict[str, Batch], config: Co
     """Family -> mean loss in nats per token that counts."""
     losses = {}
     for family, batch in validation.items():
-        pieces = batch.to(config.device).split(config.micro_batch_sequences)
-        losses[family] = sum(loss_sum(model, piece).item() for piece in pieces) / batch.num_in_loss
+        pieces = rank_rows(batch.to(config.device), config.micro_batch_sequences)
+        losses[family] = summed(sum(loss_sum(model, piece).item() for piece in pieces)) / batch.num_in_loss
     return losses
 
 
@@ -196,6 +194,7 @@ def main(config: Config) -> Checkpoint:
 
     # The weights of stage 0, and a new optimizer: the old moments describe other data at another learning rate.
     model = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
+    shard(model)
     precision = autocast(config.dtype, config.device)
     model.backbone.activation_checkpointing = config.activation_checkpointing
     betas = (config.beta1, config.beta2)
@@ -211,14 +210,15 @@ def main(config: Config) -> Checkpoint:
             # every token of an answer weighs the same, in a short answer and in a long one.
             optimizer.zero_grad()
             loss = 0.0
-            for micro_batch in batch.to(config.device).split(part.micro_batch_sequences):
+            for micro_batch in rank_rows(batch.to(config.device), part.micro_batch_sequences):
                 with precision:
                     micro_loss = loss_sum(model, micro_batch) / batch.num_in_loss
                 micro_loss.backward()
                 loss += micro_loss.item()
+            loss = summed(loss)
 
             # Clipping: batches differ in how many tokens count, and a small one gives a noisy gradient.
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+            grad_norm = clip_gradients(model, config.max_grad_norm)
             run.check_finite(loss=loss, grad_norm=grad_norm)
 
             # Schedule: a straight line down over all three parts, so that the last part changes the model least.
@@ -241,5 +241,5 @@ def main(config: Config) -> Checkpoint:
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"checkpoint": main(config)})

@@ -42,7 +42,6 @@ from nemotron.config import (
     proxy,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
@@ -52,11 +51,13 @@ from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups, purpose_generator
 from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Reward, Verifier
+from nemotron.recipes.training.distributed import clip_gradients, shard, training_process
 from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
     experience_of,
+    judged,
     measured,
     prompt_batches,
     token_logprobs,
@@ -207,6 +208,7 @@ def main(config: Config) -> Checkpoint:
     # The fine-tuned model twice: the policy learns, the reference stays.
     load = partial(load_checkpoint, base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
     policy, reference = load(), load() if config.kl_weight else None
+    shard(policy, reference)
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature, logprobs_at_temperature=True)
     policy.backbone.activation_checkpointing = config.activation_checkpointing
@@ -222,7 +224,7 @@ def main(config: Config) -> Checkpoint:
             run.lap("rollouts", tokens=sum(len(reply.tokens) for reply in replies))
 
             # Rewards, and how much better each reply is than the others to its prompt.
-            rewards = verify(prompts, replies)
+            rewards = judged(verify, prompts, replies)
             advantages = advantages_of(rewards, config, run.step)
             run.lap("rewards")
 
@@ -241,9 +243,8 @@ def main(config: Config) -> Checkpoint:
                 for chosen in share.micro_batches(config.micro_batch_prompts):
                     terms.append(token_terms(policy, share.of_prompts(chosen), config))
                     # Every token of the share weighs the same, in a short reply and in a long one.
-                    loss = terms[-1].loss.sum() / max(1, share.num_tokens)
-                    loss.backward()
-                norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item())
+                    (terms[-1].loss.sum() / max(1, share.num_tokens)).backward()
+                norms.append(clip_gradients(policy, config.max_grad_norm))
                 run.check_finite(grad_norm=norms[-1])
                 optimizer.step()
             run.lap("learning", tokens=experience.num_tokens)
@@ -260,5 +261,5 @@ def main(config: Config) -> Checkpoint:
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"checkpoint": main(config)})

@@ -43,7 +43,6 @@ from nemotron.config import (
     same_as,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset
@@ -52,6 +51,14 @@ from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtyp
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.scoring.rewards import Prompt, Verifier
+from nemotron.recipes.training.distributed import (
+    clip_gradients,
+    filled,
+    rank_share,
+    shard,
+    terms_of_all,
+    training_process,
+)
 from nemotron.recipes.training.dpo import PairTerms, dpo_objective
 from nemotron.recipes.training.pairs import Pairs, check_pairs, measured, pairs_of_round, try_logprobs, write_round
 from nemotron.recipes.training.rollouts import prompt_batches
@@ -144,7 +151,7 @@ def with_reference(policy: NemotronH, pairs: Pairs, config: Config) -> Pairs:
         for chosen in pairs.by_length(config.micro_batch_pairs):
             found = try_logprobs(policy, pairs.take(chosen).batch, per_token=config.average_log_probs)
             reference[torch.stack([2 * chosen, 2 * chosen + 1], dim=1).flatten()] = found.to(reference.dtype)
-    return replace(pairs, reference=reference)
+    return replace(pairs, reference=filled(reference))
 
 
 def pair_terms(policy: NemotronH, pairs: Pairs, config: Config) -> PairTerms:
@@ -159,11 +166,11 @@ def pair_terms(policy: NemotronH, pairs: Pairs, config: Config) -> PairTerms:
 
 
 def tables_of(dataset: Dataset, vocab_size: int) -> tuple[Sequence[Prompt], pa.Table]:
-    """All tasks, and the pairs of the first round."""
+    """The tasks, of several processes those of this one; and all pairs of the first round."""
     prompts = next(prompt_batches(dataset.tasks_path, dataset.num_tasks, first_step=0))
     pairs = pq.read_table(dataset.pairs_path)
     check_pairs(pairs, vocab_size)
-    return prompts, pairs
+    return rank_share(prompts), pairs
 
 
 def main(config: Config) -> Checkpoint:
@@ -175,6 +182,7 @@ def main(config: Config) -> Checkpoint:
         return Checkpoint.load(config.output_dir)
 
     policy = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
+    shard(policy)
     prompts, first_pairs = tables_of(dataset, policy.config.vocab_size)
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
@@ -209,13 +217,13 @@ def main(config: Config) -> Checkpoint:
                     terms.append(pair_terms(policy, share.take(chosen), config))
                     # Every pair of the step weighs the same, however many are in a forward pass.
                     (terms[-1].loss.sum() / len(share)).backward()
-                norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item()
+                norm = clip_gradients(policy, config.max_grad_norm)
                 run.check_finite(grad_norm=norm)
                 optimizer.step()
                 run.lap("learning", tokens=share.batch.num_in_loss)
 
                 # Record.
-                numbers = {"learning_rate": learning_rate, **measured(share, terms, config.beta)}
+                numbers = {"learning_rate": learning_rate, **measured(share, terms_of_all(terms), config.beta)}
                 run.note(f"round {index + 1}", share.batch, **numbers, grad_norm=norm)
             # State: only here, because the pairs and the reference of a round need the policy at its start.
             run.keep_state()
@@ -225,5 +233,5 @@ def main(config: Config) -> Checkpoint:
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"checkpoint": main(config)})

@@ -38,7 +38,6 @@ from nemotron.config import (
     same_as,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import read_rows
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
@@ -50,6 +49,16 @@ from nemotron.recipes.nemotron_h.scorer import Scorer, padded, save_scorer, scor
 from nemotron.recipes.sources.preferences import STRONGEST
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.curve import plot_curve
+from nemotron.recipes.training.distributed import (
+    check_rows,
+    clip_gradients,
+    is_first,
+    joined,
+    rank_rows,
+    shard,
+    training_process,
+    whole_model,
+)
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.preference import (
     expected_calibration_error,
@@ -144,9 +153,10 @@ def batch_of(chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]])
 
 
 def by_length(chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]], at_most: int) -> list[list[int]]:
-    """The pairs in groups of a similar length, so that little of a forward pass is padding."""
+    """The pairs in groups of a similar length, so that little of a forward pass is padding; of several ranks, each has
+    its own."""
     rows = sorted(range(len(chosen)), key=lambda row: max(len(chosen[row]), len(rejected[row])))
-    return [rows[start : start + at_most] for start in range(0, len(rows), at_most)]
+    return [piece.tolist() for piece in rank_rows(torch.tensor(rows), at_most)]
 
 
 def pair_loss(
@@ -200,6 +210,9 @@ def save(run: Run, scorer: Scorer, dataset: Dataset, config: Config) -> None:
     keep_last_states(run.work, 1)
     work, record = run.work, run.record
     record.weights["final"] = weight_fingerprint(scorer)
+    scorer = whole_model(scorer)
+    if not is_first():
+        return
     rows = held_out_rows(scorer, dataset, config)
     metrics = held_out_metrics(rows)
     run.check_finite(**metrics)
@@ -247,9 +260,11 @@ def main(config: Config) -> RewardModel:
     model = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
     model.backbone.activation_checkpointing = config.activation_checkpointing
     scorer = Scorer(model, config.seed)
+    shard(scorer)
     parameters = parameter_groups(scorer, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 
+    check_rows({"pairs": config.pairs_per_step})
     with training_run(config, scorer, optimizer, dataset, total_steps, RewardModel) as run:
         for table in read_rows(dataset.pairs_path, config.pairs_per_step, first_batch=run.step):
             chosen, rejected = (table[f"{name}_tokens"].to_pylist() for name in ("chosen", "rejected"))
@@ -266,7 +281,7 @@ def main(config: Config) -> RewardModel:
                 differences.append(difference)
 
             # Update: clipped gradient, warmup and decay.
-            grad_norm = torch.nn.utils.clip_grad_norm_(scorer.parameters(), config.max_grad_norm).item()
+            grad_norm = clip_gradients(scorer, config.max_grad_norm)
             run.check_finite(grad_norm=grad_norm)
             learning_rate = learning_rate_at(run.step, total_steps, config)
             for group in optimizer.param_groups:
@@ -274,8 +289,12 @@ def main(config: Config) -> RewardModel:
             optimizer.step()
 
             # Record and state.
-            numbers = {"loss": torch.cat(losses).mean().item(), "accuracy": preference_accuracy(torch.cat(differences))}
-            run.note("pairs", batch_of(chosen, rejected), learning_rate=learning_rate, **numbers, grad_norm=grad_norm)
+            loss, accuracy = (
+                joined(torch.cat(losses)).mean().item(),
+                preference_accuracy(joined(torch.cat(differences))),
+            )
+            run.note("pairs", batch_of(chosen, rejected), learning_rate=learning_rate, loss=loss, accuracy=accuracy,
+                     grad_norm=grad_norm)  # fmt: skip
             run.keep_state()
         save(run, scorer, dataset, config)
     return RewardModel.load(config.output_dir)
@@ -283,5 +302,5 @@ def main(config: Config) -> RewardModel:
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"rewardmodel": main(config)})

@@ -37,7 +37,6 @@ from nemotron.config import (
     proxy,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
@@ -49,12 +48,14 @@ from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.nemotron_h.scorer import load_scorer
 from nemotron.recipes.scoring.judge import RUBRIC, Judge
 from nemotron.recipes.scoring.rewards import Reward
+from nemotron.recipes.training.distributed import clip_gradients, shard, training_process
 from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
 from nemotron.recipes.training.hacking import repeated_share, sign_of_hacking
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
     experience_of,
+    judged,
     measured,
     prompt_batches,
     token_logprobs,
@@ -229,6 +230,7 @@ def main(config: Config) -> Checkpoint:
     # The model of the stage before twice, the policy learns and the reference stays; and the reward model.
     dtype = weight_dtype(config.dtype)
     policy, reference = (load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype) for _ in range(2))
+    shard(policy, reference)
     scorer = load_scorer(reward_model.reward_model_path, device=config.device, dtype=dtype)
     judge = Judge(CHAT, dataset.tokenizer_path, scorer)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature, logprobs_at_temperature=True)
@@ -244,7 +246,7 @@ def main(config: Config) -> Checkpoint:
             run.lap("rollouts", tokens=sum(len(reply.tokens) for reply in replies))
 
             # Rewards: the reward model's scores. The rubric judges the same replies, and nothing learns from it.
-            rewards = judge(prompts, replies)
+            rewards = judged(judge, prompts, replies)
             advantages = advantages_of(rewards, config, run.step)
             run.lap("rewards")
 
@@ -262,7 +264,7 @@ def main(config: Config) -> Checkpoint:
                 for chosen in share.micro_batches(config.micro_batch_prompts):
                     terms.append(token_terms(policy, share.of_prompts(chosen), config))
                     (terms[-1].loss.sum() / max(1, share.num_tokens)).backward()
-                norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item())
+                norms.append(clip_gradients(policy, config.max_grad_norm))
                 run.check_finite(grad_norm=norms[-1])
                 optimizer.step()
             run.lap("learning", tokens=experience.num_tokens)
@@ -280,5 +282,5 @@ def main(config: Config) -> Checkpoint:
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"checkpoint": main(config)})

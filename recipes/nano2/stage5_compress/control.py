@@ -32,7 +32,6 @@ from nemotron.config import (
     same_as,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
@@ -42,6 +41,7 @@ from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtyp
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import Batch, batches
+from nemotron.recipes.training.distributed import clip_gradients, rank_rows, shard, summed, training_process
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 
@@ -121,6 +121,7 @@ def main(config: Config) -> Checkpoint:
     # The shape that the search chose, and nothing of the teacher.
     model = NemotronH(shape, device=config.device, dtype=weight_dtype(config.dtype))
     initialize(model, config.seed)
+    shard(model)
     model.backbone.activation_checkpointing = config.activation_checkpointing
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=betas, eps=config.adam_eps)
@@ -129,14 +130,15 @@ def main(config: Config) -> Checkpoint:
             # Loss and gradient: the token that follows, which says less than a teacher's distribution.
             optimizer.zero_grad()
             loss = 0.0
-            for piece in batch.to(config.device).split(part.micro_batch_sequences):
+            for piece in rank_rows(batch.to(config.device), part.micro_batch_sequences):
                 with autocast(config.dtype, config.device):
                     micro_loss = loss_sum(model, piece) / batch.num_in_loss
                 micro_loss.backward()
                 loss += micro_loss.item()
+            loss = summed(loss)
 
             # Clipping, schedule, update.
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+            grad_norm = clip_gradients(model, config.max_grad_norm)
             run.check_finite(loss=loss, grad_norm=grad_norm)
             learning_rate = learning_rate_at(run.step, total_steps, config)
             for group in optimizer.param_groups:
@@ -150,5 +152,5 @@ def main(config: Config) -> Checkpoint:
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"checkpoint": main(config)})

@@ -38,7 +38,6 @@ from nemotron.config import (
     same_as,
     switch,
 )
-from nemotron.pipe import step_process
 from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
@@ -48,6 +47,7 @@ from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtyp
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
 from nemotron.recipes.training.distill import batch_kl_sum, check_same_tokenizer, held_out_divergences, held_out_losses
+from nemotron.recipes.training.distributed import clip_gradients, rank_rows, shard, summed, training_process
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 ELASTIC = "Nemotron Elastic, distilled from the same 12B"
@@ -193,6 +193,7 @@ def main(config: Config) -> Checkpoint:
     teacher, student = (
         load_checkpoint(one.checkpoint_path, device=config.device, dtype=dtype) for one in (base, pruned)
     )
+    shard(teacher, student)
     student.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(student, config.weight_decay)  # decay for matrices only
     betas = (config.beta1, config.beta2)
@@ -204,15 +205,16 @@ def main(config: Config) -> Checkpoint:
             # exist for chunk_tokens positions at a time. The sum is divided by the tokens of the whole step.
             optimizer.zero_grad()
             loss = 0.0
-            for piece in batch.to(config.device).split(part.micro_batch_sequences):
+            for piece in rank_rows(batch.to(config.device), part.micro_batch_sequences):
                 with autocast(config.dtype, config.device):
                     kl = batch_kl_sum(student, teacher, piece, temperature=config.temperature,
                                       chunk_tokens=config.chunk_tokens)  # fmt: skip
                 (kl / batch.num_in_loss).backward()
                 loss += kl.item() / batch.num_in_loss
+            loss = summed(loss)
 
             # Clipping: the first steps mend what pruning broke, with large gradients.
-            grad_norm = torch.nn.utils.clip_grad_norm_(student.parameters(), config.max_grad_norm).item()
+            grad_norm = clip_gradients(student, config.max_grad_norm)
             run.check_finite(loss=loss, grad_norm=grad_norm)
 
             # Schedule: a straight line down over all parts, so that the longest rows change the model least.
@@ -232,5 +234,5 @@ def main(config: Config) -> Checkpoint:
 
 if __name__ == "__main__":
     config = parse_command_line(Config)
-    with step_process():
+    with training_process(config) as config:
         print_complete({"checkpoint": main(config)})

@@ -1,0 +1,401 @@
+"""Several processes, each with one device, that train one model together: torchrun starts them, FSDP2 shards the model.
+
+In: the environment that torchrun sets, and what a training loop has: model, batch, loss, gradients. Out: the same
+numbers as with one process, up to rounding. With one process, every function here gives back what it is given.
+
+    with training_process(config) as config:            # joins the others; an error of one ends all
+        shard(model)                                    # each rank keeps its share of every weight, gradient and moment
+        for micro_batch in rank_rows(batch, rows):    # the rows of this rank; equally many passes on every rank
+            (loss_sum(model, micro_batch) / batch.num_in_loss).backward()    # divided by the tokens of all ranks
+        loss = summed(loss)                             # gradients are added up over the ranks, and so is the loss
+        grad_norm = clip_gradients(model, max_norm)     # of all gradients on all ranks
+
+A rank is the number of a process. The first one writes, prints and reports to the tracker; the others are silent, and
+what their loops write goes to a temporary directory. All read the same files. Gradients are sums and no means, so that
+a loss that is divided by the tokens of the whole step is right on any number of ranks.
+Run: torchrun --nproc-per-node 2 -m nemotron.recipes.nano2.stage0_pretrain.training --dataset-path <directory>
+
+Left out: tensor, context and pipeline parallelism; a run that goes on with fewer processes after one was lost, other
+than by --resume.
+"""
+
+import json
+import math
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from nemotron.pipe import step_process
+from nemotron.process import launched, process
+from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.strict import short
+from nemotron.terminal import print_line, silent
+
+if TYPE_CHECKING:
+    from nemotron.recipes.training.batches import Batch
+
+AnyConfig = TypeVar("AnyConfig", bound=Any)
+Terms = TypeVar("Terms", bound=Any)
+AnyModel = TypeVar("AnyModel", bound=Any)
+Rows = TypeVar("Rows", "Batch", Tensor)
+
+PATIENCE = 4 * default_pg_timeout  # two hours
+"""How long a rank waits for another one, which may write a large state meanwhile. A process that ends is noticed at
+once, by its closed connections or by torchrun."""
+GRACE_SECONDS = 5.0
+"""Time that a rank has to end by itself after torchrun has asked it to."""
+
+
+def world() -> tuple[int, int]:
+    """The rank of this process, and how many there are: 0 and 1 unless `training_process` has joined several."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return world()[0] == 0
+
+
+# Beginning and end ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def training_process(config: AnyConfig) -> Iterator[AnyConfig]:
+    """Run a training step as a program, as `step_process` does, in as many processes as torchrun has started.
+
+    Gives the config with the device of this process: with --device cuda, rank 3 of a machine takes cuda:3.
+    A rank that fails says why, in one sentence, and the others end without another one.
+    """
+    rank, size = launched()
+    with step_process(several=True):
+        if size == 1:
+            yield config
+            return
+        with _joined(rank, size, config) as own_config, _silent_unless(rank == 0):
+            check_same("config", {name: str(value) for name, value in vars(config).items() if name != "device"})
+            yield own_config
+            wait_for_all()
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
+    """The process group of all ranks; of what goes wrong inside, the first rank that notices speaks for all."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK") if name not in os.environ]
+    if missing:
+        raise ValueError(f"WORLD_SIZE={size}, but {missing[0]} is not set; start the processes with torchrun")
+    store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+
+    def speaks() -> bool:
+        try:
+            return store.add("failed", 1) == 1
+        except RuntimeError:  # the store is gone, with the process that had it
+            return True
+
+    try:
+        with _ends_when_told():
+            config = _on_own_device(config)
+            backend = "cpu:gloo,cuda:nccl" if torch.device(config.device).type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+            yield config
+    except KeyboardInterrupt as error:
+        if not speaks():
+            raise SystemExit(143 if str(error) else 130) from None
+        raise
+    except (ValueError, OSError):
+        if not speaks():
+            raise SystemExit(2) from None
+        raise
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            speaks()
+            raise
+        if not speaks():
+            raise SystemExit(2) from None
+        raise ConnectionError(
+            f"rank {rank} lost its connection to another process of this run, which ended without a word, perhaps "
+            f"because memory ran out; start the command again with --resume"
+        ) from None
+
+
+def _on_own_device(config: AnyConfig) -> AnyConfig:
+    """The config with the device of this process.
+
+    Raises:
+        ValueError: if the config names one CUDA device for all, or the machine has too few.
+    """
+    device, local_rank = torch.device(config.device), int(os.environ["LOCAL_RANK"])
+    if device.type != "cuda":
+        return config
+    if device.index is not None:
+        raise ValueError(f"device={config.device} is one device for several processes; give --device cuda")
+    if local_rank >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"this machine has {count} CUDA devices, and process {local_rank + 1} finds none; start at most {count} "
+            f"with --nproc-per-node, or give --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return replace(config, device=f"cuda:{local_rank}")
+
+
+@contextmanager
+def _silent_unless(first: bool) -> Iterator[None]:
+    """Drop what this process prints, unless it is the first one."""
+    if first:
+        yield
+        return
+    with silent() as nowhere:
+        real_stdout, process.stdout = process.stdout, nowhere.fileno()
+        try:
+            yield
+        finally:
+            process.stdout = real_stdout
+
+
+@contextmanager
+def _ends_when_told() -> Iterator[None]:
+    """End this process if torchrun is gone, or told it to while Python waits for another rank and cannot obey."""
+    told, telling = socket.socketpair()
+    telling.setblocking(False)
+    told.settimeout(1.0)
+    before = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
+    over, parent = threading.Event(), os.getppid()
+
+    def watch() -> None:
+        with told:
+            while not over.is_set():
+                try:
+                    is_told = signal.SIGTERM in told.recv(1)
+                except TimeoutError:
+                    is_told = os.getppid() != parent
+                    if is_told:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                if is_told and not over.wait(GRACE_SECONDS):
+                    os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        telling.close()
+
+
+# Words between ranks --------------------------------------------------------------------------------------------------
+
+
+def gathered(value: Any) -> list[Any]:
+    """The JSON value of every rank, by rank."""
+    _, size = world()
+    if size == 1:
+        return [value]
+    content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
+    dist.all_gather(lengths, torch.tensor([len(content)]))
+    longest = int(max(lengths))
+    padded = [torch.zeros(longest, dtype=torch.uint8) for _ in range(size)]
+    dist.all_gather(padded, torch.cat([content, content.new_zeros(longest - len(content))]))
+    texts = [one[: int(length)].numpy().tobytes() for one, length in zip(padded, lengths, strict=True)]
+    return [json.loads(text) for text in texts]
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What the first rank makes, a JSON value, on every rank; the others do not make it."""
+    return gathered(make() if is_first() else None)[0]
+
+
+def check_same(what: str, value: Mapping[str, Any]) -> None:
+    """Raise ValueError if a rank has another value than the first one; it names the first field that differs."""
+    rank, _ = world()
+    for other, theirs in enumerate(gathered(value)):
+        for name in value:
+            first, found = value[name], theirs[name]
+            if found != first:
+                raise ValueError(
+                    f"{what} of rank {other} has {name}={short(found)}, and that of rank {rank} {short(first)}; give "
+                    f"all processes the same command and the same files"
+                )
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if world()[1] > 1:
+        dist.barrier()
+
+
+def summed(value: float) -> float:
+    """The sum of a number over the ranks."""
+    if world()[1] == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.item()
+
+
+def joined(values: Tensor) -> Tensor:
+    """The values of all ranks, one rank's after the other's: (n, ...) of each rank to (n of all ranks, ...)."""
+    _, size = world()
+    if size == 1:
+        return values
+    lengths = gathered(len(values))
+    padded = values.detach().new_zeros(max(lengths), *values.shape[1:])
+    padded[: len(values)] = values.detach()
+    found = [torch.zeros_like(padded) for _ in range(size)]
+    dist.all_gather(found, padded)
+    return torch.cat([one[:length] for one, length in zip(found, lengths, strict=True)])
+
+
+def terms_of_all(terms: list[Terms]) -> list[Terms]:
+    """What an objective computed in all forward passes of this rank, to that of all ranks: NamedTuples of tensors."""
+    if world()[1] == 1 or not terms:
+        return terms
+    return [type(terms[0])(*(joined(torch.cat(values)) for values in zip(*terms, strict=True)))]
+
+
+def filled(values: Tensor) -> Tensor:
+    """A tensor of which each rank has computed a part, and has zeros elsewhere, with the parts of all ranks."""
+    if world()[1] > 1:
+        dist.all_reduce(values)
+    return values
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def check_rows(rows: Mapping[str, int]) -> None:
+    """Raise ValueError if there are more ranks than rows in the largest batch, so that some would never have one.
+
+    Args:
+        rows: name of a phase of training -> rows of its largest batch.
+    """
+    _, size = world()
+    if size > (most := max(rows.values())):
+        raise ValueError(
+            f"{size} processes, but the largest batch has {most} rows, so some processes would never have one; start "
+            f"at most {most} with --nproc-per-node, or use larger batches"
+        )
+    for name, number in rows.items():
+        if size > number:
+            print_line(f"{name}: batches of {number} rows for {size} processes, so {size - number} wait in it")
+
+
+def rank_rows(batch: Rows, at_most: int) -> list[Rows]:
+    """The rows of this rank, in pieces of at most `at_most` rows: what one forward pass takes.
+
+    Every rank makes as many passes, because the ranks gather weights and add up gradients together. A rank that has
+    fewer rows than others gets pieces without rows at the end, which add nothing.
+    """
+    rank, size = world()
+    pieces = list(batch.split(max(1, min(at_most, math.ceil(len(batch) / size)))))
+    nothing = [batch[:0]]
+    return (pieces + nothing * (-len(pieces) % size))[rank::size]
+
+
+def rank_share(rows: Sequence[Any]) -> Sequence[Any]:
+    """The part of this rank: consecutive rows, about as many as each other rank has; those of all ranks are all."""
+    rank, size = world()
+    return rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]
+
+
+# Weights and gradients ------------------------------------------------------------------------------------------------
+
+
+def shard(*models: nn.Module | None) -> None:
+    """Keep of every weight the share of this rank; a layer gathers its weights when its forward pass begins.
+
+    Args:
+        models: with `backbone.layers` and `lm_head`; None is left out. They are changed in place, so make the optimizer
+            after this.
+    """
+    for model in models:
+        if model is not None and world()[1] > 1:
+            _shard(model)
+
+
+def _shard(model: Any) -> None:
+    backbone, size = model.backbone, world()[1]
+    mesh = init_device_mesh(backbone.norm_f.weight.device.type, (size,))
+    for layer in backbone.layers:
+        fully_shard(layer, mesh=mesh)
+    # Embeddings, final norm and output matrix are one group of the backbone: whole from the beginning of its forward
+    # pass to the end of the backward pass, however often a loss uses the output matrix in between.
+    backbone.lm_head = model.lm_head
+    fully_shard(backbone, mesh=mesh)
+    del backbone.lm_head
+    for module in backbone.modules():
+        if isinstance(module, FSDPModule):
+            # FSDP takes the mean over ranks by default. Losses here are divided by the tokens of all ranks: add up.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other one
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Scale all gradients down to a norm of `max_norm` if they are above it, and return what their norm was.
+
+    The norm is that of the gradients on all ranks together.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    return whole(norm).item()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the shares of all ranks; every rank has to call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the shares of all ranks, on the first rank and in the memory of its processor; none elsewhere.
+
+    One after the other, so a device holds one whole tensor at a time.
+    """
+    if world()[1] == 1:
+        return dict(tensors)
+    found = ((name, whole(tensor.detach())) for name, tensor in tensors.items())
+    return {name: tensor.cpu() for name, tensor in found if is_first()}
+
+
+def share_of_first(tensor: Tensor | None, like: Tensor) -> Tensor:
+    """This rank's share of a tensor that the first rank has, with the shape and the shares of `like`."""
+    if world()[1] == 1:
+        assert tensor is not None
+        return tensor
+    is_sharded = isinstance(like, DTensor)
+    sent = torch.empty(like.shape, dtype=like.dtype, device=like.device) if tensor is None else tensor.to(like.device)
+    dist.broadcast(sent, 0)
+    return distribute_tensor(sent, like.device_mesh, like.placements, src_data_rank=None) if is_sharded else sent
+
+
+def whole_model(model: AnyModel) -> AnyModel:
+    """A copy of a language model with all weights, on the device of each rank; with one process, the model itself."""
+    if world()[1] == 1:
+        return model
+    return _copy_with(model, {name: whole(tensor) for name, tensor in model.state_dict().items()})
+
+
+def model_on_first(model: AnyModel) -> AnyModel | None:
+    """As `whole_model`, but in the memory of the first rank's processor, and None elsewhere."""
+    if world()[1] == 1:
+        return model
+    tensors = whole_on_first(model.state_dict())
+    return _copy_with(model, tensors) if is_first() else None
+
+
+def _copy_with(model: AnyModel, tensors: Mapping[str, Tensor]) -> AnyModel:
+    language_model = NemotronH(model.config, device="meta")
+    copy = language_model if type(model) is NemotronH else type(model)(language_model)  # else a Scorer
+    copy.load_state_dict(tensors, assign=True)
+    return copy
