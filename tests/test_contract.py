@@ -582,7 +582,9 @@ def test_main_takes_the_config_and_returns_an_artifact(step):
     assert issubclass(hints["return"], Artifact)
 
 
-TRAINS = {name for name in STEP_MODULES if any("training_run" in imported for imported in imported_names(tree_of(name)))}
+TRAINS = {
+    name for name in STEP_MODULES if any("training_run" in imported for imported in imported_names(tree_of(name)))
+}
 """Steps that torchrun can start in several processes."""
 
 
