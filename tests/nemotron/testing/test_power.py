@@ -352,6 +352,15 @@ def test_other_tests_of_the_stage_run_if_the_golden_is_equal(project, monkeypatc
     )
 
 
+def test_tests_of_the_mutated_module_run_before_those_of_its_stage(project, monkeypatch, tmp_path):
+    sessions = [session(exit_code=0), session(failed=("test_of_first",))]
+    installation = Installation(tmp_path, monkeypatch, sessions)
+    (tmp_path / "tests" / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "tests" / "recipes" / "mine" / "test_stage0_first.py").touch()
+    try_mutant(tmp_path, *first_mutant(tmp_path, "mine/stage0_first"))
+    assert installation.calls[1][:2] == ["tests/recipes/mine/test_stage0_first.py", "tests/stage0_first"]
+
+
 @pytest.mark.parametrize(
     ("file", "kept"), [("recipes/mine/stage0_first.py", ["curve"]), ("nemotron/pipe.py", []), ("nemotron/code.py", [])]
 )
