@@ -220,7 +220,7 @@ def module_of(file: str) -> str:
 
 
 def tests_of(root: Path, file: str) -> list[str]:
-    """The file of tests of a source file, relative to the root: tests/recipes/nano2/test_blend.py; none if it has none."""
+    """The tests of a source file: tests/recipes/nano2/test_blend.py of recipes/nano2/blend.py, if it is there."""
     folder, _, name = file.rpartition("/")
     tests = Path("tests", folder, f"test_{name.replace('__', '')}")
     return [tests.as_posix()] if (root / tests).is_file() else []
