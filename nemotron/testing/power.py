@@ -197,7 +197,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str], 
         golden_tests = [*tests, *(path for name in upstream for path in read_catalogue(catalogue_of(root, name))[1])]
 
         def run(*arguments: str) -> Session:
-            options = ("-p", "no:cacheprovider", "--stages-at", str(kept))
+            # One word: pytest would look for its settings beside a path that is a word by itself.
+            options = ("-p", "no:cacheprovider", f"--stages-at={kept}")
             return run_pytest(tested, (*arguments, *options), environment=environment)
 
         session = run(*dict.fromkeys(golden_tests), "--only-golden")

@@ -321,9 +321,10 @@ class Installation:
         monkeypatch.setattr(power, "run_pytest", self.run_pytest)
 
     def run_pytest(self, root, arguments, environment):
-        assert arguments[-4:-1] == ("-p", "no:cacheprovider", "--stages-at")
-        self.calls.append(list(arguments[:-4]))
-        self.kept.append(sorted(path.name for path in Path(arguments[-1]).glob("*/*")))
+        option, kept = arguments[-1].split("=")
+        assert (*arguments[-3:-1], option) == ("-p", "no:cacheprovider", "--stages-at")
+        self.calls.append(list(arguments[:-3]))
+        self.kept.append(sorted(path.name for path in Path(kept).glob("*/*")))
         return self.sessions.pop(0)
 
 
