@@ -10,7 +10,7 @@ Each mutant is installed into a separate directory (pip install --no-deps --targ
 would redirect `nemotron` but not `nemotron.recipes` in an editable environment. It is tested with copies of tests and
 golden: the goldens of its stage and of the earlier stages of the recipe are compared first. Stages run in the order of
 their names (stage0_, stage1_), so the earliest stage that fails is the one where the mistake shows. If nothing differs,
-or the config rung alone, the other tests of the mutated stage run until one fails.
+or the config rung alone, the tests of the mutated module and then the others of its stage run until one fails.
 
 A step that does not import the mutated module is not run again (nemotron/stage.py): its artifact is a copy of the one
 that the unchanged recipe made. For a module that no result should depend on (SHOWING), every step runs.
@@ -197,7 +197,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str], 
         golden_tests = [*tests, *(path for name in upstream for path in read_catalogue(catalogue_of(root, name))[1])]
 
         def run(*arguments: str) -> Session:
-            options = ("-p", "no:cacheprovider", "--stages-at", str(kept))
+            # One word: pytest would look for its settings beside a path that is a word by itself.
+            options = ("-p", "no:cacheprovider", f"--stages-at={kept}")
             return run_pytest(tested, (*arguments, *options), environment=environment)
 
         session = run(*dict.fromkeys(golden_tests), "--only-golden")
@@ -208,7 +209,8 @@ def try_mutant(root: Path, stage: str, mutant: Mutant | None, tests: list[str], 
             )
         if by_golden.killed_without_config:
             return by_golden
-        by_test = judge_session(mutant, run(*tests, "--without-golden", "--exitfirst"))
+        first = [] if mutant is None else tests_of(root, mutant.file)
+        by_test = judge_session(mutant, run(*dict.fromkeys([*first, *tests]), "--without-golden", "--exitfirst"))
         return replace(by_test, first_red_stage=by_golden.first_red_stage) if by_test.killed else by_golden
 
 
@@ -216,6 +218,13 @@ def module_of(file: str) -> str:
     """The module of a source file of the repository: nemotron.recipes.nano2.blend of recipes/nano2/blend.py."""
     name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     return name if name.startswith("nemotron") else f"nemotron.{name}"
+
+
+def tests_of(root: Path, file: str) -> list[str]:
+    """The tests of a source file: tests/recipes/nano2/test_blend.py of recipes/nano2/blend.py, if it is there."""
+    folder, _, name = file.rpartition("/")
+    tests = Path("tests", folder, f"test_{name.replace('__', '')}")
+    return [tests.as_posix()] if (root / tests).is_file() else []
 
 
 def catalogue_of(root: Path, stage: str) -> Path:

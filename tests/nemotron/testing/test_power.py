@@ -321,9 +321,10 @@ class Installation:
         monkeypatch.setattr(power, "run_pytest", self.run_pytest)
 
     def run_pytest(self, root, arguments, environment):
-        assert arguments[-4:-1] == ("-p", "no:cacheprovider", "--stages-at")
-        self.calls.append(list(arguments[:-4]))
-        self.kept.append(sorted(path.name for path in Path(arguments[-1]).glob("*/*")))
+        option, kept = arguments[-1].split("=")
+        assert (*arguments[-3:-1], option) == ("-p", "no:cacheprovider", "--stages-at")
+        self.calls.append(list(arguments[:-3]))
+        self.kept.append(sorted(path.name for path in Path(kept).glob("*/*")))
         return self.sessions.pop(0)
 
 
@@ -350,6 +351,15 @@ def test_other_tests_of_the_stage_run_if_the_golden_is_equal(project, monkeypatc
         "test: test_of_resume",
         "mine/stage0_first",
     )
+
+
+def test_tests_of_the_mutated_module_run_before_those_of_its_stage(project, monkeypatch, tmp_path):
+    sessions = [session(exit_code=0), session(failed=("test_of_first",))]
+    installation = Installation(tmp_path, monkeypatch, sessions)
+    (tmp_path / "tests" / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "tests" / "recipes" / "mine" / "test_stage0_first.py").touch()
+    try_mutant(tmp_path, *first_mutant(tmp_path, "mine/stage0_first"))
+    assert installation.calls[1][:2] == ["tests/recipes/mine/test_stage0_first.py", "tests/stage0_first"]
 
 
 @pytest.mark.parametrize(
