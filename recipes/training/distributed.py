@@ -325,16 +325,19 @@ def rank_share(rows: Sequence[Any]) -> Sequence[Any]:
 # Weights and gradients ------------------------------------------------------------------------------------------------
 
 
-def shard(*models: nn.Module | None) -> None:
+def shard(*models: AnyModel) -> tuple[AnyModel, ...]:
     """Keep of every weight the share of this rank; a layer gathers its weights when its forward pass begins.
 
     Args:
         models: with `backbone.layers` and `lm_head`; None is left out. They are changed in place, so make the optimizer
             after this.
+    Returns:
+        The same models.
     """
     for model in models:
         if model is not None and world()[1] > 1:
             _shard(model)
+    return models
 
 
 def _shard(model: Any) -> None:
