@@ -14,6 +14,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     alarms   the tiny run with other processor kernels, threads, hash seeds, directories, locales: no number may change
     faults   every step killed at every change to the file system that it makes, and run again; takes hours
     kills    the recipe killed at 20 random moments, and the same command again: no digest may change; takes an hour
+    devices  the training steps of a tiny run again in two processes each: the same numbers; 10 minutes
     report   the report of a run in headless Chromium: no stored script runs, nothing overflows, axe finds nothing
     bench    the benchmarks in benchmarks/; not part of the tests
 """
@@ -222,6 +223,18 @@ def kills(session: nox.Session) -> None:
     """Kill the recipe at random moments and give the same command again; `-- --help` prints the flags."""
     install_project(session)
     session.run("python", "tests/pipelines/kills.py", *session.posargs)
+
+
+@nox.session
+def devices(session: nox.Session) -> None:
+    """Train every stage of a tiny run again in several processes; `-- DIRECTORY --processes 2` takes a finished run."""
+    install_project(session)
+    arguments = list(session.posargs)
+    if not arguments:
+        directory = Path(session.create_tmp()).resolve() / "run"
+        session.run("python", "-m", "nemotron.recipes.nano2", "--scale", "tiny", "--output-dir", str(directory))
+        arguments = [str(directory), "--processes", "2"]
+    session.run("python", "tests/pipelines/devices.py", *arguments)
 
 
 @nox.session

@@ -8,19 +8,26 @@ from typing import Any
 import psutil
 import torch
 
+from nemotron.process import launched
 from nemotron.recipes.nemotron_h.model import ModelConfig
 from nemotron.recipes.nemotron_h.plan import count_parameters
 
 
 def check_fits(shape: ModelConfig, *, dtype: str, device: str) -> None:
-    """Raise ValueError if weights, gradients and optimizer moments alone exceed the memory of the device."""
+    """Raise ValueError if weights, gradients and optimizer moments alone exceed the memory of the device.
+
+    Of several processes on GPUs, each holds its share of them, but all weights once, before they are sharded.
+    """
     bytes_per_number = 8 if dtype == "float64" else 4
-    needed = 4 * count_parameters(shape) * bytes_per_number  # weight, gradient and two moments
+    weights = count_parameters(shape) * bytes_per_number
     present = device_memory_bytes(device)
+    _, devices = launched() if torch.device(device).type == "cuda" else (0, 1)
+    needed = max(4 * weights / devices, weights)  # weight, gradient and two moments
     if needed > present:
+        more = "" if devices == 1 or needed == weights else ", or more processes"
         raise ValueError(
             f"training needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and {device} has "
-            f"{present / 2**30:,.0f} GiB; use a smaller --scale"
+            f"{present / 2**30:,.0f} GiB; use a smaller --scale{more}"
         )
 
 

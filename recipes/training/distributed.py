@@ -27,7 +27,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -85,10 +85,19 @@ def training_process(config: AnyConfig) -> Iterator[AnyConfig]:
             yield config
             return
         with _joined(rank, size, config) as own_config, _silent_unless(rank == 0):
+            _check_no_pipe(config)
             check_same("config", {name: str(value) for name, value in vars(config).items() if name != "device"})
             yield own_config
             wait_for_all()
             dist.destroy_process_group()
+
+
+def _check_no_pipe(config: Any) -> None:
+    """Raise ValueError if an input is to be read from the pipe, which several processes cannot share."""
+    for item in fields(config):
+        if item.metadata.get("input") and getattr(config, item.name) is None:
+            flag = item.name.replace("_", "-")
+            raise ValueError(f"several processes cannot read the line of one pipe; give --{flag}")
 
 
 @contextmanager
@@ -129,6 +138,9 @@ def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
             f"rank {rank} lost its connection to another process of this run, which ended without a word, perhaps "
             f"because memory ran out; start the command again with --resume"
         ) from None
+    except Exception:  # a bug, which keeps its traceback
+        speaks()
+        raise
 
 
 def _on_own_device(config: AnyConfig) -> AnyConfig:
@@ -220,14 +232,13 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 def check_same(what: str, value: Mapping[str, Any]) -> None:
     """Raise ValueError if a rank has another value than the first one; it names the first field that differs."""
-    rank, _ = world()
-    for other, theirs in enumerate(gathered(value)):
-        for name in value:
-            first, found = value[name], theirs[name]
-            if found != first:
+    first, *others = gathered(value)
+    for rank, found in enumerate(others, start=1):
+        for name in first:
+            if found[name] != first[name]:
                 raise ValueError(
-                    f"{what} of rank {other} has {name}={short(found)}, and that of rank {rank} {short(first)}; give "
-                    f"all processes the same command and the same files"
+                    f"{what} of rank {rank} has {name}={short(found[name])}, and that of rank 0 {short(first[name])}; "
+                    f"give all processes the same command and the same files"
                 )
 
 
@@ -314,16 +325,19 @@ def rank_share(rows: Sequence[Any]) -> Sequence[Any]:
 # Weights and gradients ------------------------------------------------------------------------------------------------
 
 
-def shard(*models: nn.Module | None) -> None:
+def shard(*models: AnyModel) -> tuple[AnyModel, ...]:
     """Keep of every weight the share of this rank; a layer gathers its weights when its forward pass begins.
 
     Args:
         models: with `backbone.layers` and `lm_head`; None is left out. They are changed in place, so make the optimizer
             after this.
+    Returns:
+        The same models.
     """
     for model in models:
         if model is not None and world()[1] > 1:
             _shard(model)
+    return models
 
 
 def _shard(model: Any) -> None:

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from nemotron.recipes.curation.rows import TOKENS, Phase
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.sources.exercises.families import FAMILIES
@@ -130,6 +133,59 @@ def write_random_base_model(
         plot_path=empty,
         dataset_path=path / "tokenizer",
     ).save()
+
+
+def write_random_tokens_dataset(
+    path: Path, sequences: dict[str, int], length: int, long_length: int, seed: int = 0
+) -> Dataset:
+    """A Dataset of stage 0 with random tokens.
+
+    Args:
+        sequences: name of a phase -> how many it has.
+    """
+    tokenizer = train_tokenizer(["some text to learn merges from, some more text"] * 5, vocab_size=300)
+    save_tokenizer(tokenizer, path / "tokenizer")
+    generator = torch.Generator().manual_seed(seed)
+
+    def write(name: str, rows: int, length: int) -> Phase:
+        tokens = torch.randint(13, 200, (rows, length + 1), generator=generator).tolist()
+        table = {"category": ["code"] * rows, "tokens": pa.array(tokens, TOKENS)}
+        pq.write_table(pa.table(table), path / f"{name}.parquet")
+        return Phase(name=name, file=f"{name}.parquet", num_sequences=rows, sequence_length=length)
+
+    phases = [write(name, rows, long_length if name == "long_context" else length) for name, rows in sequences.items()]
+    write("validation", 4, length)
+    empty = path / "empty.parquet"
+    pq.write_table(pa.table({"tokens": pa.array([], TOKENS)}), empty)
+    return Dataset(
+        path=path,
+        num_examples=sum(sequences.values()),
+        num_documents=9,
+        vocab_size=300,
+        sequence_length=length,
+        long_context_length=long_length,
+        tokenizer_path=path / "tokenizer",
+        phases=phases,
+        validation_path=path / "validation.parquet",
+        long_validation_path=empty,
+        problems_path=empty,
+        recall_path=empty,
+        documents_path=empty,
+        filters={},
+        attribution=[],
+        blend={},
+        absent_categories=[],
+        quality_groups={},
+        scorers=[],
+        unreadable=[],
+        num_unreadable=0,
+    ).save()
+
+
+@pytest.fixture(scope="session")
+def random_tokens_dataset():
+    """`write_random_tokens_dataset`."""
+    return write_random_tokens_dataset
 
 
 @pytest.fixture(scope="session")

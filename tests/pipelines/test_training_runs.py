@@ -3,15 +3,10 @@
 import json
 from dataclasses import replace
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from nemotron.recipes.curation.rows import TOKENS, Phase
-from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.stage0_pretrain import training
-from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
 from nemotron.recipes.nano2.stage0_pretrain.training import Config
 from nemotron.recipes.nemotron_h import device
 from nemotron.recipes.training.run import Run
@@ -32,46 +27,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def dataset(random_tokens_dataset, tmp_path_factory):
     """A Dataset of random tokens; with SMALL it takes 6, 3, 1 and 2 steps."""
-    path = tmp_path_factory.mktemp("dataset")
-    tokenizer = train_tokenizer(["some text to learn merges from, some more text"] * 5, vocab_size=300)
-    save_tokenizer(tokenizer, path / "tokenizer")
-    generator = torch.Generator().manual_seed(0)
-
-    def write(name, rows, length):
-        tokens = torch.randint(13, 200, (rows, length + 1), generator=generator).tolist()
-        table = {"category": ["code"] * rows, "tokens": pa.array(tokens, TOKENS)}
-        pq.write_table(pa.table(table), path / f"{name}.parquet")
-        return Phase(name=name, file=f"{name}.parquet", num_sequences=rows, sequence_length=length)
-
-    phases = [write(name, rows, LONG_LENGTH if name == "long_context" else LENGTH) for name, rows in SEQUENCES.items()]
-    write("validation", 4, LENGTH)
-    empty = path / "empty.parquet"
-    pq.write_table(pa.table({"tokens": pa.array([], TOKENS)}), empty)
-    return Dataset(
-        path=path,
-        num_examples=sum(SEQUENCES.values()),
-        num_documents=9,
-        vocab_size=300,
-        sequence_length=LENGTH,
-        long_context_length=LONG_LENGTH,
-        tokenizer_path=path / "tokenizer",
-        phases=phases,
-        validation_path=path / "validation.parquet",
-        long_validation_path=empty,
-        problems_path=empty,
-        recall_path=empty,
-        documents_path=empty,
-        filters={},
-        attribution=[],
-        blend={},
-        absent_categories=[],
-        quality_groups={},
-        scorers=[],
-        unreadable=[],
-        num_unreadable=0,
-    ).save()
+    return random_tokens_dataset(tmp_path_factory.mktemp("dataset"), SEQUENCES, LENGTH, LONG_LENGTH)
 
 
 @pytest.fixture(scope="module")

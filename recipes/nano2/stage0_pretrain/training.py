@@ -5,7 +5,7 @@ Out: a Checkpoint: a Hugging Face directory, the state to resume from, the loss 
 Source: arXiv 2508.14444, sections 2.4 to 2.6. A number that the paper does not give is marked where it is defined.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.training --scale tiny --dataset-path <directory>
 
-Left out: FP8 matrix products. The published run needs them, a laptop does not.
+Left out: FP8 matrix products, and one sequence split over devices. The published run needs them, a laptop does not.
 
 b batch   t position
 """

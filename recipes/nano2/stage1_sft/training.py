@@ -6,6 +6,8 @@ Source: arXiv 2508.14444, section 3. Learning rate, batch size, number of epochs
 values here are our choice or, where marked, those of another NVIDIA model.
 Run: python -m nemotron.recipes.nano2.stage1_sft.training --scale tiny --dataset-path <directory>
 
+Left out: a row that is split over devices.
+
 b batch   t position   d hidden size
 """
 

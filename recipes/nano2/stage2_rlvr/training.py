@@ -207,8 +207,7 @@ def main(config: Config) -> Checkpoint:
 
     # The fine-tuned model twice: the policy learns, the reference stays.
     load = partial(load_checkpoint, base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
-    policy, reference = load(), load() if config.kl_weight else None
-    shard(policy, reference)
+    policy, reference = shard(load(), load() if config.kl_weight else None)
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature, logprobs_at_temperature=True)
     policy.backbone.activation_checkpointing = config.activation_checkpointing
@@ -232,8 +231,7 @@ def main(config: Config) -> Checkpoint:
             experience = experience_of(prompts, replies, advantages, learn_from_cut=config.learn_from_cut_replies)
             experience, entropy = with_logprobs(experience.to(config.device), policy, reference, config)
 
-            # Updates: each on its share of the prompts. From the second on, the policy has changed since it
-            # wrote them, which is what the ratio and its clipping are for.
+            # Updates, each on its share. The ratio is for the second on: the policy has changed since it wrote them.
             learning_rate = learning_rate_at(run.step, config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate

@@ -165,7 +165,7 @@ def pair_loss(
     """(p,) losses, and (p,) by how much the chosen reply of each pair scores more."""
     with autocast(config.dtype, config.device):
         scores = scorer.score(*padded([*chosen, *rejected], config.device))  # (b,): both replies in one forward pass
-    terms = preference_loss(*scores.split(len(chosen)))
+    terms = preference_loss(*scores.tensor_split(2))
     return terms.loss, terms.difference
 
 

@@ -9,8 +9,8 @@ Run: python -m nemotron.recipes.nano2.stage5_compress.training --scale tiny --ch
 
 This is the fourth act of compression; search.py has the three before it. The divergence, and how it is computed without
 holding the logits, is in ../../training/distill.py.
-Left out: sharding over devices, without which rows of 262,144 tokens do not fit; the published final stages (DPO, GRPO,
-a short distillation, RLHF, a merge), which are stages 2 to 4 of this recipe.
+Left out: a row that is split over devices, without which one of 262,144 tokens does not fit; the published final stages
+(DPO, GRPO, a short distillation, RLHF, a merge), which are stages 2 to 4 of this recipe.
 
 b batch   t position
 """

@@ -44,6 +44,28 @@ def test_a_model_too_large_for_the_device_is_refused_with_both_sizes(monkeypatch
         check_fits(PUBLISHED_12B, dtype="bfloat16", device="cpu")
 
 
+@pytest.mark.parametrize(("processes", "gib", "fits"), [(1, 80, False), (2, 80, False), (4, 80, True), (8, 40, False)])
+def test_a_process_on_a_gpu_holds_its_share_and_the_weights_once(monkeypatch, processes, gib, fits):
+    """The 12B has 183 GiB; 46 of them are the weights, which each process has whole before they are sharded."""
+    monkeypatch.setattr(device, "device_memory_bytes", lambda name: gib * 2**30)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    if fits:
+        check_fits(PUBLISHED_12B, dtype="bfloat16", device="cuda:0")
+        return
+    needed = 92 if processes == 2 else 46 if processes == 8 else 183
+    with pytest.raises(ValueError, match=f"training needs {needed} GiB"):
+        check_fits(PUBLISHED_12B, dtype="bfloat16", device="cuda:0")
+
+
+def test_processes_on_a_processor_share_its_memory(monkeypatch):
+    monkeypatch.setattr(device, "device_memory_bytes", lambda name: 80 * 2**30)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(ValueError, match="training needs 183 GiB"):
+        check_fits(PUBLISHED_12B, dtype="bfloat16", device="cpu")
+
+
 TRAIN, EVALUATE = SimpleNamespace(dtype="float32", device="cpu"), SimpleNamespace(device="cpu")
 SMALL = replace(PUBLISHED_12B, hidden_size=8, hybrid_override_pattern="-", intermediate_size=8, vocab_size=8)
 
