@@ -48,6 +48,38 @@ OWN_TEXT = (
 )
 RUN_HERE = {WHOLE, STAGE, EVALUATION, CHAT, PIPED_CHAT, PLAN, OWN_TEXT}
 
+STAGE_COMMAND = "python -m nemotron.recipes.nano2.{stage} --scale tiny"
+CHECKPOINTS = {
+    "stage2_rlvr": "training",
+    "stage3_dpo": "training",
+    "stage4_rlhf": "merging",
+    "stage5_compress": "training",
+}
+"""Stage -> the step whose Checkpoint its README talks to; that of stage 1 is in README.md."""
+CHATS = {
+    f"python -m nemotron.recipes.nano2.chat_cli outputs/nano2/tiny/{stage}/{step}"
+    for stage, step in CHECKPOINTS.items()
+}
+COMPRESSION_PLAN = "python -m nemotron.recipes.nano2.stage5_compress --scale full --plan"
+ON_OUTPUTS = {
+    *(STAGE_COMMAND.format(stage=path.name) for path in (ROOT / "recipes" / "nano2").glob("stage*")),
+    "python -m nemotron.report outputs/nano2/tiny",
+    "python -m nemotron.lineage outputs/nano2/tiny/stage4_rlhf/evaluation",
+    "python -m nemotron.recipes.nano2.numbers",
+    "python -m nemotron.recipes.nano2.stage0_pretrain --scale full --help",
+    COMPRESSION_PLAN,
+}
+"""Commands that finish in a second on the outputs of the first one."""
+FOLLOWED = {
+    "docs/add-recipe.md": ("tests/test_add_recipe.py", '"docs" / "add-recipe.md"'),
+    "examples/letters/README.md": ("tests/test_examples.py", '-m", "pytest'),
+    "CONTRIBUTING.md": (
+        "tests/nemotron/testing/test_bless.py",
+        "def test_small_change_fails_with_its_cause_and_passes_",
+    ),
+}
+"""Document -> the test that does what it says, from its first command to its last."""
+
 PIPES = "tests/pipelines/test_pipes.py"
 TRACKED = (
     "python -m nemotron.recipes.nano2.stage0_pretrain.training --tracker mlflow "
@@ -67,6 +99,11 @@ RUN_ELSEWHERE = {
     HARNESS: (
         "tests/recipes/nano2/harness/test_init.py",
         "def test_the_flags_of_an_evaluation_step_add_the_metrics_of_lm_eval(",
+    ),
+    "python -m nemotron.recipes.nano2.stage0_pretrain.training --dataset-path "
+    "outputs/nano2/tiny/stage0_pretrain/data_curation --resume": (
+        "tests/pipelines/test_resume.py",
+        "--resume",
     ),
     "pip install -e . -c constraints.txt": (".github/workflows/ci.yml", "pip install -e . -c constraints.txt"),
     "pip install nox": (".github/workflows/ci.yml", "pip install nox"),
@@ -90,14 +127,53 @@ RUN_ELSEWHERE = {
 
 def bash_commands(text):
     """The commands in the bash blocks of a Markdown text, without comments; `&&` separates two."""
+    return [command for command, _ in commented_commands(text)]
+
+
+def commented_commands(text):
+    """The same, each with the comment at the end of its line."""
     lines = [line for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
-    commands = [command.strip() for line in lines for command in re.split(r"(?:^|\s)#", line)[0].split("&&")]
-    return [command for command in commands if command]
+    for line in lines:
+        commands, _, comment = re.sub(r"(?:^|\s)#", "\0", line, count=1).partition("\0")
+        yield from ((command.strip(), comment.strip()) for command in commands.split("&&") if command.strip())
+
+
+def inline_commands(text):
+    """The commands between backticks in running text."""
+    return re.findall(r"(?<!`)`((?:python|nox|pytest) [^`<]*|nox)`(?!`)", text)
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_in_a_block_is_run_by_a_test_or_says_what_it_needs(path):
+    text = path.read_text(encoding="utf-8")
+    if (name := path.relative_to(ROOT).as_posix()) in FOLLOWED:
+        test, place = FOLLOWED[name]
+        assert place in (ROOT / test).read_text(encoding="utf-8")
+        return
+    run = RUN_HERE | RUN_ELSEWHERE.keys() | ON_OUTPUTS | CHATS
+    assert [
+        command for command, comment in commented_commands(text) if command not in run and "needs" not in comment
+    ] == []
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_in_a_text_names_what_exists(path):
+    """Sessions of nox, tests and benchmarks; modules and their flags have the test below."""
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE))
+    for command in inline_commands(path.read_text(encoding="utf-8")):
+        words = shlex.split(command.replace("...", ""))
+        if words[:2] == ["nox", "-s"]:
+            named = words[2 : words.index("--") if "--" in words else None]
+            assert {word for word in named if not word.startswith("-")} <= sessions, command
+        for word in words[1:]:
+            if word.endswith(".py"):
+                assert (ROOT / word).is_file() or list((ROOT / "recipes").rglob(word)), command
 
 
 def test_every_command_of_the_readme_is_run_by_a_test():
     commands = set(bash_commands((ROOT / "README.md").read_text(encoding="utf-8")))
-    assert commands == RUN_HERE | RUN_ELSEWHERE.keys()
+    assert commands <= RUN_HERE | RUN_ELSEWHERE.keys()
+    assert commands >= RUN_HERE
     for command, (path, text) in RUN_ELSEWHERE.items():
         assert text in (ROOT / path).read_text(encoding="utf-8"), command
 
@@ -355,6 +431,37 @@ def test_commands_after_the_first_one_work_on_its_outputs(whole):
     assert done["piped"].stdout.strip()
     assert "</think>" not in done["piped"].stdout
     assert "thinking is off" in done["terminal"].stderr
+
+
+@pytest.mark.parametrize("command", sorted(ON_OUTPUTS))
+def test_every_command_on_the_outputs_of_the_first_one_works(whole, command, monkeypatch, capfd):
+    """In this process, which has imported everything: a stage finds its artifacts current."""
+    directory, _ = whole
+    (_, _, module, *arguments) = shlex.split(command)
+    spec = find_spec(module)
+    place = f"{module}.__main__" if spec.submodule_search_locations is not None else module
+    monkeypatch.setattr("sys.argv", [module, *arguments])
+    monkeypatch.chdir(directory)
+    before = sorted(directory.rglob("*"))
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(find_spec(place).origin, run_name="__main__")
+        assert ended.value.code == 0
+    else:
+        runpy.run_path(find_spec(place).origin, run_name="__main__")
+    said = capfd.readouterr()
+    assert said.out
+    if command in {STAGE_COMMAND.format(stage=path.name) for path in (ROOT / "recipes" / "nano2").glob("stage*")}:
+        assert said.err.count("is current, and not run again") == len(said.err.splitlines()) - 1
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_the_models_of_all_later_stages_chat(whole):
+    directory, _ = whole
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda chat: bash(f'echo "What is 3 + 4? /no_think" | {chat}', directory), sorted(CHATS)))
+    assert [one.returncode for one in done] == [0, 0, 0, 0], [one.stderr for one in done]
+    assert all(one.stdout.strip() for one in done)
 
 
 def test_plan_of_full_scale_is_printed_and_nothing_runs(started):
