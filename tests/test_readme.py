@@ -292,6 +292,28 @@ def test_broken_links_are_found(tmp_path):
     assert list(broken_links(tmp_path / "README.md")) == ["no.svg", "b.md#three", "#bottom", "no.md#one-two"]
 
 
+def test_the_workflow_compares_the_goldens_on_every_system_that_the_readme_names():
+    jobs = re.split(
+        r"^  (?=\w[\w-]*:$)", (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    (tiny,) = (job for job in jobs if job.startswith("tiny:"))
+    (windows,) = (job for job in jobs if job.startswith("windows:"))
+    assert re.search(r"runs-on: (.*)", tiny)[1] == "${{ matrix.system }}"
+    systems = re.search(r"system: \[(.*)\]", tiny)[1].split(", ")
+    assert [name.partition("-")[0] for name in systems] == ["ubuntu", "ubuntu", "macos"]
+    assert sum(name.endswith("-arm") for name in systems) == 1
+    assert "nox -s tiny" in tiny
+    assert "nox -s portable" in windows
+    table = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("| where | what was run there |")[2]
+        .partition("\n\n")[0]
+    )
+    for system in ("Linux on x86-64", "Linux on arm64, macOS", "Windows"):
+        assert f"\n| {system}" in table
+
+
 # --- docs/security.md ---
 
 SECURITY = ROOT / "docs" / "security.md"
