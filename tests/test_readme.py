@@ -1,5 +1,6 @@
 """The commands of README.md are run as they are printed; the flags and links of every README exist."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ from nemotron.config import parse_command_line
 from nemotron.lineage.__main__ import Config as LineageConfig
 from nemotron.recipes.chat import template, template_process
 from nemotron.recipes.chat.program import Config as ChatConfig
+from nemotron.recipes.nano2 import __main__ as nano2
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
 from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
@@ -223,6 +225,41 @@ def test_every_command_has_flags_that_exist(path):
             name = module if spec.submodule_search_locations is None else f"{module}.__main__"
             parse_command_line(importlib.import_module(name).Config, arguments)
             set_lineage_tracker(None)  # --tracker sets it
+
+
+def flags_of(config_class, prefix="--"):
+    """The flags of a Config and of those nested in it, as on the command line."""
+    for item in dataclasses.fields(config_class):
+        flag = prefix + item.name.replace("_", "-")
+        yield f"{flag}." if "nested" in item.metadata else flag
+        if "nested" in item.metadata:
+            yield from flags_of(item.metadata["nested"], f"{flag}.")
+
+
+OF_OTHER_PROGRAMS = {"--help", "--tracker", "--additional-suffix", "--snapshot-update"}
+"""Of every program; of split; of syrupy."""
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_flag_in_a_text_exists(path):
+    """Between backticks, of the recipe, its stages and steps; or of a script. CHANGELOG.md has old ones."""
+    if path.name == "CHANGELOG.md":
+        return
+    configs = [nano2.Config, ChatConfig, LineageConfig]
+    for stage in nano2.STAGES.values():
+        configs += [stage.Config, *(step.Config for step in stage.STEPS)]
+    known = {flag for config in configs for flag in flags_of(config)} | OF_OTHER_PROGRAMS
+    scripts = [*(ROOT / "nemotron/testing").glob("*.py"), *(ROOT / "tests/pipelines").glob("*.py")]
+    code = "".join(script.read_text(encoding="utf-8") for script in scripts)
+    fields = "".join(script.read_text(encoding="utf-8") for script in (ROOT / "benchmarks").glob("*.py"))
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", text)
+    unknown = {flag for found in inline for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", found)} - known
+    assert {
+        flag
+        for flag in unknown
+        if f'"{flag}"' not in code and not re.search(rf"^    {flag[2:].replace('-', '_')}: ", fields, re.MULTILINE)
+    } == set()
 
 
 def test_commands_of_other_modules_are_read_too(tmp_path):
