@@ -1,5 +1,6 @@
 """The commands of README.md are run as they are printed; the flags and links of every README exist."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ from nemotron.config import parse_command_line
 from nemotron.lineage.__main__ import Config as LineageConfig
 from nemotron.recipes.chat import template, template_process
 from nemotron.recipes.chat.program import Config as ChatConfig
+from nemotron.recipes.nano2 import __main__ as nano2
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
 from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
@@ -48,6 +50,38 @@ OWN_TEXT = (
 )
 RUN_HERE = {WHOLE, STAGE, EVALUATION, CHAT, PIPED_CHAT, PLAN, OWN_TEXT}
 
+STAGE_COMMAND = "python -m nemotron.recipes.nano2.{stage} --scale tiny"
+CHECKPOINTS = {
+    "stage2_rlvr": "training",
+    "stage3_dpo": "training",
+    "stage4_rlhf": "merging",
+    "stage5_compress": "training",
+}
+"""Stage -> the step whose Checkpoint its README talks to; that of stage 1 is in README.md."""
+CHATS = {
+    f"python -m nemotron.recipes.nano2.chat_cli outputs/nano2/tiny/{stage}/{step}"
+    for stage, step in CHECKPOINTS.items()
+}
+COMPRESSION_PLAN = "python -m nemotron.recipes.nano2.stage5_compress --scale full --plan"
+ON_OUTPUTS = {
+    *(STAGE_COMMAND.format(stage=path.name) for path in (ROOT / "recipes" / "nano2").glob("stage*")),
+    "python -m nemotron.report outputs/nano2/tiny",
+    "python -m nemotron.lineage outputs/nano2/tiny/stage4_rlhf/evaluation",
+    "python -m nemotron.recipes.nano2.numbers",
+    "python -m nemotron.recipes.nano2.stage0_pretrain --scale full --help",
+    COMPRESSION_PLAN,
+}
+"""Commands that finish in a second on the outputs of the first one."""
+FOLLOWED = {
+    "docs/add-recipe.md": ("tests/test_add_recipe.py", '"docs" / "add-recipe.md"'),
+    "examples/letters/README.md": ("tests/test_examples.py", '-m", "pytest'),
+    "CONTRIBUTING.md": (
+        "tests/nemotron/testing/test_bless.py",
+        "def test_small_change_fails_with_its_cause_and_passes_",
+    ),
+}
+"""Document -> the test that does what it says, from its first command to its last."""
+
 PIPES = "tests/pipelines/test_pipes.py"
 TRACKED = (
     "python -m nemotron.recipes.nano2.stage0_pretrain.training --tracker mlflow "
@@ -67,6 +101,11 @@ RUN_ELSEWHERE = {
     HARNESS: (
         "tests/recipes/nano2/harness/test_init.py",
         "def test_the_flags_of_an_evaluation_step_add_the_metrics_of_lm_eval(",
+    ),
+    "python -m nemotron.recipes.nano2.stage0_pretrain.training --dataset-path "
+    "outputs/nano2/tiny/stage0_pretrain/data_curation --resume": (
+        "tests/pipelines/test_resume.py",
+        "--resume",
     ),
     "pip install -e . -c constraints.txt": (".github/workflows/ci.yml", "pip install -e . -c constraints.txt"),
     "pip install nox": (".github/workflows/ci.yml", "pip install nox"),
@@ -90,14 +129,53 @@ RUN_ELSEWHERE = {
 
 def bash_commands(text):
     """The commands in the bash blocks of a Markdown text, without comments; `&&` separates two."""
+    return [command for command, _ in commented_commands(text)]
+
+
+def commented_commands(text):
+    """The same, each with the comment at the end of its line."""
     lines = [line for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
-    commands = [command.strip() for line in lines for command in re.split(r"(?:^|\s)#", line)[0].split("&&")]
-    return [command for command in commands if command]
+    for line in lines:
+        commands, _, comment = re.sub(r"(?:^|\s)#", "\0", line, count=1).partition("\0")
+        yield from ((command.strip(), comment.strip()) for command in commands.split("&&") if command.strip())
+
+
+def inline_commands(text):
+    """The commands between backticks in running text."""
+    return re.findall(r"(?<!`)`((?:python|nox|pytest) [^`<]*|nox)`(?!`)", text)
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_in_a_block_is_run_by_a_test_or_says_what_it_needs(path):
+    text = path.read_text(encoding="utf-8")
+    if (name := path.relative_to(ROOT).as_posix()) in FOLLOWED:
+        test, place = FOLLOWED[name]
+        assert place in (ROOT / test).read_text(encoding="utf-8")
+        return
+    run = RUN_HERE | RUN_ELSEWHERE.keys() | ON_OUTPUTS | CHATS
+    assert [
+        command for command, comment in commented_commands(text) if command not in run and "needs" not in comment
+    ] == []
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_in_a_text_names_what_exists(path):
+    """Sessions of nox, tests and benchmarks; modules and their flags have the test below."""
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE))
+    for command in inline_commands(path.read_text(encoding="utf-8")):
+        words = shlex.split(command.replace("...", ""))
+        if words[:2] == ["nox", "-s"]:
+            named = words[2 : words.index("--") if "--" in words else None]
+            assert {word for word in named if not word.startswith("-")} <= sessions, command
+        for word in words[1:]:
+            if word.endswith(".py"):
+                assert (ROOT / word).is_file() or list((ROOT / "recipes").rglob(word)), command
 
 
 def test_every_command_of_the_readme_is_run_by_a_test():
     commands = set(bash_commands((ROOT / "README.md").read_text(encoding="utf-8")))
-    assert commands == RUN_HERE | RUN_ELSEWHERE.keys()
+    assert commands <= RUN_HERE | RUN_ELSEWHERE.keys()
+    assert commands >= RUN_HERE
     for command, (path, text) in RUN_ELSEWHERE.items():
         assert text in (ROOT / path).read_text(encoding="utf-8"), command
 
@@ -147,6 +225,41 @@ def test_every_command_has_flags_that_exist(path):
             name = module if spec.submodule_search_locations is None else f"{module}.__main__"
             parse_command_line(importlib.import_module(name).Config, arguments)
             set_lineage_tracker(None)  # --tracker sets it
+
+
+def flags_of(config_class, prefix="--"):
+    """The flags of a Config and of those nested in it, as on the command line."""
+    for item in dataclasses.fields(config_class):
+        flag = prefix + item.name.replace("_", "-")
+        yield f"{flag}." if "nested" in item.metadata else flag
+        if "nested" in item.metadata:
+            yield from flags_of(item.metadata["nested"], f"{flag}.")
+
+
+OF_OTHER_PROGRAMS = {"--help", "--tracker", "--additional-suffix", "--snapshot-update"}
+"""Of every program; of split; of syrupy."""
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_flag_in_a_text_exists(path):
+    """Between backticks, of the recipe, its stages and steps; or of a script. CHANGELOG.md has old ones."""
+    if path.name == "CHANGELOG.md":
+        return
+    configs = [nano2.Config, ChatConfig, LineageConfig]
+    for stage in nano2.STAGES.values():
+        configs += [stage.Config, *(step.Config for step in stage.STEPS)]
+    known = {flag for config in configs for flag in flags_of(config)} | OF_OTHER_PROGRAMS
+    scripts = [*(ROOT / "nemotron/testing").glob("*.py"), *(ROOT / "tests/pipelines").glob("*.py")]
+    code = "".join(script.read_text(encoding="utf-8") for script in scripts)
+    fields = "".join(script.read_text(encoding="utf-8") for script in (ROOT / "benchmarks").glob("*.py"))
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", text)
+    unknown = {flag for found in inline for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", found)} - known
+    assert {
+        flag
+        for flag in unknown
+        if f'"{flag}"' not in code and not re.search(rf"^    {flag[2:].replace('-', '_')}: ", fields, re.MULTILINE)
+    } == set()
 
 
 def test_commands_of_other_modules_are_read_too(tmp_path):
@@ -214,6 +327,28 @@ def test_broken_links_are_found(tmp_path):
     text = "# Top\n[a](b.md#one-two) [a](#top) [a](https://c.d) ![a](.)\n```\n[a](in-code)\n```\n"
     (tmp_path / "README.md").write_text(text + "![a](no.svg) [a](b.md#three) [a](#bottom) [a](no.md#one-two)\n")
     assert list(broken_links(tmp_path / "README.md")) == ["no.svg", "b.md#three", "#bottom", "no.md#one-two"]
+
+
+def test_the_workflow_compares_the_goldens_on_every_system_that_the_readme_names():
+    jobs = re.split(
+        r"^  (?=\w[\w-]*:$)", (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    (tiny,) = (job for job in jobs if job.startswith("tiny:"))
+    (windows,) = (job for job in jobs if job.startswith("windows:"))
+    assert re.search(r"runs-on: (.*)", tiny)[1] == "${{ matrix.system }}"
+    systems = re.search(r"system: \[(.*)\]", tiny)[1].split(", ")
+    assert [name.partition("-")[0] for name in systems] == ["ubuntu", "ubuntu", "macos"]
+    assert sum(name.endswith("-arm") for name in systems) == 1
+    assert "nox -s tiny" in tiny
+    assert "nox -s portable" in windows
+    table = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("| where | what was run there |")[2]
+        .partition("\n\n")[0]
+    )
+    for system in ("Linux on x86-64", "Linux on arm64, macOS", "Windows"):
+        assert f"\n| {system}" in table
 
 
 # --- docs/security.md ---
@@ -355,6 +490,37 @@ def test_commands_after_the_first_one_work_on_its_outputs(whole):
     assert done["piped"].stdout.strip()
     assert "</think>" not in done["piped"].stdout
     assert "thinking is off" in done["terminal"].stderr
+
+
+@pytest.mark.parametrize("command", sorted(ON_OUTPUTS))
+def test_every_command_on_the_outputs_of_the_first_one_works(whole, command, monkeypatch, capfd):
+    """In this process, which has imported everything: a stage finds its artifacts current."""
+    directory, _ = whole
+    (_, _, module, *arguments) = shlex.split(command)
+    spec = find_spec(module)
+    place = f"{module}.__main__" if spec.submodule_search_locations is not None else module
+    monkeypatch.setattr("sys.argv", [module, *arguments])
+    monkeypatch.chdir(directory)
+    before = sorted(directory.rglob("*"))
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(find_spec(place).origin, run_name="__main__")
+        assert ended.value.code == 0
+    else:
+        runpy.run_path(find_spec(place).origin, run_name="__main__")
+    said = capfd.readouterr()
+    assert said.out
+    if command in {STAGE_COMMAND.format(stage=path.name) for path in (ROOT / "recipes" / "nano2").glob("stage*")}:
+        assert said.err.count("is current, and not run again") == len(said.err.splitlines()) - 1
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_the_models_of_all_later_stages_chat(whole):
+    directory, _ = whole
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda chat: bash(f'echo "What is 3 + 4? /no_think" | {chat}', directory), sorted(CHATS)))
+    assert [one.returncode for one in done] == [0, 0, 0, 0], [one.stderr for one in done]
+    assert all(one.stdout.strip() for one in done)
 
 
 def test_plan_of_full_scale_is_printed_and_nothing_runs(started):

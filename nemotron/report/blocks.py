@@ -77,7 +77,17 @@ class Folded:
 
     summary: str
     blocks: Sequence["Block"]
+    is_printed: bool = False
+    """Whether paper shows it too."""
     kind: str = "folded"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Texts that are compared: side by side, or below each other where there is no room."""
+
+    blocks: Sequence[Code]
+    kind: str = "beside"
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Section:
     """Sections of the next level."""
 
 
-Block = Text | Table | Plot | Code | Page | Folded
+Block = Text | Table | Plot | Code | Page | Folded | Beside
 
 
 def is_number(cell: str) -> bool:
@@ -130,6 +140,8 @@ def block_lines(block: Block, level: int) -> list[str]:
         case Folded(summary, blocks):
             inside = [line for one in blocks for line in block_lines(one, level)]
             return [f"**{in_markdown(summary)}**", "", *inside]
+        case Beside(texts):
+            return [line for one in texts for line in block_lines(one, level)]
 
 
 def section_lines(section: Section, level: int = 2) -> list[str]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nemotron.recipes.scoring.pass_at_k import Paired, paired_difference
-from nemotron.report.blocks import Block, Code, Folded, Plot, Section, Table, Text
+from nemotron.report.blocks import Beside, Block, Code, Folded, Plot, Section, Table, Text
 from nemotron.report.plots import GREY, LINES, STYLE, svg_of
 from nemotron.report.run import Stage, Step
 from nemotron.report.sections import shown
@@ -250,8 +250,9 @@ def same_prompts(stages: Sequence[Stage]) -> Section | None:
             f"{family}: {right_after([label for label, found in replies.items() if found[id]['right']])}",
             [
                 Code(questions[id], "Asked, with thinking"),
-                *(Code(found[id]["reply"], f"{label}, {verdict(found[id])}") for label, found in replies.items()),
+                Beside([Code(of[id]["reply"], f"{label}, {verdict(of[id])}") for label, of in replies.items()]),
             ],
+            is_printed=True,
         )
         for family, id in first.items()
     ]
@@ -312,10 +313,12 @@ def rollout_blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
         for prompt in list(dict.fromkeys(row["prompt"] for row in of_step))[:SHOWN_PROMPTS]:
             replies = sorted((row for row in of_step if row["prompt"] == prompt), key=lambda row: -row["reward"])
             inside.append(Code(replies[0]["asked"], "Asked"))
+            compared = []
             for name, row in {"Best": replies[0], "Worst": replies[-1]}.items():
                 label = f"{name} of {len(replies)}: reward {row['reward']:.2f}, advantage {row['advantage']:+.2f}"
-                inside.append(Code(row["text"], label))
-        blocks.append(Folded(f"Rollouts of step {step + 1} with their rewards", inside))
+                compared.append(Code(row["text"], label))
+            inside.append(Beside(compared))
+        blocks.append(Folded(f"Rollouts of step {step + 1} with their rewards", inside, is_printed=True))
     return blocks
 
 

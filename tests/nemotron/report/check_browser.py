@@ -49,3 +49,24 @@ def test_the_page_is_safe_fits_and_is_accessible(browser: Browser, report: Path,
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     page.close()
+
+
+@pytest.mark.parametrize(("width", "tops"), [(1280, 1), (400, 2)])
+def test_replies_are_side_by_side_where_there_is_room(browser: Browser, report: Path, width: int, tops: int):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(report.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    places = "[...document.querySelector('.beside').children].slice(0, 2).map(one => one.getBoundingClientRect().top)"
+    assert len(set(page.evaluate(places))) == tops
+    page.close()
+
+
+def test_paper_shows_the_replies_that_the_page_folds_and_cuts_nothing(browser: Browser, report: Path):
+    page = browser.new_page(viewport={"width": 718, "height": 1047})  # A4 without its margins
+    page.goto(report.as_uri())
+    shown = "[...document.querySelectorAll('.printed pre')].map(one => one.checkVisibility())"
+    assert True not in page.evaluate(shown)
+    page.emulate_media(media="print")
+    assert page.evaluate("[...document.querySelectorAll('.printed pre')].every(one => one.offsetHeight > 0)")
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
+    page.close()

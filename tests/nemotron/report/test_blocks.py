@@ -3,6 +3,7 @@
 from markdown_it import MarkdownIt
 
 from nemotron.report.blocks import (
+    Beside,
     Code,
     Folded,
     Page,
@@ -38,6 +39,11 @@ def test_a_reply_cannot_end_its_block(hostile):
     found = kinds("\n".join(section_lines(Section("a", [Folded(hostile, [Code(hostile, hostile)])]))))
     assert found.count("fence") == 1
     assert not {"html_inline", "html_block", "link_open", "image"} & set(found)
+
+
+def test_texts_side_by_side_are_below_each_other_in_markdown():
+    beside = section_lines(Section("a", [Beside([Code("1", "b"), Code("2", "c")])]))
+    assert beside == section_lines(Section("a", [Code("1", "b"), Code("2", "c")]))
 
 
 def test_a_page_holds_no_html_link_or_picture(hostile):

@@ -135,8 +135,10 @@ def test_prompts_are_shown_that_every_stage_answered(stages):
     (shown,) = same_prompts(stages).blocks
     assert shown.summary == "math: always wrong"
     labels = ["Asked, with thinking", "base model, wrong", "stage 1, wrong", "stage 2, wrong"]
-    assert [block.label for block in shown.blocks] == labels
-    assert [block.text for block in shown.blocks] == ["user: Ask math2", "base says", "think says", "policy/think says"]
+    asked, beside = shown.blocks
+    texts = [asked, *beside.blocks]
+    assert [block.label for block in texts] == labels
+    assert [block.text for block in texts] == ["user: Ask math2", "base says", "think says", "policy/think says"]
     (only,) = same_prompts(stages[:1]).blocks[:1]
     assert only.summary == "math: right: stage 1"
 
@@ -151,7 +153,8 @@ def test_of_each_prompt_the_best_and_the_worst_reply_are_shown():
             for text, reward in (("middle", 0.5), ("worst", 0.25), ("best", 1.0))]  # fmt: skip
     (shown,) = rollout_blocks(rows)
     assert shown.summary == "Rollouts of step 5 with their rewards"
-    assert [(block.label, block.text) for block in shown.blocks] == [
+    asked, beside = shown.blocks
+    assert [(block.label, block.text) for block in (asked, *beside.blocks)] == [
         ("Asked", "Q"),
         ("Best of 3: reward 1.00, advantage +0.50", "best"),
         ("Worst of 3: reward 0.25, advantage -0.25", "worst"),
