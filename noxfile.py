@@ -17,6 +17,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     devices  the training steps of a tiny run again in two processes each: the same numbers; 10 minutes
     report   the report of a run in headless Chromium: no stored script runs, nothing overflows, axe finds nothing
     bench    the benchmarks in benchmarks/; not part of the tests
+    gpu      what one GPU does with this code, in eight minutes: a table; without a GPU it says so in one sentence
 """
 
 import os
@@ -255,4 +256,12 @@ def bench(session: nox.Session) -> None:
     install_project(session)
     session.install("datasketch", *CONSTRAINTS)  # near_duplicates.py compares with it
     for path in sorted(Path("benchmarks").glob("*.py")):
-        session.run("python", str(path))
+        if path.stem != "gpu":  # a session of its own
+            session.run("python", str(path))
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Measure one GPU; `-- --try-out` runs every part on the processor, very small."""
+    install_project(session)
+    session.run("python", "benchmarks/gpu.py", *session.posargs)

@@ -3,42 +3,106 @@
 In: a device's name, a model's shape. Out: nothing, or a ValueError whose sentence says what to do.
 """
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
 import torch
 
-from nemotron.process import launched
+from nemotron.recipes.nemotron_h.losses import chunk_tokens
 from nemotron.recipes.nemotron_h.model import ModelConfig
-from nemotron.recipes.nemotron_h.plan import count_parameters
+from nemotron.recipes.nemotron_h.plan import count_parameters, memory_of_step
+
+MOST_DEVICES = 1024  # our choice: as many are tried in the sentence that says what would fit
 
 
-def check_fits(shape: ModelConfig, *, dtype: str, device: str) -> None:
-    """Raise ValueError if weights, gradients and optimizer moments alone exceed the memory of the device.
+def check_fits(
+    shape: ModelConfig,
+    config: Any,
+    passes: Sequence[tuple[int, int]] = ((1, 1),),
+    beside: Sequence[ModelConfig] = (),
+) -> None:
+    """Raise ValueError if a training step needs more memory than the device has; the sentence says what would fit.
 
-    Of several processes on GPUs, each holds its share of them, but all weights once, before they are sharded.
+    The memory is that of the plan (`memory_of_step`). In a run of several processes it is that of each of them.
+
+    Args:
+        shape: of the model that learns.
+        config: of the step, with dtype, device and activation_checkpointing.
+        passes: rows of a forward pass and tokens of a row, for each kind of pass; the largest decides.
+        beside: shapes of the models that are in memory and do not learn.
     """
-    bytes_per_number = 8 if dtype == "float64" else 4
-    weights = count_parameters(shape) * bytes_per_number
-    present = device_memory_bytes(device)
-    _, devices = launched() if torch.device(device).type == "cuda" else (0, 1)
-    needed = max(4 * weights / devices, weights)  # weight, gradient and two moments
-    if needed > present:
-        more = "" if devices == 1 or needed == weights else ", or more processes"
-        raise ValueError(
-            f"training needs {needed / 2**30:,.0f} GiB for weights, gradients and moments, and {device} has "
-            f"{present / 2**30:,.0f} GiB; use a smaller --scale{more}"
-        )
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    processes = torch.distributed.get_world_size() if several else 1
+    present = device_memory_bytes(config.device)
+    if torch.device(config.device).type == "cpu":  # all processes of this machine share it
+        present //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    number = 8 if config.dtype == "float64" else 4
+    whole = count_parameters(shape) * number
+    if more_than_needed(shape, max(rows * length for rows, length in passes), len(beside)) <= present:
+        return
+
+    def parts_of(again: bool, most_rows: int, devices: int) -> dict[str, int]:
+        options = {"loss_chunk": chunk_tokens(shape.vocab_size), "activation_checkpointing": again, "devices": devices}
+        found = [memory_of_step(shape, config.dtype, min(rows, most_rows), t, **options) for rows, t in passes]
+        others = sum(map(count_parameters, beside)) * number // devices
+        parts = max(found, key=lambda parts: sum(parts.values())) | ({"other models": others} if others else {})
+        return parts if sum(parts.values()) >= whole else {"weights before they are sharded": whole}
+
+    def fits(again: bool, most_rows: int, devices: int) -> bool:
+        return sum(parts_of(again, most_rows, devices).values()) <= present
+
+    again, rows = config.activation_checkpointing, max(rows for rows, _ in passes)
+    if fits(again, rows, processes):
+        return
+    # What would fit: the same with layers computed again, then fewer rows, then more devices.
+    ways = ["--activation-checkpointing"] if not again and fits(True, rows, processes) else []
+    beside_it = "" if again else " and --activation-checkpointing"
+    sizes = (rows >> halvings for halvings in range(1, rows.bit_length()))
+    if fewer := next((size for size in sizes if fits(True, size, processes)), None):
+        flags = " or ".join(f"--{name.replace('_', '-')}" for name in vars(config) if "micro_batch" in name)
+        ways.append(f"{fewer} instead of {rows} rows per forward pass (a smaller {flags}){beside_it}")
+    counts = (processes << doublings for doublings in range(1, MOST_DEVICES.bit_length()))
+    if more := next((count for count in counts if fits(True, rows, count)), None):
+        ways.append(f"{more} such devices with torchrun{beside_it}")
+    parts = parts_of(again, rows, processes)
+    listed = ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())
+    raise ValueError(
+        f"training needs {in_gib(sum(parts.values()))} GiB ({listed}), and {config.device} has {in_gib(present)} GiB; "
+        f"use {', or '.join([*ways, 'a smaller --scale'])}"
+    )
+
+
+def more_than_needed(shape: ModelConfig, tokens: int, others: int) -> int:
+    """A rough number of bytes, above those of any training step: small models need not wait for the exact one.
+
+    Args:
+        tokens: of a forward pass.
+        others: models beside the one that learns, none larger than it.
+    """
+    heads = shape.mamba_num_heads * (shape.chunk_size + shape.mamba_head_dim)
+    widest = max(heads, shape.intermediate_size, 4 * shape.hidden_size, 2 * shape.mamba_conv_size)
+    layers = 60 * widest * len(shape.hybrid_override_pattern)  # numbers for each token; 5 times what is held, or more
+    return 8 * ((5 + others) * count_parameters(shape) + tokens * (layers + 4 * shape.vocab_size))
+
+
+def in_gib(size: int) -> str:
+    """Bytes in GiB, with a digit after the point below 10."""
+    gib = size / 2**30
+    return f"{gib:,.0f}" if gib >= 10 else f"{gib:.1f}"
 
 
 def check_devices(shape: ModelConfig, train: Any, *others: Any) -> None:
     """Raise ValueError if training does not fit, or a step of the stage names a device that is not there.
 
+    Rows are not known before curation: here each has one token. The step itself checks again with those that it reads.
+
     Args:
-        train: Config of a stage's training, with dtype and device.
+        train: Config of a stage's training, with dtype, device and activation_checkpointing.
         others: Configs of its other steps, some of which have a device.
     """
-    check_fits(shape, dtype=train.dtype, device=train.device)
+    check_fits(shape, train)
     for config in others:
         if hasattr(config, "device"):
             device_memory_bytes(config.device)

@@ -24,6 +24,11 @@ LOGITS_AT_A_TIME = 2**27
 """Numbers in the logits of one chunk, our choice: 0.5 GiB in float32. Changes memory and speed, not the result."""
 
 
+def chunk_tokens(vocab_size: int) -> int:
+    """Tokens whose logits are in memory at a time."""
+    return max(1, LOGITS_AT_A_TIME // vocab_size)
+
+
 def token_losses(head: Linear, hidden: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
     """(n,) cross-entropies in nats: how unlikely each token is to the model at the temperature.
 
@@ -53,7 +58,7 @@ def by_chunks(compute: Callable[[Tensor, Tensor], Tensor], head: Linear, hidden:
 
     With a single chunk nothing is computed again.
     """
-    size = max(1, LOGITS_AT_A_TIME // len(head.weight))
+    size = chunk_tokens(len(head.weight))
     if len(hidden) <= size:
         return compute(hidden, tokens)
     chunks = zip(hidden.split(size), tokens.split(size), strict=True)

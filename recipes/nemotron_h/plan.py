@@ -10,7 +10,7 @@ Letters are those of `model.py`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,7 @@ __all__ = [
     "count_parameters",
     "floating_point_operations_per_token",
     "forward_operations_per_token",
+    "memory_of_step",
     "training_hours",
     "training_memory_bytes",
 ]
@@ -137,6 +138,37 @@ def training_memory_bytes(
         "activations": tokens * _activation_bytes_per_token(config, dtype),
         "logits": tokens * config.vocab_size * logit,
     }
+
+
+def memory_of_step(
+    shape: ModelConfig,
+    dtype: str,
+    rows: int,
+    length: int,
+    *,
+    activation_checkpointing: bool = False,
+    loss_chunk: int | None = None,
+    devices: int = 1,
+) -> dict[str, int]:
+    """Most bytes that one device holds during a training step with AdamW, by part.
+
+    Args:
+        rows: of one forward pass on one device.
+        length: tokens of a row.
+        activation_checkpointing: keep the input of each layer, and compute the layer again in the backward pass.
+        loss_chunk: tokens whose logits are there at a time. None: all of them.
+        devices: how many share weights, gradients and moments.
+    """
+    parts = training_memory_bytes(shape, micro_batch_sequences=rows, sequence_length=length, dtype=dtype)
+    if activation_checkpointing:
+        stream = rows * length * shape.hidden_size * (8 if dtype == "float64" else 4)
+        kinds = [replace(shape, hybrid_override_pattern=letter) for letter in MIXERS]
+        one = max(_activation_bytes_per_token(kind, dtype) for kind in kinds)
+        parts["activations"] = stream * (len(shape.hybrid_override_pattern) + 3) + rows * length * one
+    if loss_chunk is not None and loss_chunk < rows * length:
+        parts["logits"] = parts["logits"] * loss_chunk // (rows * length)
+    shared = ("weights", "gradients", "optimizer moments")
+    return {part: size // devices if part in shared else size for part, size in parts.items()}
 
 
 @cache

@@ -105,6 +105,11 @@ class TrainingPhase:
         """Predicted tokens of the longest row in a forward pass."""
         return self.cut_to or self.data.sequence_length
 
+    @property
+    def forward_pass(self) -> tuple[int, int]:
+        """Rows and predicted tokens of a row in the largest forward pass."""
+        return self.micro_batch_sequences, self.length
+
 
 def batches(
     directory: Path, phases: Sequence[TrainingPhase], first_step: int = 0

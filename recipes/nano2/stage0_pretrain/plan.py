@@ -14,6 +14,7 @@ from typing import Any
 from nemotron import apply_scale
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
+from nemotron.recipes.nemotron_h.device import check_fits
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
     count_parameters,
@@ -75,7 +76,9 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
             f"data.batch_sequences={config.data.batch_sequences} rounds the phases to whole batches, and "
             f"train.batch_sequences={config.train.batch_sequences} reads them; give both the same value"
         )
-    training.training_phases(config.train, data_curation.planned_phases(config.data))
+    phases = training.training_phases(config.train, data_curation.planned_phases(config.data))
+    if not config.plan:
+        check_fits(MODELS[config.scale], config.train, [phase.forward_pass for phase in phases])
     return config
 
 

@@ -190,7 +190,7 @@ def main(config: Config) -> Checkpoint:
     base = Checkpoint.load(path=dataset.base_checkpoint_path)
     parts = training_parts(config, dataset.phases)
     total_steps = sum(part.num_steps for part in parts)
-    check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
+    check_fits(load_config(base.checkpoint_path), config, [part.forward_pass for part in parts])
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 

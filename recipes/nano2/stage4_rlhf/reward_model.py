@@ -252,7 +252,7 @@ def main(config: Config) -> RewardModel:
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     total_steps = math.ceil(dataset.num_pairs / config.pairs_per_step)
-    check_fits(load_config(base.checkpoint_path), dtype=config.dtype, device=config.device)
+    check_fits(load_config(base.checkpoint_path), config)
     if is_done(config, dataset):
         return RewardModel.load(config.output_dir)
 

@@ -114,7 +114,7 @@ def main(config: Config) -> Checkpoint:
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     shape = load_config(distilled.checkpoint_path)
-    check_fits(shape, dtype=config.dtype, device=config.device)
+    check_fits(shape, config, [part.forward_pass for part in parts])
     if is_done(config, distilled):
         return Checkpoint.load(config.output_dir)
 

@@ -184,7 +184,8 @@ def main(config: Config) -> Checkpoint:
     check_same_tokenizer(base.checkpoint_path, pruned.checkpoint_path)
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
-    check_fits(load_config(pruned.checkpoint_path), dtype=config.dtype, device=config.device)
+    shapes = load_config(pruned.checkpoint_path), load_config(base.checkpoint_path)
+    check_fits(shapes[0], config, [part.forward_pass for part in parts], beside=shapes[1:])
     if is_done(config, pruned):
         return Checkpoint.load(config.output_dir)
 

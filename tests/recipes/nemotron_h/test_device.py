@@ -1,72 +1,133 @@
 """What a device can hold, and the precision that a model has on it."""
 
 import os
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h import device
-from nemotron.recipes.nemotron_h.device import autocast, check_devices, check_fits, device_memory_bytes, weight_dtype
-from nemotron.recipes.nemotron_h.plan import PUBLISHED_12B, count_parameters
+from nemotron.recipes.nemotron_h.device import (
+    autocast,
+    check_devices,
+    check_fits,
+    device_memory_bytes,
+    in_gib,
+    more_than_needed,
+    weight_dtype,
+)
+from nemotron.recipes.nemotron_h.plan import PUBLISHED_12B, count_parameters, memory_of_step
 
-MEMORY = 1_000_000
-"""Bytes that `small_machine` has."""
+MEDIUM = replace(MODELS["medium"], hybrid_override_pattern="M-*")
+
+
+def train(device="cpu", dtype="float32", again=False):
+    return SimpleNamespace(dtype=dtype, device=device, activation_checkpointing=again, micro_batch_sequences=8)
 
 
 @pytest.fixture
-def small_machine(monkeypatch):
-    monkeypatch.setattr(device, "device_memory_bytes", lambda name: MEMORY)
+def gibibytes(monkeypatch):
+    """Sets the memory of every device."""
+    return lambda number: monkeypatch.setattr(device, "device_memory_bytes", lambda name: int(number * 2**30))
 
 
-def shape_of(num_parameters, monkeypatch):
-    """A shape that counts as this many parameters."""
-    monkeypatch.setattr(device, "count_parameters", lambda shape: num_parameters)
-    return PUBLISHED_12B
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_a_step_fits_if_the_plan_says_so(gibibytes, dtype):
+    needed = sum(memory_of_step(MEDIUM, dtype, 8, 512, loss_chunk=4096).values())
+    gibibytes(needed / 2**30)
+    check_fits(MEDIUM, train(dtype=dtype), [(8, 512)])
+    gibibytes((needed - 1) / 2**30)
+    with pytest.raises(ValueError, match=rf"^training needs {in_gib(needed)} GiB \(weights "):
+        check_fits(MEDIUM, train(dtype=dtype), [(1, 1), (8, 512), (2, 512)])
 
 
-@pytest.mark.parametrize(("dtype", "bytes_per_number"), [("float64", 8), ("float32", 4), ("bfloat16", 4)])
-def test_weights_gradients_and_two_moments_must_fit(small_machine, monkeypatch, dtype, bytes_per_number):
-    most = MEMORY // (4 * bytes_per_number)
-    check_fits(shape_of(most, monkeypatch), dtype=dtype, device="cpu")
-    with pytest.raises(ValueError, match="for weights, gradients and moments"):
-        check_fits(shape_of(most + 1, monkeypatch), dtype=dtype, device="cpu")
-
-
-def test_a_model_too_large_for_the_device_is_refused_with_both_sizes(monkeypatch):
-    monkeypatch.setattr(device, "device_memory_bytes", lambda name: 8 * 2**30)
+def test_a_model_too_large_for_the_device_is_refused_with_all_sizes(gibibytes):
+    gibibytes(80)
     assert 4 * 4 * count_parameters(PUBLISHED_12B) / 2**30 == pytest.approx(183.4, abs=0.1)
     with pytest.raises(
         ValueError,
-        match=r"^training needs 183 GiB for weights, gradients and moments, and cpu has 8 GiB; use a smaller --scale$",
+        match=r"^training needs 2\d\d GiB \(weights 46, .*gradients 46, .*moments 92, .*\), and cpu has 80 GiB; "
+        r"use \d+ such devices with torchrun and --activation-checkpointing, or a smaller --scale$",
     ):
-        check_fits(PUBLISHED_12B, dtype="bfloat16", device="cpu")
+        check_fits(PUBLISHED_12B, train(dtype="bfloat16"))
 
 
-@pytest.mark.parametrize(("processes", "gib", "fits"), [(1, 80, False), (2, 80, False), (4, 80, True), (8, 40, False)])
-def test_a_process_on_a_gpu_holds_its_share_and_the_weights_once(monkeypatch, processes, gib, fits):
-    """The 12B has 183 GiB; 46 of them are the weights, which each process has whole before they are sharded."""
-    monkeypatch.setattr(device, "device_memory_bytes", lambda name: gib * 2**30)
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
-    if fits:
-        check_fits(PUBLISHED_12B, dtype="bfloat16", device="cuda:0")
-        return
-    needed = 92 if processes == 2 else 46 if processes == 8 else 183
-    with pytest.raises(ValueError, match=f"training needs {needed} GiB"):
-        check_fits(PUBLISHED_12B, dtype="bfloat16", device="cuda:0")
+def sizes_in(sentence):
+    """Bytes of each of the things that the sentence says would fit: checkpointing, rows, devices."""
+    rows = re.search(r"(\d+) instead of 8 rows per forward pass \(a smaller --micro-batch-sequences\)", sentence)
+    devices = re.search(r"(\d+) such devices with torchrun", sentence)
+    return ("use --activation-checkpointing" in sentence, rows and int(rows[1]), devices and int(devices[1]))
 
 
-def test_processes_on_a_processor_share_its_memory(monkeypatch):
-    monkeypatch.setattr(device, "device_memory_bytes", lambda name: 80 * 2**30)
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(ValueError, match="training needs 183 GiB"):
-        check_fits(PUBLISHED_12B, dtype="bfloat16", device="cpu")
+@pytest.mark.parametrize(("scale", "dtype"), [("tiny", "float64"), ("small", "bfloat16"), ("medium", "bfloat16")])
+def test_more_than_needed_is_more_than_the_plan_says(scale, dtype):
+    shape = MODELS[scale]
+    planned = memory_of_step(shape, dtype, 4, 512)
+    assert 1.2 * sum(planned.values()) < more_than_needed(shape, 4 * 512, 0)
+    weights = 8 * count_parameters(shape)
+    assert more_than_needed(shape, 4 * 512, 2) == more_than_needed(shape, 4 * 512, 0) + 2 * weights
 
 
-TRAIN, EVALUATE = SimpleNamespace(dtype="float32", device="cpu"), SimpleNamespace(device="cpu")
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("share", [0.2, 0.45, 0.8])
+def test_what_the_sentence_says_would_fit_fits_and_the_next_larger_does_not(gibibytes, share, again):
+    def needed(again, rows, devices):
+        return sum(
+            memory_of_step(
+                MEDIUM, "bfloat16", rows, 8192, loss_chunk=4096, activation_checkpointing=again, devices=devices
+            ).values()
+        )
+
+    def fits(again, rows, devices):
+        return needed(again, rows, devices) <= present
+
+    present = int(share * needed(again, 8, 1))
+    gibibytes(present / 2**30)
+    with pytest.raises(ValueError, match="training needs") as refused:
+        check_fits(MEDIUM, train(dtype="bfloat16", again=again), [(8, 8192)])
+    checkpointing, rows, devices = sizes_in(str(refused.value))
+    assert checkpointing == (not again and fits(True, 8, 1))
+    assert rows == next((rows for rows in (4, 2, 1) if fits(True, rows, 1)), None)
+    assert devices == next((count for count in (2, 4, 8, 16, 32, 64) if fits(True, 8, count)), None)
+
+
+def test_models_that_do_not_learn_need_their_weights(gibibytes):
+    needed = sum(memory_of_step(MEDIUM, "float32", 1, 1, loss_chunk=4096).values()) / 2**30
+    weights = 4 * count_parameters(MEDIUM) / 2**30
+    gibibytes(needed + 1.5 * weights)
+    check_fits(MEDIUM, train(), beside=[MEDIUM])
+    with pytest.raises(ValueError, match=rf"other models {in_gib(2 * weights * 2**30)}\), and cpu"):
+        check_fits(MEDIUM, train(), beside=[MEDIUM, MEDIUM])
+
+
+def test_processes_of_one_machine_share_its_memory(gibibytes, monkeypatch):
+    needed = sum(memory_of_step(MEDIUM, "float32", 1, 1, loss_chunk=4096).values()) / 2**30
+    gibibytes(2.5 * needed)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_fits(MEDIUM, train())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="training needs"):
+        check_fits(MEDIUM, train())
+
+
+def test_each_process_has_all_weights_once_before_they_are_sharded(gibibytes, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 64)
+    weights = 4 * count_parameters(MEDIUM) / 2**30
+    gibibytes(0.9 * weights)
+    with pytest.raises(ValueError, match=rf"\(weights before they are sharded {weights:.1f}\), and cpu has"):
+        check_fits(MEDIUM, train())
+
+
+@pytest.mark.parametrize(("size", "shown"), [(2**29, "0.5"), (10 * 2**30, "10"), (1234 * 2**30, "1,234")])
+def test_sizes_are_shown_in_gibibytes(size, shown):
+    assert in_gib(size) == shown
+
+
+TRAIN, EVALUATE = train(), SimpleNamespace(device="cpu")
 SMALL = replace(PUBLISHED_12B, hidden_size=8, hybrid_override_pattern="-", intermediate_size=8, vocab_size=8)
 
 
@@ -74,14 +135,15 @@ def test_training_and_evaluation_on_the_processor_are_accepted():
     check_devices(SMALL, TRAIN, EVALUATE)
 
 
-def test_training_that_does_not_fit_is_refused_for_the_whole_stage(small_machine):
-    with pytest.raises(ValueError, match="training needs 183 GiB"):
+def test_training_that_does_not_fit_is_refused_for_the_whole_stage(gibibytes):
+    gibibytes(8)
+    with pytest.raises(ValueError, match=r"training needs 18\d GiB"):
         check_devices(PUBLISHED_12B, TRAIN, EVALUATE)
 
 
 @pytest.mark.parametrize("step", ["training", "evaluation"])
 def test_a_device_that_is_not_there_is_refused_for_both_steps(step):
-    absent = SimpleNamespace(dtype="float32", device="cuda:99")
+    absent = train("cuda:99")
     configs = (absent, EVALUATE) if step == "training" else (TRAIN, absent)
     with pytest.raises(ValueError, match=r"^device=cuda:99: this machine has \d+ CUDA devices; use --device cpu or"):
         check_devices(SMALL, *configs)
