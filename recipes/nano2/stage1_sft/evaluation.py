@@ -42,7 +42,7 @@ from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage1_sft.data_curation import LONG_CONTEXT_CATEGORY, Dataset
 from nemotron.recipes.nano2.stage1_sft.report import plot_results, results_table, samples_page
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
 from nemotron.recipes.nemotron_h.threads import threads_of
@@ -53,7 +53,7 @@ from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.run import Checkpoint, base_checkpoint
 from nemotron.terminal import print_markdown
 
 
@@ -129,7 +129,7 @@ def main(config: Config) -> Results:
     checkpoint = Checkpoint.load(path=config.checkpoint_path)
     checkpoint.check_scale(config.scale)
     dataset = Dataset.load(path=checkpoint.dataset_path)
-    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+    base = base_checkpoint(dataset.base_checkpoint_path)
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
         harness = run_harness(config, checkpoint.checkpoint_path, work)
@@ -139,7 +139,7 @@ def main(config: Config) -> Results:
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         tuned = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
         modes = modes_of(config, tokenizer)
-        models = {"base": load_checkpoint(base.checkpoint_path, device=config.device), "tuned": tuned}
+        models = {"base": load_for_inference(base.checkpoint_path, device=config.device), "tuned": tuned}
         answered: dict[str, list[Answered]] = {}
         for mode in modes:
             model = models["tuned" if mode.knows_format else "base"]

@@ -33,7 +33,8 @@ You may use tools.
 Result: {{ message.content }}
 {% elif message.role == 'assistant' %}
 <SPECIAL_11>Assistant
-{% generation %}{{ message.content.split('</think>')[-1] | trim }}{% endgeneration %}{{
+{% generation %}{{
+    (message.content if loop.last else message.content.split('</think>')[-1]) | trim }}{% endgeneration %}{{
     message.tool_calls | tojson if message.tool_calls else '' }}
 <SPECIAL_12>
 {% endif %}
