@@ -81,6 +81,7 @@ SHAPE = {
     "ssm_state_size": 8,
     "chunk_size": 32,
     "max_position_embeddings": 1024,
+    "initializer_range": 0.1,
 }
 
 
@@ -102,6 +103,10 @@ def whole_published_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = NemotronHConfig(**SHAPE, bos_token_id=1, eos_token_id=12, pad_token_id=0)
     model = NemotronHForCausalLM(config).to(torch.bfloat16)
+    with torch.no_grad():  # most replies end within a few tokens, so that some have the right form
+        model.get_input_embeddings().weight[:, 0] = 3.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[12, 0] = 0.75
     model.generation_config.update(eos_token_id=[2, 11, 12], do_sample=True, temperature=0.6, top_p=0.95)
     model.save_pretrained(directory, max_shard_size="40KB")
     texts = [

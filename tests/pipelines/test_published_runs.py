@@ -1,14 +1,9 @@
-"""Whole stages that start from a published model: its shape, tokenizer and template are used, and its origin is known."""
+"""Whole stages that start from a published model: with its shape, tokenizer and template; its origin is known."""
 
-import json
-import shutil
-
-import pyarrow.parquet as pq
 import pytest
 
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
 from nemotron.recipes.nemotron_h.checkpoint import load_config
-from nemotron.stage import find_current
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.chat.template import format_of
+from nemotron.recipes.chat.template import format_of, template_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
@@ -111,12 +111,12 @@ class Results(Artifact):
 HEADLINE = ("exact_match/all/think", "reply_loss/all/tuned", "obeyed/think", "obeyed/no_think")
 
 
-def modes_of(config: Config, tokenizer: Tokenizer) -> list[Mode]:
+def modes_of(config: Config, tokenizer: Tokenizer, *, base_can_chat: bool = False) -> list[Mode]:
     """The base model with thinking; the fine-tuned model with thinking, without, and with a thinking budget."""
     drawn = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
     budget = ThinkingBudget(config.thinking_budget, tokenizer, CHAT.close_think, config.grace_tokens)
     return [
-        Mode("base", drawn, knows_format=False),
+        Mode("base", drawn, knows_format=base_can_chat),
         Mode("think", drawn),
         Mode("no_think", Sampling(max_new_tokens=config.max_new_tokens), thinking=False),
         Mode("budget", replace(drawn, budget=budget)),
@@ -138,11 +138,12 @@ def main(config: Config) -> Results:
         chat = format_of(CHAT, checkpoint.checkpoint_path)
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         tuned = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
-        modes = modes_of(config, tokenizer)
+        base_can_chat = template_of(base.checkpoint_path) is not None  # a published model may be fine-tuned already
+        modes = modes_of(config, tokenizer, base_can_chat=base_can_chat)
         models = {"base": load_for_inference(base.checkpoint_path, device=config.device), "tuned": tuned}
         answered: dict[str, list[Answered]] = {}
         for mode in modes:
-            model = models["tuned" if mode.knows_format else "base"]
+            model = models["base" if mode.name == "base" else "tuned"]
             answered[mode.name] = ask(
                 model, tokenizer, chat, exercises, mode, seed=config.seed, batch_replies=config.batch_replies
             )

@@ -175,7 +175,7 @@ def main(config: Config) -> Checkpoint:
     policy = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
     prompts, first_pairs = tables_of(dataset, policy.config.vocab_size)
     verify = Verifier(CHAT, dataset.tokenizer_path)
-    sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
+    sampling = Sampling(config.max_new_tokens, verify.chat.stop_ids, config.temperature)
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 
