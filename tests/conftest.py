@@ -106,7 +106,7 @@ def whole_published_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():  # most replies end within a few tokens, so that some have the right form
         model.get_input_embeddings().weight[:, 0] = 3.0
         model.lm_head.weight[:, 0] = 0.0
-        model.lm_head.weight[12, 0] = 0.75
+        model.lm_head.weight[12, 0] = 0.9
     model.generation_config.update(eos_token_id=[2, 11, 12], do_sample=True, temperature=0.6, top_p=0.95)
     model.save_pretrained(directory, max_shard_size="40KB")
     texts = [

@@ -224,9 +224,11 @@ class TemplateFormat(ChatFormat):
         mark = unused_character(messages, tools)
         prompt = self.rendered(history, tools, mark, add_generation_prompt=True)
         refused: ValueError | None = None
+        calls = reply.removeprefix(content).strip()  # as the format writes them, between two tags
+        tags = [token for token in self.special_tokens if calls.startswith(token) or calls.endswith(token)]
         for given in self.ways_to_give(last, prefix, content, reply):
             try:
-                text = self.rendered([*history, given], tools, mark, add_generation_prompt=False)
+                text = self.rendered([*history, given], tools, mark, add_generation_prompt=False, tags=tags)
             except ValueError as error:  # a template may refuse one way and take another
                 refused = refused or error
                 continue
@@ -264,14 +266,27 @@ class TemplateFormat(ChatFormat):
         )
 
     def rendered(
-        self, messages: Sequence[Message], tools: Sequence[Tool], mark: str, *, add_generation_prompt: bool
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        mark: str,
+        *,
+        add_generation_prompt: bool,
+        tags: Sequence[str] = (),
     ) -> str:
-        """The text that the template renders, with the mark in every special token that a message spells out."""
+        """The text that the template renders, with the mark in every special token that a message spells out.
+
+        Args:
+            tags: special tokens that stay as they are at the end of the conversation, in what the assistant writes.
+        """
         everything = token_pattern(self.special_tokens)
         # The tags of the assistant's thoughts stay as they are: a template looks for them in the messages.
         thoughts = (self.open_think, self.close_think)
-        others = token_pattern([token for token in self.special_tokens if token not in thoughts])
-        marked = [spelled(one, others if one["role"] == "assistant" else everything, mark) for one in messages]
+        others = [token for token in self.special_tokens if token not in thoughts]
+        of_assistant, of_last = token_pattern(others), token_pattern([one for one in others if one not in tags])
+        marked = [spelled(one, of_assistant if one["role"] == "assistant" else everything, mark) for one in messages]
+        if messages[-1]["role"] == "assistant":
+            marked[-1] = spelled(messages[-1], of_last, mark)
         schemas = [{"type": "function", "function": tool_schema(tool)} for tool in tools]
         return self.renderer.render(
             marked, spelled(schemas, everything, mark), add_generation_prompt=add_generation_prompt
