@@ -1,7 +1,8 @@
 """The chat template that a checkpoint brings: found, rendered as transformers does, and used in place of the format's.
 
-In: the directory of a tokenizer and a `ChatFormat`. Out: the format itself, or one whose prompts are rendered by the
-checkpoint's own template, with all else as before: flags, tags, stop tokens, what counts in the loss.
+In: the directory of a tokenizer and a `ChatFormat`. Out: the format itself, or one whose conversations are rendered by
+the checkpoint's own template, with all else as before: flags, tags, which turn is learned. Stop tokens of
+generation_config.json are added to those of the format.
 
     format = format_of(CHAT, Path("<directory of a checkpoint>"))
 
