@@ -7,7 +7,7 @@ what transformers writes.
     config.json              the model's shape; model_type is nemotron_h
     model.safetensors        every weight under its published name, in the model's dtype
     tokenizer.json, tokenizer_config.json, and chat_template.jinja if the tokenizer has one
-    generation_config.json   the tokens that begin, end and pad a text, and the settings that the tokenizer's directory brings
+    generation_config.json   the tokens that begin, end and pad a text, and settings that the tokenizer's directory has
 
 Run: python -c "from nemotron.recipes.nemotron_h.checkpoint import *; print(load_checkpoint(Path('<directory>')))"
 Left out: quantized weights, and writing several safetensors files (reading several works).

@@ -17,7 +17,7 @@ from nemotron.artifact import check_artifact
 from nemotron.directory import METADATA
 from nemotron.published import is_published, published_metadata
 from nemotron.recipes.chat.tokenizer import read_tokenizer_config
-from nemotron.recipes.nemotron_h.checkpoint import check_checkpoint, load_config, load_tokenizer, special_token_ids
+from nemotron.recipes.nemotron_h.checkpoint import check_checkpoint, load_tokenizer, special_token_ids
 from nemotron.recipes.nemotron_h.model import ModelConfig
 
 
@@ -44,17 +44,27 @@ class PublishedModel(Artifact):
         if (path.parent / METADATA).is_file():
             check_artifact(path.parent, "checkpoint")
             raise ValueError(f"{path} is part of the Checkpoint {path.parent}; give that, so that its origin is known")
-        check_checkpoint(path)
-        load_tokenizer(path)
-        read_tokenizer_config(path)
-        special_token_ids(path)
+        check_model(path)
         return cls._from_metadata(path, published_metadata(path))
+
+
+def check_model(directory: Path) -> ModelConfig:
+    """The shape of the model in the directory, after checks that read no weight.
+
+    Raises:
+        ValueError: if the directory is not a whole model of this architecture with its tokenizer.
+    """
+    model, _ = check_checkpoint(directory)
+    load_tokenizer(directory)
+    read_tokenizer_config(directory)
+    special_token_ids(directory)
+    return model.config
 
 
 def shape_of(directory: Path | None) -> ModelConfig | None:
     """The shape of the published model in the directory; None if there is none, so that the scale decides.
 
     Raises:
-        ValueError: if its config.json is damaged, or describes another architecture.
+        ValueError: as `check_model`.
     """
-    return load_config(directory) if directory is not None and is_published(directory) else None
+    return check_model(directory) if directory is not None and is_published(directory) else None
