@@ -48,6 +48,7 @@ from nemotron.directory import (
 from nemotron.lineage import fetch_by_name, log_loaded, log_saved, producer_record
 from nemotron.pipe import piped_artifact
 from nemotron.process import peak_memory_bytes, process
+from nemotron.published import read_reference
 from nemotron.scale import SCALES
 from nemotron.strict import one_sentence, short
 from nemotron.terminal import check_utf8, print_line
@@ -163,7 +164,7 @@ class Artifact(BaseModel):
     def check_unchanged(self) -> None:
         """Raise ValueError if its directory no longer holds this artifact, because another run replaced it."""
         try:
-            found = read_metadata(self.path, self.type_name()).digest
+            found = read_reference(self.path, self.type_name()).digest
         except ValueError as error:
             raise ValueError(f"the {self.type_name()} that is being read is gone: {error}") from None
         _check_digest(self.path, self.type_name(), self.digest, found)
@@ -276,7 +277,7 @@ class Artifact(BaseModel):
             )
         else:
             try:
-                target = read_metadata(place)
+                target = read_reference(place)
             except ValueError as error:
                 raise ValueError(f"{path}: {field} is neither inside this artifact nor another one: {error}") from None
             _check_digest(place, target.type, process.loaded_digests.get(place, target.digest), target.digest)
@@ -328,7 +329,7 @@ def _check_inputs(path: Path, metadata: Metadata) -> None:
         place = path / reference.path
         if place.exists():
             try:
-                found = read_metadata(place, reference.type).digest
+                found = read_reference(place, reference.type).digest
             except ValueError as error:
                 raise ValueError(f"{path}: {field}: {error}") from None
             if found != reference.digest:

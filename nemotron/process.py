@@ -32,6 +32,8 @@ class ProcessState:
     """Directories of the stages that this process is running as a whole."""
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Step, field and value -> the user's files, as they were when the stage that reads them began."""
+    hashed: dict[Path, tuple[Any, Any]] = field(default_factory=dict)
+    """File of a directory that no step wrote -> its size and times, and its record; see nemotron/published.py."""
     planned: set[Path] = field(default_factory=set)
     """Places of the artifacts that a plan would make, in this process."""
     warnings: set[str] = field(default_factory=set)

@@ -38,6 +38,7 @@ from nemotron.directory import (
 from nemotron.lineage import config_record, library_versions, sources_record, step_of
 from nemotron.pipe import print_page
 from nemotron.process import process
+from nemotron.published import read_reference
 from nemotron.strict import one_sentence, short
 from nemotron.terminal import print_line
 from nemotron.view import shown
@@ -150,7 +151,7 @@ def changed_input(config: Any, inputs: Mapping[str, Any]) -> str:
         if place in process.planned:
             return f"depends on {place.parent.name}/{place.name}, which runs"
         try:
-            digest = read_metadata(place).digest
+            digest = read_reference(place).digest
         except ValueError as error:
             return f"{item.name}: {one_sentence(error)}"
         if digest not in {reference.digest for reference in inputs.values()}:

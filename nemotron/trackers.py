@@ -21,7 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nemotron.directory import METADATA, Metadata, read_metadata
+from nemotron.directory import METADATA, Metadata
+from nemotron.published import read_reference
 from nemotron.terminal import print_line
 
 if TYPE_CHECKING:
@@ -130,11 +131,12 @@ class WandbTracker:
         """W&B's record of an artifact on disk; the same content gives the same version there."""
         import wandb
 
-        metadata = read_metadata(path)
+        metadata = read_reference(path)
         name = short_name(metadata.producer.get("step", "")).replace("/", "-")
         made = wandb.Artifact(name, metadata.type, metadata=described(path, metadata))
         made.add_reference(path.as_uri(), name="directory", checksum=False)
-        made.add_file(str(path / METADATA))
+        if (path / METADATA).exists():  # a published model has none
+            made.add_file(str(path / METADATA))
         return made
 
     def use_artifact(self, artifact: "Artifact | str", artifact_type: str) -> Path:
@@ -241,7 +243,7 @@ class MlflowTracker:
         edges = [_edge(artifact.path, artifact.saved, "output")]
         for field, reference in artifact.inputs.items():
             place = (artifact.path / reference.path).resolve()
-            edges.append(_edge(place, read_metadata(place), field))
+            edges.append(_edge(place, read_reference(place), field))
         client.log_inputs(run_id, edges)
         for file in [artifact.path / METADATA, *shown_files(artifact)]:
             folder = file.parent.relative_to(artifact.path).as_posix()

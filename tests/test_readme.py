@@ -91,7 +91,16 @@ HARNESS = (
     "python -m nemotron.recipes.nano2.stage1_sft.evaluation --harness lm-eval --tasks nemotron_problems "
     "nemotron_replies --checkpoint-path outputs/nano2/tiny/stage1_sft/training"
 )
+PUBLISHED = "tests/pipelines/test_published_runs.py"
 RUN_ELSEWHERE = {
+    "python -m nemotron.recipes.nano2.stage1_sft --scale tiny --base-checkpoint-path models/nano": (
+        PUBLISHED,
+        "def test_fine_tuning_starts_from_a_published_model(",
+    ),
+    "python -m nemotron.recipes.nano2.stage2_rlvr --scale tiny --base-checkpoint-path models/nano": (
+        PUBLISHED,
+        "def test_a_later_stage_starts_from_a_published_model(",
+    ),
     'pip install "nemotron-recipes[mlflow]"': ("pyproject.toml", '"nemotron-recipes[lm-eval,mlflow,wandb]"'),
     'pip install "nemotron-recipes[lm-eval]"': ("pyproject.toml", '"nemotron-recipes[lm-eval,mlflow,wandb]"'),
     TRACKED: (

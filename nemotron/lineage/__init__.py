@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import nemotron
 from nemotron.background import BackgroundTracker
 from nemotron.code import digest_of, modules_of
-from nemotron.directory import file_record, read_metadata
+from nemotron.directory import file_record
 from nemotron.process import process
+from nemotron.published import read_reference
 from nemotron.terminal import printable
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def origin_by_step(artifact: "Artifact | str | Path", step: str) -> Path:
     start = (Path(artifact) if isinstance(artifact, str | Path) else artifact.path).resolve()
     waiting, seen = [start], {start}
     for path in waiting:
-        metadata = read_metadata(path)
+        metadata = read_reference(path)
         if path != start and metadata.producer.get("step") == step:
             return path
         for reference in metadata.inputs.values():

@@ -22,8 +22,9 @@ from typing import Any
 import tyro
 
 from nemotron.command_line import parse_arguments
-from nemotron.directory import check_files, read_metadata
+from nemotron.directory import check_files
 from nemotron.pipe import print_page, step_process
+from nemotron.published import PUBLISHED, read_reference
 from nemotron.strict import one_sentence
 from nemotron.terminal import printable
 
@@ -99,8 +100,9 @@ def read_node(node: Node, above: tuple[Path, ...], seen: dict[Path, str]) -> Nod
             node.broken = f"replaced: another {node.type} is there now, {seen[path][:12]}"
         return node
     try:
-        metadata = read_metadata(path)
-        check_files(path, metadata)
+        metadata = read_reference(path)
+        if metadata.type != PUBLISHED:  # whose files were just hashed
+            check_files(path, metadata)
     except (ValueError, OSError) as error:
         node.broken = f"changed: {one_sentence(error)}"
         return node
@@ -114,6 +116,9 @@ def read_node(node: Node, above: tuple[Path, ...], seen: dict[Path, str]) -> Nod
     attribution = metadata.fields.get("attribution")
     node.attribution = [row for row in attribution if is_attribution(row)] if isinstance(attribution, list) else []
     node.sources = files_in(producer.get("sources"))
+    if metadata.type == PUBLISHED:
+        node.sources = {str(path / name): record.sha256 for name, record in metadata.files.items()}
+        node.created_at = ""
     for name, reference in metadata.inputs.items():
         place = (path / reference.path).resolve()
         inner = Node(name, str(place), reference.type, reference.digest)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any, Protocol
 
+from nemotron.published import PUBLISHED
 from nemotron.report.blocks import Block, Code, Folded, Page, Plot, Section, Table, Text, beginning
 from nemotron.report.plots import curve_svg, graph_svg
 from nemotron.report.run import Stage, Step
@@ -72,7 +73,8 @@ def overview(stages: Sequence[Stage]) -> Section:
         for stage in stages
         for step in stage.steps
         for field, reference in step.metadata.inputs.items()
-        if reference.digest not in {one.metadata.digest for other in stages for one in other.steps}
+        if reference.type != PUBLISHED
+        and reference.digest not in {one.metadata.digest for other in stages for one in other.steps}
     ]
     if missing:
         blocks.append(Text(f"Not in this directory, or changed since: {'; '.join(missing)}."))
@@ -234,7 +236,8 @@ def lineage_section(stages: Sequence[Stage]) -> Section:
             for reference in step.metadata.inputs.values():
                 source = places.get(reference.digest)
                 if source is None:
-                    sources.append(f"{reference.type} {reference.digest[:12]}, not here")
+                    place = "" if reference.type == PUBLISHED else ", not here"
+                    sources.append(f"{reference.type} {reference.digest[:12]}{place}")
                     continue
                 edges.append((*source, *places[step.metadata.digest]))
                 made = stages[source[0]]

@@ -275,7 +275,7 @@ class ChatFormat:
             raise ValueError(f"{name} has the role {role}; end with the assistant's reply to train on")
         pieces = self.pieces(messages, tools, add_generation_prompt=False)
         self.check_prefix(messages, pieces)
-        text = "".join(piece.text for piece in pieces if piece.in_loss and not piece.is_special)
+        text = "".join(piece.text for piece in pieces if piece.in_loss and piece.text not in self.stop_tokens)
         reply = self.parse_reply(text, thinking=self.thinking_requested(messages))
         if reply.errors:
             raise ValueError(f"{name} has a format error: {reply.errors[0]}; correct its content")

@@ -1,7 +1,8 @@
 """The chat template that a checkpoint brings: found, rendered as transformers does, and used in place of the format's.
 
-In: the directory of a tokenizer and a `ChatFormat`. Out: the format itself, or one whose prompts are rendered by the
-checkpoint's own template, with all else as before: flags, tags, stop tokens, what counts in the loss.
+In: the directory of a tokenizer and a `ChatFormat`. Out: the format itself, or one whose conversations are rendered by
+the checkpoint's own template, with all else as before: flags, tags, which turn is learned. Stop tokens of
+generation_config.json are added to those of the format.
 
     format = format_of(CHAT, Path("<directory of a checkpoint>"))
 
@@ -18,7 +19,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from nemotron.recipes.chat import template_process
 from nemotron.recipes.chat.format import ChatFormat, Piece
 from nemotron.recipes.chat.messages import Message, Tool, tool_schema
 from nemotron.recipes.chat.tokenizer import read_tokenizer, read_tokenizer_config
+from nemotron.recipes.nemotron_h.checkpoint import GENERATION_FILE, stop_tokens_of
 from nemotron.strict import short
 
 TEMPLATE_FILE = "chat_template.jinja"
 MAX_TEMPLATE_BYTES = 2**20  # our choice; published templates have some 10,000
 RENDER_SECONDS = 10.0  # our choice: a template of any use needs milliseconds
+MAX_ANSWERS = 7  # our choice: renderings that are kept, those of one turn
 # Marks the special tokens that texts spell out while a template is rendered: a private character that no text has.
 PRIVATE_CHARACTERS = range(0xE000, 0xF8FF)
 
@@ -64,10 +67,15 @@ def template_of(directory: Path) -> tuple[str, str] | None:
 def format_of(format: ChatFormat, directory: Path) -> ChatFormat:
     """The format with which to talk to the checkpoint: with its own template if it brings one, else `format`.
 
+    A reply then also ends at the tokens that generation_config.json names.
+
     Raises:
         ValueError: if the template or the tokenizer is damaged, or the template does not fit the format.
     """
     found = template_of(directory)
+    if (directory / GENERATION_FILE).is_file():
+        stop_tokens = {**format.stop_tokens, **stop_tokens_of(directory, read_tokenizer(format, directory))}
+        format = format if stop_tokens == format.stop_tokens else replace(format, stop_tokens=stop_tokens)
     if found is None or found[0].strip() == format.template.strip():
         return format
     template, place = found
@@ -96,7 +104,7 @@ class TemplateRenderer:
         """
         self.template, self.place, self.variables = template, place, dict(variables)
         self.process: subprocess.Popen[str] | None = None
-        self.last: tuple[str, str] = ("", "")  # the prompt of a turn is asked for several times
+        self.answers: dict[str, str] = {}  # the last ones: the prompt of a turn is asked for several times
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool) -> str:
         """The text of the conversation.
@@ -113,9 +121,9 @@ class TemplateRenderer:
             "add_generation_prompt": add_generation_prompt,
         }
         request = json.dumps({"template": self.template, "variables": variables})
-        if self.last[0] != request:
-            self.last = request, self._answer(request)
-        return self.last[1]
+        if request not in self.answers:
+            self.answers = dict([*list(self.answers.items())[-MAX_ANSWERS:], (request, self._answer(request))])
+        return self.answers[request]
 
     def _answer(self, request: str) -> str:
         if self.process is None:
@@ -158,10 +166,11 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 @dataclass(frozen=True)
 class TemplateFormat(ChatFormat):
-    """A format whose conversations are rendered by a template, except for the reply that is trained on.
+    """A format whose conversations are rendered by a template, the reply that is trained on included.
 
-    That reply is written as `to_pieces` writes it: it follows the prompt that the template ends with, so what is
-    learned is what is asked for.
+    The prompt of a reply is rendered once without it and once with it. What the second text adds is what the assistant
+    writes, so what is learned is what is asked for; a template for which the first text is not the beginning of the
+    second is refused.
     """
 
     renderer: TemplateRenderer
@@ -185,31 +194,128 @@ class TemplateFormat(ChatFormat):
         )
 
     def pieces(self, messages: Sequence[Message], tools: Sequence[Tool], add_generation_prompt: bool) -> list[Piece]:
-        """As in ChatFormat, with the template's text before the reply at the end."""
+        """As in ChatFormat, with the text that the template renders."""
         written = super().pieces(messages, tools, add_generation_prompt)  # also checks the messages
-        reply = next((written[index:] for index, piece in enumerate(written) if piece.in_loss), [])
-        if reply:
-            return [*self.prompt_pieces(messages[:-1], tools), *reply]
-        return self.prompt_pieces(messages, tools, add_generation_prompt=add_generation_prompt)
+        if not any(piece.in_loss for piece in written):
+            return self.prompt_pieces(messages, tools, add_generation_prompt=add_generation_prompt)
+        reply = "".join(piece.text for piece in written if piece.in_loss and not piece.is_special).strip()
+        return self.turn_pieces(messages, tools, reply)
 
     def prompt_pieces(
         self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool = True
     ) -> list[Piece]:
         """The text that the template renders, split at the special tokens that it writes itself."""
         merged = [self.with_thought(message, f"messages[{index}]") for index, message in enumerate(messages)]
-        given = json.dumps([merged, list(tools)], ensure_ascii=False)
-        mark = next(chr(code) for code in PRIVATE_CHARACTERS if chr(code) not in given)
-        # The tags of thoughts stay as they are: a template looks for them in the messages.
-        guarded = [token for token in self.special_tokens if token not in (self.open_think, self.close_think)]
-        pattern = re.compile("|".join(map(re.escape, sorted(guarded, key=len, reverse=True))))
-        marked_messages = spelled(merged, pattern, mark)
-        schemas = [tool_schema(tool) for tool in tools]
-        marked_tools = spelled([{"type": "function", "function": schema} for schema in schemas], pattern, mark)
-        text = self.renderer.render(marked_messages, marked_tools, add_generation_prompt=add_generation_prompt)
+        mark = unused_character(merged, tools)
+        return self.split(self.rendered(merged, tools, mark, add_generation_prompt=add_generation_prompt), mark)
+
+    def turn_pieces(self, messages: Sequence[Message], tools: Sequence[Tool], reply: str) -> list[Piece]:
+        """The prompt of the reply at the end, and what the template adds to it for the reply.
+
+        Args:
+            reply: what the format itself writes after the prefix, without the end of turn.
+        Raises:
+            ValueError: if the prompt is not the beginning of the whole text, the template leaves out a part of the
+                reply, or it does not end the turn with a token that stops generation.
+        """
+        *history, last = [self.with_thought(message, f"messages[{index}]") for index, message in enumerate(messages)]
+        prefix = self.reply_prefixes[self.thinking_requested(messages)]
+        content = (last.get("content") or "").strip().removeprefix(prefix)
+        names = [call["function"]["name"] for call in last.get("tool_calls") or []]
+        mark = unused_character(messages, tools)
+        prompt = self.rendered(history, tools, mark, add_generation_prompt=True)
+        refused: ValueError | None = None
+        calls = reply.removeprefix(content).strip()  # as the format writes them, between two tags
+        tags = [token for token in self.special_tokens if calls.startswith(token) or calls.endswith(token)]
+        for given in self.ways_to_give(last, prefix, content, reply):
+            try:
+                text = self.rendered([*history, given], tools, mark, add_generation_prompt=False, tags=tags)
+            except ValueError as error:  # a template may refuse one way and take another
+                refused = refused or error
+                continue
+            span = text[len(prompt) :].replace(mark, "")
+            is_whole = without_space(content) in without_space(span) and all(name in span for name in names)
+            if text.startswith(prompt) and is_whole and not span.startswith(prefix):
+                return [*self.split(prompt, mark), *self.learned(self.split(text[len(prompt) :], mark))]
+        raise refused or ValueError(
+            f"{self.renderer.place} is not stable: the text of a conversation does not begin with the prompt of the "
+            f"assistant's last turn, or leaves out a part of that turn, so what the assistant writes cannot be found; "
+            f"correct the template, or remove it to use that of the recipe"
+        )
+
+    def ways_to_give(self, last: Message, prefix: str, content: str, reply: str) -> Iterator[Message]:
+        """The last turn as different templates expect it: with the prefix of its reply or without, or as fields."""
+        yield {**last, "content": content}  # the template writes the prefix, as the published one does
+        yield last
+        thought, close, answer = content.partition(self.close_think)
+        if close:
+            yield {**last, "content": answer.strip(), "reasoning_content": thought.strip()}
+        if last.get("tool_calls"):  # the template writes no calls in the last turn: they are part of its text
+            rest = {key: value for key, value in last.items() if key != "tool_calls"}
+            yield {**rest, "content": reply}
+            yield {**rest, "content": f"{prefix}{reply}"}
+
+    def learned(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """The pieces of a reply, in the loss up to the token that ends it."""
+        for place, piece in enumerate(pieces):
+            if piece.is_special and piece.text in self.stop_tokens:
+                counted = [replace(one, in_loss=True) for one in pieces[: place + 1]]
+                return [*counted, *pieces[place + 1 :]]
+        raise ValueError(
+            f"{self.renderer.place} ends no reply with one of {', '.join(self.stop_tokens)}, which stop generation; "
+            f"correct the template, or remove it to use that of the recipe"
+        )
+
+    def rendered(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        mark: str,
+        *,
+        add_generation_prompt: bool,
+        tags: Sequence[str] = (),
+    ) -> str:
+        """The text that the template renders, with the mark in every special token that a message spells out.
+
+        Args:
+            tags: special tokens that stay as they are at the end of the conversation, in what the assistant writes.
+        """
+        everything = token_pattern(self.special_tokens)
+        # The tags of the assistant's thoughts stay as they are: a template looks for them in the messages.
+        thoughts = (self.open_think, self.close_think)
+        others = [token for token in self.special_tokens if token not in thoughts]
+        of_assistant, of_last = token_pattern(others), token_pattern([one for one in others if one not in tags])
+        marked = [spelled(one, of_assistant if one["role"] == "assistant" else everything, mark) for one in messages]
+        if messages[-1]["role"] == "assistant":
+            marked[-1] = spelled(messages[-1], of_last, mark)
+        schemas = [{"type": "function", "function": tool_schema(tool)} for tool in tools]
+        return self.renderer.render(
+            marked, spelled(schemas, everything, mark), add_generation_prompt=add_generation_prompt
+        )
+
+    def split(self, text: str, mark: str) -> list[Piece]:
+        """A rendered text in pieces: the special tokens that the template wrote, and what is between, without marks."""
+        pattern = token_pattern(self.special_tokens)
         return [
             Piece(part, is_special=True) if pattern.fullmatch(part) else Piece(part.replace(mark, ""))
             for part in parts_of(text, pattern)
         ]
+
+
+def unused_character(messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+    """A private character that none of the texts has."""
+    given = json.dumps([list(messages), list(tools)], ensure_ascii=False)
+    return next(chr(code) for code in PRIVATE_CHARACTERS if chr(code) not in given)
+
+
+def token_pattern(tokens: Sequence[str]) -> re.Pattern[str]:
+    """Matches any of the tokens, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+
+
+def without_space(text: str) -> str:
+    """The text without white space, which templates change."""
+    return "".join(text.split())
 
 
 def parts_of(text: str, pattern: re.Pattern[str]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from nemotron.recipes.chat.format import ChatFormat
-from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
+from nemotron.recipes.nemotron_h.checkpoint import GENERATION_FILE, MORE_TOKENIZER_FILES, load_tokenizer
 from nemotron.strict import parse_json_object, read_file
 
 
@@ -18,7 +18,8 @@ def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> No
     """Copy a tokenizer into `directory`, which is created, and add the chat template if it does not bring one.
 
     The end-of-text token stays as it is; a reply ends at any of `format.stop_tokens`. A template that the tokenizer
-    brings is kept in the files in which it is: `format_of` (template.py) then uses it in place of the format's.
+    brings is kept in the files in which it is: `format_of` (template.py) then uses it in place of the format's. Maps of
+    special tokens and settings of generation are kept too.
 
     Args:
         source: directory with tokenizer.json and tokenizer_config.json; may be `directory` itself.
@@ -30,13 +31,14 @@ def save_chat_tokenizer(format: ChatFormat, source: Path, directory: Path) -> No
     vocabulary = (source / "tokenizer.json").read_bytes()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_bytes(vocabulary)
-    if (source / "chat_template.jinja").is_file():
-        template = (source / "chat_template.jinja").read_bytes()
-        (directory / "chat_template.jinja").write_bytes(template)
-    elif not config.get("chat_template"):
+    for name in (*MORE_TOKENIZER_FILES, GENERATION_FILE):
+        if (source / name).is_file():
+            content = (source / name).read_bytes()
+            (directory / name).write_bytes(content)
+    if not (source / "chat_template.jinja").is_file() and not config.get("chat_template"):
         config = {**config, "chat_template": format.template}
-    content = json.dumps(config, indent=2) + "\n"
-    (directory / "tokenizer_config.json").write_text(content, encoding="utf-8", newline="\n")
+    written = json.dumps(config, indent=2) + "\n"
+    (directory / "tokenizer_config.json").write_text(written, encoding="utf-8", newline="\n")
 
 
 def load_chat_tokenizer(format: ChatFormat, directory: Path) -> Tokenizer:

@@ -7,7 +7,7 @@ what transformers writes.
     config.json              the model's shape; model_type is nemotron_h
     model.safetensors        every weight under its published name, in the model's dtype
     tokenizer.json, tokenizer_config.json, and chat_template.jinja if the tokenizer has one
-    generation_config.json   the tokens that begin, end and pad a text
+    generation_config.json   the tokens that begin, end and pad a text, and settings that the tokenizer's directory has
 
 Run: python -c "from nemotron.recipes.nemotron_h.checkpoint import *; print(load_checkpoint(Path('<directory>')))"
 Left out: quantized weights, and writing several safetensors files (reading several works).
@@ -34,7 +34,9 @@ from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, ModelConfig
 from nemotron.strict import one_sentence, parse_json_object, read_file, short
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-MORE_TOKENIZER_FILES = ("chat_template.jinja", "special_tokens_map.json")  # transformers writes them beside the others
+# transformers writes them beside the others
+MORE_TOKENIZER_FILES = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")
+GENERATION_FILE = "generation_config.json"
 MAX_TOKENIZER_BYTES = 256 << 20  # our choice; the published tokenizer.json has 17 MB
 ADVICE = "write or fetch it again"
 WEIGHT_TYPES = ("F64", "F32", "BF16", "F16")  # safetensors' names; quantized weights need scales, which are not read
@@ -43,6 +45,8 @@ WEIGHT_TYPES = ("F64", "F32", "BF16", "F16")  # safetensors' names; quantized we
 SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
 # Names of the layers in transformers: since version 5, and before it.
 LAYER_TYPES = {MAMBA: ("linear_attention", "mamba"), MLP: ("mlp", "mlp"), ATTENTION: ("full_attention", "attention")}
+EXPERTS = "E"  # the letter of such a layer in published patterns
+NO_EXPERTS = "a mixture of experts is not supported, so use a model without one"
 # Names that published and third-party configurations use for fields of ours.
 OTHER_NAMES = {
     "attention_head_dim": "head_dim",
@@ -77,8 +81,10 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, sto
     """Write the model and a copy of its tokenizer into `directory`, which is created if needed.
 
     Args:
-        tokenizer_path: directory with tokenizer.json and tokenizer_config.json, and maybe chat_template.jinja.
-        stop_ids: tokens at which generation in transformers stops. Empty: the end-of-document token.
+        tokenizer_path: directory with tokenizer.json and tokenizer_config.json, and maybe MORE_TOKENIZER_FILES and
+            generation_config.json, whose settings are kept.
+        stop_ids: tokens at which generation in transformers stops, beside those that generation_config.json brings.
+            Empty: the end-of-document token.
     Raises:
         OSError: if a file cannot be read or written, for example because the disk is full.
         ValueError: if the tokenizer is damaged, or names a special token that it does not have.
@@ -106,9 +112,46 @@ def save_checkpoint(model: NemotronH, tokenizer_path: Path, directory: Path, sto
         "time_step_min": 0.0,
     }
     _write_json(directory / "config.json", config)
-    stops = {"eos_token_id": list(stop_ids)} if stop_ids else {}
-    _write_json(directory / "generation_config.json", special_tokens | stops)
+    brought = _stop_ids_of(tokenizer_path)
+    file = tokenizer_path / GENERATION_FILE
+    if file.is_file() and set(stop_ids) <= set(brought):
+        shutil.copyfile(file, directory / GENERATION_FILE)
+    else:
+        settings = _read_json(file) if file.is_file() else {}
+        stops = {"eos_token_id": list(dict.fromkeys([*brought, *stop_ids]))} if stop_ids else {}
+        _write_json(directory / GENERATION_FILE, special_tokens | settings | stops)
     save_tensors(model.state_dict(), directory / "model.safetensors")
+
+
+def _stop_ids_of(directory: Path) -> list[int]:
+    """The tokens at which generation stops, as generation_config.json in the directory says; empty without one.
+
+    Raises:
+        ValueError: if the file is damaged, or its eos_token_id is not an id or a list of ids.
+    """
+    path = directory / GENERATION_FILE
+    if not path.is_file():
+        return []
+    found = _read_json(path).get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
+        raise ValueError(f"{path}: eos_token_id is {short(found)}, not an id or a list of ids; correct it")
+    return ids
+
+
+def stop_tokens_of(directory: Path, tokenizer: Tokenizer) -> dict[str, int]:
+    """The tokens at which generation stops and their ids, as generation_config.json says; empty without one.
+
+    Raises:
+        ValueError: if the file is damaged, or names an id that the tokenizer does not have.
+    """
+    found = {}
+    for one in _stop_ids_of(directory):
+        token = tokenizer.id_to_token(one)
+        if token is None:
+            raise ValueError(f"{directory / GENERATION_FILE}: eos_token_id {one} is not in tokenizer.json; correct it")
+        found[token] = one
+    return found
 
 
 def special_token_ids(tokenizer_path: Path) -> dict[str, int]:
@@ -147,9 +190,7 @@ def load_checkpoint(
         ValueError: if the directory is not a complete checkpoint of this architecture; the message says why.
     """
     directory = Path(directory)
-    model = NemotronH(load_config(directory), device="meta")
-    files = _weight_files(directory)
-    _check_tensors(directory, files, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model, files = check_checkpoint(directory)
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= {name: tensor.to(device, dtype) for name, tensor in load_tensors(file).items()}
@@ -159,6 +200,31 @@ def load_checkpoint(
     # assign=True: the tensors replace the parameters, which are on the meta device and have no memory.
     model.load_state_dict(tensors, assign=True)
     return model
+
+
+def load_for_inference(directory: Path, *, device: torch.device | str = "cpu") -> NemotronH:
+    """Load the model in `directory` to ask it: in the precision of its weights, or float32 if they have 16 bits.
+
+    So a published model, whose weights are bfloat16, computes as the one that was trained from it.
+
+    Raises:
+        ValueError: as `load_checkpoint`.
+    """
+    model = load_checkpoint(directory, device=device)
+    has_16_bits = any(parameter.element_size() == 2 for parameter in model.parameters())
+    return model.float() if has_16_bits else model
+
+
+def check_checkpoint(directory: Path) -> tuple[NemotronH, list[Path]]:
+    """The model in `directory` on the meta device, and the files of its weights, of which only headers are read.
+
+    Raises:
+        ValueError: if a file is missing, damaged or of another architecture, or config.json and the weights disagree.
+    """
+    model = NemotronH(load_config(directory), device="meta")
+    files = _weight_files(directory)
+    _check_tensors(directory, files, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    return model, files
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -276,9 +342,12 @@ def load_config(directory: Path) -> ModelConfig:
         unknown = [one for one in layer_types if not isinstance(one, str) or one not in letters]
         if unknown:
             allowed = ", ".join(sorted(letters))
-            raise ValueError(f"{path}: layers_block_type has {short(unknown[0])}; allowed are {allowed}")
+            no_experts = f"; {NO_EXPERTS}" if "moe" in unknown else ""
+            raise ValueError(f"{path}: layers_block_type has {short(unknown[0])}; allowed are {allowed}{no_experts}")
         pattern = "".join(letters[layer_type] for layer_type in layer_types)
         _agree(path, config, "layers_block_type", "hybrid_override_pattern", pattern)
+    if isinstance(pattern := config.get("hybrid_override_pattern"), str) and EXPERTS in pattern:
+        raise ValueError(f"{path}: hybrid_override_pattern={short(pattern)} has the letter {EXPERTS}; {NO_EXPERTS}")
     values = {}
     for field in fields(ModelConfig):
         if field.name in config:

@@ -33,6 +33,7 @@ from nemotron import SCALES, Artifact, Scale
 from nemotron.artifact import working_directory
 from nemotron.ladder import Ladder, Rung
 from nemotron.lineage import log_curve
+from nemotron.published import is_published
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
 from nemotron.recipes.nemotron_h.device import check_devices
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
@@ -42,6 +43,7 @@ from nemotron.recipes.training.curve import plot_curve
 from nemotron.recipes.training.distributed import check_same, from_first, is_first, model_on_first, wait_for_all
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.progress import TrainingProgress
+from nemotron.recipes.training.published import PublishedModel, shape_of
 from nemotron.recipes.training.state import (
     Record,
     check_before_work,
@@ -89,13 +91,17 @@ class Checkpoint(Artifact):
             raise ValueError(f"scale={scale}, but {self.path} was trained at {shown}; use --scale {shown}")
 
 
+Base = Checkpoint | PublishedModel
+"""What a stage starts from: the Checkpoint of the stage before, or a model that was published."""
+
+
 def base_checkpoint(
     path: Path | None, tokenizer_path: Path | None = None, *, made_by: str = "", scale: Scale | None = None
-) -> Checkpoint:
-    """The Checkpoint that a stage starts from.
+) -> Base:
+    """The Checkpoint or published model that a stage starts from.
 
     Args:
-        path: its directory; None reads it from the pipe.
+        path: its directory; None reads a Checkpoint from the pipe.
         tokenizer_path: directory of the tokenizer with which data was curated for it; None if there is none yet.
         made_by: the command that makes such a Checkpoint, for the error if there is no directory.
         scale: of the step that starts from it; a warning says if the Checkpoint was trained at another one.
@@ -104,7 +110,8 @@ def base_checkpoint(
     """
     if path is not None and not path.is_dir():
         raise ValueError(f"{path} holds no model; make one with {made_by}, or name one with --base-checkpoint-path")
-    base = Checkpoint.load(path=path, scale=scale)
+    is_ours = path is None or not is_published(path)
+    base: Base = Checkpoint.load(path=path, scale=scale) if is_ours else PublishedModel.load(path=path)
     if tokenizer_path is not None:
         ours, theirs = (directory / "tokenizer.json" for directory in (tokenizer_path, base.checkpoint_path))
         if ours.read_bytes() != theirs.read_bytes():
@@ -323,6 +330,7 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
     A training that was interrupted goes on: its `resume` is set in the config that is returned.
 
     Args:
+        shape: of the scale; a stage that starts from a published model has that model's.
         config: of a stage, with the Configs of its steps, that of training as `train`; those with a device are checked,
             and those that can be resumed.
         flag: sets `train.resume` in the command that was typed; that of another step has its name in place of "train".
@@ -331,6 +339,7 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
             to an unfinished run that training would not continue.
     """
     config = replace(config)  # checks it again, with the values assigned to its nested Configs since it was made
+    shape = shape_of(getattr(config, "base_checkpoint_path", None)) or shape
     if not getattr(config, "plan", False):
         check_devices(shape, config.train, *vars(config).values())
     for name, step in list(vars(config).items()):

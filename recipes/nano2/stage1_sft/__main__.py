@@ -27,7 +27,7 @@ class Config(StageConfig):
     output_dir: Path = output_below("nano2", "stage1_sft")
     """Where the artifacts go, one folder per step."""
     base_checkpoint_path: Path = input_path("nano2", "stage0_pretrain", "training")
-    """Directory of stage 0's Checkpoint."""
+    """Directory of stage 0's Checkpoint, or of a published model."""
     data: data_curation.Config = nested(data_curation.Config, "data_curation")
     train: training.Config = nested(training.Config, "training")
     eval: evaluation.Config = nested(evaluation.Config, "evaluation")

@@ -72,7 +72,7 @@ from nemotron.recipes.sources.conversations import DEFAULT_CATEGORY, Conversatio
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
 from nemotron.recipes.sources.exercises.families import FAMILIES, exam_exercises
 from nemotron.recipes.sources.listing import find_files, sources_field
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.run import Base, base_checkpoint
 
 # Exercises of each family, relative to each other. Our choice: what a small model learns slowly comes often, what is
 # long or learned fast comes rarely. Published samples, in millions: math 1.5, code 1.1, science 2.0, tools 0.4,
@@ -103,7 +103,7 @@ class Config(ScaledConfig):
     output_dir: Path = output_below("nano2", "stage1_sft", "data_curation")
     """Where the Dataset goes."""
     base_checkpoint_path: Path | None = input_path()
-    """Directory of stage 0's Checkpoint; read from the pipe if left out."""
+    """Directory of stage 0's Checkpoint, or of a published model; read from the pipe if left out."""
 
     # The raw conversations.
     sources: tuple[str, ...] = sources_field()
@@ -284,7 +284,7 @@ def parts_of(
 
 
 def curation_ladder(
-    config: Config, base: Checkpoint, raw: Sequence[Conversation], dataset: Dataset, emptied: list[str], cut: list[str]
+    config: Config, base: Base, raw: Sequence[Conversation], dataset: Dataset, emptied: list[str], cut: list[str]
 ) -> Ladder:
     """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
     ladder = Ladder()
@@ -313,13 +313,8 @@ def curation_ladder(
 
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
-    path = config.base_checkpoint_path
-    if path is not None and not path.is_dir():
-        raise ValueError(
-            f"{path} holds no base model; make one with python -m nemotron.recipes.nano2.stage0_pretrain "
-            f"--scale {config.scale}, or name one with --base-checkpoint-path"
-        )
-    base = Checkpoint.load(path=path, scale=config.scale)
+    made_by = f"python -m nemotron.recipes.nano2.stage0_pretrain --scale {config.scale}"
+    base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
     with working_directory(config.output_dir, Dataset) as work:
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         tokenizer = load_chat_tokenizer(CHAT, work / "tokenizer")

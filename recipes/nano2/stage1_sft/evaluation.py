@@ -34,7 +34,7 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.chat.template import format_of
+from nemotron.recipes.chat.template import format_of, template_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
@@ -42,7 +42,7 @@ from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage1_sft.data_curation import LONG_CONTEXT_CATEGORY, Dataset
 from nemotron.recipes.nano2.stage1_sft.report import plot_results, results_table, samples_page
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, ThinkingBudget
 from nemotron.recipes.nemotron_h.threads import threads_of
@@ -53,7 +53,7 @@ from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.fingerprint import weight_fingerprint
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.run import Checkpoint, base_checkpoint
 from nemotron.terminal import print_markdown
 
 
@@ -112,12 +112,12 @@ class Results(Artifact):
 HEADLINE = ("exact_match/all/think", "reply_loss/all/tuned", "obeyed/think", "obeyed/no_think")
 
 
-def modes_of(config: Config, tokenizer: Tokenizer) -> list[Mode]:
+def modes_of(config: Config, tokenizer: Tokenizer, *, base_can_chat: bool = False) -> list[Mode]:
     """The base model with thinking; the fine-tuned model with thinking, without, and with a thinking budget."""
     drawn = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
     budget = ThinkingBudget(config.thinking_budget, tokenizer, CHAT.close_think, config.grace_tokens)
     return [
-        Mode("base", drawn, knows_format=False),
+        Mode("base", drawn, knows_format=base_can_chat),
         Mode("think", drawn),
         Mode("no_think", Sampling(max_new_tokens=config.max_new_tokens), thinking=False),
         Mode("budget", replace(drawn, budget=budget)),
@@ -130,7 +130,7 @@ def main(config: Config) -> Results:
     checkpoint = Checkpoint.load(path=config.checkpoint_path)
     checkpoint.check_scale(config.scale)
     dataset = Dataset.load(path=checkpoint.dataset_path)
-    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+    base = base_checkpoint(dataset.base_checkpoint_path)
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
         harness = run_harness(config, checkpoint.checkpoint_path, work)
@@ -139,11 +139,12 @@ def main(config: Config) -> Results:
         chat = format_of(CHAT, checkpoint.checkpoint_path)
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         tuned = load_checkpoint(checkpoint.checkpoint_path, device=config.device)
-        modes = modes_of(config, tokenizer)
-        models = {"base": load_checkpoint(base.checkpoint_path, device=config.device), "tuned": tuned}
+        base_can_chat = template_of(base.checkpoint_path) is not None  # a published model may be fine-tuned already
+        modes = modes_of(config, tokenizer, base_can_chat=base_can_chat)
+        models = {"base": load_for_inference(base.checkpoint_path, device=config.device), "tuned": tuned}
         answered: dict[str, list[Answered]] = {}
         for mode in modes:
-            model = models["tuned" if mode.knows_format else "base"]
+            model = models["base" if mode.name == "base" else "tuned"]
             answered[mode.name] = ask(
                 model, tokenizer, chat, exercises, mode, seed=config.seed, batch_replies=config.batch_replies
             )

@@ -46,7 +46,7 @@ from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.batches import Batch, TrainingPhase, batches, collate
 from nemotron.recipes.training.distributed import clip_gradients, rank_rows, shard, summed, training_process
-from nemotron.recipes.training.run import Checkpoint, is_done, training_run
+from nemotron.recipes.training.run import Checkpoint, base_checkpoint, is_done, training_run
 
 
 @dataclass
@@ -187,7 +187,7 @@ def validation_losses(model: NemotronH, validation: dict[str, Batch], config: Co
 def main(config: Config) -> Checkpoint:
     """Train through the three parts and return the Checkpoint."""
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
-    base = Checkpoint.load(path=dataset.base_checkpoint_path)
+    base = base_checkpoint(dataset.base_checkpoint_path, dataset.tokenizer_path)
     parts = training_parts(config, dataset.phases)
     total_steps = sum(part.num_steps for part in parts)
     check_fits(load_config(base.checkpoint_path), config, [part.forward_pass for part in parts])

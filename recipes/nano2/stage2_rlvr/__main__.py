@@ -27,7 +27,7 @@ class Config(StageConfig):
     output_dir: Path = output_below("nano2", "stage2_rlvr")
     """Where the artifacts go, one folder per step."""
     base_checkpoint_path: Path = input_path("nano2", "stage1_sft", "training")
-    """Directory of stage 1's Checkpoint."""
+    """Directory of stage 1's Checkpoint, or of a published model."""
     data: data_curation.Config = nested(data_curation.Config, "data_curation")
     train: training.Config = nested(training.Config, "training")
     eval: evaluation.Config = nested(evaluation.Config, "evaluation")

@@ -43,7 +43,7 @@ from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, Rule, apply_to_list, progress, report_unreadable
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
+from nemotron.recipes.nemotron_h.checkpoint import load_config, load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
@@ -57,7 +57,7 @@ from nemotron.recipes.sources.prompts import read_prompts
 from nemotron.recipes.sources.reading import with_unique_ids
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
-from nemotron.recipes.training.run import Checkpoint, base_checkpoint
+from nemotron.recipes.training.run import Base, base_checkpoint
 
 TOO_LONG, REPEATED, ALWAYS, NEVER = "length", "held out or repeated", "always solved", "never solved"
 """The filters, in order; the last two after the fine-tuned model has tried the prompt."""
@@ -72,7 +72,7 @@ class Config(ScaledConfig):
     output_dir: Path = output_below("nano2", "stage2_rlvr", "data_curation")
     """Where the Dataset goes."""
     base_checkpoint_path: Path | None = input_path()
-    """Directory of stage 1's Checkpoint; read from the pipe if left out."""
+    """Directory of stage 1's Checkpoint, or of a published model; read from the pipe if left out."""
 
     # The prompts.
     sources: tuple[str, ...] = sources_field()
@@ -139,7 +139,7 @@ class Dataset(Artifact):
         """What a step that reads this Dataset records in its ladder as inputs."""
         return {"num_prompts": self.num_prompts, "mean_reward": self.mean_reward}
 
-    def base(self) -> Checkpoint:
+    def base(self) -> Base:
         """Stage 1's Checkpoint: the policy at its start, and the reference.
 
         Raises:
@@ -263,8 +263,8 @@ def main(config: Config) -> Dataset:
         kept = apply_to_list(raw, first_rules(config, prompts, [*exercises, *held_out]), filters)
 
         # The fine-tuned model tries each of them.
-        model = load_checkpoint(base.checkpoint_path, device=config.device)
-        sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
+        model = load_for_inference(base.checkpoint_path, device=config.device)
+        sampling = Sampling(config.max_new_tokens, verify.chat.stop_ids, config.temperature)
         tried = [prompts[one.id] for one in kept]
         replies = draw_replies(model, tried, config.tries, sampling, ("try", config.seed))
         earned = verify(tried, replies)

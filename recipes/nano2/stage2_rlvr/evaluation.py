@@ -38,7 +38,7 @@ from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
 from nemotron.recipes.nano2.stage2_rlvr.report import NAMES, plot_training, results_table, rollouts_page
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
@@ -146,11 +146,11 @@ def main(config: Config) -> Results:
         held_out = [exercise_from_row(row) for row in pq.read_table(dataset.held_out_path).to_pylist()]
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         models = {
-            "tuned": load_checkpoint(base.checkpoint_path, device=config.device),
-            "policy": load_checkpoint(checkpoint.checkpoint_path, device=config.device),
+            "tuned": load_for_inference(base.checkpoint_path, device=config.device),
+            "policy": load_for_inference(checkpoint.checkpoint_path, device=config.device),
         }
         # Held-out instructions, as in training: replies drawn from the model itself, judged in parts.
-        free = Sampling(config.max_new_tokens, CHAT.stop_ids, 1.0)
+        free = Sampling(config.max_new_tokens, verify.chat.stop_ids, 1.0)
         prompts = [verify.prompt_of(one, thinking=thinking) for thinking in MODES.values() for one in held_out]
         rewards: dict[str, list[Reward]] = {}
         tokens: dict[str, str] = {}

@@ -44,7 +44,7 @@ from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import FilterReport, Rule, apply_to_list, progress
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
+from nemotron.recipes.nemotron_h.checkpoint import load_config, load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.threads import threads_of
@@ -55,7 +55,7 @@ from nemotron.recipes.sources.exercises.families import exam_exercises
 from nemotron.recipes.sources.problems.problem import Split
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.pairs import ROW_COLUMNS, by_task, pair_rows, pairs_of
-from nemotron.recipes.training.run import Checkpoint, base_checkpoint
+from nemotron.recipes.training.run import Base, base_checkpoint
 from nemotron.recipes.training.tries import Try, draw_tries, solved_share
 
 TOO_LONG, REPEATED = "length", "held out or repeated"
@@ -72,7 +72,7 @@ class Config(ScaledConfig):
     output_dir: Path = output_below("nano2", "stage3_dpo", "data_curation")
     """Where the Dataset goes."""
     base_checkpoint_path: Path | None = input_path()
-    """Directory of stage 2's Checkpoint; read from the pipe if left out."""
+    """Directory of stage 2's Checkpoint, or of a published model; read from the pipe if left out."""
 
     # The tasks.
     raw_tasks: PositiveInt = by_scale(tiny=2_400, small=6_000, medium=4_000, full=our_choice(16_000))
@@ -155,7 +155,7 @@ class Dataset(Artifact):
         """What a step that reads this Dataset records in its ladder as inputs."""
         return {"num_tasks": self.num_tasks, "num_pairs": self.num_pairs, "solved": self.solved}
 
-    def base(self) -> Checkpoint:
+    def base(self) -> Base:
         """Stage 2's Checkpoint: the policy at its start.
 
         Raises:
@@ -256,8 +256,8 @@ def main(config: Config) -> Dataset:
         kept = apply_to_list(raw, first_rules(config, asked_once, held_out), filters)
 
         # The policy tries each of them, and the tools say what comes of it.
-        model = load_checkpoint(base.checkpoint_path, device=config.device)
-        sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
+        model = load_for_inference(base.checkpoint_path, device=config.device)
+        sampling = Sampling(config.max_new_tokens, verify.chat.stop_ids, config.temperature)
         drawn = draw_tries(
             model, verify, [prompts[one.id] for one in kept], config.tries, sampling, ("try", config.seed),
             max_turns=config.max_turns,

@@ -41,7 +41,7 @@ from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset
 from nemotron.recipes.nano2.stage3_dpo.report import NAMES, conversations_page, plot_training, results_table
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH
@@ -153,11 +153,11 @@ def main(config: Config) -> Results:
                                       first_step=0))  # fmt: skip
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         models = {
-            "start": load_checkpoint(base.checkpoint_path, device=config.device),
-            "policy": load_checkpoint(checkpoint.checkpoint_path, device=config.device),
+            "start": load_for_inference(base.checkpoint_path, device=config.device),
+            "policy": load_for_inference(checkpoint.checkpoint_path, device=config.device),
         }
         # Held-out tasks, as in training: conversations drawn from the model itself, judged by the database.
-        free = Sampling(config.max_new_tokens, CHAT.stop_ids, 1.0)
+        free = Sampling(config.max_new_tokens, verify.chat.stop_ids, 1.0)
         tries = {
             name: draw_tries(model, verify, prompts, config.tries, free, ("held out", config.seed),
                              max_turns=config.max_turns)

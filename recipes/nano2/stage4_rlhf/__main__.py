@@ -24,7 +24,7 @@ class Config(StageConfig):
     output_dir: Path = output_below("nano2", "stage4_rlhf")
     """Where the artifacts go, one folder per step."""
     base_checkpoint_path: Path = input_path("nano2", "stage3_dpo", "training")
-    """Directory of the Checkpoint of the stage before."""
+    """Directory of the Checkpoint of the stage before, or of a published model."""
     data: data_curation.Config = nested(data_curation.Config, "data_curation")
     reward: reward_model.Config = nested(reward_model.Config, "reward_model")
     train: training.Config = nested(training.Config, "training")

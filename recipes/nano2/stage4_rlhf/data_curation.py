@@ -45,7 +45,7 @@ from nemotron.recipes.curation.rows import TOKENS, write_rows
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_list, progress, report_unreadable
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH
@@ -61,7 +61,7 @@ from nemotron.recipes.sources.problems.problem import seeded_random, split_of
 from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
-from nemotron.recipes.training.run import Checkpoint, base_checkpoint
+from nemotron.recipes.training.run import Base, base_checkpoint
 
 REASONING = (algebra, code_output, science)
 """The families in which a merge must keep what the reasoning-strong model can do; each reasons in every exercise."""
@@ -76,7 +76,7 @@ class Config(ScaledConfig):
     output_dir: Path = output_below("nano2", "stage4_rlhf", "data_curation")
     """Where the Dataset goes."""
     base_checkpoint_path: Path | None = input_path()
-    """Directory of the Checkpoint of the stage before; read from the pipe if left out."""
+    """Directory of the Checkpoint of the stage before, or of a published model; read from the pipe if left out."""
 
     # The pairs.
     sources: tuple[str, ...] = sources_field()
@@ -162,7 +162,7 @@ class Dataset(Artifact):
         """What a step that reads this Dataset records in its ladder as inputs."""
         return {"num_pairs": self.num_pairs, "num_prompts": self.num_prompts, "noise_share": self.noise_share}
 
-    def base(self) -> Checkpoint:
+    def base(self) -> Base:
         """The Checkpoint of the stage before.
 
         Raises:
@@ -225,7 +225,7 @@ def sampled_answers(
         if falls_into_share(config.sampled_share, "sampled", config.seed, one.id, side)
     ]
     prompts = [judge.prompt_of(exercise, thinking=side == 0) for exercise, side in places]
-    sampling = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
+    sampling = Sampling(config.max_new_tokens, judge.chat.stop_ids, config.temperature)
     replies = draw_replies(model, prompts, 1, sampling, ("pair", config.seed))
     judged = [judged_answer(*one, judge.tokenizer, judge.chat) for one in zip(prompts, replies, strict=True)]
     if judged and not any(form == 1 for form, _ in judged):
@@ -281,7 +281,7 @@ def main(config: Config) -> Dataset:
     with working_directory(config.output_dir, Dataset) as work, threads_of(config.scale):
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         judge = Judge(CHAT, work / "tokenizer")
-        model = load_checkpoint(base.checkpoint_path, device=config.device)
+        model = load_for_inference(base.checkpoint_path, device=config.device)
 
         held_out, validation, exercises = held_out_exercises(config)
 

@@ -44,7 +44,7 @@ from nemotron.recipes.nano2.stage4_rlhf.report import (
     rows_of,
 )
 from nemotron.recipes.nano2.stage4_rlhf.reward_model import RewardModel
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.scorer import load_scorer
@@ -159,10 +159,12 @@ def main(config: Config) -> Results:
         held_out = [exercise_from_row(row) for row in pq.read_table(dataset.held_out_path).to_pylist()]
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
         checkpoints = {"base": base, "policy": policy, "merged": merged}
-        models = {name: load_checkpoint(one.checkpoint_path, device=config.device) for name, one in checkpoints.items()}
+        models = {
+            name: load_for_inference(one.checkpoint_path, device=config.device) for name, one in checkpoints.items()
+        }
 
         # Held-out conversations, as in training: replies drawn from the model itself.
-        free = Sampling(config.max_new_tokens, CHAT.stop_ids, 1.0)
+        free = Sampling(config.max_new_tokens, judge.chat.stop_ids, 1.0)
         prompts = [judge.prompt_of(one, thinking=thinking) for thinking in MODES.values() for one in held_out]
         size = config.replies_per_prompt
         questions = [place % len(held_out) for place in range(len(prompts)) for _ in range(size)]

@@ -101,7 +101,7 @@ def measure(model: NemotronH, exercises: Sequence[Exercise], judge: Judge, confi
     tasks = [one for one in exercises if one.family != conversation.FAMILY]
     # Conversations, asked with and without thinking: the rubric.
     prompts = [judge.prompt_of(one, thinking=thinking) for one in talks for thinking in (True, False)]
-    drawn = Sampling(config.max_new_tokens, CHAT.stop_ids, config.temperature)
+    drawn = Sampling(config.max_new_tokens, judge.chat.stop_ids, config.temperature)
     replies = draw_replies(model, prompts, 1, drawn, ("validation", config.seed), num_slots=config.batch_replies)
     totals = [reward.total for reward in judge(prompts, replies)]
     talked = [(first + second) / 2 for first, second in zip(totals[::2], totals[1::2], strict=True)]
@@ -143,7 +143,9 @@ def main(config: Config) -> Checkpoint:
     base = dataset.base()
     check_parents(base.checkpoint_path, policy.checkpoint_path)  # refuses another shape or tokenizer
     with working_directory(config.output_dir, Checkpoint) as work, threads_of(config.scale):
-        first, second = (load_checkpoint(one.checkpoint_path, device=config.device) for one in (base, policy))
+        second = load_checkpoint(policy.checkpoint_path, device=config.device)
+        dtype = second.lm_head.weight.dtype  # a published model has another one
+        first = load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype)
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.validation_path).to_pylist()]
         judge = Judge(CHAT, policy.checkpoint_path)
 

@@ -218,7 +218,8 @@ def save(run: Run, scorer: Scorer, dataset: Dataset, config: Config) -> None:
     run.check_finite(**metrics)
     difference = torch.tensor([row["chosen"] - row["rejected"] for row in rows], dtype=torch.float64)
     bins = reliability(difference, num_bins=NUM_BINS)
-    language_model = load_checkpoint(dataset.base().checkpoint_path, device=config.device)
+    dtype = scorer.lm_head.weight.dtype
+    language_model = load_checkpoint(dataset.base().checkpoint_path, device=config.device, dtype=dtype)
     save_scorer(scorer, language_model, dataset.tokenizer_path, work / "model")
     pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
     pq.write_table(pa.Table.from_pylist(rows), work / "held_out_scores.parquet")

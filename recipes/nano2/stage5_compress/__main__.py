@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, StageConfig, whole_stage
-from nemotron.config import input_path, nested, output_below, parse_command_line
+from nemotron import Artifact, whole_stage
+from nemotron.config import nested, output_below, parse_command_line
 from nemotron.pipe import print_page, step_process
 from nemotron.recipes.nano2.stage5_compress import control, data_curation, evaluation, plan, search, training
 from nemotron.testing.stage import print_stage_complete
@@ -16,13 +16,11 @@ STEPS = (data_curation, search, training, control, evaluation)  # in their order
 
 
 @dataclass
-class Config(StageConfig):
+class Config(data_curation.Inputs):
     """Prune Nemotron Nano 2 until it fits into memory, distill it, and compare it with its teacher."""
 
     output_dir: Path = output_below("nano2", "stage5_compress")
     """Where the artifacts go, one folder per step."""
-    base_checkpoint_path: Path = input_path("nano2", "stage4_rlhf", "merging")
-    """Directory of the teacher, the Checkpoint of the stage before."""
     data: data_curation.Config = nested(data_curation.Config, "data_curation")
     prune: search.Config = nested(search.Config, "search")
     train: training.Config = nested(training.Config, "training")
@@ -33,7 +31,7 @@ class Config(StageConfig):
 def main(config: Config) -> dict[str, Artifact]:
     """Run the steps, each on the output of the one before, after a check of all; return their artifacts by name."""
     with whole_stage(config := plan.check(config), STEPS) as run:
-        dataset = run(data_curation.main, replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
+        dataset = run(data_curation.main, replace(config.data, **data_curation.inputs_of(config)))
         pruned = run(search.main, replace(config.prune, dataset_path=dataset.path))
         checkpoint = run(training.main, replace(config.train, checkpoint_path=pruned.path))
         last = run(control.main, replace(config.scratch, checkpoint_path=checkpoint.path))

@@ -11,7 +11,9 @@ as one stream, which is cut into rows of equal length; attention and state do no
 Left out: what the published blend has inside of its two parts, which is unknown to us.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from nemotron import Artifact, print_complete
+from nemotron import Artifact, StageConfig, print_complete
 from nemotron.artifact import working_directory
 from nemotron.config import (
     Fraction,
@@ -40,15 +42,17 @@ from nemotron.recipes.chat.tokenizer import load_chat_tokenizer, save_chat_token
 from nemotron.recipes.curation.blending import BlendShare, blend_order
 from nemotron.recipes.curation.digests import sha256_of, sha256_of_ids
 from nemotron.recipes.curation.packing import TokenStream
+from nemotron.recipes.curation.retokenize import retokenized
 from nemotron.recipes.curation.rows import TOKENS, Phase, Row, write_rows
 from nemotron.recipes.curation.rules import progress
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset as PretrainingDataset
 from nemotron.recipes.nano2.stage1_sft.data_curation import EVERYTHING, LONG_CONTEXT
 from nemotron.recipes.nano2.stage1_sft.data_curation import Dataset as FineTuningDataset
+from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
 from nemotron.recipes.sources.exercises.exercise import exercise_to_row
 from nemotron.recipes.sources.exercises.families import exam_exercises
-from nemotron.recipes.training.run import Checkpoint, base_checkpoint
+from nemotron.recipes.training.run import Base, base_checkpoint
 
 SFT, PRETRAINING = "sft", "pretraining"
 """The two sources of the blend."""
@@ -65,7 +69,13 @@ class Config(ScaledConfig):
     output_dir: Path = output_below("nano2", "stage5_compress", "data_curation")
     """Where the Dataset goes."""
     base_checkpoint_path: Path | None = input_path()
-    """Directory of the Checkpoint of the stage before, the teacher; read from the pipe if left out."""
+    """Directory of the teacher: the Checkpoint of the stage before, or a published model; read from the pipe if left
+    out."""
+    fine_tuning_path: Path | None = input_path()
+    """Directory of stage 1's Dataset, curated for the same tokenizer; that of the teacher if left out."""
+    pretraining_path: Path | None = input_path()
+    """Directory of stage 0's Dataset, whose text is encoded again if its tokenizer is another; that of the teacher if
+    left out."""
     calibration_samples: PositiveInt = by_scale(tiny=16, small=64, medium=256, full=published(1024, "section 4"))
     """Rows of the first length on which importance is measured; training does not start with them."""
     reasoning_share: Fraction = at_every_scale(published(0.7, "section 4, table 11"))
@@ -108,6 +118,23 @@ class Config(ScaledConfig):
                     )
 
 
+@dataclass
+class Inputs(StageConfig):
+    """What the whole stage starts from."""
+
+    base_checkpoint_path: Path = input_path("nano2", "stage4_rlhf", "merging")
+    """Directory of the teacher: the Checkpoint of the stage before, or a published model."""
+    fine_tuning_path: Path | None = input_path()
+    """Directory of stage 1's Dataset, curated for the teacher's tokenizer; needed for a published model."""
+    pretraining_path: Path | None = input_path()
+    """Directory of stage 0's Dataset, of any tokenizer; needed for a published model."""
+
+
+def inputs_of(config: Inputs) -> dict[str, Path | None]:
+    """What the whole stage hands to this step."""
+    return {item.name: getattr(config, item.name) for item in fields(Config) if item.metadata.get("input")}
+
+
 class Dataset(Artifact):
     """What compression reads."""
 
@@ -143,7 +170,7 @@ class Dataset(Artifact):
         """Source -> its weight in a mean over both."""
         return {SFT: self.reasoning_share, PRETRAINING: 1 - self.reasoning_share}
 
-    def base(self) -> Checkpoint:
+    def base(self) -> Base:
         """The teacher.
 
         Raises:
@@ -205,7 +232,22 @@ def conversations_of(dataset: FineTuningDataset, part: str) -> Rows:
     return Rows(SFT, {part: 1.0}, {part: np.array(tokens, np.int32)}, {part: np.array(segments)})
 
 
-def text_of(dataset: PretrainingDataset) -> Rows:
+Encode = Callable[[np.ndarray], np.ndarray]
+"""Token ids of pretraining -> those of the teacher for the same text."""
+
+
+def encoder(dataset: PretrainingDataset, tokenizer_path: Path) -> Encode:
+    """The ids as they are if the teacher has the tokenizer of pretraining, else those of its own."""
+    ours, theirs = tokenizer_path / "tokenizer.json", dataset.tokenizer_path / "tokenizer.json"
+    if ours.read_bytes() == theirs.read_bytes():
+        return np.asarray
+    progress.print(f"the text is encoded again, with {ours}")
+    return partial(
+        retokenized, theirs=load_tokenizer(dataset.tokenizer_path), ours=load_chat_tokenizer(CHAT, tokenizer_path)
+    )
+
+
+def text_of(dataset: PretrainingDataset, encode: Encode = np.asarray) -> Rows:
     """The text of PHASES, each category a stream; the shares of the categories are those of its rows."""
     rows: dict[str, list[np.ndarray]] = {}
     for phase in dataset.phases:
@@ -214,7 +256,7 @@ def text_of(dataset: PretrainingDataset) -> Rows:
             for category, row in zip(table["category"].to_pylist(), table["tokens"], strict=True):
                 rows.setdefault(category, []).append(row.values.to_numpy()[:-1])  # its last token begins the next row
     total = sum(map(len, rows.values()))
-    tokens = {category: np.concatenate(rows[category]) for category in sorted(rows)}
+    tokens = {category: encode(np.concatenate(rows[category])) for category in sorted(rows)}
     return Rows(
         PRETRAINING,
         {category: len(rows[category]) / total for category in tokens},
@@ -223,7 +265,9 @@ def text_of(dataset: PretrainingDataset) -> Rows:
     )
 
 
-def validation_rows(fine_tuning: FineTuningDataset, pretraining: PretrainingDataset, number: int) -> Iterator[Row]:
+def validation_rows(
+    fine_tuning: FineTuningDataset, pretraining: PretrainingDataset, number: int, encode: Encode = np.asarray
+) -> Iterator[Row]:
     """Held-out rows of both earlier stages: the first `number` of each family and of each category."""
     for source, dataset, column in ((SFT, fine_tuning, "family"), (PRETRAINING, pretraining, "category")):
         taken: dict[str, int] = {}
@@ -231,6 +275,7 @@ def validation_rows(fine_tuning: FineTuningDataset, pretraining: PretrainingData
             kind, tokens = row[column], row["tokens"]
             if taken.get(kind, 0) < number:
                 taken[kind] = taken.get(kind, 0) + 1
+                tokens = encode(tokens).tolist() if source == PRETRAINING else tokens
                 segments = row.get("segments", [0] * len(tokens))
                 yield {"source": source, "tokens": tokens, "segments": segments,
                        "in_loss": row.get("in_loss", [False] + [True] * (len(tokens) - 1))}  # fmt: skip
@@ -245,18 +290,32 @@ def digests_of(path: Path) -> dict[str, str]:
     return digests | {"source": sha256_of(table["source"].to_pylist())}
 
 
+def origin(base: Base, dataset_class: type[FineTuningDataset] | type[PretrainingDataset]) -> Path:
+    """The directory of the Dataset that the teacher was trained on.
+
+    Raises:
+        ValueError: if it was not, as a published model, or the directory is gone.
+    """
+    flag = "--fine-tuning-path" if dataset_class is FineTuningDataset else "--pretraining-path"
+    try:
+        return origin_by_step(base, dataset_class.__module__)
+    except ValueError as error:
+        raise ValueError(f"{error}, or name such a Dataset with {flag}") from None
+
+
 def main(config: Config) -> Dataset:
     """Collect the data and return the Dataset."""
     made_by = f"python -m nemotron.recipes.nano2.stage4_rlhf --scale {config.scale}"
     base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, whose pruning has no exam
-    fine_tuning = FineTuningDataset.load(path=origin_by_step(base, FineTuningDataset.__module__))
-    pretraining = PretrainingDataset.load(path=origin_by_step(base, PretrainingDataset.__module__))
+    fine_tuning = FineTuningDataset.load(path=config.fine_tuning_path or origin(base, FineTuningDataset))
+    pretraining = PretrainingDataset.load(path=config.pretraining_path or origin(base, PretrainingDataset))
     base_checkpoint(base.path, fine_tuning.tokenizer_path)  # refuses a teacher that reads other token ids
     with working_directory(config.output_dir, Dataset) as work:
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         parts = {part: conversations_of(fine_tuning, part) for part in (EVERYTHING, LONG_CONTEXT)}
-        text = text_of(pretraining)
+        encode = encoder(pretraining, work / "tokenizer") if config.pretraining_path else np.asarray
+        text = text_of(pretraining, encode)
         shares = {SFT: config.reasoning_share, PRETRAINING: 1 - config.reasoning_share}
 
         # The blend: at every point of a file, close to 70 and 30 percent. Every stream reads on where the last file
@@ -283,7 +342,7 @@ def main(config: Config) -> Dataset:
             shown = ", ".join(f"{source} {share.num_sequences:,} ({share.epochs:.2g} epochs)"
                               for source, share in blend[name].items())  # fmt: skip
             progress.print(f"{name}: {number:,} rows of {length:,} tokens: {shown}")
-        held_out = validation_rows(fine_tuning, pretraining, config.validation_rows)
+        held_out = validation_rows(fine_tuning, pretraining, config.validation_rows, encode)
         write_rows(work / "validation.parquet", held_out, **ROW_COLUMNS)
         for name in (*files, "validation"):
             ladder.add("token ids", {name: digests_of(work / f"{name}.parquet")})

@@ -44,7 +44,7 @@ from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
 from nemotron.recipes.nano2.stage5_compress.data_curation import SFT, Dataset
 from nemotron.recipes.nano2.stage5_compress.report import NAMES, plot_recovery, results_table
-from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
+from nemotron.recipes.nemotron_h.checkpoint import load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.inference_memory import inference_memory_bytes, parameter_count
@@ -178,7 +178,9 @@ def main(config: Config) -> Results:
         tokenizer = load_chat_tokenizer(CHAT, distilled.checkpoint_path)
         chat = format_of(CHAT, distilled.checkpoint_path)
         exercises = [exercise_from_row(row) for row in pq.read_table(dataset.exercises_path).to_pylist()]
-        models = {name: load_checkpoint(one.checkpoint_path, device=config.device) for name, one in checkpoints.items()}
+        models = {
+            name: load_for_inference(one.checkpoint_path, device=config.device) for name, one in checkpoints.items()
+        }
 
         # Held-out rows of both sources: the loss, and how far each model is from the teacher.
         metrics: dict[str, float] = {}

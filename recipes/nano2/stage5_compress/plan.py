@@ -31,6 +31,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_hours,
 )
 from nemotron.recipes.training.batches import TrainingPhase
+from nemotron.recipes.training.published import shape_of
 from nemotron.recipes.training.run import check_stage
 
 # Published, arXiv 2508.14444, section 4 and tables 5, 6 and 9, and the model cards.
@@ -67,7 +68,7 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         training.training_parts(phases, step)
     search.check_rows(phases[0], config.prune)
     for refuse in (search.check_grid, search.check_budget):
-        refuse(MODELS[config.scale], config.prune)
+        refuse(shape_of(config.base_checkpoint_path) or MODELS[config.scale], config.prune)
     return config
 
 
@@ -77,7 +78,7 @@ def page(config: Any) -> str:
     Raises:
         ValueError: as the search, if the budget is above the teacher or below the smallest shape.
     """
-    teacher, budget = MODELS[config.scale], config.prune.budget_bytes
+    teacher, budget = shape_of(config.base_checkpoint_path) or MODELS[config.scale], config.prune.budget_bytes
     grid, target = planned_grid(teacher, config.prune)
     needs = {"context_tokens": config.prune.context_tokens, "sequences": config.prune.sequences}
     found = candidates(teacher, grid, budget_bytes=budget, **needs)

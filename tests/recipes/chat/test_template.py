@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from nemotron.recipes.chat import template as template_module
 from nemotron.recipes.chat.format import ChatFormat
@@ -14,6 +14,7 @@ from nemotron.recipes.chat.template import TemplateFormat, format_of, template_o
 from nemotron.recipes.chat.tokenizer import save_chat_tokenizer
 from nemotron.recipes.curation.tokenizer import SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
+from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
 
 # A template of another author for Nano 2's special tokens: it explains the tools, and puts bos_token first.
 THEIRS = r"""{{ bos_token }}<SPECIAL_10>System
@@ -33,7 +34,8 @@ You may use tools.
 Result: {{ message.content }}
 {% elif message.role == 'assistant' %}
 <SPECIAL_11>Assistant
-{% generation %}{{ message.content.split('</think>')[-1] | trim }}{% endgeneration %}{{
+{% generation %}{{
+    (message.content if loop.last else message.content.split('</think>')[-1]) | trim }}{% endgeneration %}{{
     message.tool_calls | tojson if message.tool_calls else '' }}
 <SPECIAL_12>
 {% endif %}
@@ -142,6 +144,116 @@ def test_what_is_learned_is_what_is_asked_for(base: Path, tokenizer: Tokenizer) 
         counted = [token for token, counts in zip(encoded.ids, encoded.in_loss, strict=True) if counts]
         assert tokenizer.decode(counted, skip_special_tokens=False) == learned
         assert "You may use tools." in chat.render(messages, [ADD])
+
+
+def published(content: str | None, **fields: Any) -> dict[str, Any]:
+    """The assistant's turn as the published template takes it at the end: without the prefix of the reply."""
+    return {"role": "assistant", "content": content, **fields}
+
+
+def call(**arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "add", "arguments": arguments}}
+
+
+THOUGHT = "<think>\nWell.\n</think>\n\nHi"
+TURNS: list[tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]] = [
+    ([user()], assistant(THOUGHT), published("Well.\n</think>\n\nHi")),
+    ([user("Hello /no_think")], assistant("<think></think>Hi"), published("Hi")),
+    ([{"role": "system", "content": "Be brief. /no_think"}, user()], assistant("<think></think>1"), published("1")),
+    ([user("a"), assistant(THOUGHT), user("b")], assistant(THOUGHT), published("Well.\n</think>\n\nHi")),
+    ([user("1 + 2"), assistant("", call(a=1, b=2)), {"role": "tool", "content": "3"}, {"role": "tool", "content": "4"}],
+     assistant(THOUGHT), published("Well.\n</think>\n\nHi")),
+    ([user("1 + 2")], {"role": "assistant", "content": "Hi", "reasoning_content": "Well."},
+     published("Well.\n</think>\n\nHi")),
+    # The template writes no calls of a turn at the end, so they are part of its text.
+    ([user("1 + 2 /no_think")], assistant("<think></think>", call(a=1)),
+     published('<TOOLCALL>[{"name": "add", "arguments": {"a": 1}}]</TOOLCALL>')),
+]  # fmt: skip
+"""What comes before, the turn that is learned, and the same turn as transformers is given it."""
+
+
+@pytest.mark.parametrize("added", ["", "special", "tag"])
+def test_a_turn_has_the_ids_of_transformers_with_a_template_as_published(
+    base: Path, published_template: str, added: str
+) -> None:
+    """Also if tags of thoughts and calls are tokens of their own, which a published tokenizer may have."""
+    from transformers import AutoTokenizer
+
+    tags = [AddedToken(tag, special=added == "special", normalized=False)
+            for tag in ("<think>", "</think>", "<TOOLCALL>", "</TOOLCALL>") if added]  # fmt: skip
+    changed = load_tokenizer(base)
+    changed.add_tokens(tags)
+    changed.save(str(base / "tokenizer.json"))
+    theirs = AutoTokenizer.from_pretrained(with_template(base, published_template))
+    chat, ours = format_of(CHAT, base), load_tokenizer(base)
+    for history, reply, given in TURNS:
+        for tools in ([], [ADD]):
+            wrapped = [{"type": "function", "function": tool} for tool in tools] or None
+            encoded = chat.encode(ours, [*history, reply], tools)
+            prompt = theirs.apply_chat_template(history, tools=wrapped, add_generation_prompt=True, return_dict=False)
+            assert encoded.ids == theirs.apply_chat_template([*history, given], tools=wrapped, return_dict=False)
+            assert encoded.ids[: len(prompt)] == prompt
+            learned = ours.decode(encoded.ids[len(prompt) :], skip_special_tokens=False)
+            assert learned == f"{given['content']}\n<SPECIAL_12>\n"
+            end = encoded.ids.index(12, len(prompt))
+            assert encoded.in_loss == [len(prompt) <= place <= end for place in range(len(encoded.ids))]
+            chat.check_conversation([*history, reply], [ADD], for_training=True)
+
+
+UNSTABLE = {
+    "the prompt counts the turns": "{{ messages | length }} turns\n",
+    "the prompt names the last turn": "{{ messages[-1].role }}\n",
+}
+
+
+@pytest.mark.parametrize("beginning", UNSTABLE.values(), ids=UNSTABLE)
+def test_a_template_that_is_not_stable_is_refused(base: Path, tokenizer: Tokenizer, beginning: str) -> None:
+    chat = format_of(CHAT, with_template(base, beginning + THEIRS))
+    with pytest.raises(ValueError, match=r"chat_template\.jinja is not stable: .*; correct the template, or remove it"):
+        chat.encode(tokenizer, [user(), assistant()])
+
+
+def test_a_template_that_leaves_out_the_thought_is_refused(base: Path, tokenizer: Tokenizer) -> None:
+    drops = THEIRS.replace("message.content if loop.last else ", "")
+    chat = format_of(CHAT, with_template(base, drops))
+    with pytest.raises(ValueError, match=r"is not stable: .* or leaves out a part of that turn"):
+        chat.encode(tokenizer, [user(), assistant()])
+
+
+def test_a_template_that_ends_no_turn_is_refused(base: Path, tokenizer: Tokenizer) -> None:
+    chat = format_of(CHAT, with_template(base, THEIRS.replace("<SPECIAL_12>", "***")))
+    with pytest.raises(ValueError, match=r"ends no reply with one of </s>, <SPECIAL_11>, <SPECIAL_12>, which stop gen"):
+        chat.encode(tokenizer, [user(), assistant()])
+
+
+def test_a_reply_also_ends_where_the_generation_settings_say(base: Path, tokenizer: Tokenizer) -> None:
+    (base / "generation_config.json").write_text('{"eos_token_id": [12, 9]}')
+    chat = format_of(CHAT, base)
+    assert chat.stop_ids == (2, 11, 12, 9)
+    assert chat.parse_reply("Hi<SPECIAL_9>", thinking=False).content == "Hi"
+    assert format_of(CHAT, with_template(base, THEIRS)).stop_ids == (2, 11, 12, 9)
+    (base / "generation_config.json").write_text('{"eos_token_id": 12}')
+    assert format_of(CHAT, base).stop_ids == CHAT.stop_ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("{", r"generation_config\.json is not valid JSON"),
+        (
+            '{"eos_token_id": "x"}',
+            r"generation_config\.json: eos_token_id is 'x', not an id or a list of ids; correct it$",
+        ),
+        (
+            '{"eos_token_id": [99999]}',
+            r"generation_config\.json: eos_token_id 99999 is not in tokenizer\.json; correct it$",
+        ),
+    ],
+)
+def test_damaged_generation_settings_are_an_error(base: Path, settings: str, sentence: str) -> None:
+    (base / "generation_config.json").write_text(settings)
+    with pytest.raises(ValueError, match=sentence):
+        format_of(CHAT, base)
 
 
 def test_the_template_decides_about_thinking(base: Path) -> None:

@@ -23,6 +23,7 @@ from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import (
     load_checkpoint,
     load_config,
+    load_for_inference,
     load_tensors,
     load_tokenizer,
     save_checkpoint,
@@ -294,6 +295,50 @@ def test_a_chat_template_beside_the_tokenizer_is_saved_with_it(tokenizer_path: P
     save_checkpoint(perturbed_model(SHAPE), tmp_path / "tokenizer", tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi!"
+
+
+BROUGHT = {"eos_token_id": [2, 7], "do_sample": True, "temperature": 0.6, "top_p": 0.95, "bos_token_id": 1}
+
+
+@pytest.mark.parametrize("stop_ids", [(), (2,), (7, 2)])
+def test_generation_settings_that_the_tokenizer_brings_are_kept(
+    stop_ids: tuple[int, ...], tokenizer_path: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tokenizer_path, tmp_path / "tokenizer")
+    text = json.dumps(BROUGHT)
+    (tmp_path / "tokenizer" / "generation_config.json").write_text(text)
+    save_checkpoint(perturbed_model(SHAPE), tmp_path / "tokenizer", tmp_path / "model", stop_ids)
+    assert (tmp_path / "model" / "generation_config.json").read_text() == text
+
+
+def test_stop_tokens_are_added_to_the_generation_settings(tokenizer_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(tokenizer_path, tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "generation_config.json").write_text(json.dumps(BROUGHT))
+    save_checkpoint(perturbed_model(SHAPE), tmp_path / "tokenizer", tmp_path / "model", (11, 2))
+    found = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert found == {**BROUGHT, "eos_token_id": [2, 7, 11], "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "added_tokens.json"])
+def test_maps_of_special_tokens_are_kept(name: str, tokenizer_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(tokenizer_path, tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / name).write_text('{"a": 1}')
+    save_checkpoint(perturbed_model(SHAPE), tmp_path / "tokenizer", tmp_path / "model")
+    assert (tmp_path / "model" / name).read_text() == '{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("saved_as", "computed_in"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_a_model_is_asked_in_float32_at_least(
+    saved_as: torch.dtype, computed_in: torch.dtype, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(perturbed_model(SHAPE, saved_as), tokenizer_path, tmp_path)
+    asked, exact = load_for_inference(tmp_path), load_checkpoint(tmp_path)
+    for parameter, expected in zip(asked.parameters(), exact.parameters(), strict=True):
+        assert parameter.dtype == computed_in
+        assert torch.equal(parameter, expected.to(computed_in))
 
 
 # --- invalid checkpoints ---
