@@ -151,6 +151,7 @@ def short_dataset(stage0, tmp_path_factory: pytest.TempPathFactory):
     dataset = type(stage0.dataset).load(path=path)
     phases = [phase.model_copy(update={"num_sequences": SHORT_PHASES[phase.name]}) for phase in dataset.phases]
     for phase in phases:
-        pq.write_table(pq.read_table(path / phase.file).slice(0, phase.num_sequences), path / phase.file)
+        (file,) = phase.paths(path)
+        pq.write_table(pq.read_table(file).slice(0, phase.num_sequences), file)
     shortened = {"phases": phases, "num_examples": sum(SHORT_PHASES.values())}
     return dataset.model_copy(update=shortened).save()

@@ -95,7 +95,11 @@ def curated(sources, tmp_path_factory):
 
 
 def rows_of(dataset, name):
-    return pq.read_table(dataset.path / f"{name}.parquet").to_pylist()
+    """The rows of a file, or of the files of a phase."""
+    paths = {phase.name: phase.paths(dataset.path) for phase in dataset.phases}
+    return [
+        row for path in paths.get(name, [dataset.path / f"{name}.parquet"]) for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def test_the_dataset_lists_its_phases_in_training_order(curated):
@@ -111,7 +115,7 @@ def test_the_dataset_lists_its_phases_in_training_order(curated):
 
 def test_every_phase_has_the_sequences_and_the_length_that_it_states(curated):
     for phase in curated.phases:
-        rows = pq.read_table(curated.path / phase.file)["tokens"].to_pylist()
+        rows = pq.read_table(*phase.paths(curated.path))["tokens"].to_pylist()
         assert len(rows) == phase.num_sequences
         assert {len(tokens) for tokens in rows} == {phase.sequence_length + 1}
     assert all(len(row["tokens"]) <= curated.sequence_length + 1 for row in rows_of(curated, "validation"))

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nemotron.recipes.curation.rows import TOKENS, Phase
+from nemotron.recipes.curation.rows import TOKENS, planned_phase
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.stage0_pretrain import training
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
@@ -42,11 +42,13 @@ def dataset(tmp_path_factory):
     def write(name, rows, length):
         tokens = torch.randint(13, 200, (rows, length + 1), generator=generator).tolist()
         table = {"category": ["code"] * rows, "tokens": pa.array(tokens, TOKENS)}
-        pq.write_table(pa.table(table), path / f"{name}.parquet")
-        return Phase(name=name, file=f"{name}.parquet", num_sequences=rows, sequence_length=length)
+        phase = planned_phase(name, rows, length)
+        (path / name).mkdir()
+        pq.write_table(pa.table(table), *phase.paths(path))
+        return phase
 
     phases = [write(name, rows, LONG_LENGTH if name == "long_context" else LENGTH) for name, rows in SEQUENCES.items()]
-    write("validation", 4, LENGTH)
+    (validation,) = write("validation", 4, LENGTH).paths(path)
     empty = path / "empty.parquet"
     pq.write_table(pa.table({"tokens": pa.array([], TOKENS)}), empty)
     return Dataset(
@@ -58,7 +60,7 @@ def dataset(tmp_path_factory):
         long_context_length=LONG_LENGTH,
         tokenizer_path=path / "tokenizer",
         phases=phases,
-        validation_path=path / "validation.parquet",
+        validation_path=validation,
         long_validation_path=empty,
         problems_path=empty,
         recall_path=empty,

@@ -94,10 +94,10 @@ def test_no_rows_give_an_empty_file_with_its_columns(tmp_path):
     assert list(read_rows(path, 2)) == []
 
 
-@pytest.mark.parametrize("wrong", [{"num_sequences": -1}, {"sequence_length": 0}])
-def test_a_phase_has_no_negative_size(wrong):
-    fields = {"name": "phase1", "file": "phase1.parquet", "num_sequences": 0, "sequence_length": 1}
-    assert Phase(**fields).file == "phase1.parquet"
+@pytest.mark.parametrize("wrong", [{"num_sequences": -1}, {"sequence_length": 0}, {"num_files": 0}])
+def test_a_phase_has_no_negative_size(wrong, tmp_path):
+    fields = {"name": "phase1", "num_files": 2, "num_sequences": 0, "sequence_length": 1}
+    assert [path.name for path in Phase(**fields).paths(tmp_path)] == ["00000.parquet", "00001.parquet"]
     with pytest.raises(ValidationError):
         Phase(**(fields | wrong))
 
