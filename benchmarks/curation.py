@@ -1,11 +1,11 @@
 """Curation of generated text: peak memory and megabytes a second of stage 0 and of datatrove.
 
-The text is made of paragraphs of the docstrings and functions of the source of the packages that stage 0 reads. They are
-drawn and joined for each document: two documents rarely share much, except for the planted copies. One document of 50
-repeats another, and one of 20 differs from another in one word. Both programs read the same .jsonl files on two
-processor cores, apply filters of the same kinds, and drop near-duplicates by MinHash with 24-character shingles, 20 bands
-of 13 hashes. Ours also compares the proposed pairs, decontaminates, and goes on to tokens; the time up to the documents
-that are kept, which is what datatrove does, is printed beside the time of the whole step.
+The text is made of paragraphs of the docstrings and functions of the source of the packages that stage 0 reads. They
+are drawn and joined for each document: two documents rarely share much, except for the planted copies. One document of
+50 repeats another, and one of 20 differs from another in one word. Both programs read the same .jsonl files on two
+processor cores, apply filters of the same kinds, and drop near-duplicates by MinHash with 24-character shingles and 20
+bands of 13 hashes. Ours also compares the proposed pairs, decontaminates, and goes on to tokens; the time up to the
+documents that are kept, which is what datatrove does, is printed beside the time of the whole step.
 
 Peak memory is that of the process and all of its children together, looked at ten times a second.
 datatrove is not a dependency of the project: pip install datatrove -c constraints.txt

@@ -19,6 +19,7 @@ Left out: removing passages that otherwise different documents share (exact-subs
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -125,6 +126,10 @@ class TextFile(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def close(self) -> None:
+        """No text can be read after that."""
+        self.file.close()
 
 
 class ShingleCache:
@@ -311,7 +316,11 @@ def near_duplicates_rule(documents: daft.DataFrame, directory: Path | None = Non
     proposed = daft.from_pydict({"id": sorted({id for group in groups for id in group})})
     batches = documents.select("id", "text").join(proposed, on="id").to_arrow_iter() if groups else []
     texts = (row for batch in batches for row in rows_of(batch, "id", "text"))
-    dropped = near_duplicates(dict(texts) if directory is None else TextFile(directory / "texts", texts), groups)
+    if directory is None:
+        dropped = near_duplicates(dict(texts), groups)
+    else:
+        with closing(TextFile(directory / "texts", texts)) as compared:
+            dropped = near_duplicates(compared, groups)
     return Rule(
         name="near-duplicates",
         threshold=f"Jaccard similarity of {SHINGLE_CHARACTERS}-character shingles below {MIN_JACCARD} to every "

@@ -11,12 +11,15 @@ import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns of what it will do in the future
 
 import daft
 import pyarrow as pa
@@ -26,15 +29,47 @@ from daft.runners import get_or_create_runner
 for name in ("daft_local_execution", "aws_config"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
-__all__ = ["BATCH_ROWS", "Task", "daft", "read_files", "rows_of", "run_tasks", "write_files", "written"]
+__all__ = ["BATCH_ROWS", "Task", "check_runner", "daft", "read_files", "rows_of", "run_tasks", "write_files", "written"]
 
 BATCH_ROWS = 256  # our choice: documents that a function in Python gets at a time; their texts are twice in memory
 # Our choice: what Daft holds of each file that it reads or writes is a few row groups.
 ROW_GROUP_BYTES = 8 << 20
 FILE_BYTES = 32 << 20
+ANSWER_SECONDS = 10  # our choice
 SPECIAL = re.compile(r"([\\*?{}\[\]!])")  # in a glob, as which Daft reads every path
 
 Task = dict[str, Any]  # JSON values
+
+
+def check_runner() -> None:
+    """Raise ValueError if DAFT_RUNNER asks for what is not there; connects to Ray, or starts it on this machine."""
+    name = os.environ.get("DAFT_RUNNER", "native")
+    if name not in ("native", "ray"):
+        raise ValueError(
+            f"DAFT_RUNNER={name!r} is neither 'native', this machine, nor 'ray', a cluster; set one of them"
+        )
+    if name == "native":
+        return
+    try:
+        import ray
+    except ImportError:
+        raise ValueError(
+            'DAFT_RUNNER=ray needs Ray, which is not installed; run: pip install "nemotron-recipes[ray]"'
+        ) from None
+    address = os.environ.get("RAY_ADDRESS", "")
+    advice = "start it there with: ray start --head; or unset RAY_ADDRESS, to start it on this machine"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():  # Ray itself would try for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"no Ray answers at RAY_ADDRESS={address!r} ({error}); {advice}") from None
+    try:
+        if not ray.is_initialized():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"Ray does not start, RAY_ADDRESS={address!r} ({reason}); {advice}") from None
 
 
 def read_files(paths: Sequence[str | Path]) -> daft.DataFrame:

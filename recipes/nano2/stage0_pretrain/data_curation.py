@@ -66,7 +66,7 @@ from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, MIN_VOCAB_SIZE,
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, VOCAB_SIZES
 from nemotron.recipes.sources import Unreadable
-from nemotron.recipes.sources.dataframes import daft, read_files
+from nemotron.recipes.sources.dataframes import check_runner, daft, read_files
 from nemotron.recipes.sources.documents import read_values, write_documents
 from nemotron.recipes.sources.files import write_sources
 from nemotron.recipes.sources.listing import sources_field
@@ -338,6 +338,7 @@ def curation_ladder(config: Config, raw: Sequence[Path], documents: TokenizedDoc
 
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
+    check_runner()
     with working_directory(config.output_dir, Dataset) as work:
         scratch = work / "scratch"
         # From raw text to documents that every filter keeps.
