@@ -18,15 +18,18 @@ Left out: removing passages that otherwise different documents share (exact-subs
 
 import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rules import Rule
 from nemotron.recipes.sources import Document
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.sources.dataframes import BATCH_ROWS, daft, rows_of, written
 
 SHINGLE_CHARACTERS = 24  # this and the next three: NVIDIA's curation recipes
 NUM_BANDS = 20
@@ -37,6 +40,8 @@ BOUND = Fraction(str(MIN_JACCARD))
 SHARED = BOUND / (1 + BOUND)  # of the shingles of two documents, each counted, that a pair with that similarity shares
 MAX_CACHED_SHINGLES = 2_000_000  # our choice: about 250 MB
 MAX_COUNTERS = 1 << 24  # our choice: 64 MB
+MAX_KEYS = 1 << 21  # our choice: keys among which equal ones are looked for at a time
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of a hash is lost
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -51,26 +56,34 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     return shared / (len(left) + len(right) - shared)
 
 
-@daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
+@daft.func.batch(return_dtype=daft.DataType.string(), use_process=False, batch_size=BATCH_ROWS)
 def _digests(text: daft.Series) -> list[str]:
     return [digest_of(document) for document in text.to_pylist()]
 
 
-@daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
+@daft.func.batch(return_dtype=daft.DataType.string(), use_process=False, batch_size=BATCH_ROWS)
 def _characters_as_words(text: daft.Series) -> list[str]:
     """Put a space between characters, because Daft makes shingles of words that spaces separate."""
     return [" ".join(document.replace(" ", "\N{OPEN BOX}")) for document in text.to_pylist()]
 
 
-@daft.func.batch(return_dtype=daft.DataType.list(daft.DataType.string()), use_process=False)
-def _bands(signature: daft.Series) -> list[list[str]]:
-    """One key per band; two documents that share a key are a proposed pair."""
-    hashes = np.asarray(signature.to_arrow().flatten(), dtype="<u4").reshape(-1, NUM_BANDS, HASHES_PER_BAND)
-    return [[f"{band}/{row[band].tobytes().hex()}" for band in range(NUM_BANDS)] for row in hashes]
+@daft.func.batch(return_dtype=daft.DataType.list(daft.DataType.uint64()), use_process=False)
+def _bands(signature: daft.Series) -> pa.Array:
+    """One key per band, a hash of its number and its MinHashes; two documents that share a key are a proposed pair."""
+    hashes = np.asarray(signature.to_arrow().flatten(), dtype=np.uint64).reshape(-1, NUM_BANDS, HASHES_PER_BAND)
+    keys = np.tile(np.arange(NUM_BANDS, dtype=np.uint64), (len(hashes), 1))
+    for number in range(HASHES_PER_BAND):
+        keys = (keys ^ (keys >> np.uint64(29))) * MULTIPLIER + hashes[:, :, number]
+    starts = np.arange(len(keys) + 1, dtype=np.int32) * NUM_BANDS
+    return pa.ListArray.from_arrays(pa.array(starts), pa.array(keys.reshape(-1)))
 
 
-def proposed_groups(documents: daft.DataFrame) -> list[tuple[str, ...]]:
-    """Ids of documents that have a band in common; each two of a group are a pair that MinHash proposes."""
+def proposed_groups(documents: daft.DataFrame, directory: Path | None = None) -> list[tuple[str, ...]]:
+    """Ids of documents that have a band in common; each two of a group are a pair that MinHash proposes.
+
+    Args:
+        directory: where the bands are written; without it they are held in memory.
+    """
     signatures = daft.functions.minhash(
         _characters_as_words(daft.col("text")),
         num_hashes=NUM_BANDS * HASHES_PER_BAND,
@@ -78,10 +91,45 @@ def proposed_groups(documents: daft.DataFrame) -> list[tuple[str, ...]]:
         seed=MINHASH_SEED,
         hash_function="xxhash3_64",
     )
-    bands = documents.select(daft.col("id"), _bands(signatures).alias("band")).explode("band")
-    groups = bands.groupby("band").agg(daft.col("id").list_agg().alias("ids"))
-    groups = groups.where(daft.col("ids").length() > daft.lit(1)).select("ids")
-    return sorted({tuple(sorted(row["ids"])) for row in groups.to_pylist()})
+    bands = documents.select(daft.col("id"), _bands(signatures).alias("band"))
+    bands = bands.collect() if directory is None else written(bands, directory)
+    # Equal keys are found among a part of all keys at a time.
+    num_parts = 1 + NUM_BANDS * bands.count_rows() // MAX_KEYS
+    found: set[tuple[str, ...]] = set()
+    for part in range(num_parts):
+        keys = bands.explode("band").where(daft.col("band") % num_parts == part)
+        groups = keys.groupby("band").agg(daft.col("id").list_agg().alias("ids"))
+        groups = groups.where(daft.col("ids").length() > daft.lit(1)).select("ids")
+        found.update(tuple(sorted(row["ids"])) for row in groups.to_pylist())
+    return sorted(found)
+
+
+class TextFile(Mapping[str, str]):
+    """The texts of documents in a file; one is read when it is asked for."""
+
+    def __init__(self, path: Path, texts: Iterable[tuple[str, str]]) -> None:
+        self.places: dict[str, tuple[int, int]] = {}
+        self.file = path.open("w+b")
+        for id, text in texts:
+            start, content = self.file.tell(), text.encode()
+            self.file.write(content)
+            self.places[id] = start, len(content)
+        self.file.flush()
+
+    def __getitem__(self, id: str) -> str:
+        start, number = self.places[id]
+        self.file.seek(start)
+        return self.file.read(number).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def close(self) -> None:
+        """No text can be read after that."""
+        self.file.close()
 
 
 class ShingleCache:
@@ -256,15 +304,23 @@ def exact_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
     )
 
 
-def near_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
+def near_duplicates_rule(documents: daft.DataFrame, directory: Path | None = None) -> Rule[Document]:
     """Of the documents that near-duplicate pairs connect, drops all except the one with the smallest id.
 
     The fault is the similarity to the document that is kept, and that document's id.
+
+    Args:
+        directory: where bands and texts are written that are compared; without it they are held in memory.
     """
-    groups = proposed_groups(documents)
+    groups = proposed_groups(documents, directory and directory / "bands")
     proposed = daft.from_pydict({"id": sorted({id for group in groups for id in group})})
-    texts = documents.select("id", "text").join(proposed, on="id").to_pylist() if groups else []
-    dropped = near_duplicates({row["id"]: row["text"] for row in texts}, groups)
+    batches = documents.select("id", "text").join(proposed, on="id").to_arrow_iter() if groups else []
+    texts = (row for batch in batches for row in rows_of(batch, "id", "text"))
+    if directory is None:
+        dropped = near_duplicates(dict(texts), groups)
+    else:
+        with closing(TextFile(directory / "texts", texts)) as compared:
+            dropped = near_duplicates(compared, groups)
     return Rule(
         name="near-duplicates",
         threshold=f"Jaccard similarity of {SHINGLE_CHARACTERS}-character shingles below {MIN_JACCARD} to every "

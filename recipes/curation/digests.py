@@ -28,10 +28,10 @@ def sha256_of(values: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_ids(column: pa.ChunkedArray) -> str:
-    """One digest over the token ids of a Parquet column of lists; where a row ends does not matter."""
+def sha256_of_ids(chunks: Iterable[pa.ListArray]) -> str:
+    """One digest over the token ids of a column of lists, piece by piece; where a row ends does not matter."""
     digest = hashlib.sha256()
-    for chunk in column.chunks:
+    for chunk in chunks:
         digest.update(chunk.flatten().to_numpy().astype("<i4").tobytes())
     return digest.hexdigest()
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from nemotron.recipes.curation.long_context import long_documents, recall_rows
+from nemotron.recipes.curation.long_context import LongDocuments, recall_rows
 from nemotron.recipes.curation.packing import cut_once
 from nemotron.recipes.curation.rows import TOKENS, Row, write_rows
-from nemotron.recipes.curation.tokenized import TokenizedDocument, streams_of
+from nemotron.recipes.curation.tokenized import TokenizedDocuments, streams_of
 from nemotron.recipes.sources.problems.problem import Problem
 
 
 def write_held_out_data(
     work: Path,
-    documents: Sequence[TokenizedDocument],
+    documents: TokenizedDocuments,
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
     *,
@@ -43,14 +43,14 @@ def write_held_out_data(
     """
     sequences: list[Row] = []
     for category, stream in streams_of(documents, "validation", min_tokens=2).items():
-        cut = cut_once(stream.tokens, sequence_length)[:validation_sequences]
+        cut = cut_once(stream.tokens[: validation_sequences * sequence_length + 1], sequence_length)
         sequences += [{"category": category, "tokens": tokens} for tokens in cut]
     write_rows(work / "validation.parquet", sequences, category=pa.string(), tokens=TOKENS)
 
     # A long sequence comes from a single document if one is long enough, else from several with a blank line between.
-    held_out = [(one.document.id, one.tokens.tolist()) for one in documents if one.split == "validation"]
+    held_out = documents.documents("validation", by="id")
     blank_line = tokenizer.encode("\n\n").ids
-    long = long_documents(held_out, separator=blank_line, seed=seed, length=long_context_length + 1)
+    long = LongDocuments(held_out, separator=blank_line, seed=seed, length=long_context_length + 1)
     long_rows = [{"tokens": tokens} for tokens in long[:long_validation_sequences]]
     write_rows(work / "long_validation.parquet", long_rows, tokens=TOKENS)
 

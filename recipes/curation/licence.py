@@ -89,6 +89,12 @@ def attribution_of(items: Iterable[Document | Conversation | Exercise]) -> list[
             counts[stated["origin"], stated["licence"]] += 1
         else:
             counts[item.origin, item.licence] += 1
+    return attribution_of_pairs(counts.elements())
+
+
+def attribution_of_pairs(pairs: Iterable[tuple[str, ...]]) -> list[Attribution]:
+    """Who is to be credited, from (origin, license) of each text, sorted by both."""
+    counts = Counter(pairs)
     return [
         Attribution(origin=origin, licence=licence, num_documents=count)
         for (origin, licence), count in sorted(counts.items())

@@ -16,8 +16,9 @@ Left out: questions about the document's own content.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import TypeVar
+from typing import Any
+
+import numpy as np
 
 from nemotron.config import our_choice, published
 from nemotron.recipes.curation.digests import digest_of
@@ -34,7 +35,6 @@ RECALL_FACTS: int = our_choice(4, "facts in a test row, of which one is asked fo
 MIN_RECALL_DISTANCE: int = our_choice(64, "long enough for a fact and a question").value
 
 Encode = Callable[[str], list[int]]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -50,38 +50,76 @@ class RecallRow:
     """Facts in the row, each about a different key."""
 
 
-def long_documents(
-    documents: Sequence[tuple[str, Sequence[int]]], *, separator: Sequence[int], seed: int, length: int
-) -> list[list[int]]:
-    """Join short documents into long ones of exactly `length` tokens.
+class LongDocuments(Sequence[list[int]]):
+    """Documents of equal length, joined from shorter ones of the same module; one is put together when it is asked for.
 
-    A module that is long enough gives long documents from its own text only. The rest of its text, and modules that are
-    too short, are joined across modules. Modules come in the order of a digest of (seed, module).
+    The first document of every long module comes first, then the second of every module that has one, and so on; then
+    the documents from several modules. The last tokens, too few for another document, are left out.
 
     Args:
         documents: (module, token ids without end-of-document) pairs; the documents of a module keep their order.
         separator: token ids between two documents, such as those of a blank line.
         seed: picks the order of the modules.
         length: tokens of each long document.
-    Returns:
-        The first document of every long module, then the second of every module that has one, and so on; then the
-        documents from several modules. The last tokens, too few for another document, are dropped.
     """
-    modules: dict[str, list[int]] = {}
-    for module, tokens in documents:
-        joined = modules.setdefault(module, [])
-        joined.extend(tokens)
-        joined.extend(separator)
-    own: list[list[list[int]]] = []
-    remains: list[int] = []
-    for module in sorted(modules, key=lambda module: digest_of(seed, module)):
-        tokens = modules[module]
-        whole = len(tokens) // length * length
-        own.append([tokens[start : start + length] for start in range(0, whole, length)])
-        remains += tokens[whole:]
-    alternating = [document for turn in zip_longest(*own) for document in turn if document is not None]
-    pooled = [remains[start : start + length] for start in range(0, len(remains) - length + 1, length)]
-    return alternating + pooled
+
+    def __init__(
+        self, documents: Sequence[tuple[str, Sequence[int]]], *, separator: list[int], seed: int, length: int
+    ) -> None:
+        self.documents, self.separator, self.length = documents, separator, length
+        members: dict[str, list[int]] = {}
+        for index, (module, _) in enumerate(documents):
+            members.setdefault(module, []).append(index)
+        modules = sorted(members, key=lambda module: digest_of(seed, module))
+        # Module by module, each with a separator after it, documents are one text; a long document is a part of it.
+        self.order = np.array([index for module in modules for index in members[module]], dtype=np.int64)
+        sizes = np.array([len(documents[index][1]) + len(separator) for index in self.order], dtype=np.int64)
+        self.ends = np.cumsum(sizes)
+        last = np.cumsum([len(members[module]) for module in modules], dtype=np.int64) - 1
+        stops = self.ends[last]
+        starts = np.concatenate([[0], stops]).astype(np.int64)[: len(stops)]
+        wholes = (stops - starts) // length
+        # Long documents within a module, by their number in it and then by module.
+        number = np.concatenate([np.zeros(0, dtype=np.int64), *map(np.arange, wholes)])
+        within = np.repeat(starts, wholes) + number * length
+        self.within = within[np.argsort(number, kind="stable")]
+        # What is left of each module, joined.
+        self.rest_starts = starts + wholes * length
+        self.rest_ends = np.cumsum(stops - self.rest_starts)
+
+    def __len__(self) -> int:
+        num_rest = int(self.rest_ends[-1]) // self.length if len(self.rest_ends) else 0
+        return len(self.within) + num_rest
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index < len(self.within):
+            return self._text(int(self.within[index]), self.length)
+        tokens: list[int] = []
+        place = (index - len(self.within)) * self.length  # in what is left of all modules
+        module = int(np.searchsorted(self.rest_ends, place, side="right"))
+        while len(tokens) < self.length:
+            before = int(self.rest_ends[module - 1]) if module else 0
+            offset = place + len(tokens) - before
+            number = min(self.length - len(tokens), int(self.rest_ends[module]) - before - offset)
+            tokens += self._text(int(self.rest_starts[module]) + offset, number)
+            module += 1
+        return tokens
+
+    def _text(self, start: int, number: int) -> list[int]:
+        """The next `number` tokens from a place of the whole text on."""
+        tokens: list[int] = []
+        place = int(np.searchsorted(self.ends, start, side="right"))
+        while len(tokens) < number:
+            _, document = self.documents[int(self.order[place])]
+            offset = start + len(tokens) - (int(self.ends[place]) - len(document) - len(self.separator))
+            room = number - len(tokens)
+            tokens += [*document[offset : offset + room], *self.separator[max(0, offset - len(document)) :]][:room]
+            place += 1
+        return tokens
 
 
 def long_document_qa(
@@ -92,7 +130,7 @@ def long_document_qa(
     seed: int,
     length: int,
     num_sequences: int,
-) -> list[list[int]]:
+) -> Iterator[list[int]]:
     """Training rows: a long document with facts planted in a tenth of its chunks, then all questions and answers.
 
     With many rows, the first has one fact, in its last chunk; the last row has `MAX_FACTS_PER_CHUNK` facts in each of
@@ -105,18 +143,17 @@ def long_document_qa(
         seed: picks modules, chunks, keys and values.
         length: predicted tokens of a row: the model's long-context length.
         num_sequences: number of rows.
-    Returns:
+    Yields:
         `num_sequences` rows of length + 1 token ids.
     Raises:
         ValueError: if the documents together are shorter than one row, or if a row has no room for its facts.
     """
     if num_sequences == 0:
-        return []
+        return
     bodies = _require_long_documents(documents, encode("\n\n"), seed, length + 1)
     chunk_tokens = max(MIN_CHUNK_TOKENS, min(CHUNK_TOKENS, length // CHUNKS_PER_ROW))
     num_chunks = length // chunk_tokens
     generator = seeded_random("long-document-qa", seed)
-    rows = []
     for index in range(num_sequences):
         hardness = (index + 1) / num_sequences
         reach = max(1, round(hardness * num_chunks))  # facts are in the last `reach` chunks
@@ -143,8 +180,7 @@ def long_document_qa(
             start, end = room * chunk // num_chunks, room * (chunk + 1) // num_chunks
             middle = start + int(generator.random() * (end - start))
             row += [*body[start:middle], *planted.get(chunk, []), *body[middle:end]]
-        rows.append(row + appended)
-    return rows
+        yield row + appended
 
 
 def recall_distances(sequence_length: int, long_context_length: int) -> list[int]:
@@ -227,9 +263,9 @@ def _question_line(key: str, value: int) -> str:
 
 def _require_long_documents(
     documents: Sequence[tuple[str, Sequence[int]]], separator: list[int], seed: int, length: int
-) -> list[list[int]]:
-    """`long_documents`; raises a ValueError if there are none."""
-    bodies = long_documents(documents, separator=separator, seed=seed, length=length)
+) -> LongDocuments:
+    """`LongDocuments`; raises a ValueError if there are none."""
+    bodies = LongDocuments(documents, separator=separator, seed=seed, length=length)
     if not bodies:
         tokens = sum(len(document) for _, document in documents)
         raise ValueError(

@@ -7,7 +7,7 @@ Source: Unicode Standard Annex 15 for NFC; the rules for whitespace and control 
 import re
 import unicodedata
 
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.sources.dataframes import BATCH_ROWS, daft
 
 LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85]")
 """What `str.splitlines` counts as a line end among the control characters, such as the vertical tab in a title."""
@@ -33,7 +33,7 @@ def normalise_text(text: str) -> str:
     return text.strip("\n").rstrip()
 
 
-@daft.func.batch(return_dtype=daft.DataType.string(), use_process=False)
+@daft.func.batch(return_dtype=daft.DataType.string(), use_process=False, batch_size=BATCH_ROWS)
 def normalised(text: daft.Series) -> list[str]:
     """`normalise_text` on a column."""
     return [normalise_text(document) for document in text.to_pylist()]

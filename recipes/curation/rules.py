@@ -13,21 +13,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.sources import Document, Unreadable
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.sources.dataframes import BATCH_ROWS, daft, written
+from nemotron.recipes.sources.documents import documents_table
 from nemotron.terminal import print_line
 
 MAX_EXAMPLES = 5
 MAX_VALUE_CHARACTERS = 200
 OTHER_SOURCES = "use other or more sources"
 NUMBER = re.compile("[0-9]+")
-COLUMN_TYPES = {"bucket": pa.int64(), "exported": pa.bool_(), "has_example": pa.bool_()}  # the others are strings
 
 
 class Progress:
@@ -95,14 +95,14 @@ class FilterReport(BaseModel):
 
 def to_dataframe(documents: Sequence[Document]) -> daft.DataFrame:
     """One row per document, one column per field of `Document`."""
-    names = [field.name for field in fields(Document)]
-    schema = pa.schema([(name, COLUMN_TYPES.get(name, pa.string())) for name in names])
-    columns = {name: [getattr(document, name) for document in documents] for name in names}
-    return daft.from_arrow(pa.table(columns, schema=schema))
+    return daft.from_arrow(documents_table(documents))
 
 
 def apply_to_dataframe(
-    documents: daft.DataFrame, rules: Sequence[Rule[Document]], reports: dict[str, FilterReport]
+    documents: daft.DataFrame,
+    rules: Sequence[Rule[Document]],
+    reports: dict[str, FilterReport],
+    directory: Path | None = None,
 ) -> daft.DataFrame:
     """Apply the rules to the documents, in one pass.
 
@@ -110,6 +110,7 @@ def apply_to_dataframe(
         documents: a column for each field of `Document`; optional fields may be missing.
         rules: applied in this order; a rule sees only the documents that the rules before it kept.
         reports: gets a report for each rule, by its name; each report is also one line on stderr.
+        directory: where the documents are written between two passes; without it they are held in memory.
     Returns:
         The documents that no rule dropped, with the same columns.
     Raises:
@@ -119,6 +120,7 @@ def apply_to_dataframe(
     @daft.func.batch(
         return_dtype=daft.DataType.struct({"rule": daft.DataType.int64(), "fault": daft.DataType.string()}),
         use_process=False,
+        batch_size=BATCH_ROWS,
     )
     def first_faults(rows: daft.Series) -> list[dict[str, Any] | None]:
         faults = (first_fault(Document(**row), rules) for row in rows.to_pylist())
@@ -126,7 +128,8 @@ def apply_to_dataframe(
 
     columns = [daft.col(field.name) for field in fields(Document) if field.name in documents.column_names]
     found = first_faults(daft.functions.to_struct(*columns))
-    checked = documents.with_column("found", found).collect()
+    checked = documents.with_column("found", found)
+    checked = checked.collect() if directory is None else written(checked, directory / f"pass{len(reports)}")
     dropped = checked.where(daft.col("found").not_null()).select("id", "found").to_pylist()
     faults = ((row["found"]["rule"], row["id"], row["found"]["fault"]) for row in dropped)
     add_reports(rules, checked.count_rows(), faults, reports)

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from nemotron.recipes.curation.digests import falls_into_share
 from nemotron.recipes.curation.rules import Rule, progress
 from nemotron.recipes.sources import Document
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.sources.dataframes import BATCH_ROWS, daft
 
 NUM_FEATURES = 2**16  # this and the next four: our choice
 NUM_STEPS = 100
@@ -172,8 +172,8 @@ def add_buckets(documents: daft.DataFrame, seed: int) -> tuple[daft.DataFrame, l
     A document gets a bucket if any document of its category has a label. The bucket of the others is null, and so are
     all buckets if there is no scorer.
     """
-    labeled = documents.where(daft.col("has_example").not_null() | daft.col("exported").not_null()).sort("id")
-    rows = labeled.select("text", "module", "category", *LABELS).to_pydict()
+    labeled = documents.where(daft.col("has_example").not_null() | daft.col("exported").not_null())
+    rows = labeled.select("id", "text", "module", "category", *LABELS).sort("id").to_pydict()
     weights, reports = fit_scorers(rows["text"], rows["module"], {name: rows[name] for name in LABELS}, seed)
     for report in reports:
         progress.print(
@@ -187,7 +187,7 @@ def add_buckets(documents: daft.DataFrame, seed: int) -> tuple[daft.DataFrame, l
     scored = documents.where(daft.col("category").is_in(sorted(set(rows["category"]))))
     for name in weights:
         scored = scored.with_column(name, _score(daft.col("text"), weights[name]))
-    scores = scored.sort("id").select("id", daft.col("text").length_bytes().alias("mass"), *weights).to_pydict()
+    scores = scored.select("id", daft.col("text").length_bytes().alias("mass"), *weights).sort("id").to_pydict()
     masses = np.array(scores["mass"], dtype=np.int64)
     buckets = np.max([equal_mass_buckets(np.array(scores[name]), masses) for name in weights], axis=0)
     found = daft.from_pydict({"id": scores["id"], "bucket": buckets})
@@ -196,7 +196,7 @@ def add_buckets(documents: daft.DataFrame, seed: int) -> tuple[daft.DataFrame, l
 
 
 def _score(text: daft.Expression, weights: np.ndarray) -> daft.Expression:
-    @daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False)
+    @daft.func.batch(return_dtype=daft.DataType.float64(), use_process=False, batch_size=BATCH_ROWS)
     def scored(column: daft.Series) -> np.ndarray:
         return scores_of(hashed_features(column.to_pylist()), weights)
 

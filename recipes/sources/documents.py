@@ -3,9 +3,19 @@
 Nothing is skipped silently: a reader of n things returns documents and unreadables that account for all n.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 UNKNOWN_LICENCE = "unknown"
+COLUMN_TYPES = {"bucket": pa.int64(), "exported": pa.bool_(), "has_example": pa.bool_()}  # the others are strings
+GROUP_CHARACTERS = 4_000_000  # our choice: texts of a row group, of which a reader holds one at a time
+GROUP_ROWS = 10_000
+READ_ROWS = 256  # our choice: rows that are decoded at a time
 
 
 @dataclass(frozen=True)
@@ -39,3 +49,67 @@ class Unreadable:
 
     id: str
     reason: str
+
+
+SCHEMA = pa.schema([(field.name, COLUMN_TYPES.get(field.name, pa.string())) for field in fields(Document)])
+"""The columns of documents in a file or dataframe."""
+
+
+def documents_table(documents: Sequence[Document]) -> pa.Table:
+    """One row per document, one column per field."""
+    columns = {name: [getattr(document, name) for document in documents] for name in SCHEMA.names}
+    return pa.table(columns, schema=SCHEMA)
+
+
+class DocumentWriter:
+    """Writes documents to a Parquet file, in row groups of about `GROUP_CHARACTERS`.
+
+    with DocumentWriter(path) as writer:
+        writer.add(document)
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.num_documents = 0
+        self._file = pq.ParquetWriter(path, SCHEMA)
+        self._group: list[Document] = []
+        self._size = 0
+
+    def __enter__(self) -> "DocumentWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._file.close()
+
+    def add(self, document: Document) -> None:
+        """Write one document."""
+        self._group.append(document)
+        self.num_documents += 1
+        self._size += len(document.text)
+        if self._size >= GROUP_CHARACTERS or len(self._group) == GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write_table(documents_table(self._group))
+        self._group, self._size = [], 0
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> None:
+    """Write a Parquet file of documents."""
+    with DocumentWriter(path) as writer:
+        for document in documents:
+            writer.add(document)
+
+
+def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
+    """The documents of Parquet files, in the order of the files."""
+    return (Document(*values) for values in read_values(paths, *SCHEMA.names))
+
+
+def read_values(paths: Iterable[Path], *columns: str) -> Iterator[tuple[Any, ...]]:
+    """The values of these columns of Parquet files, row by row, in the order of the files."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for piece in file.iter_batches(READ_ROWS, columns=list(columns)):
+                yield from zip(*(piece.column(name).to_pylist() for name in columns), strict=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemotron.recipes.sources.dataframes import daft
+from nemotron.recipes.sources.dataframes import check_runner, daft
 from nemotron.recipes.sources.documents import Unreadable
 from nemotron.terminal import check_utf8, printable
 
@@ -272,6 +272,7 @@ def list_uri(location: str) -> Listed:
     if location.endswith(SUFFIXES) and not GLOB_CHARACTER.search(location):
         return [(location, location.rpartition("/")[2])], []
     pattern = location if GLOB_CHARACTER.search(location) else f"{location.rstrip('/')}/**"
+    check_runner()
     with errors_naming(location):
         try:
             listed = daft.from_glob_path(pattern, io_config=REMOTE).select("path").to_pydict()["path"]

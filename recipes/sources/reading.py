@@ -7,7 +7,8 @@ Daft refuses a whole file if it does not support the type of one column.
 
 A file that cannot be read to its end is an error, because a truncated download would otherwise pass for a smaller
 corpus. So is one that exceeds the limits below, which are far beyond any text that curation keeps and bound the memory
-that a file can take. Left out: other formats; corpora that do not fit into memory.
+that a file can take. Left out: other formats; conversations, prompts and pairs that do not fit into memory (documents
+need not).
 """
 
 import gzip
@@ -88,30 +89,45 @@ def read_items(
         ValueError: if a source cannot be read to its end or holds no item, if no row within the limit can be read, or
             a file has two categories.
     """
+    files, unreadable = files_of_sources(sources, kind, default_category, num_items)
+    streams = [read_files(source, members, read_file, kind) for source, members in zip(sources, files, strict=True)]
+    taken: list[list[Item]] = [[] for _ in streams]
+    bad: list[list[Unreadable]] = [[] for _ in streams]
+    for number, row in take_turns(streams, num_items, kind):
+        if isinstance(row, Unreadable):
+            bad[number].append(row)
+        else:
+            taken[number].append(row)
+    unreadable += itertools.chain.from_iterable(bad)
+    return list(itertools.chain.from_iterable(taken)), unreadable
+
+
+def files_of_sources(
+    sources: Sequence[str], kind: str, default_category: str, num_items: int | None
+) -> tuple[list[list[SourceFile]], list[Unreadable]]:
+    """The files of each source, without those of a source before it, and what else is there.
+
+    Raises:
+        FileNotFoundError: if a source does not exist.
+        ValueError: if there is no source, a source holds no file of a readable format, or a file has two categories;
+            if `num_items` is below 1.
+    """
     if not sources:
         raise ValueError("sources is empty; name at least one file, directory, glob or URI")
     if num_items is not None and num_items < 1:
         raise ValueError(f"num_{kind}s={num_items} must be at least 1, or None for everything")
     unreadable: list[Unreadable] = []
     known: dict[str, SourceFile] = {}
-    streams: list[Iterator[Item | Unreadable]] = []
+    found: list[list[SourceFile]] = []
     for source in sources:
         files, others = find_files(source, default_category)
         unreadable += others
-        new_files = [file for file in files if file.identity not in known]
+        found.append([file for file in files if file.identity not in known])
         for file in files:
             first = known.setdefault(file.identity, file)
             if first.category != file.category:
                 raise ValueError(f"{file.location} is both {first.category} and {file.category}; give it one category")
-        streams.append(read_files(source, new_files, read_file, kind))
-    rows = take_turns(streams, num_items)
-    bad = [row for row in rows if isinstance(row, Unreadable)]
-    if rows and len(bad) == len(rows):  # a source that was read to its end would have said so
-        raise ValueError(
-            f"the first {len(rows):,} rows of the sources hold no {kind}, the first is {bad[0].id}: {bad[0].reason}; "
-            f"read more rows, or name other sources"
-        )
-    return [row for row in rows if not isinstance(row, Unreadable)], unreadable + bad
+    return found, unreadable
 
 
 def read_files(
@@ -124,35 +140,74 @@ def read_files(
             `MAX_UNREADABLE_ROWS` rows that cannot be read.
     """
     num_items = num_unreadable = 0
-    first_reason = ""
+    first: Unreadable | None = None
     for file in files:
-        num_unreadable_before = num_unreadable
-        for row in read_file(file):
+        for row in read_rows_of(file, read_file):
             if isinstance(row, Unreadable):
                 num_unreadable += 1
-                if num_unreadable - num_unreadable_before > MAX_UNREADABLE_ROWS:
-                    raise ValueError(
-                        f"{file.location} has more than {MAX_UNREADABLE_ROWS:,} unreadable rows{first_reason}; mend or "
-                        f"remove the file"
-                    )
-                first_reason = first_reason or f", the first is {row.id}: {row.reason}"
+                first = first or row
             else:
                 num_items += 1
             yield row
     if files and not num_items:
-        raise ValueError(f"{source} holds no {kind} ({num_unreadable} unreadable{first_reason}); name another source")
+        raise nothing_in(source, kind, num_unreadable, first)
 
 
-def take_turns(streams: Sequence[Iterator[Item]], num_items: int | None) -> list[Item]:
-    """One item of each stream in turn until there are `num_items` or no more, then ordered by stream."""
-    taken: list[list[Item]] = [[] for _ in streams]
+def nothing_in(source: str, kind: str, num_unreadable: int, first: Unreadable | None) -> ValueError:
+    """The error for a source that was read to its end and holds no item."""
+    return ValueError(f"{source} holds no {kind} ({num_unreadable} unreadable{_first(first)}); name another source")
+
+
+def _first(first: Unreadable | None) -> str:
+    """Part of a message."""
+    return f", the first is {first.id}: {first.reason}" if first else ""
+
+
+def read_rows_of(
+    file: SourceFile, read_file: Callable[[SourceFile], Iterator[Item | Unreadable]]
+) -> Iterator[Item | Unreadable]:
+    """The items of one file.
+
+    Raises:
+        ValueError: if it cannot be read to its end, or has more than `MAX_UNREADABLE_ROWS` rows that cannot be read.
+    """
+    num_unreadable = 0
+    first: Unreadable | None = None
+    for row in read_file(file):
+        if isinstance(row, Unreadable):
+            num_unreadable += 1
+            first = first or row
+            if num_unreadable > MAX_UNREADABLE_ROWS:
+                raise ValueError(
+                    f"{file.location} has more than {MAX_UNREADABLE_ROWS:,} unreadable rows{_first(first)}; mend or "
+                    f"remove the file"
+                )
+        yield row
+
+
+def take_turns(
+    streams: Sequence[Iterator[Item | Unreadable]], num_items: int | None, kind: str
+) -> Iterator[tuple[int, Item | Unreadable]]:
+    """One row of each stream in turn, with the number of its stream, until there are `num_items` or no more.
+
+    Raises:
+        ValueError: at the end, if there are rows and none can be read.
+    """
     turns = list(range(len(streams)))
-    while turns and (num_items is None or sum(map(len, taken)) < num_items):
+    num_rows, is_readable = 0, False
+    first: Unreadable | None = None
+    while turns and (num_items is None or num_rows < num_items):
         number = turns.pop(0)
-        for item in itertools.islice(streams[number], 1):
-            taken[number].append(item)
+        for row in itertools.islice(streams[number], 1):
+            num_rows += 1
+            first, is_readable = (first or row, is_readable) if isinstance(row, Unreadable) else (first, True)
+            yield number, row
             turns.append(number)
-    return list(itertools.chain.from_iterable(taken))
+    if first and not is_readable:  # a source that was read to its end would have said so
+        raise ValueError(
+            f"the first {num_rows:,} rows of the sources hold no {kind}{_first(first)}; read more rows, or name other "
+            f"sources"
+        )
 
 
 def unique_ids(ids: Iterable[str]) -> list[str]:

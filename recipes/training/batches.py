@@ -1,6 +1,6 @@
 """Rows of token ids to batches, in the order of their files.
 
-In: the phases of a Dataset, each a Parquet file of rows. Out: a `Batch` for every optimizer step.
+In: the phases of a Dataset, each a list of Parquet files of rows. Out: a `Batch` for every optimizer step.
 Nothing is shuffled here: curation wrote the rows in training order, so the number of steps done is the position.
 
 b batch   t position
@@ -125,7 +125,7 @@ def batches(
     check_rows({phase.name: phase.rows for phase in phases})
     # Whole batches are skipped unread: a resumed run is where it was without reading what it trained on.
     for phase in phases:
-        for table in read_rows(directory / phase.data.file, phase.batch_sequences, first_batch=max(0, first_step)):
+        for table in read_rows(phase.data.paths(directory), phase.batch_sequences, first_batch=max(0, first_step)):
             batch = collate(table)
             yield phase, batch.cut(phase.cut_to) if phase.cut_to else batch
         first_step -= phase.num_steps

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nemotron.recipes.curation.rows import TOKENS, Phase
+from nemotron.recipes.curation.rows import TOKENS, Phase, planned_phase
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset
@@ -150,11 +150,13 @@ def write_random_tokens_dataset(
     def write(name: str, rows: int, length: int) -> Phase:
         tokens = torch.randint(13, 200, (rows, length + 1), generator=generator).tolist()
         table = {"category": ["code"] * rows, "tokens": pa.array(tokens, TOKENS)}
-        pq.write_table(pa.table(table), path / f"{name}.parquet")
-        return Phase(name=name, file=f"{name}.parquet", num_sequences=rows, sequence_length=length)
+        phase = planned_phase(name, rows, length)
+        (path / name).mkdir()
+        pq.write_table(pa.table(table), *phase.paths(path))
+        return phase
 
     phases = [write(name, rows, long_length if name == "long_context" else length) for name, rows in sequences.items()]
-    write("validation", 4, length)
+    (validation,) = write("validation", 4, length).paths(path)
     empty = path / "empty.parquet"
     pq.write_table(pa.table({"tokens": pa.array([], TOKENS)}), empty)
     return Dataset(
@@ -166,7 +168,7 @@ def write_random_tokens_dataset(
         long_context_length=long_length,
         tokenizer_path=path / "tokenizer",
         phases=phases,
-        validation_path=path / "validation.parquet",
+        validation_path=validation,
         long_validation_path=empty,
         problems_path=empty,
         recall_path=empty,
@@ -207,6 +209,7 @@ def short_dataset(stage0, tmp_path_factory: pytest.TempPathFactory):
     dataset = type(stage0.dataset).load(path=path)
     phases = [phase.model_copy(update={"num_sequences": SHORT_PHASES[phase.name]}) for phase in dataset.phases]
     for phase in phases:
-        pq.write_table(pq.read_table(path / phase.file).slice(0, phase.num_sequences), path / phase.file)
+        (file,) = phase.paths(path)
+        pq.write_table(pq.read_table(file).slice(0, phase.num_sequences), file)
     shortened = {"phases": phases, "num_examples": sum(SHORT_PHASES.values())}
     return dataset.model_copy(update=shortened).save()

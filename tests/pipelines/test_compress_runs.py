@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.chat.program import load_chat
-from nemotron.recipes.curation.rows import Phase, write_rows
+from nemotron.recipes.curation.rows import planned_phase, write_rows
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset as PretrainingDataset
@@ -64,10 +64,10 @@ def earlier_stages(path):
         (path / name / "tokenizer" / "file").write_text("")
         for other in ("problems", "recall", "documents", "exercises", "samples"):
             (path / name / other).write_text("")
-    phases = [Phase(name=f"phase{n}", file=f"phase{n}.parquet", num_sequences=6, sequence_length=10) for n in (1, 2, 3)]
+    phases = [planned_phase(f"phase{n}", 6, 10) for n in (1, 2, 3)]
     for phase in phases:
         rows = [{"category": ("code", "math", "code")[n % 3], "tokens": numbers(generator, 11)} for n in range(6)]
-        write_rows(path / "pretraining" / phase.file, rows, category=pa.string(), tokens=ROW["tokens"])
+        write_rows(*phase.paths(path / "pretraining"), rows, category=pa.string(), tokens=ROW["tokens"])
     held_out = [{"category": name, "tokens": numbers(generator, 11)} for name in ("code", "math") for _ in range(3)]
     for name in ("validation", "long"):
         write_rows(path / "pretraining" / name, held_out, category=pa.string(), tokens=ROW["tokens"])
@@ -81,12 +81,9 @@ def earlier_stages(path):
         scorers=[], attribution=[], blend={}, absent_categories=[],
     ).save()  # fmt: skip
     directory = path / "fine_tuning"
-    parts = [
-        Phase(name=name, file=f"{name}.parquet", num_sequences=8, sequence_length=20)
-        for name in ("everything", "tools", "long_context")
-    ]
+    parts = [planned_phase(name, 8, 20) for name in ("everything", "tools", "long_context")]
     for part in parts:
-        write_rows(directory / part.file, conversations(generator, 8), **ROW)
+        write_rows(*part.paths(directory), conversations(generator, 8), **ROW)
     held_out = [
         {"family": family, "tokens": numbers(generator, 12), "in_loss": [False] * 6 + [True] * 6, "segments": [0] * 12}
         for family in ("math", "safety")
@@ -169,7 +166,7 @@ def test_the_rungs_of_curation_follow_the_order_of_events(dataset):
 
 def test_every_file_has_the_shares_of_the_blend_at_every_point(dataset):
     for phase in dataset.phases:
-        sources = [row["source"] for row in rows(dataset.path / phase.file)]
+        sources = [row["source"] for row in rows(*phase.paths(dataset.path))]
         assert len(sources) == phase.num_sequences
         for number in range(2, len(sources) + 1):
             assert abs(sources[:number].count("sft") - 0.7 * number) <= 1
@@ -178,7 +175,7 @@ def test_every_file_has_the_shares_of_the_blend_at_every_point(dataset):
 def test_conversations_lie_end_to_end_and_are_read_on_from_file_to_file(teacher, dataset):
     """Calibration and the first part read one stream; a row begins with the last token of the one before."""
     fine_tuning = teacher.dataset_path
-    stream = [token for row in rows(fine_tuning / "everything.parquet") for token in row["tokens"]]
+    stream = [token for row in rows(fine_tuning / "everything" / "00000.parquet") for token in row["tokens"]]
     files = [dataset.calibration_path, dataset.path / "length_16.parquet"]
     read = [row["tokens"] for file in files for row in rows(file) if row["source"] == "sft"]
     assert [len(row) for row in read] == [17] * len(read)
@@ -284,7 +281,7 @@ def test_the_parts_have_rows_that_grow_longer(dataset, distilled):
     curve = rows(distilled.curve_path)
     assert [row["phase"] for row in curve] == ["length_16"] * 3 + ["length_32"] * 2
     assert sum(row["tokens"] for row in curve) == sum(
-        sum(row["in_loss"][1:]) for phase in dataset.phases for row in rows(dataset.path / phase.file)
+        sum(row["in_loss"][1:]) for phase in dataset.phases for row in rows(*phase.paths(dataset.path))
     )
 
 

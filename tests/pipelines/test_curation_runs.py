@@ -1,7 +1,11 @@
 """Curation of small sources with documents planted in them."""
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from nemotron.recipes.curation import held_out, tokenized
+from nemotron.recipes.curation import dedup, held_out, rows, tokenized
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
@@ -95,7 +99,11 @@ def curated(sources, tmp_path_factory):
 
 
 def rows_of(dataset, name):
-    return pq.read_table(dataset.path / f"{name}.parquet").to_pylist()
+    """The rows of a file, or of the files of a phase."""
+    paths = {phase.name: phase.paths(dataset.path) for phase in dataset.phases}
+    return [
+        row for path in paths.get(name, [dataset.path / f"{name}.parquet"]) for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def test_the_dataset_lists_its_phases_in_training_order(curated):
@@ -111,7 +119,7 @@ def test_the_dataset_lists_its_phases_in_training_order(curated):
 
 def test_every_phase_has_the_sequences_and_the_length_that_it_states(curated):
     for phase in curated.phases:
-        rows = pq.read_table(curated.path / phase.file)["tokens"].to_pylist()
+        rows = pq.read_table(*phase.paths(curated.path))["tokens"].to_pylist()
         assert len(rows) == phase.num_sequences
         assert {len(tokens) for tokens in rows} == {phase.sequence_length + 1}
     assert all(len(row["tokens"]) <= curated.sequence_length + 1 for row in rows_of(curated, "validation"))
@@ -272,8 +280,8 @@ def exchanged_drop(name):
 
             return replace(rule, fault=fault)
 
-        def apply(documents, rules, reports):
-            return real(documents, [exchanged(rule) if rule.name == name else rule for rule in rules], reports)
+        def apply(documents, rules, *others):
+            return real(documents, [exchanged(rule) if rule.name == name else rule for rule in rules], *others)
 
         return apply
 
@@ -307,7 +315,7 @@ PLACES = {
     },
     ("scorers", "has_example"): (data_curation, "add_buckets", another_seed(1)),
     ("bucket filter", "quality bucket"): (data_curation, "apply_to_dataframe", exchanged_drop("quality bucket")),
-    ("documents", "sha256"): (tokenized, "digest_of", another_seed(0)),
+    ("documents", "sha256"): (tokenized, "training_order", another_seed(2)),
     ("split", "sha256"): (tokenized, "held_out_modules", another_seed(2)),
     ("tokenizer", "sha256"): (tokenized, "train_tokenizer", lambda real: lambda texts, n: real(list(texts)[::2], n)),
     ("tokens", "train/math"): (tokenized, "encode_documents", lambda real: lambda *given: longer(real(*given))),
@@ -335,6 +343,70 @@ def test_a_change_at_each_place_shows_first_in_its_own_entry(entry, offline, tmp
     if "filter" in entry[0]:  # as many dropped as before, and others
         (changed,) = (theirs for theirs in after if (theirs["rung"], theirs["name"]) == entry)
         assert changed["value"]["num_dropped"] == first["value"]["num_dropped"]
+
+
+@pytest.fixture(scope="module")
+def in_parts(sources, tmp_path_factory):
+    """The Dataset of the same files, with limits so small that everything is in several files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "SHARD_TOKENS", 700)
+        patch.setattr(tokenized, "FILE_BYTES", 9_000)
+        patch.setattr(dedup, "MAX_KEYS", 1_000)
+        directory = tmp_path_factory.mktemp("in_parts") / "dataset"
+        return data_curation.main(Config(sources=sources, output_dir=directory, **SMALL))
+
+
+def test_nothing_depends_on_how_many_files_there_are(curated, in_parts):
+    assert [phase.num_files for phase in in_parts.phases] == [5, 3, 1, 3]
+    assert ladder_of(in_parts) == ladder_of(curated)
+    assert in_parts.attribution == curated.attribution
+    for name in (*PHASES, "documents"):
+        assert rows_of(in_parts, name) == rows_of(curated, name)
+
+
+def test_nothing_but_the_dataset_is_left(curated):
+    names = {path.name for path in curated.path.iterdir()}
+    files = {f"{name}.parquet" for name in ("validation", "long_validation", "recall", "problems", "documents")}
+    assert names == {*PHASES, *files, "tokenizer", "ladder.json", "metadata.json"}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ray_gives_the_dataset_of_one_process(curated, sources, tmp_path, workers):
+    """On a real cluster on this machine, with this many workers."""
+    program = (
+        "import ray, sys\n"
+        f"ray.init(num_cpus={workers}, include_dashboard=False, log_to_driver=False)\n"
+        "from nemotron.recipes.nano2.stage0_pretrain import data_curation\n"
+        f"config = data_curation.Config(sources={sources!r}, output_dir='dataset', raw_documents='all', **{SMALL!r})\n"
+        "print(data_curation.main(config).digest)\n"
+    )
+    config = Config(sources=sources, output_dir=tmp_path / "native", raw_documents="all", **SMALL)
+    environment = os.environ | {"DAFT_RUNNER": "ray"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    native = data_curation.main(config)
+    assert done.stdout.split()[-1] == native.digest
+    assert rows_of(native, "phase1") == rows_of(curated, "phase1")  # the limit of tiny takes every row too
+
+
+def refuses_to_train(dataset_path, tmp_path):
+    with pytest.raises(ValueError, match=r".") as refused:
+        training.main(training.Config(dataset_path=dataset_path, output_dir=tmp_path / "training", batch_sequences=8))
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_file_of_a_phase_that_is_missing_or_changed_is_named(in_parts, tmp_path):
+    copy = shutil.copytree(in_parts.path, tmp_path / "copy")
+    first, second = copy / "phase1/00001.parquet", copy / "phase1/00002.parquet"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    assert "phase1/00001.parquet" in refuses_to_train(copy, tmp_path)
+    first.unlink()
+    assert "phase1/00001.parquet" in refuses_to_train(copy, tmp_path)
+    first.write_bytes(content)
+    assert Dataset.load(path=copy).digest == in_parts.digest
 
 
 def refusal(tmp_path, **fields):
@@ -378,7 +450,8 @@ def test_a_dataset_can_be_moved(curated, tmp_path):
 
 def test_tokens_are_stored_as_32_bit_integers(curated):
     for name in SEQUENCE_FILES:
-        assert pq.read_schema(curated.path / f"{name}.parquet").field("tokens").type == pa.list_(pa.int32())
+        path = curated.path / (f"{name}/00000.parquet" if name in PHASES else f"{name}.parquet")
+        assert pq.read_schema(path).field("tokens").type == pa.list_(pa.int32())
 
 
 def test_a_dataset_without_a_long_context_phase_can_be_trained_on(sources, tmp_path):

@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from nemotron.recipes.curation.packing import concatenate_documents
-from nemotron.recipes.curation.rows import TOKENS, Phase
+from nemotron.recipes.curation.rows import TOKENS, planned_phase
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.stage0_pretrain import data_curation as data0
 from nemotron.recipes.nano2.stage0_pretrain import evaluation as evaluation0
@@ -101,12 +101,13 @@ def pretraining_data(tmp_path_factory):
     def write(name, rows, length):
         starts = [len(stream) * row // rows % (len(stream) - length) for row in range(rows)]
         tokens = pa.array([stream[start : start + length + 1] for start in starts], TOKENS)
-        pq.write_table(pa.table({"category": ["code"] * rows, "tokens": tokens}), path / f"{name}.parquet")
-        return Phase(name=name, file=f"{name}.parquet", num_sequences=rows, sequence_length=length)
+        phase = planned_phase(name, rows, length)
+        (path / name).mkdir()
+        pq.write_table(pa.table({"category": ["code"] * rows, "tokens": tokens}), *phase.paths(path))
+        return phase
 
     phases = [write(name, rows, LONG_LENGTH if name == "long_context" else LENGTH) for name, rows in SEQUENCES.items()]
-    write("validation", 4, LENGTH)
-    write("long", 2, LONG_LENGTH)
+    validation, long = write("validation", 4, LENGTH), write("long", 2, LONG_LENGTH)
     problems = arithmetic.generate_problems(2, 0, split="evaluation")
     columns = {name: [getattr(problem, name) for problem in problems] for name in ("id", "question", "correct")}
     choices = [list(problem.choices) for problem in problems]
@@ -121,8 +122,8 @@ def pretraining_data(tmp_path_factory):
         long_context_length=LONG_LENGTH,
         tokenizer_path=path / "tokenizer",
         phases=phases,
-        validation_path=path / "validation.parquet",
-        long_validation_path=path / "long.parquet",
+        validation_path=validation.paths(path)[0],
+        long_validation_path=long.paths(path)[0],
         problems_path=path / "problems.parquet",
         recall_path=path / "recall.parquet",
         blend={

@@ -7,18 +7,20 @@ Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6; its English web text is mad
 What the papers leave open is marked where it is decided.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
+Every step reads files and writes files, a part at a time, wherever Daft runs (DAFT_RUNNER=ray). What is held in memory
+of all documents are their ids, modules and categories.
+
 Left out: text from HTML, exact-substring deduplication, and what language models write or rewrite, a third of the
-published corpus. Filters run wherever Daft runs; all other steps hold all documents in the memory of one process.
+published corpus.
 """
 
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -44,27 +46,29 @@ from nemotron.recipes.curation.dedup import exact_duplicates_rule, near_duplicat
 from nemotron.recipes.curation.digests import sha256_of, sha256_of_ids
 from nemotron.recipes.curation.held_out import write_held_out_data
 from nemotron.recipes.curation.language import language_rule
-from nemotron.recipes.curation.licence import Attribution, attribution_of, licence_rule
+from nemotron.recipes.curation.licence import Attribution, attribution_of_pairs, licence_rule
 from nemotron.recipes.curation.long_context import long_document_qa
 from nemotron.recipes.curation.normalise import normalised
+from nemotron.recipes.curation.packing import TokenFiles, write_token_rows
 from nemotron.recipes.curation.quality import quality_rules
-from nemotron.recipes.curation.rows import TOKENS, Phase, write_rows
+from nemotron.recipes.curation.rows import Phase, planned_phase, read_chunks
 from nemotron.recipes.curation.rules import (
     DroppedItem,
     FilterReport,
     apply_to_dataframe,
     progress,
     report_unreadable,
-    to_dataframe,
 )
 from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_rule, group_of
-from nemotron.recipes.curation.tokenized import TokenizedDocument, split_and_tokenize, streams_of, token_counts
+from nemotron.recipes.curation.sequences import write_sequences
+from nemotron.recipes.curation.tokenized import TokenizedDocuments, split_and_tokenize, streams_of, token_counts
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, MIN_VOCAB_SIZE, save_tokenizer, vocabulary_digest
 from nemotron.recipes.nano2.blend import BLEND, LONG_DOCUMENT_QA, LONG_DOCUMENT_QA_SHARE, RELEASED, renormalised
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, VOCAB_SIZES
-from nemotron.recipes.sources import Document, Unreadable
-from nemotron.recipes.sources.dataframes import daft
-from nemotron.recipes.sources.files import read_sources
+from nemotron.recipes.sources import Unreadable
+from nemotron.recipes.sources.dataframes import check_runner, daft, read_files
+from nemotron.recipes.sources.documents import read_values, write_documents
+from nemotron.recipes.sources.files import write_sources
 from nemotron.recipes.sources.listing import sources_field
 from nemotron.recipes.sources.packages import PACKAGES, package_documents, package_test_texts
 from nemotron.recipes.sources.problems.families import generate_problems
@@ -191,40 +195,42 @@ def planned_phases(config: Config) -> list[Phase]:
     sequences = {"phase1": first, "phase2": second - first, "phase3": total - second}
     phases = [(name, number, config.sequence_length) for name, number in sequences.items()]
     phases.append((LONG_CONTEXT, config.long_context_sequences, config.long_context_length))
-    return [
-        Phase(name=name, file=f"{name}.parquet", num_sequences=number, sequence_length=length)
-        for name, number, length in phases
-    ]
+    return [planned_phase(*phase) for phase in phases]
 
 
-def raw_documents(config: Config) -> tuple[list[Document], list[Unreadable]]:
-    """The raw corpus: the scale's share of `raw_documents`, or a few more: packages are read in whole modules."""
+def raw_documents(config: Config, directory: Path) -> tuple[list[Path], list[Unreadable]]:
+    """Files of the scale's share of `raw_documents`, or of a few more: packages are read in whole modules."""
     num_documents = None if config.raw_documents == "all" else apply_scale(config.raw_documents, config.scale)
     released = tuple(f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris)
     sources = config.sources or (released if config.scale in ("medium", "full") else ())
     if sources or num_documents is None:
-        documents, unreadable = read_sources(sources, text_column=config.text_column, num_documents=num_documents)
+        paths, unreadable = write_sources(
+            sources, directory, text_column=config.text_column, num_documents=num_documents
+        )
     else:
         num_problems = round(num_documents * (1 - config.package_share))
         documents, unreadable = package_documents(max(1, num_documents - num_problems))
         documents += problem_documents(generate_problems(num_problems, config.seed, "train"))
-    progress.print(f"{len(documents):,} raw documents, {len(unreadable):,} unreadable")
-    if not documents:
+        paths = [directory / "00000.parquet"]
+        write_documents(paths[0], documents)
+    number = sum(pq.read_metadata(path).num_rows for path in paths)
+    progress.print(f"{number:,} raw documents, {len(unreadable):,} unreadable")
+    if not number:
         raise ValueError(f"all {len(unreadable)} documents are unreadable, {unreadable[0].id}: {unreadable[0].reason}")
-    unknown = sorted({document.category for document in documents} - set(BLEND["phase1"]))
+    unknown = sorted({category for (category,) in read_values(paths, "category")} - set(BLEND["phase1"]))
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not a category of the blend; use one of {', '.join(BLEND['phase1'])}")
-    return documents, unreadable
+    return paths, unreadable
 
 
-def evaluation_texts(raw: Sequence[Document], problems: Sequence[Problem]) -> dict[str, Iterable[str]]:
+def evaluation_texts(raw: Sequence[Path], problems: Sequence[Problem]) -> dict[str, Iterable[str]]:
     """The evaluation sets of which no training document may repeat 13 words.
 
     Two more sets are kept apart in other ways: recall questions ask for keys that no training text has; the validation
     split takes whole modules and is not compared by words, because modules share boilerplate.
     """
     texts: dict[str, Iterable[str]] = {"evaluation problems": [problem.question for problem in problems]}
-    modules = {document.module for document in raw if document.origin.split(" ")[0] in PACKAGES}
+    modules = {module for module, origin in read_values(raw, "module", "origin") if origin.split(" ")[0] in PACKAGES}
     if modules:
         tests, unreadable = package_test_texts(modules)
         texts["tests of the packages"] = [without_imports(test.text) for test in tests]
@@ -234,64 +240,62 @@ def evaluation_texts(raw: Sequence[Document], problems: Sequence[Problem]) -> di
 
 
 def curate(
-    raw: Sequence[Document], evaluation_sets: dict[str, Iterable[str]], seed: int
-) -> tuple[list[Document], dict[str, FilterReport], list[ScorerReport]]:
+    raw: Sequence[Path], evaluation_sets: dict[str, Iterable[str]], seed: int, directory: Path
+) -> tuple[daft.DataFrame, dict[str, FilterReport], list[ScorerReport]]:
     """The normalized documents that every filter keeps, with their buckets, and all reports.
 
     The scorers come last: before duplicates are dropped, modules that test a scorer repeat modules that trained it.
+
+    Args:
+        directory: where documents are written between two filters.
     """
     filters: dict[str, FilterReport] = {}
-    documents = to_dataframe(raw)
+    documents = read_files(raw)
     # One spelling for one text, or equal texts would not be found equal below.
     documents = documents.with_column("text", normalised(daft.col("text")))
     # What each document shows by itself: whether it may be used, is English, and looks like prose or code.
-    documents = apply_to_dataframe(documents, [licence_rule(), language_rule(), *quality_rules()], filters)
+    rules = [licence_rule(), language_rule(), *quality_rules()]
+    documents = apply_to_dataframe(documents, rules, filters, directory)
     # What it repeats. A model memorizes what it reads often; exact copies go first, since comparing pairs is slow.
-    documents = apply_to_dataframe(documents, [exact_duplicates_rule(documents)], filters)
-    documents = apply_to_dataframe(documents, [near_duplicates_rule(documents)], filters)
+    documents = apply_to_dataframe(documents, [exact_duplicates_rule(documents)], filters, directory)
+    rule = near_duplicates_rule(documents, directory / "pairs")
+    documents = apply_to_dataframe(documents, [rule], filters, directory)
     # What it shares with the evaluation: a model that has read the questions is not tested by them.
-    documents = apply_to_dataframe(documents, [decontamination_rule(evaluation_sets)], filters)
+    documents = apply_to_dataframe(documents, [decontamination_rule(evaluation_sets)], filters, directory)
     # How good it is, among its kind: 20 buckets of equal mass, of which the lowest are dropped (Nemotron-CC).
     documents, scorers = add_buckets(documents, seed)
-    documents = apply_to_dataframe(documents, [bucket_rule()], filters)
-    return [Document(**row) for row in documents.to_pylist()], filters, scorers
+    documents = apply_to_dataframe(documents, [bucket_rule()], filters, directory)
+    return documents, filters, scorers
 
 
 def write_training_sequences(
-    work: Path, documents: Sequence[TokenizedDocument], tokenizer: Tokenizer, config: Config
+    work: Path, documents: TokenizedDocuments, tokenizer: Tokenizer, config: Config
 ) -> dict[str, dict[str, BlendShare]]:
-    """Write one file per phase. A phase reads on in each category where the last one stopped, and wraps at its end."""
+    """Write the files of all phases. Each reads on in a category where the last one stopped, and wraps at its end."""
     # The documents of a category lie end to end as one stream of tokens, which the phases read one after another.
     streams = streams_of(documents, "train", config.sequence_length + 1)
     blend: dict[str, dict[str, BlendShare]] = {}
     for phase in planned_phases(config):
         weights = renormalised(BLEND[phase.name], list(streams))
-        questions: Iterator[Sequence[int]] = iter(())
+        made: dict[str, TokenFiles] = {}
         if phase.name == LONG_CONTEXT:
             weights = {name: weight * (1 - LONG_DOCUMENT_QA_SHARE) for name, weight in weights.items()}
             weights[LONG_DOCUMENT_QA] = LONG_DOCUMENT_QA_SHARE
-        # Which category each sequence comes from: at every point of the file, close to the shares of the blend.
+        # Which category each sequence comes from: at every point of the phase, close to the shares of the blend.
         order = blend_order(weights, phase.num_sequences)
         if phase.name == LONG_CONTEXT:  # about academic documents, as published; about any if there are none
-            training = [one for one in documents if one.split == "train"]
-            academic = [one for one in training if one.document.category == "academic"] or training
-            made = long_document_qa(
-                [(one.document.module, one.tokens.tolist()) for one in academic],
+            category = "academic" if "academic" in streams else None
+            rows = long_document_qa(
+                documents.documents("train", category),
                 lambda text: tokenizer.encode(text).ids,
                 end_of_document=END_OF_DOCUMENT,
                 seed=config.seed,
                 length=phase.sequence_length,
                 num_sequences=order.count(LONG_DOCUMENT_QA),
             )
-            questions = iter(made)
+            made[LONG_DOCUMENT_QA] = write_token_rows(documents.directory / LONG_DOCUMENT_QA, rows)
         epochs_before = {category: stream.epochs for category, stream in streams.items()}
-        rows = (
-            {"category": name,
-             "tokens": next(questions) if name == LONG_DOCUMENT_QA else streams[name].next_row(phase.sequence_length)}
-            for name in order
-        )  # fmt: skip
-        # A row has one token more than it predicts: the last one is only a label, and begins the next row.
-        write_rows(work / phase.file, rows, category=pa.string(), tokens=TOKENS)
+        write_sequences(work, phase, order, streams, made)
         epochs = {category: stream.epochs - epochs_before[category] for category, stream in streams.items()}
         blend[phase.name] = {
             name: BlendShare(weight=weight, num_sequences=order.count(name), epochs=epochs.get(name))
@@ -302,46 +306,50 @@ def write_training_sequences(
     return blend
 
 
-def curation_ladder(
-    config: Config, raw: Sequence[Document], documents: Sequence[TokenizedDocument], dataset: Dataset
-) -> Ladder:
+def curation_ladder(config: Config, raw: Sequence[Path], documents: TokenizedDocuments, dataset: Dataset) -> Ladder:
     """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
     ladder = Ladder()
     ladder.add("package versions", {name: version(name) for name in sorted(PACKAGES)})
     ladder.add_config(config)
-    texts = (part for document in raw for part in (document.id, document.text))
+    num_raw = sum(pq.read_metadata(path).num_rows for path in raw)
+    texts = (part for row in read_values(raw, "id", "text") for part in row)
     problems = sha256_of(map(str, pq.read_table(dataset.problems_path).to_pylist()))
-    ladder.add("inputs", num_documents=len(raw), sha256=sha256_of(texts), problems=problems)
+    ladder.add("inputs", num_documents=num_raw, sha256=sha256_of(texts), problems=problems)
     filters, last = {name: report.recorded() for name, report in dataset.filters.items()}, bucket_rule().name
     ladder.add("filters", {name: recorded for name, recorded in filters.items() if name != last})
     ladder.add("scorers", {scorer.label: scorer.model_dump() for scorer in dataset.scorers})
     ladder.add("bucket filter", {last: filters[last]})
     ladder.add("documents", {"quality groups": dataset.quality_groups})
-    texts = (part for one in documents for part in (one.document.id, one.document.text))
-    ladder.add("documents", num_documents=len(documents), sha256=sha256_of(texts))
-    ladder.add("split", sha256=sha256_of(one.split for one in documents))
+    texts = (part for row in read_values(documents.texts, "id", "text") for part in row)
+    ladder.add("documents", num_documents=dataset.num_documents, sha256=sha256_of(texts))
+    ladder.add("split", sha256=sha256_of(split for (split,) in read_values([dataset.documents_path], "split")))
     ladder.add("tokenizer", vocab_size=dataset.vocab_size, sha256=vocabulary_digest(dataset.tokenizer_path))
     ladder.add("tokens", token_counts(documents))
     for phase, shares in dataset.blend.items():
         ladder.add("blend", {phase: {name: share.model_dump() for name, share in shares.items()}})
-    for name in (*(phase.name for phase in dataset.phases), "validation", "long_validation", "recall"):
-        tokens = pq.read_table(dataset.path / f"{name}.parquet")["tokens"]
-        ladder.add("token ids", {name: {"num_sequences": len(tokens), "sha256": sha256_of_ids(tokens)}})
+    files = {phase.name: phase.paths(dataset.path) for phase in dataset.phases}
+    files |= {name: [dataset.path / f"{name}.parquet"] for name in ("validation", "long_validation", "recall")}
+    for name, paths in files.items():
+        number = sum(pq.read_metadata(path).num_rows for path in paths)
+        digest = sha256_of_ids(read_chunks(paths, "tokens"))
+        ladder.add("token ids", {name: {"num_sequences": number, "sha256": digest}})
     return ladder
 
 
 def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
+    check_runner()
     with working_directory(config.output_dir, Dataset) as work:
+        scratch = work / "scratch"
         # From raw text to documents that every filter keeps.
-        raw, unreadable = raw_documents(config)
+        raw, unreadable = raw_documents(config, scratch / "raw")
         first_unreadable = report_unreadable(unreadable)
         problems = generate_problems(config.num_problems, config.seed, "evaluation")
-        kept, filters, scorers = curate(raw, evaluation_texts(raw, problems), config.seed)
+        kept, filters, scorers = curate(raw, evaluation_texts(raw, problems), config.seed, scratch)
 
         # From documents to rows of tokens: in training order for each phase, and held out for evaluation.
         documents, tokenizer = split_and_tokenize(
-            kept, held_out_share=config.held_out_share, vocab_size=config.vocab_size, seed=config.seed
+            kept, scratch, held_out_share=config.held_out_share, vocab_size=config.vocab_size, seed=config.seed
         )
         save_tokenizer(tokenizer, work / "tokenizer")
         blend = write_training_sequences(work, documents, tokenizer, config)
@@ -359,18 +367,17 @@ def main(config: Config) -> Dataset:
         )
 
         # The record: which document went where, what is missing, who is to be credited.
-        text = dict.fromkeys(("id", "module", "category", "split", "licence", "origin"), pa.string())
-        rows = ({**asdict(one.document), "split": one.split, "num_tokens": len(one.tokens)} for one in documents)
-        write_rows(work / "documents.parquet", rows, **text, num_tokens=pa.int32(), bucket=pa.int32())
-        absent = sorted(set(BLEND["phase1"]) - {document.category for document in kept})
+        record = work / "documents.parquet"
+        shutil.move(documents.facts_path, record)
+        absent = sorted(set(BLEND["phase1"]) - set(documents.categories))
         if absent:
             progress.print(f"absent categories, whose weight the others of their kind share: {', '.join(absent)}")
-        groups = Counter(group_of(document.bucket) for document in kept if document.bucket is not None)
+        groups = Counter(group_of(bucket) for (bucket,) in read_values([record], "bucket") if bucket is not None)
         dataset = Dataset(
             path=work,
             metrics={f"scorer_accuracy/{scorer.label}": scorer.held_out_accuracy for scorer in scorers},
             num_examples=sum(share.num_sequences for shares in blend.values() for share in shares.values()),
-            num_documents=len(documents),
+            num_documents=pq.read_metadata(record).num_rows,
             vocab_size=tokenizer.get_vocab_size(),
             sequence_length=config.sequence_length,
             long_context_length=config.long_context_length,
@@ -380,17 +387,19 @@ def main(config: Config) -> Dataset:
             long_validation_path=work / "long_validation.parquet",
             problems_path=work / "problems.parquet",
             recall_path=work / "recall.parquet",
-            documents_path=work / "documents.parquet",
+            documents_path=record,
             quality_groups={name: groups[name] for name in GROUPS},
             filters=filters,
             unreadable=first_unreadable,
             num_unreadable=len(unreadable),
             scorers=scorers,
-            attribution=attribution_of(kept),
+            attribution=attribution_of_pairs(read_values([record], "origin", "licence")),
             blend=blend,
             absent_categories=absent,
         )
-        dataset.save(config, curation_ladder(config, raw, documents, dataset))
+        ladder = curation_ladder(config, raw, documents, dataset)
+        shutil.rmtree(scratch)
+        dataset.save(config, ladder)
     return Dataset.load(config.output_dir)
 
 

@@ -103,7 +103,7 @@ def baseline_rows(dataset: Dataset, max_tokens: int) -> list[np.ndarray]:
         first_epoch[category] = round(tokens / max(1.0, epochs))
     rows = []
     for phase in dataset.phases:
-        for table in read_rows(dataset.path / phase.file, rows_per_batch=1000):
+        for table in read_rows(phase.paths(dataset.path), rows_per_batch=1000):
             for category, tokens in zip(table["category"].to_pylist(), table["tokens"], strict=True):
                 new_tokens = min(len(tokens) - 1, first_epoch[category], max_tokens)
                 if new_tokens > 0:

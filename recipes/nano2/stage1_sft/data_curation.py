@@ -1,7 +1,7 @@
 """Curate the conversations for supervised fine-tuning: from exercises or your own files to rows of tokens and a mask.
 
 In: the Checkpoint of stage 0, for its tokenizer; generated exercises, or conversations in the columns of NVIDIA's
-released post-training datasets (--sources). Out: a Dataset: a file of rows for each of the three published parts of
+released post-training datasets (--sources). Out: a Dataset: rows for each of the three published parts of
 fine-tuning, what to evaluate on, and for every filter what it dropped and why.
 Source: arXiv 2508.14444, section 3. Published: about 10 % of the reasoning traces are emptied. The first part
 concatenates all samples; the second is tool calling, not concatenated, and a subsample of the rest; the third is long
@@ -56,7 +56,15 @@ from nemotron.recipes.curation.conversations import (
 )
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
 from nemotron.recipes.curation.licence import Attribution, attribution_of
-from nemotron.recipes.curation.rows import Phase, Row, write_rows
+from nemotron.recipes.curation.rows import (
+    Phase,
+    Row,
+    planned_phase,
+    read_chunks,
+    rows_per_shard,
+    write_files,
+    write_rows,
+)
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_list, progress, report_unreadable
 from nemotron.recipes.curation.traces import (
     encoded_turns,
@@ -87,7 +95,7 @@ EXERCISE_WEIGHTS_AT_TINY = {
     "multilingual": 1.2, "safety": 0.8,
 }  # fmt: skip
 EVERYTHING, TOOLS, LONG_CONTEXT = "everything", "tools", "long_context"
-"""The three published parts of fine-tuning, in order; <part>.parquet holds the rows."""
+"""The three published parts of fine-tuning, in order."""
 TOO_LONG_FOR_ANY_PART, TOO_LONG_FOR_A_ROW = "too long for any part", "too long for a row"
 """The filters that come after the others: a conversation is shorter without its trace."""
 TOOL_CALLING_CATEGORY, LONG_CONTEXT_CATEGORY = "tool_calling", "long_context"
@@ -301,14 +309,25 @@ def curation_ladder(
     ladder.add("emptied traces", sha256=sha256_of(emptied), num_traces=len(emptied))
     ladder.add("length filters", lengths)
     ladder.add("cut traces", sha256=sha256_of(cut), num_traces=len(cut))
-    for part in (*(phase.name for phase in dataset.phases), "validation"):
-        table = pq.read_table(dataset.path / f"{part}.parquet")
-        columns = {name: table[name].combine_chunks().flatten().to_pylist() for name in ROW_COLUMNS}
-        num_tokens, num_in_loss = len(columns["tokens"]), sum(columns["in_loss"])
-        ladder.add("tokens", {part: {"num_rows": len(table), "num_tokens": num_tokens, "num_in_loss": num_in_loss}})
-        for name, values in columns.items():
-            ladder.add("token ids", {f"{part}/{name}": sha256_of(map(str, map(int, values)))})
+    files = {phase.name: phase.paths(dataset.path) for phase in dataset.phases}
+    files["validation"] = [dataset.validation_path]
+    for part, paths in files.items():
+        ladder.add("tokens", {part: row_counts(paths)})
+        for name in ROW_COLUMNS:
+            values = (str(int(value)) for chunk in read_chunks(paths, name) for value in chunk.flatten().to_pylist())
+            ladder.add("token ids", {f"{part}/{name}": sha256_of(values)})
     return ladder
+
+
+def row_counts(paths: Sequence[Path]) -> dict[str, int]:
+    """Rows, tokens, and tokens that count in the loss, of files of rows."""
+    counts = {"num_rows": 0, "num_tokens": 0, "num_in_loss": 0}
+    for chunk in read_chunks(paths, "in_loss"):
+        in_loss = chunk.flatten()
+        counts["num_rows"] += len(chunk)
+        counts["num_tokens"] += len(in_loss)
+        counts["num_in_loss"] += in_loss.true_count
+    return counts
 
 
 def main(config: Config) -> Dataset:
@@ -335,11 +354,15 @@ def main(config: Config) -> Dataset:
 
         # From conversations to rows of tokens, for each of the three parts.
         parts, cut = parts_of(conversations, tokenizer, config, filters, chat)
+        lengths = dict.fromkeys(parts, config.sequence_length) | {LONG_CONTEXT: config.long_context_length}
+        phases: list[Phase] = []
         for part, rows in parts.items():
             if not rows:
                 raise ValueError(f"no conversation for the part {part!r}; bring more, or raise --rest-share")
             num_tokens, num_in_loss = sum(len(row["tokens"]) for row in rows), sum(sum(row["in_loss"]) for row in rows)
-            write_rows(work / f"{part}.parquet", rows, **ROW_COLUMNS)
+            phase = planned_phase(part, len(rows), lengths[part])
+            write_files(phase.paths(work), rows, rows_per_shard(lengths[part]), **ROW_COLUMNS)
+            phases.append(phase)
             progress.print(f"{part}: {len(rows):,} rows, {num_tokens:,} tokens, of which {num_in_loss:,} in the loss")
 
         # What to evaluate on, and samples for a person.
@@ -352,7 +375,6 @@ def main(config: Config) -> Dataset:
         write_rows(work / "exercises.parquet", map(exercise_to_row, evaluation), **text)
         page = samples_page(chat, conversations, tokenizer)
         (work / "samples.md").write_text(page, encoding="utf-8", newline="\n")
-        lengths = dict.fromkeys(parts, config.sequence_length) | {LONG_CONTEXT: config.long_context_length}
         dataset = Dataset(
             path=work,
             num_examples=sum(map(len, parts.values())),
@@ -361,10 +383,7 @@ def main(config: Config) -> Dataset:
             sequence_length=config.sequence_length,
             long_context_length=config.long_context_length,
             tokenizer_path=work / "tokenizer",
-            phases=[
-                Phase(name=part, file=f"{part}.parquet", num_sequences=len(rows), sequence_length=lengths[part])
-                for part, rows in parts.items()
-            ],
+            phases=phases,
             validation_path=work / "validation.parquet",
             exercises_path=work / "exercises.parquet",
             samples_path=work / "samples.md",

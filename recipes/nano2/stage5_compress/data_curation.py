@@ -11,7 +11,7 @@ as one stream, which is cut into rows of equal length; attention and state do no
 Left out: what the published blend has inside of its two parts, which is unknown to us.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,18 @@ from nemotron.recipes.curation.blending import BlendShare, blend_order
 from nemotron.recipes.curation.digests import sha256_of, sha256_of_ids
 from nemotron.recipes.curation.packing import TokenStream
 from nemotron.recipes.curation.retokenize import retokenized
-from nemotron.recipes.curation.rows import TOKENS, Phase, Row, write_rows
+from nemotron.recipes.curation.rows import (
+    PIECE_ROWS,
+    TOKENS,
+    Phase,
+    Row,
+    planned_phase,
+    read_chunks,
+    read_rows,
+    rows_per_shard,
+    write_files,
+    write_rows,
+)
 from nemotron.recipes.curation.rules import progress
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset as PretrainingDataset
@@ -182,7 +193,7 @@ class Dataset(Artifact):
 def planned_phases(config: Config) -> list[Phase]:
     """The parts of distillation, from the shortest rows to the longest."""
     return [
-        Phase(name=f"length_{length}", file=f"length_{length}.parquet", num_sequences=number, sequence_length=length)
+        planned_phase(f"length_{length}", number, length)
         for length, number in zip(config.lengths, config.sequences, strict=True)
     ]
 
@@ -223,13 +234,13 @@ class Rows:
 def conversations_of(dataset: FineTuningDataset, part: str) -> Rows:
     """The conversations of one part of fine-tuning, in training order."""
     (phase,) = (phase for phase in dataset.phases if phase.name == part)
-    table = pq.read_table(dataset.path / phase.file, columns=["tokens", "segments"])
     tokens, segments, first = [], [], 0
-    for row, numbers in zip(table["tokens"].to_pylist(), table["segments"].to_pylist(), strict=True):
-        tokens += row
-        segments += [first + number for number in numbers]
-        first = segments[-1] + 1
-    return Rows(SFT, {part: 1.0}, {part: np.array(tokens, np.int32)}, {part: np.array(segments)})
+    for table in read_rows(phase.paths(dataset.path), PIECE_ROWS, columns=["tokens", "segments"]):
+        tokens += [chunk.flatten().to_numpy() for chunk in table["tokens"].chunks]
+        for row in table["segments"]:
+            segments.append(first + row.values.to_numpy())
+            first = int(segments[-1][-1]) + 1
+    return Rows(SFT, {part: 1.0}, {part: np.concatenate(tokens)}, {part: np.concatenate(segments).astype(np.int64)})
 
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -252,9 +263,9 @@ def text_of(dataset: PretrainingDataset, encode: Encode = np.asarray) -> Rows:
     rows: dict[str, list[np.ndarray]] = {}
     for phase in dataset.phases:
         if phase.name in PHASES:
-            table = pq.read_table(dataset.path / phase.file, columns=["category", "tokens"])
-            for category, row in zip(table["category"].to_pylist(), table["tokens"], strict=True):
-                rows.setdefault(category, []).append(row.values.to_numpy()[:-1])  # its last token begins the next row
+            for table in read_rows(phase.paths(dataset.path), PIECE_ROWS, columns=["category", "tokens"]):
+                for category, row in zip(table["category"].to_pylist(), table["tokens"], strict=True):
+                    rows.setdefault(category, []).append(row.values.to_numpy()[:-1])  # its last begins the next row
     total = sum(map(len, rows.values()))
     tokens = {category: encode(np.concatenate(rows[category])) for category in sorted(rows)}
     return Rows(
@@ -281,13 +292,13 @@ def validation_rows(
                        "in_loss": row.get("in_loss", [False] + [True] * (len(tokens) - 1))}  # fmt: skip
 
 
-def digests_of(path: Path) -> dict[str, str]:
-    """What identifies a file of rows in a ladder."""
-    table = pq.read_table(path)
-    digests = {name: sha256_of_ids(table[name]) for name in ("tokens", "segments")}
-    in_loss = table["in_loss"].combine_chunks().flatten().to_pylist()
+def digests_of(paths: Sequence[Path]) -> dict[str, str]:
+    """What identifies files of rows in a ladder."""
+    digests = {name: sha256_of_ids(read_chunks(paths, name)) for name in ("tokens", "segments")}
+    in_loss = (counts for chunk in read_chunks(paths, "in_loss") for counts in chunk.flatten().to_pylist())
     digests["in_loss"] = sha256_of(str(int(counts)) for counts in in_loss)
-    return digests | {"source": sha256_of(table["source"].to_pylist())}
+    sources = (source for chunk in read_chunks(paths, "source") for source in chunk.to_pylist())
+    return digests | {"source": sha256_of(sources)}
 
 
 def origin(base: Base, dataset_class: type[FineTuningDataset] | type[PretrainingDataset]) -> Path:
@@ -323,6 +334,8 @@ def main(config: Config) -> Dataset:
         phases = planned_phases(config)
         files = {"calibration": (config.calibration_samples, config.lengths[0])}
         files |= {phase.name: (phase.num_sequences, phase.sequence_length) for phase in phases}
+        paths = {name: [work / f"{name}.parquet"] for name in ("calibration", "validation")}
+        paths |= {phase.name: phase.paths(work) for phase in phases}
         blend: dict[str, dict[str, BlendShare]] = {}
         ladder = Ladder()
         ladder.add_config(config)
@@ -332,7 +345,8 @@ def main(config: Config) -> Dataset:
             order = blend_order(shares, number)
             before = {source: rows.epochs for source, rows in sources.items()}
             rows_of = {source: rows.next_rows(order.count(source), length) for source, rows in sources.items()}
-            write_rows(work / f"{name}.parquet", (next(rows_of[source]) for source in order), **ROW_COLUMNS)
+            rows = (next(rows_of[source]) for source in order)
+            write_files(paths[name], rows, rows_per_shard(length), **ROW_COLUMNS)
             blend[name] = {
                 source: BlendShare(weight=shares[source], num_sequences=order.count(source),
                                    epochs=sources[source].epochs - before[source])
@@ -345,7 +359,7 @@ def main(config: Config) -> Dataset:
         held_out = validation_rows(fine_tuning, pretraining, config.validation_rows, encode)
         write_rows(work / "validation.parquet", held_out, **ROW_COLUMNS)
         for name in (*files, "validation"):
-            ladder.add("token ids", {name: digests_of(work / f"{name}.parquet")})
+            ladder.add("token ids", {name: digests_of(paths[name])})
         exercises = exam_exercises(config.exercises_per_family, config.seed)
         columns = dict.fromkeys(exercise_to_row(exercises[0]), pa.string())
         write_rows(work / "exercises.parquet", map(exercise_to_row, exercises), **columns)

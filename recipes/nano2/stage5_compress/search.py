@@ -235,7 +235,7 @@ def short_distillation(
     """Distill a candidate for a few steps, on the rows that every candidate reads; its curve, a row for each step."""
     parameters = parameter_groups(student, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
-    rows = read_rows(dataset.path / dataset.phases[0].file, config.batch_sequences)
+    rows = read_rows(dataset.phases[0].paths(dataset.path), config.batch_sequences)
     curve = []
     for step, table in enumerate(islice(rows, config.candidate_steps)):
         batch = collate(table)

@@ -91,6 +91,27 @@ def test_pairs_below_the_bound_are_not_near_duplicates_and_pairs_at_the_bound_ar
     assert near_duplicates({"a": text, "b": above}, [("a", "b")]) == {"b": ("a", 0.8)}
 
 
+@pytest.mark.parametrize("max_keys", [1, 7, 100, 1 << 21])
+def test_proposed_groups_do_not_depend_on_where_and_in_how_many_parts_keys_are_compared(
+    tmp_path, monkeypatch, max_keys
+):
+    texts = {f"{n:02d}": with_ending(random_text(str(n // 3)), 5 * n) for n in range(15)}
+    whole = proposed_groups(frame(texts))
+    assert len(whole) >= 5
+    monkeypatch.setattr(dedup, "MAX_KEYS", max_keys)
+    assert proposed_groups(frame(texts)) == whole
+    assert proposed_groups(frame(texts), tmp_path / "bands") == whole
+
+
+def test_near_duplicates_are_the_same_from_files(tmp_path):
+    texts = {f"{n:02d}": with_ending(random_text(str(n // 3)) + "\u00fc\U0001f642", 5 * n) for n in range(15)}
+    rules = [near_duplicates_rule(frame(texts)), near_duplicates_rule(frame(texts), tmp_path)]
+    documents = [Document(id, id, "wiki", text, "MIT", "here") for id, text in texts.items()]
+    in_memory, from_files = ([rule.fault(one) for one in documents] for rule in rules)
+    assert from_files == in_memory
+    assert 0 < in_memory.count(None) < 15
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 150)), min_size=2, max_size=8))
 @settings(max_examples=10)
 def test_found_pairs_reach_the_bound_and_very_similar_pairs_are_found(recipe):

@@ -8,7 +8,7 @@ import pytest
 from nemotron.recipes.curation.held_out import write_held_out_data
 from nemotron.recipes.curation.long_context import recall_distances
 from nemotron.recipes.curation.rows import TOKENS, read_column, read_token_rows
-from nemotron.recipes.curation.tokenized import TokenizedDocument
+from nemotron.recipes.curation.tokenized import joined, write_part
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, train_tokenizer
 from nemotron.recipes.sources import Document
 from nemotron.recipes.sources.problems.families import generate_problems
@@ -24,10 +24,10 @@ def tokenizer():
 
 
 def documents_of(tokenizer, texts, prefix="short"):
-    """Documents of (category, split, text), each in a separate module."""
+    """Documents of (category, split, text), each in a separate module, with splits and tokens."""
     tokens = encode_documents(tokenizer, [text for _, _, text in texts])
     return [
-        TokenizedDocument(Document(f"{prefix}{n}", f"{prefix}{n}", category, text, "MIT", "a"), split, ids)
+        (Document(f"{prefix}{n}", f"{prefix}{n}", category, text, "MIT", "a"), split, ids)
         for n, ((category, split, text), ids) in enumerate(zip(texts, tokens, strict=True))
     ]
 
@@ -48,7 +48,8 @@ def written(documents, tokenizer, tmp_path_factory):
 
 def write(path, documents, tokenizer, **changes):
     sizes = {"seed": 1, "sequence_length": LENGTH, "long_context_length": LONG_LENGTH, **SIZES, **changes}
-    write_held_out_data(path, documents, tokenizer, PROBLEMS, **sizes)
+    parts = joined(path / "parts", [write_part(path / "parts", 0, *zip(*documents, strict=True))])
+    write_held_out_data(path, parts, tokenizer, PROBLEMS, **sizes)
     return path
 
 
@@ -60,7 +61,7 @@ def validation_rows(path, category):
 
 
 def test_validation_rows_are_the_held_out_documents_of_a_category_in_order(written, documents):
-    held_out = [one.tokens.tolist() for one in documents if one.document.category == "code" and one.split != "train"]
+    held_out = [ids.tolist() for one, split, ids in documents if one.category == "code" and split != "train"]
     (row,) = validation_rows(written, "code")
     assert row == [token for tokens in held_out for token in [*tokens, END_OF_DOCUMENT]]
 
@@ -71,9 +72,9 @@ def test_validation_rows_have_the_sequence_length_and_their_number_is_limited(wr
     assert len(unlimited) > 4
     assert {len(row) for row in unlimited[:-1]} == {LENGTH + 1}
     assert 2 <= len(unlimited[-1]) <= LENGTH + 1
-    held_out = [one for one in documents if one.document.category == "wiki" and one.split == "validation"]
+    held_out = [ids for one, split, ids in documents if one.category == "wiki" and split == "validation"]
     predicted = sum(len(row) - 1 for row in unlimited)
-    assert predicted == sum(len(one.tokens) + 1 for one in held_out) - 1  # all but the very first token
+    assert predicted == sum(len(ids) + 1 for ids in held_out) - 1  # all but the very first token
 
 
 def test_long_rows_have_the_long_length_and_their_number_is_limited(written):
@@ -84,7 +85,7 @@ def test_a_long_row_comes_from_a_single_document_where_one_is_long_enough(tokeni
     long = documents_of(tokenizer, [("wiki", "validation", "a long document\n" * 100)], prefix="long")
     write(tmp_path, documents + long, tokenizer, long_validation_sequences=1)
     (row,) = read_token_rows(tmp_path / "long_validation.parquet")
-    assert row.tolist() == long[0].tokens[: LONG_LENGTH + 1].tolist()
+    assert row.tolist() == long[0][2][: LONG_LENGTH + 1].tolist()
 
 
 def test_short_documents_are_joined_by_a_blank_line_into_long_rows(written, tokenizer):
@@ -122,6 +123,6 @@ def test_tokens_are_stored_as_32_bit_integers(written, name):
 
 
 def test_a_category_without_held_out_text_is_refused(documents, tokenizer, tmp_path):
-    without = [one for one in documents if (one.document.category, one.split) != ("code", "validation")]
+    without = [part for part in documents if (part[0].category, part[1]) != ("code", "validation")]
     with pytest.raises(ValueError, match="the validation split of category 'code' has 0 tokens and needs 2"):
         write(tmp_path, without, tokenizer)

@@ -9,8 +9,8 @@ from nemotron.recipes.curation.long_context import (
     MAX_FACTS_PER_CHUNK,
     MIN_CHUNK_TOKENS,
     MIN_RECALL_DISTANCE,
+    LongDocuments,
     long_document_qa,
-    long_documents,
     recall_distances,
     recall_rows,
 )
@@ -38,7 +38,11 @@ def documents():
 
 def qa_rows(documents, **changes):
     arguments = {"end_of_document": END, "seed": 1, "length": 2048, "num_sequences": 8} | changes
-    return long_document_qa(documents, encode, **arguments)
+    return list(long_document_qa(documents, encode, **arguments))
+
+
+def joined_of(documents, **arguments):
+    return list(LongDocuments(documents, **arguments))
 
 
 def all_recall_rows(documents, **changes):
@@ -48,21 +52,21 @@ def all_recall_rows(documents, **changes):
 
 def test_a_long_module_gives_documents_from_its_own_text_only():
     documents = [("long", [1] * 25), ("short", [2] * 4), ("other", [3] * 4)]
-    assert long_documents(documents, separator=[0], seed=1, length=10)[:2] == [[1] * 10, [1] * 10]
+    assert joined_of(documents, separator=[0], seed=1, length=10)[:2] == [[1] * 10, [1] * 10]
 
 
 def test_long_modules_take_turns():
     documents = [("a", [1] * 7), ("b", [2] * 3), ("c", [3] * 5)]
-    long = long_documents(documents, separator=[], seed=1, length=2)
+    long = joined_of(documents, separator=[], seed=1, length=2)
     assert [set(tokens) for tokens in long[3:6]] in ([{1}, {3}, {1}], [{3}, {1}, {1}])
     assert sorted(tokens[0] for tokens in long[:3]) == [1, 2, 3]
 
 
 def test_the_seed_alone_decides_the_order_of_joined_modules():
     documents = [(f"module{i}", [i, i]) for i in range(9)]
-    joined = long_documents(documents, separator=[99], seed=1, length=8)
-    assert joined == long_documents(documents[::-1], separator=[99], seed=1, length=8)
-    assert joined != long_documents(documents, separator=[99], seed=2, length=8)
+    joined = joined_of(documents, separator=[99], seed=1, length=8)
+    assert joined == joined_of(documents[::-1], separator=[99], seed=1, length=8)
+    assert joined != joined_of(documents, separator=[99], seed=2, length=8)
     assert all(len(tokens) == 8 for tokens in joined)
 
 
@@ -70,7 +74,7 @@ def test_the_seed_alone_decides_the_order_of_joined_modules():
 @given(sizes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=20), length=st.integers(1, 40))
 def test_long_documents_use_every_token_once_except_the_last_few(sizes, length):
     documents = [(f"module{module}", [index] * size) for index, (module, size) in enumerate(sizes, start=1)]
-    long = long_documents(documents, separator=[0], seed=3, length=length)
+    long = joined_of(documents, separator=[0], seed=3, length=length)
     assert {len(tokens) for tokens in long} <= {length}
     available = sum(size + 1 for _, size in sizes)
     assert len(long) == available // length
@@ -110,7 +114,7 @@ def test_facts_and_their_distance_increase_up_to_a_tenth_of_all_chunks(documents
 
 
 def test_the_document_between_the_facts_is_the_source_text(documents):
-    source = decode(long_documents(documents, separator=encode("\n\n"), seed=1, length=2049)[0])
+    source = decode(joined_of(documents, separator=encode("\n\n"), seed=1, length=2049)[0])
     text = decode(qa_rows(documents, num_sequences=1)[0])
     body = re.sub(r"\n(The code of \w+ is \d{3}\.\n)+", "", text[: QUESTION.search(text).start() - 1])
     assert len(body) > 1200

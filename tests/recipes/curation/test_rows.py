@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nemotron.recipes.curation import rows
-from nemotron.recipes.curation.rows import TOKENS, Phase, read_column, read_rows, read_token_rows, write_rows
+from nemotron.recipes.curation.rows import (
+    TOKENS,
+    Phase,
+    planned_phase,
+    read_chunks,
+    read_column,
+    read_rows,
+    read_token_rows,
+    write_files,
+    write_rows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +47,41 @@ def test_batches_are_consecutive_rows_for_any_row_groups(path, sizes, rows_per_b
     expected = [written[start : start + rows_per_batch] for start in range(0, len(written), rows_per_batch)]
     batches = [batch.to_pylist() for batch in read_rows(path, rows_per_batch, first_batch)]
     assert batches == expected[first_batch:]
+
+
+@given(
+    files=st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=4),
+    rows_per_batch=st.integers(1, 9),
+    first_batch=st.integers(0, 4),
+)
+@settings(max_examples=40)
+def test_batches_go_on_from_file_to_file(path, files, rows_per_batch, first_batch):
+    paths = [path.with_name(f"{number}.parquet") for number in range(len(files))]
+    written = [row for each, sizes in zip(paths, files, strict=True) for row in write_in_groups(each, sizes)]
+    expected = [written[start : start + rows_per_batch] for start in range(0, len(written), rows_per_batch)]
+    assert [batch.to_pylist() for batch in read_rows(paths, rows_per_batch, first_batch)] == expected[first_batch:]
+    assert [tokens for chunk in read_chunks(paths, "tokens") for tokens in chunk.to_pylist()] == [
+        row["tokens"] for row in written
+    ]
+
+
+def test_the_files_of_a_phase_are_read_in_the_order_of_their_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "SHARD_TOKENS", 4)
+    phase = planned_phase("phase", 80, 1)
+    write_files(phase.paths(tmp_path)[::-1], ({"number": n} for n in range(80)), 2, number=pa.int32())
+    (table,) = read_rows(phase.paths(tmp_path), 80)
+    assert phase.num_files == 40
+    assert table["number"].to_pylist() == [n for start in range(78, -1, -2) for n in (start, start + 1)]
+
+
+@pytest.mark.parametrize(("num_sequences", "sequence_length"), [(0, 3), (1, 3), (7, 3), (8, 3), (9, 3), (3, 100)])
+def test_no_file_of_a_phase_has_more_tokens_than_a_shard_or_one_row(monkeypatch, num_sequences, sequence_length):
+    """A column of lists holds 2**31 values at most, and so would a whole phase of a large run."""
+    monkeypatch.setattr(rows, "SHARD_TOKENS", 16)
+    phase = planned_phase("phase", num_sequences, sequence_length)
+    per_file = rows.rows_per_shard(sequence_length)
+    assert per_file == 1 or per_file * (sequence_length + 1) <= 16
+    assert (phase.num_files - 1) * per_file <= num_sequences <= phase.num_files * per_file
 
 
 def test_only_the_columns_asked_for_are_read_in_their_order(path):
@@ -94,10 +139,10 @@ def test_no_rows_give_an_empty_file_with_its_columns(tmp_path):
     assert list(read_rows(path, 2)) == []
 
 
-@pytest.mark.parametrize("wrong", [{"num_sequences": -1}, {"sequence_length": 0}])
-def test_a_phase_has_no_negative_size(wrong):
-    fields = {"name": "phase1", "file": "phase1.parquet", "num_sequences": 0, "sequence_length": 1}
-    assert Phase(**fields).file == "phase1.parquet"
+@pytest.mark.parametrize("wrong", [{"num_sequences": -1}, {"sequence_length": 0}, {"num_files": 0}])
+def test_a_phase_has_no_negative_size(wrong, tmp_path):
+    fields = {"name": "phase1", "num_files": 2, "num_sequences": 0, "sequence_length": 1}
+    assert [path.name for path in Phase(**fields).paths(tmp_path)] == ["00000.parquet", "00001.parquet"]
     with pytest.raises(ValidationError):
         Phase(**(fields | wrong))
 

@@ -1,6 +1,8 @@
 """Documents and conversations go through the same rules; most tests run on both."""
 
 import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +40,14 @@ def apply_to_frame(items, rules, reports):
     return sorted((Document(**row) for row in rows), key=items.index)
 
 
-each_way = pytest.mark.parametrize("apply", [apply_to_list, apply_to_frame])
+def apply_to_files(items, rules, reports):
+    """The same, with files between two passes."""
+    with TemporaryDirectory() as directory:
+        rows = apply_to_dataframe(to_dataframe(items), rules, reports, Path(directory)).to_pylist()
+    return sorted((Document(**row) for row in rows), key=items.index)
+
+
+each_way = pytest.mark.parametrize("apply", [apply_to_list, apply_to_frame, apply_to_files])
 
 
 @each_way

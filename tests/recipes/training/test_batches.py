@@ -17,8 +17,11 @@ def phase_of(directory, name, first, num_sequences, length=8):
     """A phase whose rows begin with first, first + 10, ..."""
     rows = [list(range(start, start + length + 1)) for start in range(first, first + 10 * num_sequences, 10)]
     table = pa.table({"category": ["x"] * num_sequences, "tokens": pa.array(rows, TOKENS)})
-    pq.write_table(table, directory / f"{name}.parquet", row_group_size=3)
-    return Phase(name=name, file=f"{name}.parquet", num_sequences=num_sequences, sequence_length=length)
+    phase = Phase(name=name, num_files=2, num_sequences=num_sequences, sequence_length=length)
+    (directory / name).mkdir()
+    for path, part in zip(phase.paths(directory), (table.slice(0, 5), table.slice(5)), strict=True):
+        pq.write_table(part, path, row_group_size=3)
+    return phase
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def starts(pairs):
     return [(phase.name, batch.tokens[:, 0].tolist()) for phase, batch in pairs]
 
 
-def test_batches_come_in_file_order_whatever_the_row_groups(tmp_path, phases):
+def test_batches_come_in_the_order_of_the_files_whatever_their_row_groups(tmp_path, phases):
     assert starts(batches(tmp_path, phases)) == [
         ("first", [0, 10, 20, 30]),
         ("first", [40, 50, 60, 70]),

@@ -1,5 +1,7 @@
 """What the tiny stage curated, and the parts of the step; test_curation_runs.py curates other sources."""
 
+from pathlib import Path
+
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from nemotron.recipes.nano2.blend import RELEASED
 from nemotron.recipes.nano2.stage0_pretrain import data_curation
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Config
 from nemotron.recipes.sources import Document
+from nemotron.recipes.sources.documents import read_documents, write_documents
 from nemotron.recipes.sources.problems.families import generate_problems
 
 
@@ -59,7 +62,9 @@ def test_phases_share_all_sequences_and_switch_at_60_and_90_percent_of_the_batch
 def test_every_phase_has_a_file_and_the_length_of_its_sequences():
     phases = data_curation.planned_phases(Config(sequence_length=64, long_context_length=256))
     assert [phase.sequence_length for phase in phases] == [64, 64, 64, 256]
-    assert [phase.file for phase in phases] == [f"{phase.name}.parquet" for phase in phases]
+    assert [[path.as_posix() for path in phase.paths(Path("data"))] for phase in phases] == [
+        [f"data/{phase.name}/00000.parquet"] for phase in phases
+    ]
 
 
 @pytest.fixture
@@ -71,32 +76,35 @@ def asked(monkeypatch):
         calls["package_documents"] = num_documents
         return [Document("a::f", "a", "academic", "text", "MIT", "sympy 1.14.0")], []
 
-    def read(sources, *, text_column, num_documents):
+    def write(sources, directory, *, text_column, num_documents):
         calls.update(sources=sources, text_column=text_column, num_documents=num_documents)
-        return [Document("a#0", "a#0", "code", "text", "unknown", "a")], []
+        write_documents(directory / "a.parquet", [Document("a#0", "a#0", "code", "text", "unknown", "a")])
+        return [directory / "a.parquet"], []
 
     monkeypatch.setattr(data_curation, "package_documents", package)
-    monkeypatch.setattr(data_curation, "read_sources", read)
+    monkeypatch.setattr(data_curation, "write_sources", write)
     return calls
 
 
 @pytest.mark.parametrize(("scale", "packages", "problems"), [("tiny", 900, 600), ("small", 5250, 9750)])
-def test_the_offline_corpus_has_its_share_of_package_text_and_the_rest_are_problems(asked, scale, packages, problems):
-    documents, _ = data_curation.raw_documents(Config(scale=scale, raw_documents=150_000))
+def test_the_offline_corpus_has_its_share_of_package_text_and_the_rest_are_problems(
+    asked, scale, packages, problems, tmp_path
+):
+    paths, _ = data_curation.raw_documents(Config(scale=scale, raw_documents=150_000), tmp_path)
     assert asked == {"package_documents": packages}
-    families = [document.id.split("/")[1] for document in documents if document.category == "math"]
+    families = [document.id.split("/")[1] for document in read_documents(paths) if document.category == "math"]
     assert (families.count("arithmetic"), families.count("lookup")) == (problems / 2, problems / 2)
 
 
 @pytest.mark.parametrize(("scale", "num_documents"), [("medium", 6_000_000), ("full", None)])
-def test_large_scales_read_the_released_datasets_by_category(asked, scale, num_documents):
-    data_curation.raw_documents(Config(scale=scale))
+def test_large_scales_read_the_released_datasets_by_category(asked, scale, num_documents, tmp_path):
+    data_curation.raw_documents(Config(scale=scale), tmp_path)
     assert set(asked["sources"]) == {f"{category}={uri}" for category, uris in RELEASED.items() for uri in uris}
     assert asked["num_documents"] == num_documents
 
 
-def test_a_scale_reads_its_share_of_the_rows_of_sources(asked):
-    data_curation.raw_documents(Config(sources=("a.jsonl",), text_column="content", raw_documents=1000))
+def test_a_scale_reads_its_share_of_the_rows_of_sources(asked, tmp_path):
+    data_curation.raw_documents(Config(sources=("a.jsonl",), text_column="content", raw_documents=1000), tmp_path)
     assert asked == {"sources": ("a.jsonl",), "text_column": "content", "num_documents": 10}
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from nemotron.recipes.curation.long_context import recall_rows
 from nemotron.recipes.curation.packing import concatenate_documents, cut_once
-from nemotron.recipes.curation.rows import Phase, read_column
+from nemotron.recipes.curation.rows import planned_phase, read_column
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.stage0_pretrain import evaluation, training
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import BlendShare, Dataset
@@ -120,15 +120,7 @@ def checkpoint(tmp_path_factory):
             answer_start=[row.answer_start for row in recall],
             distance=[row.distance for row in recall],
         ),
-        phases=[
-            Phase(
-                name=name,
-                file=f"{name}.parquet",
-                num_sequences=len(sequences),
-                sequence_length=len(sequences[0]) - 1,
-            )
-            for name, sequences in phases.items()
-        ],
+        phases=[planned_phase(name, len(sequences), len(sequences[0]) - 1) for name, sequences in phases.items()],
         blend={
             name: {"code": BlendShare(weight=1.0, num_sequences=len(sequences), epochs=0.25)}
             for name, sequences in phases.items()
@@ -209,7 +201,7 @@ def test_long_losses_equal_a_loss_of_the_long_rows_by_position(results, checkpoi
 def test_baselines_read_every_training_sequence_in_training_order(checkpoint):
     dataset = Dataset.load(path=checkpoint.dataset_path)
     rows = evaluation.baseline_rows(dataset, max_tokens=10**6)
-    written = [row for phase in dataset.phases for row in read_column(dataset.path / phase.file, "tokens")]
+    written = [row for phase in dataset.phases for row in read_column(*phase.paths(dataset.path), "tokens")]
     assert [row.tolist() for row in rows] == written
     assert [len(row) - 1 for row in rows] == [128] * (6 + 3 + 1) + [256] * 2
 

@@ -53,7 +53,7 @@ def test_the_artifacts_record_how_they_were_made(stage0):
 def test_training_read_every_sequence_of_the_dataset_once(stage0):
     curve = pq.read_table(stage0.checkpoint.curve_path).to_pylist()
     for phase in stage0.dataset.phases:
-        assert pq.read_metadata(stage0.dataset.path / phase.file).num_rows == phase.num_sequences
+        assert pq.read_metadata(*phase.paths(stage0.dataset.path)).num_rows == phase.num_sequences
         tokens = sum(row["tokens"] for row in curve if row["phase"] == phase.name)
         assert tokens == phase.num_sequences * phase.sequence_length
     assert stage0.checkpoint.num_steps == len(curve) == 105

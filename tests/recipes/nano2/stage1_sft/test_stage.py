@@ -27,7 +27,7 @@ def test_the_steps_are_silent_on_stdout(stage1):
 def test_the_dataset_names_its_parts_in_training_order(stage1):
     assert tuple(phase.name for phase in stage1.dataset.phases) == PARTS
     for phase in stage1.dataset.phases:
-        rows = pq.read_table(stage1.dataset.path / phase.file)["tokens"].to_pylist()
+        rows = pq.read_table(*phase.paths(stage1.dataset.path))["tokens"].to_pylist()
         assert len(rows) == phase.num_sequences
         assert max(map(len, rows)) <= phase.sequence_length + 1
 

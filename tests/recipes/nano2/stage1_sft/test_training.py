@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron.recipes.curation.packing import PackedRow
-from nemotron.recipes.curation.rows import Phase
+from nemotron.recipes.curation.rows import planned_phase
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage1_sft import training
 from nemotron.recipes.nano2.stage1_sft.data_curation import ROW_COLUMNS
@@ -94,10 +94,7 @@ def test_a_token_of_a_long_answer_weighs_as_much_as_one_of_a_short_answer():
 
 def test_every_part_reads_each_of_its_rows_once_in_batches_of_its_own_size():
     """Conversations that have a row to themselves are short, so more rows go into a step."""
-    phases = [
-        Phase(name=name, file=f"{name}.parquet", num_sequences=13, sequence_length=8)
-        for name in ("everything", "tools", "long_context")
-    ]
+    phases = [planned_phase(name, 13, 8) for name in ("everything", "tools", "long_context")]
     config = Config(batch_sequences=4, unpacked_batch_sequences=6, micro_batch_sequences=2)
     parts = training.training_parts(config, phases)
     assert [part.data for part in parts] == phases
@@ -107,7 +104,7 @@ def test_every_part_reads_each_of_its_rows_once_in_batches_of_its_own_size():
 
 
 def test_a_warmup_as_long_as_the_run_is_refused():
-    phases = [Phase(name="everything", file="x.parquet", num_sequences=20, sequence_length=8)]
+    phases = [planned_phase("everything", 20, 8)]
     config = Config(batch_sequences=4, warmup_steps=5)
     with pytest.raises(ValueError, match="warmup_steps=5, and the dataset has rows for 5 steps; give fewer"):
         training.training_parts(config, phases)

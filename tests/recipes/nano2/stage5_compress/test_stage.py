@@ -69,7 +69,7 @@ def test_the_blend_has_both_sources_in_every_part(stage5):
 
 def test_nothing_that_is_held_out_is_trained_on(stage5):
     """A conversation of the validation is in no row; its text is of other modules, as curation of stage 0 ensures."""
-    streams = [row["tokens"] for phase in stage5.dataset.phases for row in rows(stage5.dataset.path / phase.file)]
+    streams = [row["tokens"] for phase in stage5.dataset.phases for row in rows(*phase.paths(stage5.dataset.path))]
     joined = ["," + ",".join(map(str, tokens)) + "," for tokens in streams]
     for row in rows(stage5.dataset.validation_path):
         text = "," + ",".join(map(str, row["tokens"][:100])) + ","
@@ -120,7 +120,7 @@ def test_the_teacher_stays_and_the_student_learns(stage5, stage4, models):
 def test_the_loss_of_the_first_step_is_the_divergence_of_the_pruned_model(stage5, models):
     """Computed again from the rows, with the logits whole."""
     (first, *_) = rows(stage5.checkpoint.curve_path)
-    table = pq.read_table(stage5.dataset.path / stage5.dataset.phases[0].file).slice(0, 4)
+    table = pq.read_table(*stage5.dataset.phases[0].paths(stage5.dataset.path)).slice(0, 4)
     batch = collate(table)
     assert batch.digest == first["batch"]
     counts = batch.in_loss[:, 1:]

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from nemotron.recipes.curation.rows import Phase
+from nemotron.recipes.curation.rows import planned_phase
 from nemotron.recipes.nano2.stage5_compress import training
 from nemotron.recipes.nano2.stage5_compress.training import Config
 
-PHASES = [Phase(name=f"length_{n}", file="f", num_sequences=10, sequence_length=n) for n in (4, 8, 16)]
+PHASES = [planned_phase(f"length_{n}", 10, n) for n in (4, 8, 16)]
 
 
 def test_the_learning_rate_warms_up_and_falls_in_a_straight_line():

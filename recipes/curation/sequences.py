@@ -1,0 +1,78 @@
+"""Write the rows of a phase of pretraining, several files at a time.
+
+In: the category of each row, in training order, and the tokens of each category as a stream. Out: the phase's files.
+The rows before it say where in its streams a file begins. So each file is a list of slices of them, and is made by
+itself: anywhere, in any order, and with no more in memory than its own rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nemotron.recipes.curation.packing import TokenFiles, TokenStream, rows_from
+from nemotron.recipes.curation.rows import ROW_GROUP_ROWS, TOKENS, Phase, rows_per_shard
+from nemotron.recipes.sources.dataframes import Task, run_tasks
+
+
+def write_sequences(
+    directory: Path,
+    phase: Phase,
+    order: Sequence[str],
+    streams: Mapping[str, TokenStream],
+    made: Mapping[str, TokenFiles],
+) -> None:
+    """Write the files of a phase; the streams read on behind its rows.
+
+    Args:
+        directory: of the Dataset.
+        order: the category of each row.
+        streams: category -> its tokens.
+        made: name in `order` -> rows that were made for this phase, end to end; they share no token.
+    """
+    tasks, length = [], phase.sequence_length
+    read = dict.fromkeys(made, 0)
+    for number, path in enumerate(phase.paths(directory)):
+        size = rows_per_shard(length)
+        names = list(order[number * size : (number + 1) * size])
+        parts = {}
+        for name in sorted(set(names)):
+            tokens = made[name] if name in made else streams[name].tokens
+            assert isinstance(tokens, TokenFiles)
+            start = read[name] if name in made else streams[name].num_read
+            parts[name] = {"paths": list(map(str, tokens.paths)), "counts": tokens.counts, "start": start}
+            if name in made:
+                parts[name]["rows"] = True
+                read[name] += names.count(name) * (length + 1)
+            else:
+                streams[name].num_read += names.count(name) * length
+        tasks.append({"path": str(path), "order": names, "length": length, "parts": parts})
+    run_tasks(write_shard, tasks)
+
+
+def write_shard(task: Task) -> Task:
+    """Write one file: the columns category, and tokens with one more than the predicted ones."""
+    order, length = np.array(task["order"], dtype=object), task["length"]
+    rows = np.empty((len(order), length + 1), dtype=np.int32)
+    for name, part in task["parts"].items():
+        tokens = TokenFiles([Path(path) for path in part["paths"]], part["counts"])
+        places, start = np.flatnonzero(order == name), part["start"]
+        if "rows" in part:
+            rows[places] = tokens[start : start + len(places) * (length + 1)].reshape(-1, length + 1)
+        else:
+            # A row has one token more than it predicts: the last one is only a label, and begins the next row.
+            rows[places] = rows_from(tokens, start, len(places), length)
+    starts = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * (length + 1))
+    table = pa.table(
+        {
+            "category": pa.array(task["order"], pa.string()),
+            "tokens": pa.ListArray.from_arrays(starts, rows.reshape(-1)),
+        },
+        schema=pa.schema({"category": pa.string(), "tokens": TOKENS}),
+    )
+    path = Path(task["path"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=ROW_GROUP_ROWS)
+    return {}
