@@ -9,13 +9,18 @@ Left out: communication between devices, reading data, and operations outside ma
 Letters are those of `model.py`.
 """
 
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nemotron.recipes.nemotron_h.model import (
     ATTENTION,
@@ -24,21 +29,23 @@ from nemotron.recipes.nemotron_h.model import (
     MLP,
     PUBLISHED_12B,
     Layer,
+    Linear,
     ModelConfig,
     NemotronH,
     RMSNorm,
+    at_least_float32,
 )
 
 __all__ = [
     "HARDWARE",
     "PUBLISHED_12B",
+    "LiveBytes",
     "bytes_saved_for_backward",
     "count_parameters",
     "floating_point_operations_per_token",
     "forward_operations_per_token",
     "memory_of_step",
     "training_hours",
-    "training_memory_bytes",
 ]
 
 
@@ -115,29 +122,15 @@ def floating_point_operations_per_token(config: ModelConfig, sequence_length: in
     return 3 * sum(forward_operations_per_token(config, sequence_length).values())
 
 
-def training_memory_bytes(
-    config: ModelConfig, *, micro_batch_sequences: int, sequence_length: int, dtype: str
-) -> dict[str, int]:
-    """Peak memory of one training step with AdamW on one device without sharding, by part.
+class Held(NamedTuple):
+    """Bytes beyond weights, their gradients and the input, while a part of the model works."""
 
-    Args:
-        dtype: float64, float32 or bfloat16. bfloat16 means float32 weights under autocast, which computes products in
-            bfloat16 from copies of the weights that it keeps during the step.
-    """
-    parameters = count_parameters(config)
-    number = 8 if dtype == "float64" else 4
-    # Bytes per logit. The loss holds two numbers for each: its log-softmax, and the logit or its gradient. With
-    # bfloat16 both are float32, and the bfloat16 logit is held as well.
-    logit = {"float64": 16, "float32": 8, "bfloat16": 10}[dtype]
-    tokens = micro_batch_sequences * sequence_length
-    return {
-        "weights": parameters * number,
-        **({"bfloat16 copies": parameters * 2} if dtype == "bfloat16" else {}),
-        "gradients": parameters * number,
-        "optimizer moments": 2 * parameters * number,
-        "activations": tokens * _activation_bytes_per_token(config, dtype),
-        "logits": tokens * config.vocab_size * logit,
-    }
+    kept: int
+    """For the backward pass."""
+    forward: int
+    """Most in the forward pass."""
+    backward: int
+    """Most in the backward pass, what is kept included."""
 
 
 def memory_of_step(
@@ -150,25 +143,125 @@ def memory_of_step(
     loss_chunk: int | None = None,
     devices: int = 1,
 ) -> dict[str, int]:
-    """Most bytes that one device holds during a training step with AdamW, by part.
+    """Most bytes that one device holds during a training step with AdamW, by part; the parts together are the peak.
+
+    The peak is in a micro batch after the first of its step, when there are gradients already; a step of one micro
+    batch needs less. What layers and loss hold is measured on one of each with fake tensors, which have no memory.
 
     Args:
+        dtype: float64, float32 or bfloat16. bfloat16 means float32 weights under autocast, which computes products in
+            bfloat16 from copies of the weights.
         rows: of one forward pass on one device.
         length: tokens of a row.
         activation_checkpointing: keep the input of each layer, and compute the layer again in the backward pass.
-        loss_chunk: tokens whose logits are there at a time. None: all of them.
-        devices: how many share weights, gradients and moments.
+        loss_chunk: tokens whose logits are there at a time, computed again in the backward pass. None: all of them.
+        devices: how many share weights, gradients and moments with FSDP2. A layer is whole while it works; embeddings
+            and output matrix are one group, whole during the whole pass.
     """
-    parts = training_memory_bytes(shape, micro_batch_sequences=rows, sequence_length=length, dtype=dtype)
+    tokens, pattern = rows * length, shape.hybrid_override_pattern
+    number = 8 if dtype == "float64" else 4
+    parameters, head = count_parameters(shape), shape.vocab_size * shape.hidden_size
+    copies, head_copy = (2 * parameters, 2 * head) if dtype == "bfloat16" else (0, 0)
+    # More tokens than are measured are on a straight line: 4,096 of the published models.
+    measured = 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
+    layers = {letter: _held(letter, shape, dtype, measured, tokens) for letter in MIXERS if letter in pattern}
+    loss_tokens = min(tokens, loss_chunk or tokens)
+    loss = _held("loss", shape, dtype, measured, loss_tokens)
+    residual = tokens * shape.hidden_size * number  # what a layer gives to the next
+
+    # Three moments can be the peak. What they have in common is not in these sums: states and gathered weights.
+    # bfloat16 copies exist until the forward pass ends, and longer if the backward pass needs them.
     if activation_checkpointing:
-        stream = rows * length * shape.hidden_size * (8 if dtype == "float64" else 4)
-        kinds = [replace(shape, hybrid_override_pattern=letter) for letter in MIXERS]
-        one = max(_activation_bytes_per_token(kind, dtype) for kind in kinds)
-        parts["activations"] = stream * (len(shape.hybrid_override_pattern) + 3) + rows * length * one
-    if loss_chunk is not None and loss_chunk < rows * length:
-        parts["logits"] = parts["logits"] * loss_chunk // (rows * length)
-    shared = ("weights", "gradients", "optimizer moments")
-    return {part: size // devices if part in shared else size for part, size in parts.items()}
+        activations = residual * (len(pattern) + 3)  # inputs of the layers, of the final norm and of the output matrix
+        copies_after = 0
+        at_layer = max(residual * (at + 1) + layers[letter].backward for at, letter in enumerate(pattern))
+    else:
+        activations = tokens * _activation_bytes_per_token(shape, dtype) + residual
+        copies_after = copies - head_copy
+        at_layer = activations + copies + max(layer.backward - layer.kept for layer in layers.values())
+    # With chunks, the gradient of the output matrix is a sum: the one so far, the next one, and the result.
+    sums = 2 * (head_copy or head * number) if loss_tokens < tokens else 0
+    at_loss = activations + max(copies - head_copy + loss.forward, copies_after + loss.backward + sums)
+    gathered, at_end = 0, 0
+    if devices > 1:
+        group, layer = 2 * head * number, number * (parameters - 2 * head) // len(pattern)
+        gathered = group + LAYERS_GATHERED * layer
+        at_end = 2 * group  # gradients of embeddings and output matrix, and the buffer from which they are added up
+    share = -(-parameters // devices) * number
+    return {
+        "weights": share,
+        **({"bfloat16 copies": copies} if copies else {}),
+        "gradients": share,
+        "optimizer moments": 2 * share,
+        **({"gathered weights": gathered} if gathered else {}),
+        "activations": activations,
+        "logits": at_loss - activations - copies,
+        "backward pass of a layer": max(0, max(at_layer, at_end) - at_loss),
+    }
+
+
+LAYERS_GATHERED = 4
+"""Weights of the layer at work, of the next one, and buffers"""
+
+
+@cache
+def _held(part: str, shape: ModelConfig, dtype: str, measured: int, tokens: int) -> Held:
+    """What a layer, by its letter, or the loss holds for so many tokens, on the straight line through two lengths."""
+    short, long = (_measure(part, shape, dtype, length) for length in (measured // 2, measured))
+    slopes = ((b - a) / (measured - measured // 2) for a, b in zip(short, long, strict=True))
+    return Held(*(b + round(slope * (tokens - measured)) for b, slope in zip(long, slopes, strict=True)))
+
+
+@cache
+def _measure(part: str, shape: ModelConfig, dtype: str, tokens: int) -> Held:
+    """What a layer or the loss holds in a forward and a backward pass of one row of so many tokens."""
+    factory: dict[str, Any] = {"dtype": torch.float64 if dtype == "float64" else torch.float32}
+    with FakeTensorMode(), LiveBytes() as live:
+        if part == "loss":
+            module: nn.Module = Linear(shape.hidden_size, shape.vocab_size, **factory)
+            labels = torch.empty(tokens, dtype=torch.int64)
+        else:
+            module = Layer(part, shape, **factory)
+        for parameter in module.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        u = torch.empty(1, tokens, shape.hidden_size, requires_grad=True, **factory)
+        before = live.restart()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            y = module(u)
+            if part == "loss":
+                y = F.cross_entropy(at_least_float32(y)[0], labels, reduction="sum")
+        forward = live.peak - before
+        kept = live.restart() - before
+        y.backward(torch.empty_like(y))
+        return Held(kept, forward, live.peak - before)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that were made inside it and are still there, and the most so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def restart(self) -> int:
+        """Begin a new peak; return the bytes that are there now."""
+        self.peak = self.now
+        return self.now
+
+    def add(self, number: int) -> None:
+        """Count so many bytes more, or fewer."""
+        self.now += number
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                self.add(storage.nbytes())
+                weakref.finalize(storage, self.add, -storage.nbytes())
+        return result
 
 
 @cache

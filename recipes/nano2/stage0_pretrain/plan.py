@@ -19,8 +19,8 @@ from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
     count_parameters,
     floating_point_operations_per_token,
+    memory_of_step,
     training_hours,
-    training_memory_bytes,
 )
 from nemotron.recipes.training.batches import TrainingPhase
 from nemotron.recipes.training.run import check_stage
@@ -109,15 +109,7 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
     learning_rates = [training.learning_rate_at(step, base_steps, train) for step in range(num_steps)]
     if not all(map(math.isfinite, learning_rates)):
         raise ValueError(f"learning_rate={train.learning_rate} is too large for a schedule; give a lower one")
-    memory = [
-        training_memory_bytes(
-            model,
-            micro_batch_sequences=phase.micro_batch_sequences,
-            sequence_length=phase.length,
-            dtype=train.dtype,
-        )
-        for phase in phases
-    ]
+    memory = [memory_of_step(model, train.dtype, phase.micro_batch_sequences, phase.length) for phase in phases]
     return Plan(
         scale=train.scale,
         layers=model.hybrid_override_pattern,
