@@ -298,11 +298,12 @@ def training_run(
 ) -> Iterator[Run]:
     """A run in the working directory of output_dir: from its beginning or, with `config.resume`, from its last state.
 
-    Inside the block, torch computes with the number of threads that suits the scale (nemotron_h/threads.py). Of several
-    processes, the first one writes there; the others get a temporary directory, and leave the block after the first.
+    Inside the block, torch computes with the number of threads that suits the scale (nemotron_h/threads.py), and layers
+    are computed again in the backward pass if the config says so. Of several processes, the first one writes there; the
+    others get a temporary directory, and leave the block after the first.
 
     Args:
-        config: needs scale, output_dir, resume and checkpoint_every_steps.
+        config: needs scale, output_dir, resume, checkpoint_every_steps and activation_checkpointing.
         checkpoint_class: what the step saves there; `run.save` saves a Checkpoint or a subclass of it.
     Raises:
         ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config.
@@ -312,6 +313,7 @@ def training_run(
         if is_first()
         else TemporaryDirectory()
     )
+    model.backbone.activation_checkpointing = config.activation_checkpointing
     with directory as work, threads_of(config.scale):
         run = Run(config, model, optimizer, dataset, total_steps, Path(work), checkpoint_class)
         with run.progress:

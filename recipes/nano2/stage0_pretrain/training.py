@@ -245,7 +245,6 @@ def main(config: Config) -> Checkpoint:
     model = NemotronH(shape, device=config.device, dtype=weight_dtype(config.dtype))
     initialize(model, config.seed)
     shard(model)
-    model.backbone.activation_checkpointing = config.activation_checkpointing
     backbone = torch.compile(model.backbone) if config.compile else model.backbone
     precision = autocast(config.dtype, config.device)
     betas = (config.beta1, config.beta2)

@@ -198,7 +198,6 @@ def main(config: Config) -> Checkpoint:
     model = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
     shard(model)
     precision = autocast(config.dtype, config.device)
-    model.backbone.activation_checkpointing = config.activation_checkpointing
     betas = (config.beta1, config.beta2)
     parameters = parameter_groups(model, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below

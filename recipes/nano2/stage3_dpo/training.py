@@ -187,7 +187,6 @@ def main(config: Config) -> Checkpoint:
     prompts, first_pairs = tables_of(dataset, policy.config.vocab_size)
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, verify.chat.stop_ids, config.temperature)
-    policy.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 

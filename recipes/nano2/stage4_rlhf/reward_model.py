@@ -259,7 +259,6 @@ def main(config: Config) -> RewardModel:
 
     # The backbone of the policy, with a new head in place of its output matrix.
     model = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
-    model.backbone.activation_checkpointing = config.activation_checkpointing
     scorer = Scorer(model, config.seed)
     shard(scorer)
     parameters = parameter_groups(scorer, config.weight_decay)  # decay for matrices only

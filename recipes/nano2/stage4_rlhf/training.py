@@ -235,7 +235,6 @@ def main(config: Config) -> Checkpoint:
     scorer = load_scorer(reward_model.reward_model_path, device=config.device, dtype=dtype)
     judge = Judge(CHAT, dataset.tokenizer_path, scorer)
     sampling = Sampling(config.max_new_tokens, judge.chat.stop_ids, config.temperature, logprobs_at_temperature=True)
-    policy.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
     optimizer = torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), eps=config.adam_eps)
 

@@ -122,7 +122,6 @@ def main(config: Config) -> Checkpoint:
     model = NemotronH(shape, device=config.device, dtype=weight_dtype(config.dtype))
     initialize(model, config.seed)
     shard(model)
-    model.backbone.activation_checkpointing = config.activation_checkpointing
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=betas, eps=config.adam_eps)
     with training_run(config, model, optimizer, distilled, total_steps) as run:

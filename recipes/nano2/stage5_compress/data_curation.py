@@ -319,8 +319,12 @@ def main(config: Config) -> Dataset:
     made_by = f"python -m nemotron.recipes.nano2.stage4_rlhf --scale {config.scale}"
     base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
     load_chat_tokenizer(CHAT, base.checkpoint_path)  # refuses a base model, whose pruning has no exam
-    fine_tuning = FineTuningDataset.load(path=config.fine_tuning_path or origin(base, FineTuningDataset))
-    pretraining = PretrainingDataset.load(path=config.pretraining_path or origin(base, PretrainingDataset))
+    fine_tuning = FineTuningDataset.load(
+        path=config.fine_tuning_path or origin(base, FineTuningDataset), scale=config.scale
+    )
+    pretraining = PretrainingDataset.load(
+        path=config.pretraining_path or origin(base, PretrainingDataset), scale=config.scale
+    )
     base_checkpoint(base.path, fine_tuning.tokenizer_path)  # refuses a teacher that reads other token ids
     with working_directory(config.output_dir, Dataset) as work:
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")

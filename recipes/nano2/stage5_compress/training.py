@@ -195,7 +195,6 @@ def main(config: Config) -> Checkpoint:
         load_checkpoint(one.checkpoint_path, device=config.device, dtype=dtype) for one in (base, pruned)
     )
     shard(teacher, student)
-    student.backbone.activation_checkpointing = config.activation_checkpointing
     parameters = parameter_groups(student, config.weight_decay)  # decay for matrices only
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below
