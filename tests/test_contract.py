@@ -122,7 +122,7 @@ def recipes_imported_from_below(name: str, tree: ast.Module) -> Iterator[str]:
 ROOMS = [
     ("nemotron.terminal",),
     ("nemotron.strict", "nemotron.process", "nemotron.scale", "nemotron.command_line", "nemotron.background"),
-    ("nemotron.directory", "nemotron.code"),
+    ("nemotron.directory", "nemotron.code", "nemotron.published"),
     ("nemotron.config", "nemotron.lineage", "nemotron.trackers", "nemotron.pipe", "nemotron.ladder", "nemotron.view"),
     ("nemotron.artifact",),
     ("nemotron.stage",),

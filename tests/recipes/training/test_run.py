@@ -49,6 +49,8 @@ class Config(ScaledConfig):
     """Constant."""
     checkpoint_every_steps: PositiveInt = at_every_scale(1, recorded=False)
     """Steps between two states."""
+    activation_checkpointing: bool = False
+    """Off."""
     resume: bool = switch()
     """Continue."""
 
