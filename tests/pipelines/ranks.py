@@ -2,8 +2,8 @@
 
 In: a line of JSON on stdin for each run: module; args of each rank; directory for what they print; maybe the current
 directory of each; maybe the rank that is killed once a state of at least `step` is in `work`. Out: a line of JSON with
-the exit code of each rank; what rank 1 printed is in <directory>/1.out and 1.err. What still runs a minute after a kill,
-or ten minutes after the start, is killed too; its exit code is then -9.
+the exit code of each rank; what rank 1 printed is in <directory>/1.out and 1.err. What still runs a minute after a
+kill, or ten minutes after the start, is killed too; its exit code is then -9.
 """
 
 import json
