@@ -41,7 +41,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from nemotron.pipe import step_process
 from nemotron.process import launched, process
 from nemotron.recipes.nemotron_h.model import NemotronH
-from nemotron.strict import short
+from nemotron.strict import one_sentence, short
 from nemotron.terminal import print_line, silent
 
 if TYPE_CHECKING:
@@ -85,15 +85,17 @@ def training_process(config: AnyConfig) -> Iterator[AnyConfig]:
             yield config
             return
         with _joined(rank, size, config) as own_config, _silent_unless(rank == 0):
-            _check_no_pipe(config)
+            _check_config(config)
             check_same("config", {name: str(value) for name, value in vars(config).items() if name != "device"})
             yield own_config
             wait_for_all()
             dist.destroy_process_group()
 
 
-def _check_no_pipe(config: Any) -> None:
-    """Raise ValueError if an input is to be read from the pipe, which several processes cannot share."""
+def _check_config(config: Any) -> None:
+    """Raise ValueError for what several processes cannot do: compile, or read an input from the one pipe."""
+    if getattr(config, "compile", False):
+        raise ValueError("--compile is for one process; leave it out, or start without torchrun")
     for item in fields(config):
         if item.metadata.get("input") and getattr(config, item.name) is None:
             flag = item.name.replace("_", "-")
@@ -106,7 +108,13 @@ def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK") if name not in os.environ]
     if missing:
         raise ValueError(f"WORLD_SIZE={size}, but {missing[0]} is not set; start the processes with torchrun")
-    store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    except dist.DistError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ConnectionError(
+            f"rank {rank} cannot join the others at {place} ({short(one_sentence(error))}); start all with torchrun"
+        ) from None
 
     def speaks() -> bool:
         try:
@@ -117,7 +125,7 @@ def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
     try:
         with _ends_when_told():
             config = _on_own_device(config)
-            backend = "cpu:gloo,cuda:nccl" if torch.device(config.device).type == "cuda" else "gloo"
+            backend = "cpu:gloo,cuda:nccl" if config.device.startswith("cuda") else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
             yield config
     except KeyboardInterrupt as error:
@@ -149,10 +157,10 @@ def _on_own_device(config: AnyConfig) -> AnyConfig:
     Raises:
         ValueError: if the config names one CUDA device for all, or the machine has too few.
     """
-    device, local_rank = torch.device(config.device), int(os.environ["LOCAL_RANK"])
-    if device.type != "cuda":
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if not config.device.startswith("cuda"):
         return config
-    if device.index is not None:
+    if config.device != "cuda":
         raise ValueError(f"device={config.device} is one device for several processes; give --device cuda")
     if local_rank >= (count := torch.cuda.device_count()):
         raise ValueError(
@@ -387,10 +395,11 @@ def share_of_first(tensor: Tensor | None, like: Tensor) -> Tensor:
     if world()[1] == 1:
         assert tensor is not None
         return tensor
-    is_sharded = isinstance(like, DTensor)
     sent = torch.empty(like.shape, dtype=like.dtype, device=like.device) if tensor is None else tensor.to(like.device)
     dist.broadcast(sent, 0)
-    return distribute_tensor(sent, like.device_mesh, like.placements, src_data_rank=None) if is_sharded else sent
+    if not isinstance(like, DTensor):
+        return sent
+    return distribute_tensor(sent, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def whole_model(model: AnyModel) -> AnyModel:

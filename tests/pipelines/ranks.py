@@ -2,8 +2,8 @@
 
 In: a line of JSON on stdin for each run: module; args of each rank; directory for what they print; maybe the current
 directory of each; maybe the rank that is killed once a state of at least `step` is in `work`. Out: a line of JSON with
-the exit code of each rank; what rank 1 printed is in <directory>/1.out and 1.err. A run that takes longer than a minute
-is killed; its exit codes are then -9.
+the exit code of each rank; what rank 1 printed is in <directory>/1.out and 1.err. What still runs a minute after a
+kill, or ten minutes after the start, is killed too; its exit code is then -9.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore
 
-SECONDS = 60
+SECONDS_OF_A_RUN, SECONDS_AFTER_A_KILL = 600, 60
 
 
 def become(rank: int, size: int, port: int, run: dict) -> None:
@@ -62,7 +62,7 @@ def exit_codes(run: dict) -> list[int]:
             become(rank, size, store.port, run)
         ranks[pid] = rank
     codes: dict[int, int] = {}
-    kill, until = run.get("kill"), time.monotonic() + SECONDS
+    kill, until = run.get("kill"), time.monotonic() + SECONDS_OF_A_RUN
     while len(codes) < size:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
@@ -72,7 +72,7 @@ def exit_codes(run: dict) -> list[int]:
                 os.kill(pid, signal.SIGKILL)
         elif kill and has_state(kill["work"], kill["step"]):
             os.kill(next(pid for pid, rank in ranks.items() if rank == kill["rank"]), signal.SIGKILL)
-            kill = None
+            kill, until = None, time.monotonic() + SECONDS_AFTER_A_KILL
         else:
             time.sleep(0.01)
     return [codes[rank] for rank in range(size)]

@@ -211,6 +211,16 @@ def test_a_device_of_one_process_is_refused(ranks, dataset, tmp_path):
     )
 
 
+def test_compiling_is_refused(ranks, dataset, tmp_path):
+    command = [*flags(**SIZES, dataset_path=dataset.path, output_dir=tmp_path / "training"), "--compile"]
+    assert "--compile is for one process" in refusal(ranks(STEP, [command] * 2))
+
+
+def test_an_unknown_device_is_refused(ranks, dataset, tmp_path):
+    command = flags(**SIZES, dataset_path=dataset.path, output_dir=tmp_path / "training", device="tpu")
+    assert "device=tpu is not supported" in refusal(ranks(STEP, [command] * 2))
+
+
 def test_a_dataset_from_the_pipe_is_refused(ranks, tmp_path):
     sentence = refusal(ranks(STEP, [flags(**SIZES, output_dir=tmp_path / "training")] * 2))
     assert "several processes cannot read the line of one pipe; give --dataset-path" in sentence
