@@ -73,7 +73,7 @@ def packed(chats: list[EncodedChat], capacity: int) -> list[PackedRow]:
 
 def in_training_order(rows: list[PackedRow], seed: int, part: str) -> list[Row]:
     """The rows in a shuffled order that depends only on their tokens, the seed and the part."""
-    keyed = [(digest_of(seed, part, *row.tokens), dict(vars(row))) for row in rows]  # asdict copies every number
+    keyed = [(digest_of(seed, part, *row.tokens), dict(vars(row))) for row in rows]
     return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
 
 
