@@ -5,7 +5,7 @@ Source: arXiv 2508.14444, section 3: about a tenth of the reasoning traces are e
 fine-tuning traces are cut to a budget while the answer stays.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from tokenizers import Tokenizer
 
@@ -73,7 +73,7 @@ def packed(chats: list[EncodedChat], capacity: int) -> list[PackedRow]:
 
 def in_training_order(rows: list[PackedRow], seed: int, part: str) -> list[Row]:
     """The rows in a shuffled order that depends only on their tokens, the seed and the part."""
-    keyed = [(digest_of(seed, part, *row.tokens), asdict(row)) for row in rows]
+    keyed = [(digest_of(seed, part, *row.tokens), dict(vars(row))) for row in rows]
     return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
 
 

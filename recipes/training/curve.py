@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 
 from nemotron.recipes.training.state import Record
 
@@ -20,9 +21,12 @@ def plot_curve(record: Record, path: Path, unit: str = "token") -> None:
     """
     tokens = np.cumsum([row["tokens"] for row in record.curve])
     others = [name for name in record.numbers if name != "loss"]
-    figure = Figure(figsize=(8, 4 + 1.1 * len(others)), layout="constrained")
+    height = 4 + 1.1 * len(others)
+    figure = Figure(figsize=(8, height))
     loss_axes, *other_axes = figure.subplots(1 + len(others), 1, sharex=True, height_ratios=[3] + [1] * len(others),
                                              squeeze=False)[:, 0]  # fmt: skip
+    # Margins in inches, because to compute a layout takes as long as to draw.
+    figure.subplots_adjust(1.15 / 8, 0.5 / height, 1 - 0.45 / 8, 1 - 0.3 / height, hspace=0.25)
     loss_axes.plot(tokens, [row["loss"] for row in record.curve], color="0.6", linewidth=1, label="training")
     for category in sorted({row["category"] for row in record.validation}):
         rows = [row for row in record.validation if row["category"] == category]
@@ -45,6 +49,22 @@ def plot_curve(record: Record, path: Path, unit: str = "token") -> None:
         axes.set_ylabel(name.replace("_", "\n"), fontsize=8)  # no higher than its panel
     figure.axes[-1].set_xlabel(f"{unit}s in the loss")
     save_figure(figure, path)
+
+
+def plot_and_panels(
+    height: float, num_panels: int, *, first: float = 2.0, above: float = 0.3
+) -> tuple[Figure, GridSpec]:
+    """A figure of 8 inches with one high row and rows of two panels below it, margins in inches.
+
+    Args:
+        first: height of the first row, in those of the others.
+        above: room over the first row.
+    """
+    figure = Figure(figsize=(8, height))
+    rows = num_panels // 2
+    grid = figure.add_gridspec(1 + rows, 2, height_ratios=[first] + [1] * rows, left=0.7 / 8, right=1 - 0.2 / 8,
+                               top=1 - above / height, bottom=0.5 / height, hspace=0.65, wspace=0.25)  # fmt: skip
+    return figure, grid
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -369,7 +369,7 @@ def main(config: Config) -> Dataset:
         validation = []
         for exercise in evaluation:
             (row,) = packed([chat.encode(tokenizer, conversation_of(exercise).messages, exercise.tools)], 10**9)
-            validation.append({**asdict(row), "family": exercise.family})
+            validation.append({**vars(row), "family": exercise.family})
         write_rows(work / "validation.parquet", validation, **ROW_COLUMNS, family=pa.string())
         text = dict.fromkeys(asdict(evaluation[0]), pa.string())
         write_rows(work / "exercises.parquet", map(exercise_to_row, evaluation), **text)

@@ -10,14 +10,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.exam_report import exam_rows
 from nemotron.recipes.scoring.rewards import Prompt
 from nemotron.recipes.sources.exercises.families import VERIFIERS
-from nemotron.recipes.training.curve import save_figure
+from nemotron.recipes.training.curve import plot_and_panels, save_figure
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, fenced, printable
 
@@ -74,9 +73,10 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
     curve = pq.read_table(checkpoint.curve_path).to_pylist()
     rewards = rows_of(checkpoint, "rewards")
     steps = [row["step"] + 1 for row in curve]
-    figure = Figure(figsize=(8, 8.5), layout="constrained")
-    grid = figure.add_gridspec(1 + len(PANELS) // 2, 2, height_ratios=[2] + [1] * (len(PANELS) // 2))
+    figure, grid = plot_and_panels(8.5, len(PANELS))
     top = figure.add_subplot(grid[0, :])
+    box = top.get_position()
+    top.set_position((box.x0, box.y0, 0.66, box.height))  # a legend is beside it
     for index, family in enumerate(VERIFIERS):
         found = {row["step"] + 1: row["mean"] for row in rewards if (row["verifier"], row["part"]) == (family, "all")}
         if found:

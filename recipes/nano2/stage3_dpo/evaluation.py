@@ -8,6 +8,8 @@ right and a wrong try of the model at the start: how often, and by how much, the
 of all families (scoring/exam.py). Beside them: what a policy gets that always says the same.
 Run: python -m nemotron.recipes.nano2.stage3_dpo.evaluation --scale tiny --checkpoint-path <directory>
 
+The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
+
 Left out: BFCL v3, by which the published stage was tracked. The Checkpoint is a Hugging Face directory with a chat
 template, so its programs run on it.
 """

@@ -11,14 +11,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.exam_report import exam_rows
 from nemotron.recipes.sources.exercises.workplace import KINDS
-from nemotron.recipes.training.curve import save_figure
+from nemotron.recipes.training.curve import plot_and_panels, save_figure
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.recipes.training.tries import LEVELS, Try, conversation_text
 from nemotron.terminal import LINES, fenced, printable
@@ -106,8 +105,7 @@ def plot_training(checkpoint: Checkpoint, dataset: Dataset, metrics: Mapping[str
     curve = pq.read_table(checkpoint.curve_path).to_pylist()
     steps = [row["step"] + 1 for row in curve]
     firsts = [index for index, row in enumerate(curve) if index == 0 or row["phase"] != curve[index - 1]["phase"]]
-    figure = Figure(figsize=(8, 8.5), layout="constrained")
-    grid = figure.add_gridspec(1 + len(PANELS) // 2, 2, height_ratios=[1.5] + [1] * (len(PANELS) // 2))
+    figure, grid = plot_and_panels(8.5, len(PANELS), first=1.5, above=0.75)  # a legend is above the second plot
     loss, success = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     loss.plot(steps, [row["preference_loss"] for row in curve], ".-", color="0.1", linewidth=1)
     loss.axhline(0.6931471805599453, color="0.5", linestyle=":", linewidth=1, label="ln 2: policy = reference")

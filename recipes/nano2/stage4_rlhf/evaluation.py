@@ -7,6 +7,8 @@ win rate against the stage before. Two replies to a prompt are compared by their
 matter to a rule. A tie counts as a half. The exam of all families: what each stage's model can do.
 Run: python -m nemotron.recipes.nano2.stage4_rlhf.evaluation --scale tiny --checkpoint-path <directory>
 
+The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
+
 Left out: Arena-Hard, which needs a large model as judge; a user's own contexts, of which only pairs are held out.
 """
 

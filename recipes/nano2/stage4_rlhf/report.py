@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.exam_report import asked_families, exam_rows
 from nemotron.recipes.sources.rubric import WEIGHTS
-from nemotron.recipes.training.curve import save_figure
+from nemotron.recipes.training.curve import plot_and_panels, save_figure
 from nemotron.recipes.training.preference import Reliability
 from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, fenced, printable
@@ -151,9 +151,10 @@ def plot_training(checkpoint: Checkpoint, path: Path) -> None:
     curve = pq.read_table(checkpoint.curve_path).to_pylist()
     rewards = rows_of(checkpoint, "rewards")
     steps = [row["step"] + 1 for row in curve]
-    figure = Figure(figsize=(8, 9.5), layout="constrained")
-    grid = figure.add_gridspec(1 + len(PANELS) // 2, 2, height_ratios=[2] + [1] * (len(PANELS) // 2))
+    figure, grid = plot_and_panels(9.5, len(PANELS))
     top = figure.add_subplot(grid[0, :])
+    box = top.get_position()
+    top.set_position((box.x0, box.y0, 0.66, box.height))  # a legend is beside it
     for index, part in enumerate(WEIGHTS):
         sums: dict[int, list[float]] = {}
         for row in rewards:

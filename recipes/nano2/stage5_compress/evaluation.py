@@ -7,6 +7,8 @@ pruning the distillation recovered; how much nearer to the teacher it is than th
 same tokens. The exam of every family, as after the other stages. Memory is computed, at the context of the search.
 Run: python -m nemotron.recipes.nano2.stage5_compress.evaluation --scale tiny --checkpoint-path <directory>
 
+The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
+
 The speed of decoding is measured side by side and printed, and in no file: it differs from run to run.
 Left out: the measures of single stages (win rate, calls of tools), which run on the distilled Checkpoint by themselves.
 """
