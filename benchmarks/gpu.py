@@ -42,7 +42,7 @@ from nemotron.recipes.nemotron_h.attention import document_lengths
 from nemotron.recipes.nemotron_h.device import autocast, device_memory_bytes, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.losses import chunk_tokens, token_losses
-from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize, parameter_groups
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, at_least_float32, initialize, parameter_groups
 from nemotron.recipes.nemotron_h.plan import floating_point_operations_per_token, memory_of_step
 from nemotron.testing.stage import reproduction
 
@@ -85,8 +85,9 @@ TRY_OUT = {
     "device": "cpu", "scale": "tiny", "dtype": "float64", "rows": 2, "length": 64, "long_length": 512, "steps": 2,
     "prompts": (1, 3), "prompt_tokens": 8, "new_tokens": 8, "stages": 1,
 }  # fmt: skip
-AGREEMENT = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.05}
-"""By how much the losses of the two models may differ; else their times are not comparable."""
+AGREEMENT = {"float64": 1e-5, "float32": 1e-3, "bfloat16": 0.05}
+"""By how much the losses of the two models may differ; else their times are not comparable. transformers scans in float32
+at least, whatever the weights are."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def our_loss(model: NemotronH, tokens: torch.Tensor, segments: torch.Tensor | No
 def their_loss(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """The same of transformers' model."""
     logits = model(tokens[:, :-1], use_cache=False).logits
-    return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+    return F.cross_entropy(at_least_float32(logits).flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def step_seconds(loss_of: Callable[..., torch.Tensor], model: Any, config: Config, *batch: Any) -> tuple[float, float]:
@@ -251,7 +252,7 @@ def training(config: Config) -> list[Row]:
         beside = ""
         if again:
             twin = transformers_twin(training_model(shape, config), config).train()
-            twin.gradient_checkpointing_enable()
+            twin.activation_checkpointing_enable()
             theirs, other = step_seconds(their_loss, twin, config, tokens)
             if abs(first - other) > AGREEMENT[config.dtype]:
                 raise SystemExit(f"the losses differ, so the times are not comparable: {first} and {other}")

@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(dataset, tmp_path):
         ({"device": "toaster"}, r"device=toaster is not supported; use cpu, cuda or cuda:<number>"),
         (
             {"scale": "full"},
-            r"training needs \d{3} GiB \(weights 41, .* moments 81, .*\), and cpu has 8.0 GiB; use",
+            r"training needs \d{3} GiB \(weights 41, .* moments 82, .*\), and cpu has 8.0 GiB; use",
         ),
     ],
 )
