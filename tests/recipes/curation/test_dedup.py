@@ -271,7 +271,7 @@ def test_only_the_smallest_id_of_a_chain_stays_and_the_report_names_it():
 def test_the_report_says_which_documents_only_others_connect(monkeypatch):
     text = random_text("far", 423)  # 400 shingles
     texts = {"a": text, "b": with_ending(text, 80), "c": with_ending(text, 160), "d": random_text("unrelated")}
-    monkeypatch.setattr(dedup, "proposed_groups", lambda documents: [("a", "b", "c")])
+    monkeypatch.setattr(dedup, "proposed_groups", lambda documents, directory: [("a", "b", "c")])
     reports = {}
     apply_to_dataframe(frame(texts), [near_duplicates_rule(frame(texts))], reports)
     examples = {example.id: example.value for example in reports["near-duplicates"].examples}
