@@ -82,6 +82,7 @@ HARDWARE: dict[str, Hardware] = {
 }
 
 
+@cache
 def count_parameters(config: ModelConfig) -> int:
     """Number of parameters, counted on the model itself, which is built without allocating its weights."""
     return sum(parameter.numel() for parameter in NemotronH(config, device="meta").parameters())
@@ -209,6 +210,7 @@ def memory_of_step(
     }
 
 
+@cache
 def _layer_parameters(letter: str, shape: ModelConfig) -> int:
     return sum(parameter.numel() for parameter in Layer(letter, shape, device="meta").parameters())
 
