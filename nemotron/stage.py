@@ -15,11 +15,12 @@ Remote sources (hf://, s3://) are not fetched to compare them: --force reads the
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
 from nemotron.artifact import Artifact
@@ -57,6 +58,15 @@ class StageConfig(ScaledConfig):
     """Print which steps would run, and why, and run none."""
     force: bool = switch(of_whole_run=True)
     """Run every step, also those whose artifact is current."""
+    devices: PositiveInt = field(default=1, metadata={"recorded": False, "of_whole_run": True})
+    """With --plan: how many devices share a training."""
+
+    def check(self) -> None:
+        if self.devices > 1 and not self.plan:
+            raise ValueError(
+                f"devices={self.devices} has an effect with --plan only; to train on several devices, start the "
+                f"training step with torchrun"
+            )
 
 
 def chosen_stages(given: str, stages: Sequence[str]) -> list[str]:

@@ -66,7 +66,7 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
     stages = {name: stage for name, stage in STAGES.items() if stage.STAGE in names}
     configs: dict[str, Any] = {}
     for name, stage in stages.items():
-        given = replace(getattr(config, name), plan=config.plan, force=config.force)
+        given = replace(getattr(config, name), plan=config.plan, force=config.force, devices=config.devices)
         if name != "pretrain":  # where the stage before has written its Checkpoint, now or earlier
             place = given.base_checkpoint_path.relative_to(Config(scale=config.scale).output_dir)
             given = replace(given, base_checkpoint_path=config.output_dir / place)
@@ -82,9 +82,9 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         has_plan = hasattr(stage, "plan")  # a module that checks more than the steps do
         configs[name] = stage.plan.check(given, flag) if has_plan else check_stage(MODELS[config.scale], given, flag)
     if config.plan and "pretrain" in configs:
-        print_page(plan.page(config.pretrain.data, config.pretrain.train))
+        print_page(plan.page(config.pretrain.data, config.pretrain.train, config.devices))
     if config.plan and "compress" in configs:
-        print_page(compression_plan.page(config.compress))
+        print_page(compression_plan.page(configs["compress"]))
     with ExitStack() as opened:
         for name, stage in stages.items():
             opened.enter_context(whole_stage(configs[name], stage.STEPS))

@@ -82,6 +82,7 @@ HARDWARE: dict[str, Hardware] = {
 }
 
 
+@cache
 def count_parameters(config: ModelConfig) -> int:
     """Number of parameters, counted on the model itself, which is built without allocating its weights."""
     return sum(parameter.numel() for parameter in NemotronH(config, device="meta").parameters())
@@ -169,39 +170,49 @@ def memory_of_step(
     loss = _held("loss", shape, dtype, measured, loss_tokens)
     residual = tokens * shape.hidden_size * number  # what a layer gives to the next
 
-    # Three moments can be the peak. What they have in common is not in these sums: states and gathered weights.
-    # bfloat16 copies exist until the forward pass ends, and longer if the backward pass needs them.
+    # The loss or the backward pass of a layer is the peak. The bfloat16 copies are there until the forward pass ends,
+    # and longer if the backward pass does not compute the layers again.
     if activation_checkpointing:
         activations = residual * (len(pattern) + 3)  # inputs of the layers, of the final norm and of the output matrix
         copies_after = 0
-        at_layer = max(residual * (at + 1) + layers[letter].backward for at, letter in enumerate(pattern))
+        at_layers = [residual * (at + 1) + layers[letter].backward for at, letter in enumerate(pattern)]
     else:
         activations = tokens * _activation_bytes_per_token(shape, dtype) + residual
         copies_after = copies - head_copy
-        at_layer = activations + copies + max(layer.backward - layer.kept for layer in layers.values())
-    # With chunks, the gradient of the output matrix is a sum: the one so far, the next one, and the result.
+        at_layers = [activations + copies + layers[letter].backward - layers[letter].kept for letter in pattern]
+    # With chunks, the gradient of the output matrix is a sum: what it was, what is added, and the result.
     sums = 2 * (head_copy or head * number) if loss_tokens < tokens else 0
     at_loss = activations + max(copies - head_copy + loss.forward, copies_after + loss.backward + sums)
-    gathered, at_end = 0, 0
+    peak = max(at_loss, *at_layers)
+    gathered = 0
     if devices > 1:
-        group, layer = 2 * head * number, number * (parameters - 2 * head) // len(pattern)
-        gathered = group + LAYERS_GATHERED * layer
-        at_end = 2 * group  # gradients of embeddings and output matrix, and the buffer from which they are added up
+        group = 2 * head * number  # embeddings and output matrix
+        sizes = [number * _layer_parameters(letter, shape) for letter in pattern]
+        pairs = [size + before for size, before in zip(sizes, [0, *sizes], strict=False)]
+        # A layer is whole, the next one arrives, gradients leave, each with a buffer: three layers at a time, measured.
+        most = 3 * max(pairs) // 2
+        gathered = -peak + max(
+            2 * group,  # its weights when they arrive, its gradients when they leave: with a buffer of their size
+            at_loss + group,
+            activations + copies - head_copy + group + most,  # end of the forward pass
+            max(at_layers) + group + most + head * number,  # beginning of the backward pass
+        )
     share = -(-parameters // devices) * number
     return {
         "weights": share,
         **({"bfloat16 copies": copies} if copies else {}),
         "gradients": share,
         "optimizer moments": 2 * share,
-        **({"gathered weights": gathered} if gathered else {}),
+        **({"gathered weights": gathered} if devices > 1 else {}),
         "activations": activations,
         "logits": at_loss - activations - copies,
-        "backward pass of a layer": max(0, max(at_layer, at_end) - at_loss),
+        "backward pass of a layer": peak - at_loss,
     }
 
 
-LAYERS_GATHERED = 4
-"""Weights of the layer at work, of the next one, and buffers"""
+@cache
+def _layer_parameters(letter: str, shape: ModelConfig) -> int:
+    return sum(parameter.numel() for parameter in Layer(letter, shape, device="meta").parameters())
 
 
 @cache

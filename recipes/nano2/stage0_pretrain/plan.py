@@ -19,19 +19,22 @@ from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
     count_parameters,
     floating_point_operations_per_token,
-    memory_of_step,
     training_hours,
 )
 from nemotron.recipes.training.batches import TrainingPhase
+from nemotron.recipes.training.memory import Pass, memory_lines
 from nemotron.recipes.training.run import check_stage
 
 MAX_STEPS = 20_000_000  # our choice: the plan has the learning rate of each; the published run has 3.2 million
 # Published, arXiv 2508.14444, sections 2.4 and 2.6.
 PUBLISHED_BUT_NOT_BUILT = (
-    "  published, and not built here",
-    "    matrix products in FP8     E4M3, weights in blocks of 128 x 128, activations in tiles of 1 x 128;",
+    "  what full needs beyond this code",
+    "    matrix products in FP8     published: E4M3, weights in blocks of 128 x 128, activations in tiles of 1 x 128;",
     "                               the first and the last four products stay in bfloat16",
-    "    sharding                   long context: 8-way tensor parallelism, 16-way context parallelism",
+    "    rows on several devices    published, for rows of 524,288 tokens: 8-way tensor parallelism and 16-way context",
+    "                               parallelism. Here a row is on one device, which no card is large enough for",
+    "    weights in bfloat16        the bfloat16 copies of the weights are whole on each device; FSDP2 can gather",
+    "                               them in bfloat16 instead",
 )
 
 
@@ -49,8 +52,8 @@ class Plan:
     """Of every optimizer step, over all phases."""
     schedule: dict[str, int]
     """Turning point of the learning rate -> its step, counted from 0."""
-    memory_bytes: dict[str, int]
-    """Part of the training step -> bytes, in the phase that needs most."""
+    memory: list[str]
+    """What a training step needs on each device, and the cards that have it."""
     floating_point_operations: float
     dtype: str
 
@@ -82,20 +85,22 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
     return config
 
 
-def page(data: data_curation.Config, train: training.Config) -> str:
+def page(data: data_curation.Config, train: training.Config, devices: int = 1) -> str:
     """The plan of a run with these configs, as a page for the terminal.
 
+    Args:
+        devices: how many share the training.
     Raises:
         ValueError: as `pretraining_plan`, or if a size is too large for a float.
     """
     try:
-        return plan_text(pretraining_plan(data, train))
+        return plan_text(pretraining_plan(data, train, devices))
     except OverflowError as error:
         raise ValueError(f"a size of the run is too large to plan with ({error}); give a smaller one") from None
 
 
-def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan:
-    """The plan of a run with these configs; both of the same scale.
+def pretraining_plan(data: data_curation.Config, train: training.Config, devices: int = 1) -> Plan:
+    """The plan of a run with these configs, both of the same scale, on so many devices.
 
     Raises:
         ValueError: if the sizes do not fit each other, which the run would raise too, or the plan would be too long.
@@ -109,7 +114,7 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
     learning_rates = [training.learning_rate_at(step, base_steps, train) for step in range(num_steps)]
     if not all(map(math.isfinite, learning_rates)):
         raise ValueError(f"learning_rate={train.learning_rate} is too large for a schedule; give a lower one")
-    memory = [memory_of_step(model, train.dtype, phase.micro_batch_sequences, phase.length) for phase in phases]
+    passes = [Pass(phase.batch_sequences, phase.micro_batch_sequences, phase.length) for phase in phases]
     return Plan(
         scale=train.scale,
         layers=model.hybrid_override_pattern,
@@ -124,7 +129,7 @@ def pretraining_plan(data: data_curation.Config, train: training.Config) -> Plan
             "end of the decay": base_steps - 1,
             "end of the long context": num_steps - 1,
         },
-        memory_bytes=max(memory, key=lambda parts: sum(parts.values())),
+        memory=memory_lines(model, train, passes, devices),
         floating_point_operations=sum(
             phase.data.num_sequences
             * phase.data.sequence_length
@@ -161,9 +166,7 @@ def plan_text(plan: Plan) -> str:
         lines.append(f"    {name:<26}step {step:>12,}   {plan.learning_rates[step]:.3e}")
     if plan.scale == "full":
         lines += ["", *PUBLISHED_BUT_NOT_BUILT]
-    lines += ["", "  memory of one training step in the phase that needs most, all on one device, no sharding"]
-    lines += [f"    {part:<24}{num_bytes / 2**30:>12,.2f} GiB" for part, num_bytes in plan.memory_bytes.items()]
-    lines += [f"    {'together':<24}{sum(plan.memory_bytes.values()) / 2**30:>12,.2f} GiB", "", "  expected time"]
+    lines += ["", *plan.memory, "", "  expected time"]
     for name in HARDWARE:
         hours = training_hours(plan.floating_point_operations, name)
         lines.append(f"    {name:<44}{duration(hours)}")

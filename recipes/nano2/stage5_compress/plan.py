@@ -31,6 +31,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_hours,
 )
 from nemotron.recipes.training.batches import TrainingPhase
+from nemotron.recipes.training.memory import Pass, memory_lines
 from nemotron.recipes.training.published import shape_of
 from nemotron.recipes.training.run import check_stage
 
@@ -106,7 +107,9 @@ def page(config: Any) -> str:
     lines += ["", "  the largest that fit, of which each would be distilled for a while"]
     for one in [one for one in found if one.fits][: config.prune.num_candidates]:
         lines += [f"    {shape_text(one.config)}", f"      {one.verdict}"]
+    passes = [Pass(part.batch_sequences, part.micro_batch_sequences, part.length) for part in parts]
     lines += ["", *schedule_lines(parts, teacher, chosen.config, config)]
+    lines += ["", *memory_lines(chosen.config, config.train, passes, config.devices, beside=[teacher])]
     if config.scale == "full":
         lines += ["", *PUBLISHED_CHAIN, "", f"  {'published, base models':<28}{'12B':>8}{'9B':>8}"]
         lines += [f"    {name:<26}{before:>8.2f}{after:>8.2f}" for name, (before, after) in PUBLISHED_SCORES.items()]
