@@ -571,7 +571,10 @@ def test_every_field_of_a_config_is_explained(step):
 def test_none_is_for_inputs_only(step):
     """No other field waits for somebody to fill it in."""
     config = step.Config()
-    inputs = {"dataset_path", "checkpoint_path", "base_checkpoint_path", "rewardmodel_path"}
+    inputs = {
+        "dataset_path", "checkpoint_path", "base_checkpoint_path", "rewardmodel_path", "fine_tuning_path",
+        "pretraining_path",
+    }  # fmt: skip
     assert {name for name, value in vars(config).items() if value is None} <= inputs
 
 
@@ -693,8 +696,8 @@ def test_the_paperwork_computes_nothing(module):
 
 
 INHERITED_BY_ALL = {"scale", "output_dir", "numbers_of"}
-READ_BY_THE_RUN = {"resume", "checkpoint_every_steps"}
-"""By `Run` in recipes/training/run.py."""
+READ_BY_THE_RUN = {"resume", "checkpoint_every_steps", "activation_checkpointing"}
+"""By `training_run` in recipes/training/run.py."""
 
 
 def fields_read(tree: ast.AST) -> set[str]:

@@ -229,10 +229,9 @@ def main(config: Config) -> Checkpoint:
         return Checkpoint.load(config.output_dir)
 
     # The model of the stage before twice, the policy learns and the reference stays; and the reward model.
-    dtype = weight_dtype(config.dtype)
-    policy, reference = (load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype) for _ in range(2))
-    shard(policy, reference)
-    scorer = load_scorer(reward_model.reward_model_path, device=config.device, dtype=dtype)
+    kind: dict[str, Any] = {"device": config.device, "dtype": weight_dtype(config.dtype)}
+    policy, reference = shard(*(load_checkpoint(base.checkpoint_path, **kind) for _ in range(2)))
+    scorer = load_scorer(reward_model.reward_model_path, **kind)
     judge = Judge(CHAT, dataset.tokenizer_path, scorer)
     sampling = Sampling(config.max_new_tokens, judge.chat.stop_ids, config.temperature, logprobs_at_temperature=True)
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
