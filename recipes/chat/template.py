@@ -235,7 +235,8 @@ class TemplateFormat(ChatFormat):
                 continue
             span = text[len(prompt) :].replace(mark, "")
             is_whole = without_space(content) in without_space(span) and all(name in span for name in names)
-            if text.startswith(prompt) and is_whole and not span.startswith(prefix):
+            is_doubled = span.startswith(prefix) and not content.startswith(prefix)
+            if text.startswith(prompt) and is_whole and not is_doubled:
                 return [*self.split(prompt, mark), *self.learned(self.split(text[len(prompt) :], mark))]
         raise refused or ValueError(
             f"{self.renderer.place} is not stable: the text of a conversation does not begin with the prompt of the "

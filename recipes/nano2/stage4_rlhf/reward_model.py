@@ -97,8 +97,8 @@ class Config(ScaledConfig):
     """AdamW: decay of the first moment."""
     beta2: BelowOne = at_every_scale(same_as(0.95, "stage 1"))
     """AdamW: decay of the second moment."""
-    # A comparison moves many weights hardly at all. With a small term, AdamW divides such a gradient by itself, rounding
-    # errors included, and the scores at tiny differ between machines by 500 times what the weights do.
+    # A comparison gives many weights almost no gradient. With a small term AdamW divides it by itself, rounding error
+    # included, and scores at tiny differed between machines 500 times as much as the weights from which it started.
     adam_eps: PositiveFloat = by_scale(tiny=1e-6, small=1e-8, medium=1e-8, full=our_choice(1e-8))
     """AdamW: term added to the denominator."""
     weight_decay: NonNegativeFloat = at_every_scale(our_choice(0.01))

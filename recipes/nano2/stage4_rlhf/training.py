@@ -16,6 +16,7 @@ g prompt of a step   s reply to a prompt   b reply of a step   t position   n to
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -229,9 +230,10 @@ def main(config: Config) -> Checkpoint:
         return Checkpoint.load(config.output_dir)
 
     # The model of the stage before twice, the policy learns and the reference stays; and the reward model.
-    kind: dict[str, Any] = {"device": config.device, "dtype": weight_dtype(config.dtype)}
-    policy, reference = shard(*(load_checkpoint(base.checkpoint_path, **kind) for _ in range(2)))
-    scorer = load_scorer(reward_model.reward_model_path, **kind)
+    dtype = weight_dtype(config.dtype)
+    load = partial(load_checkpoint, base.checkpoint_path, device=config.device, dtype=dtype)
+    policy, reference = shard(load(), load())
+    scorer = load_scorer(reward_model.reward_model_path, device=config.device, dtype=dtype)
     judge = Judge(CHAT, dataset.tokenizer_path, scorer)
     sampling = Sampling(config.max_new_tokens, judge.chat.stop_ids, config.temperature, logprobs_at_temperature=True)
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only
