@@ -60,7 +60,7 @@ def stage_table(stage: ModuleType) -> list[str]:
     return folded(stage.STAGE.partition("/")[2], ("step", "number", "at full", "origin"), rows)
 
 
-def blend_rows() -> Iterator[tuple[str, str, str]]:
+def blend_rows() -> Iterator[tuple[str, ...]]:
     """Category, percent of phase 1, percent of phases 2 and 3."""
     for category in BLEND["phase1"]:
         yield category, *(str(BLEND[phase].get(category, 0)) for phase in ("phase1", "phase2"))
