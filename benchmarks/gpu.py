@@ -86,16 +86,8 @@ TRY_OUT = {
     "prompts": (1, 3), "prompt_tokens": 8, "new_tokens": 8, "stages": 1,
 }  # fmt: skip
 AGREEMENT = {"float64": 1e-5, "float32": 1e-3, "bfloat16": 0.05}
-<<<<<<< HEAD
-"""By how much the losses of the two models may differ; else their times are not comparable. transformers scans in
-float32 at least, whatever the weights are."""
-||||||| 188fd09
-"""By how much the losses of the two models may differ; else their times are not comparable. transformers scans in float32
-at least, whatever the weights are."""
-=======
 """By how much the losses of the two models may differ; else their times are not comparable. transformers scans in
 float32, whatever the weights are."""
->>>>>>> gpu15
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ g prompt of a step   s reply to a prompt   b reply of a step   t position   n to
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -221,8 +220,7 @@ def check_hacking(run: Run, config: Config) -> None:
 def main(config: Config) -> Checkpoint:
     """Train the policy on every prompt once and return the Checkpoint."""
     reward_model = RewardModel.load(path=config.rewardmodel_path, scale=config.scale)
-    dataset = Dataset.load(path=reward_model.dataset_path)
-    base = dataset.base()
+    base = (dataset := Dataset.load(path=reward_model.dataset_path)).base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
     shape, replies = load_config(base.checkpoint_path), config.micro_batch_prompts * config.replies_per_prompt
     check_fits(shape, config, [(replies, config.max_new_tokens)], beside=[shape, shape])  # reference, reward model
@@ -231,8 +229,8 @@ def main(config: Config) -> Checkpoint:
 
     # The model of the stage before twice, the policy learns and the reference stays; and the reward model.
     dtype = weight_dtype(config.dtype)
-    load = partial(load_checkpoint, base.checkpoint_path, device=config.device, dtype=dtype)
-    policy, reference = shard(load(), load())
+    policy, reference = (load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype) for _ in range(2))
+    shard(policy, reference)
     scorer = load_scorer(reward_model.reward_model_path, device=config.device, dtype=dtype)
     judge = Judge(CHAT, dataset.tokenizer_path, scorer)
     sampling = Sampling(config.max_new_tokens, judge.chat.stop_ids, config.temperature, logprobs_at_temperature=True)
