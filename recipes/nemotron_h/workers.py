@@ -21,7 +21,6 @@ from typing import Self
 
 import torch
 import torch.multiprocessing  # teaches the standard module to pass tensors in shared memory
-from torch.distributed.tensor import DTensor
 
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, check_prompts, generate
 from nemotron.recipes.nemotron_h.model import NemotronH
@@ -36,14 +35,14 @@ class Workers:
         model: on the processor; its weights move to shared memory.
         number: of processes.
     Raises:
-        ValueError: if number is below 1, or the model is not on the processor or sharded over several.
+        ValueError: if number is below 1, the model is not on the processor, or torchrun has started several processes.
     """
 
     def __init__(self, model: NemotronH, number: int) -> None:
         device = model.lm_head.weight.device
         if number < 1:
             raise ValueError(f"number={number} of processes must be at least 1")
-        if isinstance(model.lm_head.weight, DTensor):
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise ValueError(
                 f"rollout_processes={number}, but torchrun has started several processes, each of which writes its "
                 f"part of the replies; give --rollout-processes 0"

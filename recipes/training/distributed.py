@@ -28,15 +28,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nemotron.pipe import step_process
 from nemotron.process import launched, process
@@ -45,6 +42,8 @@ from nemotron.strict import one_sentence, short
 from nemotron.terminal import print_line, silent
 
 if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
     from nemotron.recipes.training.batches import Batch
 
 AnyConfig = TypeVar("AnyConfig", bound=Any)
@@ -93,7 +92,11 @@ def training_process(config: AnyConfig) -> Iterator[AnyConfig]:
 
 
 def _check_config(config: Any) -> None:
-    """Raise ValueError for what several processes cannot do: compile, or read an input from the one pipe."""
+    """Raise ValueError for what several processes cannot do: use an old torch, compile, read from the one pipe."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise ValueError(f"torch {torch.__version__} is too old for several processes; 2.13 is tested")
     if getattr(config, "compile", False):
         raise ValueError("--compile is for one process; leave it out, or start without torchrun")
     for item in fields(config):
@@ -349,6 +352,10 @@ def shard(*models: AnyModel) -> tuple[AnyModel, ...]:
 
 
 def _shard(model: Any) -> None:
+    # Here, because one process, which shards nothing, need not wait for this import.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
     backbone, size = model.backbone, world()[1]
     mesh = init_device_mesh(backbone.norm_f.weight.device.type, (size,))
     for layer in backbone.layers:
@@ -376,7 +383,16 @@ def clip_gradients(model: nn.Module, max_norm: float) -> float:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor with the shares of all ranks; every rank has to call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
+    """Whether a tensor is only the share of this rank."""
+    if world()[1] == 1:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 def whole_on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -397,8 +413,10 @@ def share_of_first(tensor: Tensor | None, like: Tensor) -> Tensor:
         return tensor
     sent = torch.empty(like.shape, dtype=like.dtype, device=like.device) if tensor is None else tensor.to(like.device)
     dist.broadcast(sent, 0)
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return sent
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(sent, like.device_mesh, like.placements, src_data_rank=None)
 
 

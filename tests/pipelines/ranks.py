@@ -79,6 +79,8 @@ def exit_codes(run: dict) -> list[int]:
 
 
 if __name__ == "__main__":
+    import torch.distributed.fsdp  # noqa: F401
+
     import nemotron.recipes.nano2.stage0_pretrain.training
     import nemotron.recipes.nano2.stage1_sft.training  # noqa: F401
 
