@@ -12,6 +12,7 @@ Letters: n token   d hidden size   v entry of the vocabulary
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -62,5 +63,5 @@ def by_chunks(compute: Callable[[Tensor, Tensor], Tensor], head: Linear, hidden:
     if len(hidden) <= size:
         return compute(hidden, tokens)
     chunks = zip(hidden.split(size), tokens.split(size), strict=True)
-    again = {"use_reentrant": False, "preserve_rng_state": False}
-    return torch.cat([checkpoint(compute, *chunk, **again) for chunk in chunks])
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
+    return torch.cat([again(compute, *chunk) for chunk in chunks])
