@@ -293,9 +293,9 @@ def _rarest_first(text: str, number: int, counters: np.ndarray) -> tuple[list[in
 
 def exact_duplicates_rule(documents: daft.DataFrame) -> Rule[Document]:
     """Of the documents with the same text, drops all except the one with the smallest id."""
-    smallest = daft.col("id").min().over(daft.Window().partition_by(_digests(daft.col("text"))))
-    kept_ids = documents.select(daft.col("id"), smallest.alias("kept_id"))
-    duplicates = kept_ids.where(daft.col("kept_id") != daft.col("id")).to_pylist()
+    digests = documents.select(daft.col("id"), _digests(daft.col("text")).alias("digest"))  # and no texts
+    groups = digests.groupby("digest").agg(daft.col("id").min().alias("kept_id"), daft.col("id").list_agg())
+    duplicates = groups.explode("id").where(daft.col("kept_id") != daft.col("id")).to_pylist()
     dropped = {row["id"]: f"the same as {row['kept_id']}" for row in duplicates}
     return Rule(
         name="exact duplicates",

@@ -126,6 +126,22 @@ def read_chunks(paths: Path | Sequence[Path], column: str) -> Iterator[pa.Array]
                 yield piece.column(0)
 
 
+def row_counts(paths: Sequence[Path]) -> dict[str, int]:
+    """Rows, tokens, and tokens that count in the loss, of files of rows."""
+    counts = {"num_rows": 0, "num_tokens": 0, "num_in_loss": 0}
+    for chunk in read_chunks(paths, "in_loss"):
+        in_loss = chunk.flatten()
+        counts["num_rows"] += len(chunk)
+        counts["num_tokens"] += len(in_loss)
+        counts["num_in_loss"] += in_loss.true_count
+    return counts
+
+
+def num_rows(paths: Iterable[Path]) -> int:
+    """Rows of Parquet files, as they state."""
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
 def read_token_rows(path: Path) -> list[np.ndarray]:
     """The column `tokens` of a Parquet file, one array of token ids per row."""
     return [row.values.to_numpy() for row in pq.read_table(path, columns=["tokens"])["tokens"]]

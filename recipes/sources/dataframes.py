@@ -67,7 +67,7 @@ def check_runner() -> None:
     try:
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # of any kind: Ray raises plain ones too
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"Ray does not start, RAY_ADDRESS={address!r} ({reason}); {advice}") from None
 

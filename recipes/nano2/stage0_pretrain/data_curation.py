@@ -51,14 +51,8 @@ from nemotron.recipes.curation.long_context import long_document_qa
 from nemotron.recipes.curation.normalise import normalised
 from nemotron.recipes.curation.packing import TokenFiles, write_token_rows
 from nemotron.recipes.curation.quality import quality_rules
-from nemotron.recipes.curation.rows import Phase, planned_phase, read_chunks
-from nemotron.recipes.curation.rules import (
-    DroppedItem,
-    FilterReport,
-    apply_to_dataframe,
-    progress,
-    report_unreadable,
-)
+from nemotron.recipes.curation.rows import Phase, num_rows, planned_phase, read_chunks
+from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_dataframe, progress, report_unreadable
 from nemotron.recipes.curation.scorers import GROUPS, ScorerReport, add_buckets, bucket_rule, group_of
 from nemotron.recipes.curation.sequences import write_sequences
 from nemotron.recipes.curation.tokenized import TokenizedDocuments, split_and_tokenize, streams_of, token_counts
@@ -213,12 +207,11 @@ def raw_documents(config: Config, directory: Path) -> tuple[list[Path], list[Unr
         documents += problem_documents(generate_problems(num_problems, config.seed, "train"))
         paths = [directory / "00000.parquet"]
         write_documents(paths[0], documents)
-    number = sum(pq.read_metadata(path).num_rows for path in paths)
+    number = num_rows(paths)
     progress.print(f"{number:,} raw documents, {len(unreadable):,} unreadable")
     if not number:
         raise ValueError(f"all {len(unreadable)} documents are unreadable, {unreadable[0].id}: {unreadable[0].reason}")
-    unknown = sorted({category for (category,) in read_values(paths, "category")} - set(BLEND["phase1"]))
-    if unknown:
+    if unknown := sorted({category for (category,) in read_values(paths, "category")} - set(BLEND["phase1"])):
         raise ValueError(f"{unknown[0]!r} is not a category of the blend; use one of {', '.join(BLEND['phase1'])}")
     return paths, unreadable
 
@@ -311,10 +304,9 @@ def curation_ladder(config: Config, raw: Sequence[Path], documents: TokenizedDoc
     ladder = Ladder()
     ladder.add("package versions", {name: version(name) for name in sorted(PACKAGES)})
     ladder.add_config(config)
-    num_raw = sum(pq.read_metadata(path).num_rows for path in raw)
     texts = (part for row in read_values(raw, "id", "text") for part in row)
     problems = sha256_of(map(str, pq.read_table(dataset.problems_path).to_pylist()))
-    ladder.add("inputs", num_documents=num_raw, sha256=sha256_of(texts), problems=problems)
+    ladder.add("inputs", num_documents=num_rows(raw), sha256=sha256_of(texts), problems=problems)
     filters, last = {name: report.recorded() for name, report in dataset.filters.items()}, bucket_rule().name
     ladder.add("filters", {name: recorded for name, recorded in filters.items() if name != last})
     ladder.add("scorers", {scorer.label: scorer.model_dump() for scorer in dataset.scorers})
@@ -330,9 +322,8 @@ def curation_ladder(config: Config, raw: Sequence[Path], documents: TokenizedDoc
     files = {phase.name: phase.paths(dataset.path) for phase in dataset.phases}
     files |= {name: [dataset.path / f"{name}.parquet"] for name in ("validation", "long_validation", "recall")}
     for name, paths in files.items():
-        number = sum(pq.read_metadata(path).num_rows for path in paths)
         digest = sha256_of_ids(read_chunks(paths, "tokens"))
-        ladder.add("token ids", {name: {"num_sequences": number, "sha256": digest}})
+        ladder.add("token ids", {name: {"num_sequences": num_rows(paths), "sha256": digest}})
     return ladder
 
 
@@ -377,7 +368,7 @@ def main(config: Config) -> Dataset:
             path=work,
             metrics={f"scorer_accuracy/{scorer.label}": scorer.held_out_accuracy for scorer in scorers},
             num_examples=sum(share.num_sequences for shares in blend.values() for share in shares.values()),
-            num_documents=pq.read_metadata(record).num_rows,
+            num_documents=num_rows([record]),
             vocab_size=tokenizer.get_vocab_size(),
             sequence_length=config.sequence_length,
             long_context_length=config.long_context_length,

@@ -61,6 +61,7 @@ from nemotron.recipes.curation.rows import (
     Row,
     planned_phase,
     read_chunks,
+    row_counts,
     rows_per_shard,
     write_files,
     write_rows,
@@ -317,17 +318,6 @@ def curation_ladder(
             values = (str(int(value)) for chunk in read_chunks(paths, name) for value in chunk.flatten().to_pylist())
             ladder.add("token ids", {f"{part}/{name}": sha256_of(values)})
     return ladder
-
-
-def row_counts(paths: Sequence[Path]) -> dict[str, int]:
-    """Rows, tokens, and tokens that count in the loss, of files of rows."""
-    counts = {"num_rows": 0, "num_tokens": 0, "num_in_loss": 0}
-    for chunk in read_chunks(paths, "in_loss"):
-        in_loss = chunk.flatten()
-        counts["num_rows"] += len(chunk)
-        counts["num_tokens"] += len(in_loss)
-        counts["num_in_loss"] += in_loss.true_count
-    return counts
 
 
 def main(config: Config) -> Dataset:
