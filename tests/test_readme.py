@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from torch.distributed.run import get_args_parser
 
 from nemotron import set_lineage_tracker, strict
 from nemotron.config import parse_command_line
@@ -26,6 +27,7 @@ from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.nano2 import __main__ as nano2
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
+from nemotron.recipes.nano2.stage1_sft import plan as fine_tuning_plan
 from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
 from nemotron.recipes.nemotron_h.checkpoint import MAX_TOKENIZER_BYTES
 from nemotron.recipes.nemotron_h.model import MAX_LAYERS, MAX_SIZE, OTHER_LIMITS
@@ -44,6 +46,7 @@ EVALUATION = "python -m $stage.evaluation --checkpoint-path outputs/nano2/tiny/s
 CHAT = "python -m nemotron.recipes.nano2.chat_cli outputs/nano2/tiny/stage1_sft/training"
 PIPED_CHAT = f'echo "What is 3 + 4? /no_think" | {CHAT}'
 PLAN = "python -m nemotron.recipes.nano2.stage0_pretrain --scale full --plan"
+DEVICES_PLAN = "python -m nemotron.recipes.nano2.stage0_pretrain --scale medium --plan --devices 8"
 OWN_TEXT = (
     "python -m nemotron.recipes.nano2.stage0_pretrain --scale tiny "
     '--data.sources "code=src/**/*.txt" "crawl-high=notes/*.jsonl"'
@@ -209,6 +212,8 @@ def module_calls(path):
     for command in [*bash_commands(text), *inline]:
         for part in command.split("|"):
             words = shlex.split(re.split(r" [<>] ", part)[0])
+            if words and words[0] == "torchrun":
+                words = ["python", "-m", *words[words.index("-m") + 1 :]]
             if words[:2] == ["python", "-m"]:
                 module, *arguments = words[2:]
                 if module.endswith("..."):
@@ -360,6 +365,37 @@ def test_the_workflow_compares_the_goldens_on_every_system_that_the_readme_names
         assert f"\n| {system}" in table
 
 
+# --- docs/run-for-real.md ---
+
+FOR_REAL = ROOT / "docs" / "run-for-real.md"
+PROGRAMS_OF_OTHERS = {
+    "hf download nvidia/NVIDIA-Nemotron-Nano-9B-v2 --local-dir models/nano",
+    'pip install "nemotron-recipes[ray]"',
+    "ray start --head --port 6379",
+    "ray start --address first-machine:6379",
+    "export DAFT_RUNNER=ray RAY_ADDRESS=first-machine:6379",
+}
+"""What the commands for machines that are not here begin with; their flags cannot be checked here."""
+
+
+def test_a_command_of_run_for_real_is_run_here_or_says_what_it_needs():
+    blocks = re.findall(r"^```bash\n(.*?)^```", FOR_REAL.read_text(encoding="utf-8"), re.M | re.S)
+    commands = {block: bash_commands(f"```bash\n{block}```") for block in blocks}
+    assert {one for block in blocks if not block.startswith("# needs ") for one in commands[block]} == {DEVICES_PLAN}
+    needing = [one for block in blocks if block.startswith("# needs ") for one in commands[block]]
+    programs = {one for one in needing if not one.startswith(("python -m nemotron.", "torchrun "))}
+    assert programs == PROGRAMS_OF_OTHERS
+    assert len(needing) > len(programs)
+
+
+def test_torchrun_has_the_flags_of_run_for_real():
+    """Those of the training step itself are checked above, as those of every command."""
+    lines = [one for one in bash_commands(FOR_REAL.read_text(encoding="utf-8")) if one.startswith("torchrun ")]
+    parsed = [get_args_parser().parse_args(shlex.split(line)[1:]) for line in lines]
+    assert [(one.nnodes, one.nproc_per_node) for one in parsed] == [("1:1", "8"), ("2", "8")]
+    assert {one.training_script for one in parsed} == {"nemotron.recipes.nano2.stage0_pretrain.training"}
+
+
 # --- docs/security.md ---
 
 SECURITY = ROOT / "docs" / "security.md"
@@ -425,7 +461,7 @@ def bash(command, cwd, stdin=subprocess.DEVNULL):
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
     """The slow commands side by side, each in an empty directory: command -> directory, and how it ended."""
-    directories = {command: tmp_path_factory.mktemp("empty") for command in (WHOLE, PLAN)}
+    directories = {command: tmp_path_factory.mktemp("empty") for command in (WHOLE, PLAN, DEVICES_PLAN)}
     with ThreadPoolExecutor() as pool:
         done = pool.map(bash, directories, directories.values())
         return {command: (directory, one) for (command, directory), one in zip(directories.items(), done, strict=True)}
@@ -540,18 +576,26 @@ def test_plan_of_full_scale_is_printed_and_nothing_runs(started):
     assert list(directory.iterdir()) == []
 
 
+def test_plan_of_medium_on_8_devices_is_printed_and_nothing_runs(started):
+    directory, done = started[DEVICES_PLAN]
+    assert done.returncode == 0, done.stderr
+    assert "memory of a training step on each of 8 devices, with FSDP2" in done.stdout
+    assert list(directory.iterdir()) == []
+
+
 def test_plan_of_the_recipe_is_that_of_stage_0_and_a_line_for_each_step(tmp_path, monkeypatch, capfd):
     """Counting the steps of full takes seconds, so the page itself is replaced."""
     planned = []
     monkeypatch.setattr(plan, "page", lambda *configs: planned.extend(configs) or "the page")
+    monkeypatch.setattr(fine_tuning_plan, "page", lambda config: "the page of fine-tuning")
     monkeypatch.setattr(compression_plan, "page", lambda config: "the page of compression")
-    monkeypatch.setattr("sys.argv", ["nano2", "--scale", "full", "--plan"])
+    monkeypatch.setattr("sys.argv", ["nano2", "--scale", "full", "--plan", "--devices", "64"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(find_spec("nemotron.recipes.nano2.__main__").origin, run_name="__main__")
     stage = Stage0Config(scale="full", output_dir=Path("outputs/nano2/full/stage0_pretrain"))
-    assert planned == [stage.data, stage.train]
-    page, compression, *lines = capfd.readouterr().out.splitlines()
-    assert (page, compression) == ("the page", "the page of compression")
+    assert planned == [stage.data, stage.train, 64]
+    page, fine_tuning, compression, *lines = capfd.readouterr().out.splitlines()
+    assert (page, fine_tuning, compression) == ("the page", "the page of fine-tuning", "the page of compression")
     stages = [line for line in lines if not line.startswith(" ")]
     assert stages == sorted(path.name for path in (ROOT / "recipes/nano2").glob("stage*"))
     assert lines[1:3] == [

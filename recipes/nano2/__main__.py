@@ -21,6 +21,7 @@ from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
 from nemotron.recipes.nano2.stage0_pretrain import plan
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
+from nemotron.recipes.nano2.stage1_sft import plan as fine_tuning_plan
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
@@ -83,6 +84,8 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         configs[name] = stage.plan.check(given, flag) if has_plan else check_stage(MODELS[config.scale], given, flag)
     if config.plan and "pretrain" in configs:
         print_page(plan.page(config.pretrain.data, config.pretrain.train, config.devices))
+    if config.plan and "sft" in configs:
+        print_page(fine_tuning_plan.page(configs["sft"]))
     if config.plan and "compress" in configs:
         print_page(compression_plan.page(configs["compress"]))
     with ExitStack() as opened:
