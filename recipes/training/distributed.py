@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 AnyConfig = TypeVar("AnyConfig", bound=Any)
 Terms = TypeVar("Terms", bound=Any)
+AnySequence = TypeVar("AnySequence", bound=Sequence[Any])
 AnyModel = TypeVar("AnyModel", bound=Any)
 Rows = TypeVar("Rows", "Batch", Tensor)
 
@@ -327,16 +328,16 @@ def rank_rows(batch: Rows, at_most: int) -> list[Rows]:
     return (pieces + nothing * (-len(pieces) % size))[rank::size]
 
 
-def rank_share(rows: Sequence[Any]) -> Sequence[Any]:
+def rank_share(rows: AnySequence) -> AnySequence:
     """The part of this rank: consecutive rows, about as many as each other rank has; those of all ranks are all."""
     rank, size = world()
-    return rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]
+    return rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]  # type: ignore[return-value]
 
 
 # Weights and gradients ------------------------------------------------------------------------------------------------
 
 
-def shard(*models: AnyModel) -> tuple[AnyModel, ...]:
+def shard(*models: Any) -> tuple[Any, ...]:
     """Keep of every weight the share of this rank; a layer gathers its weights when its forward pass begins.
 
     Args:
@@ -437,6 +438,6 @@ def model_on_first(model: AnyModel) -> AnyModel | None:
 
 def _copy_with(model: AnyModel, tensors: Mapping[str, Tensor]) -> AnyModel:
     language_model = NemotronH(model.config, device="meta")
-    copy = language_model if type(model) is NemotronH else type(model)(language_model)  # else a Scorer
+    copy: Any = language_model if type(model) is NemotronH else type(model)(language_model)  # else a Scorer
     copy.load_state_dict(tensors, assign=True)
     return copy

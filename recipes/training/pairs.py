@@ -12,6 +12,7 @@ Letters:   p pair   b row: 2 p is the chosen try of pair p, 2 p + 1 the rejected
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -198,12 +199,12 @@ def pairs_of_round(run: Run, tries: Sequence[Try], number: int, *, graded: bool,
         tries: of several processes, those of this one; the table has the pairs of all.
         number: of the round, from 1.
     """
-    found = []
+    found: list[Any] = []
     for members in by_task(tries).values():
         pairs = pairs_of(members, graded=graded, at_most=at_most)
         found.append((len(members), task_row(members, len(pairs)), pair_rows(pairs)))
     found = [each for part in gathered(found) for each in part]
-    num_tries, tasks, rows = sum(each[0] for each in found), [each[1] for each in found], [each[2] for each in found]
+    num_tries, tasks = sum(each[0] for each in found), [each[1] for each in found]
     without = [task["task"] for task in tasks if not task["pairs"]]
     solved = sum(task["right"] for task in tasks) / num_tries
     print_line(f"round {number}: {solved:.0%} of {num_tries:,} tries are right")
@@ -212,7 +213,7 @@ def pairs_of_round(run: Run, tries: Sequence[Try], number: int, *, graded: bool,
     elif without:
         print_line(f"round {number}: {len(without):,} of {len(tasks):,} tasks have no pair, the first is {without[0]}")
     run.note_rows("tries", tasks)
-    rows = [row for each in rows for row in each]
+    rows = [row for each in found for row in each[2]]
     return pa.Table.from_pylist(rows, schema=pa.schema(list(ROW_COLUMNS.items())))
 
 

@@ -291,12 +291,9 @@ def main(config: Config) -> RewardModel:
             optimizer.step()
 
             # Record and state.
-            loss, accuracy = (
-                joined(torch.cat(losses)).mean().item(),
-                preference_accuracy(joined(torch.cat(differences))),
-            )
-            run.note("pairs", batch_of(chosen, rejected), learning_rate=learning_rate, loss=loss, accuracy=accuracy,
-                     grad_norm=grad_norm)  # fmt: skip
+            loss, difference = joined(torch.cat(losses)), joined(torch.cat(differences))
+            numbers = {"loss": loss.mean().item(), "accuracy": preference_accuracy(difference)}
+            run.note("pairs", batch_of(chosen, rejected), learning_rate=learning_rate, **numbers, grad_norm=grad_norm)
             run.keep_state()
         save(run, scorer, dataset, config)
     return RewardModel.load(config.output_dir)
