@@ -3,8 +3,8 @@
 In: queries, keys and values of all heads; query heads may share a key-value head. Out: what each query reads.
 
 A (t, t) matrix of scores is too large: for a row of 16,384 tokens and 8 heads, 4 GiB in bfloat16. The kernels that
-torch calls here work on one block of it at a time, and skip what lies in the future. Long rows of several documents have
-no mask either:
+torch calls here work on one block of it at a time, and skip what lies in the future. Long rows of several documents
+have no mask either:
 
 - In bfloat16 on a GPU, one call of `flex_attention` knows from a list of blocks which of them hold a document's keys.
 - Elsewhere, each document is a call of its own. Short rows take one call with a mask, which is small.
