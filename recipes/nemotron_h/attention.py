@@ -3,11 +3,11 @@
 In: queries, keys and values of all heads; query heads may share a key-value head. Out: what each query reads.
 
 A (t, t) matrix of scores is too large: for a row of 16,384 tokens and 8 heads, 4 GiB in bfloat16. The kernels that
-torch calls here work on one block of it at a time, and skip what lies in the future. Rows of several documents have no
-mask either:
+torch calls here work on one block of it at a time, and skip what lies in the future. Long rows of several documents
+have no mask either:
 
 - In bfloat16 on a GPU, one call of `flex_attention` knows from a list of blocks which of them hold a document's keys.
-- Elsewhere, each document is a call of its own.
+- Elsewhere, each document is a call of its own. Short rows take one call with a mask, which is small.
 
 Letters:   b row   t position   h query head   g key-value head   p size of a head
 """
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+SHORT_ROW = 512  # positions, our choice: the mask of a row has 256 KiB at most
 BLOCK = 128  # positions; the smallest block of flex_attention's kernel on every card
 
 
@@ -57,6 +58,9 @@ def attend_within_documents(q: Tensor, k: Tensor, v: Tensor, segments: Tensor) -
         read: Tensor = compiled_flex_attention()(q, k, v, block_mask=document_mask(segments), enable_gqa=shared)
         return read
     b, t = segments.shape
+    if t <= SHORT_ROW:
+        mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
+        return attend(q, k, v, mask)
     lengths = document_lengths(segments)
     # All rows one after the other, (1, heads, b * t, p), and then document by document.
     queries, keys, values = (x.transpose(0, 1).flatten(1, 2)[None].split(lengths, dim=2) for x in (q, k, v))

@@ -24,6 +24,12 @@ ROWS = st.integers(1, 400).flatmap(
 """A length, and for each row the positions at which documents begin."""
 
 
+@pytest.fixture(autouse=True)
+def no_short_rows(monkeypatch):
+    """Rows of a few tokens take the way of long ones."""
+    monkeypatch.setattr(attention, "SHORT_ROW", 0)
+
+
 def segments_of(t, cuts):
     starts = torch.zeros(len(cuts), t + 1, dtype=torch.int64)
     for row, positions in enumerate(cuts):
@@ -143,6 +149,18 @@ def test_repeated_keys_give_what_shared_keys_give(is_masked):
 
 def test_documents_of_all_rows_are_counted_one_after_the_other():
     assert document_lengths(torch.tensor([[0, 0, 1, 2], [2, 2, 2, 0]])) == [2, 1, 1, 3, 1]
+
+
+@pytest.mark.parametrize(("t", "calls"), [(8, 1), (9, 4)])
+def test_short_rows_take_one_call_with_a_mask(monkeypatch, t, calls):
+    monkeypatch.setattr(attention, "SHORT_ROW", 8)
+    counted = []
+    monkeypatch.setattr(attention, "attend", lambda *arguments: counted.append(arguments) or attend(*arguments))
+    segments = segments_of(t, [[3], [1]])
+    heads = heads_of(2, t)
+    found = attend_within_documents(*heads, segments)
+    torch.testing.assert_close(found, masked(*heads, segments), rtol=1e-13, atol=1e-13)
+    assert len(counted) == calls
 
 
 def test_no_score_is_kept_for_the_backward_pass():
