@@ -65,7 +65,7 @@ class DocumentTokens(NamedTuple):
         return self.files[self.start + start : self.start + stop].tolist()
 
 
-class DocumentSequence(Sequence[tuple[str, DocumentTokens]]):
+class DocumentSequence(Sequence[tuple[str, Sequence[int]]]):
     """(module, tokens) of documents; what is held of each are its module and where its tokens are."""
 
     def __init__(
