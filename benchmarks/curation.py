@@ -105,7 +105,7 @@ def documents_of(megabytes: int) -> Iterator[tuple[str, str, str]]:
         number += 1
 
 
-def write_text(directory: Path, megabytes: int) -> None:
+def write_corpus(directory: Path, megabytes: int) -> None:
     """Write the documents as <category>/<number>.jsonl of `FILE_MEGABYTES` each, unless they are there."""
     if (directory / "complete").exists():
         return
@@ -232,7 +232,7 @@ def main(config: Config) -> None:
     """Measure all and print a line for each."""
     for megabytes in config.megabytes:
         text = config.directory / f"text_{megabytes}"
-        write_text(text, megabytes)
+        write_corpus(text, megabytes)
         if config.only:
             output = config.directory / f"{config.only}_{megabytes}"
             shutil.rmtree(output, ignore_errors=True)

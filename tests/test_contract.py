@@ -80,6 +80,7 @@ OF_EXTRAS = {
     "nemotron.trackers": {"mlflow", "wandb"},
     "nemotron.recipes.nano2.harness": {"lm_eval"},
     "nemotron.recipes.nano2.harness.documents": {"datasets"},
+    "nemotron.recipes.sources.dataframes": {"ray"},
 }
 """Module -> packages of an extra; it imports them when they are asked for, and says what to install."""
 

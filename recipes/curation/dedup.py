@@ -97,7 +97,7 @@ def proposed_groups(documents: daft.DataFrame, directory: Path | None = None) ->
     num_parts = 1 + NUM_BANDS * bands.count_rows() // MAX_KEYS
     found: set[tuple[str, ...]] = set()
     for part in range(num_parts):
-        keys = bands.explode("band").where(daft.col("band") % num_parts == part)
+        keys = bands.explode("band").where(daft.col("band") % daft.lit(num_parts) == daft.lit(part))
         groups = keys.groupby("band").agg(daft.col("id").list_agg().alias("ids"))
         groups = groups.where(daft.col("ids").length() > daft.lit(1)).select("ids")
         found.update(tuple(sorted(row["ids"])) for row in groups.to_pylist())

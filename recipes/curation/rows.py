@@ -65,6 +65,17 @@ def write_files(paths: Sequence[Path], rows: Iterable[Row], rows_per_file: int, 
     write_rows(paths[-1], remaining, **columns)
 
 
+def write_phase(directory: Path, name: str, rows: Sequence[Row], sequence_length: int, **columns: pa.DataType) -> Phase:
+    """Write all rows of a phase, to the files that `planned_phase` gives it.
+
+    Args:
+        directory: of the Dataset.
+    """
+    phase = planned_phase(name, len(rows), sequence_length)
+    write_files(phase.paths(directory), rows, rows_per_shard(sequence_length), **columns)
+    return phase
+
+
 def write_rows(path: Path, rows: Iterable[Row], **columns: pa.DataType) -> None:
     """Write these columns of the rows to one Parquet file, in row groups of `ROW_GROUP_ROWS`.
 

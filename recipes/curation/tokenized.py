@@ -65,7 +65,7 @@ class DocumentTokens(NamedTuple):
         return self.files[self.start + start : self.start + stop].tolist()
 
 
-class DocumentSequence(Sequence[tuple[str, DocumentTokens]]):
+class DocumentSequence(Sequence[tuple[str, Sequence[int]]]):
     """(module, tokens) of documents; what is held of each are its module and where its tokens are."""
 
     def __init__(
@@ -162,11 +162,11 @@ def split_and_tokenize(
     size = daft.col("text").length_bytes().alias("size")
     known = documents.select("id", "origin", "module", "category", size).to_arrow()
     held_out = held_out_modules(rows_of(known, "module", "category"), held_out_share, seed)
-    (directory / "held_out.json").write_text(json.dumps(sorted(held_out)), encoding="utf-8")
+    (directory / "held_out.json").write_text(json.dumps(sorted(held_out)), encoding="utf-8", newline="\n")
 
     in_training = ((id, size) for id, module, size in rows_of(known, "id", "module", "size") if module not in held_out)
     tokenizer = train_tokenizer(sampled_texts(documents, digest_bound(in_training, seed), held_out, seed), vocab_size)
-    (directory / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    (directory / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8", newline="\n")
 
     # A first pass over the texts gives each document to its file, a second one sorts and encodes each file.
     starts = first_keys(rows_of(known, "id", "origin", "size"), len(known), seed)

@@ -56,16 +56,7 @@ from nemotron.recipes.curation.conversations import (
 )
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
 from nemotron.recipes.curation.licence import Attribution, attribution_of
-from nemotron.recipes.curation.rows import (
-    Phase,
-    Row,
-    planned_phase,
-    read_chunks,
-    row_counts,
-    rows_per_shard,
-    write_files,
-    write_rows,
-)
+from nemotron.recipes.curation.rows import Phase, Row, read_chunks, row_counts, write_phase, write_rows
 from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_list, progress, report_unreadable
 from nemotron.recipes.curation.traces import (
     encoded_turns,
@@ -350,9 +341,7 @@ def main(config: Config) -> Dataset:
             if not rows:
                 raise ValueError(f"no conversation for the part {part!r}; bring more, or raise --rest-share")
             num_tokens, num_in_loss = sum(len(row["tokens"]) for row in rows), sum(sum(row["in_loss"]) for row in rows)
-            phase = planned_phase(part, len(rows), lengths[part])
-            write_files(phase.paths(work), rows, rows_per_shard(lengths[part]), **ROW_COLUMNS)
-            phases.append(phase)
+            phases.append(write_phase(work, part, rows, lengths[part], **ROW_COLUMNS))
             progress.print(f"{part}: {len(rows):,} rows, {num_tokens:,} tokens, of which {num_in_loss:,} in the loss")
 
         # What to evaluate on, and samples for a person.
