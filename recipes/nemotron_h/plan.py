@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
@@ -76,8 +78,8 @@ HARDWARE: dict[str, Hardware] = {
     "1,024 NVIDIA H100 SXM, bfloat16": Hardware(
         peak_operations_per_second=1024 * 989e12,
         utilization=0.4,
-        origin="peak: 1,024 times one H100; utilization: our assumption for a run with fused kernels and sharding, "
-        "which this code does not have",
+        origin="peak: 1,024 times one H100; utilization: our assumption for a run with fused kernels and "
+        "tensor parallelism, which this code does not have",
     ),
 }
 
@@ -179,7 +181,13 @@ def memory_of_step(
     else:
         activations = tokens * _activation_bytes_per_token(shape, dtype) + residual
         copies_after = copies - head_copy
-        at_layers = [activations + copies + layers[letter].backward - layers[letter].kept for letter in pattern]
+        given_up = [0, *accumulate(layers[letter].kept for letter in reversed(pattern))][
+            ::-1
+        ]  # by it and those after it
+        at_layers = [
+            activations + copies + layers[letter].backward - freed
+            for letter, freed in zip(pattern, given_up, strict=False)
+        ]
     # With chunks, the gradient of the output matrix is a sum: what it was, what is added, and the result.
     sums = 2 * (head_copy or head * number) if loss_tokens < tokens else 0
     at_loss = activations + max(copies - head_copy + loss.forward, copies_after + loss.backward + sums)
@@ -190,12 +198,12 @@ def memory_of_step(
         sizes = [number * _layer_parameters(letter, shape) for letter in pattern]
         pairs = [size + before for size, before in zip(sizes, [0, *sizes], strict=False)]
         # A layer is whole, the next one arrives, gradients leave, each with a buffer: three layers at a time, measured.
-        most = 3 * max(pairs) // 2
+        at_work = [3 * pair // 2 for pair in pairs]
         gathered = -peak + max(
             2 * group,  # its weights when they arrive, its gradients when they leave: with a buffer of their size
             at_loss + group,
-            activations + copies - head_copy + group + most,  # end of the forward pass
-            max(at_layers) + group + most + head * number,  # beginning of the backward pass
+            activations + copies - head_copy + group + max(at_work),  # end of the forward pass
+            max(map(add, at_layers, at_work)) + group + head * number,  # backward pass
         )
     share = -(-parameters // devices) * number
     return {
@@ -253,25 +261,30 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self._sizes: dict[int, int] = {}  # id of a storage -> its bytes
 
     def restart(self) -> int:
         """Begin a new peak; return the bytes that are there now."""
         self.peak = self.now
         return self.now
 
-    def add(self, number: int) -> None:
-        """Count so many bytes more, or fewer."""
-        self.now += number
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage that is new, or has another size than before."""
+        if id(storage) not in self._sizes:
+            weakref.finalize(storage, self._add, id(storage), 0)
+        self._add(id(storage), storage.nbytes())
+
+    def _add(self, key: int, size: int) -> None:
+        self.now += size - self._sizes.pop(key, 0)
         self.peak = max(self.peak, self.now)
+        if size:
+            self._sizes[key] = size
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
-                self._seen.add(storage)
-                self.add(storage.nbytes())
-                weakref.finalize(storage, self.add, -storage.nbytes())
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
         return result
 
 

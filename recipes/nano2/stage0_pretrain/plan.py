@@ -26,7 +26,7 @@ from nemotron.recipes.training.memory import Pass, memory_lines
 from nemotron.recipes.training.run import check_stage
 
 MAX_STEPS = 20_000_000  # our choice: the plan has the learning rate of each; the published run has 3.2 million
-# Published, arXiv 2508.14444, sections 2.4 and 2.6.
+# Published: arXiv 2508.14444, sections 2.4 and 2.6.
 PUBLISHED_BUT_NOT_BUILT = (
     "  what full needs beyond this code",
     "    matrix products in FP8     published: E4M3, weights in blocks of 128 x 128, activations in tiles of 1 x 128;",

@@ -2,17 +2,36 @@
 
 import resource
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from nemotron.recipes.nano2.models import MODELS
-from nemotron.recipes.nemotron_h.model import PUBLISHED_9B, PUBLISHED_12B, ModelConfig, NemotronH, initialize
+from nemotron.recipes.nemotron_h.model import (
+    PUBLISHED_9B,
+    PUBLISHED_12B,
+    ModelConfig,
+    NemotronH,
+    at_least_float32,
+    initialize,
+)
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
+    LiveBytes,
     bytes_saved_for_backward,
     count_parameters,
     floating_point_operations_per_token,
@@ -88,6 +107,124 @@ def test_planned_activations_are_what_the_layers_save(config: ModelConfig, dtype
     # kept while the loss works as well: what the backbone returns
     residual = 2 * 4 * config.chunk_size * config.hidden_size * (8 if dtype == "float64" else 4)
     assert planned["activations"] - residual == pytest.approx(kept[1] - kept[0], rel=0.01)
+
+
+def simulated_peak(
+    shape: ModelConfig, dtype: str, length: int, *, again: bool, chunk: int | None, mesh: DeviceMesh | None = None
+) -> int:
+    """Most bytes that are there at a time in the second micro batch of a step, on tensors without memory.
+
+    Every tensor of the whole model, of the loss, of the backward pass and of AdamW is followed.
+    """
+    with FakeTensorMode(), Followed() as live:
+        model = NemotronH(shape, dtype=torch.float64 if dtype == "float64" else torch.float32)
+        if again:
+            for layer in model.backbone.layers:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        if mesh:
+            shard(model, mesh)
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+
+        def summed_loss(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(at_least_float32(model.lm_head(hidden)), labels, reduction="sum")
+
+        def micro_batch() -> None:
+            tokens = torch.zeros(1, length + 1, dtype=torch.int64)
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+                hidden, labels = model.backbone(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
+                pieces = zip(hidden.split(chunk or length), labels.split(chunk or length), strict=True)
+                if chunk:
+                    loss = sum(checkpoint(summed_loss, *piece, use_reentrant=False) for piece in pieces)
+                else:
+                    loss = summed_loss(hidden, labels)
+            loss.backward()
+
+        micro_batch()
+        optimizer.step()  # makes the moments
+        optimizer.zero_grad()
+        micro_batch()  # leaves gradients
+        live.restart()
+        micro_batch()
+        return live.peak
+
+
+def shard(model: NemotronH, mesh: DeviceMesh) -> None:
+    """As training in several processes does it: a group for each layer, and one for the rest of the model."""
+    for layer in model.backbone.layers:
+        fully_shard(layer, mesh=mesh)
+    model.backbone.lm_head = model.lm_head
+    fully_shard(model.backbone, mesh=mesh)
+    del model.backbone.lm_head
+    for module in model.backbone.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+class Followed(LiveBytes):
+    """Sees also how FSDP2 empties and fills storages."""
+
+    def __enter__(self) -> "Followed":
+        self._resize = torch.UntypedStorage.resize_
+
+        def resize(storage: torch.UntypedStorage, size: int) -> None:
+            self._resize(storage, size)
+            if id(storage) in self._emptied or id(storage) in self._sizes:
+                self._emptied.add(id(storage))
+                self._add(id(storage), size)
+
+        self._emptied: set[int] = set()
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]
+        return super().__enter__()  # type: ignore[return-value]
+
+    def __exit__(self, *error: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*error)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # comes again as tensors of this device
+        return super().__torch_dispatch__(function, types, args, kwargs)
+
+
+WIDE = replace(MODELS["small"], hidden_size=512, vocab_size=2048, hybrid_override_pattern="M-*-")
+LONG = replace(MODELS["small"], hybrid_override_pattern="M-M*-M-", chunk_size=128)
+
+
+CASES = [
+    (WIDE, "float32", 256, False, None),
+    (WIDE, "float32", 256, True, 64),
+    (WIDE, "bfloat16", 256, True, 64),
+    (LONG, "float64", 1024, False, 128),
+    (LONG, "bfloat16", 1024, False, None),
+    (LONG, "bfloat16", 1024, True, 128),
+]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "length", "again", "chunk"), CASES)
+def test_the_planned_peak_is_that_of_a_simulated_step(
+    shape: ModelConfig, dtype: str, length: int, again: bool, chunk: int | None
+) -> None:
+    peak = simulated_peak(shape, dtype, length, again=again, chunk=chunk)
+    planned = memory_of_step(shape, dtype, 1, length, activation_checkpointing=again, loss_chunk=chunk)
+    assert sum(planned.values()) == pytest.approx(peak, rel=0.05)
+
+
+@pytest.fixture
+def eight_devices() -> Iterator[DeviceMesh]:
+    """A process group that sends nothing: this process thinks it is the first of eight."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    yield init_device_mesh("cpu", (8,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("shape", "dtype", "length", "again", "chunk"), [CASES[0], CASES[2], CASES[5]])
+def test_the_planned_peak_is_that_of_a_simulated_step_on_eight_devices(
+    eight_devices: DeviceMesh, shape: ModelConfig, dtype: str, length: int, again: bool, chunk: int | None
+) -> None:
+    peak = simulated_peak(shape, dtype, length, again=again, chunk=chunk, mesh=eight_devices)
+    planned = memory_of_step(shape, dtype, 1, length, activation_checkpointing=again, loss_chunk=chunk, devices=8)
+    assert sum(planned.values()) == pytest.approx(peak, rel=0.1)
 
 
 def test_saved_bytes_count_each_storage_once() -> None:
