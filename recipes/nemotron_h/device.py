@@ -5,6 +5,7 @@ In: a device's name, a model's shape. Out: nothing, or a ValueError whose senten
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import psutil
@@ -44,8 +45,8 @@ def check_fits(
         return
 
     def parts_of(again: bool, most_rows: int, devices: int) -> dict[str, int]:
-        options = {"loss_chunk": chunk_tokens(shape.vocab_size), "activation_checkpointing": again, "devices": devices}
-        found = [memory_of_step(shape, config.dtype, min(rows, most_rows), t, **options) for rows, t in passes]
+        step = partial(memory_of_step, shape, config.dtype, activation_checkpointing=again, devices=devices)
+        found = [step(min(rows, most_rows), t, loss_chunk=chunk_tokens(shape.vocab_size)) for rows, t in passes]
         others = sum(map(count_parameters, beside)) * number // devices
         parts = max(found, key=lambda parts: sum(parts.values())) | ({"other models": others} if others else {})
         return parts if sum(parts.values()) >= whole else {"weights before they are sharded": whole}
