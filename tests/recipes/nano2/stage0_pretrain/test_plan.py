@@ -41,13 +41,19 @@ def test_the_plan_refuses_what_the_run_would_refuse():
         ({"vocab_size": 2**63}, {}, "vocab_size=9223372036854775808 must be at most 1,048,576"),
         ({"num_sequences": 10**20}, {}, r"the run has 12,500,\S+ steps; a plan has at most 20,000,000, so give fewer"),
         ({"sequence_length": 10**400}, {}, r"a size of the run is too large to plan with \(.*\); give a smaller one"),
-        ({}, {"micro_batch_sequences": 10**400}, r"a size of the run is too large to plan with \(.*\); give a smaller"),
         ({}, {"learning_rate": 1e308}, r"learning_rate=1e\+308 is too large for a schedule; give a lower one"),
     ],
 )
 def test_a_size_that_no_machine_has_is_one_sentence(data, train, sentence):
     with pytest.raises(ValueError, match=sentence):
         page(data_curation.Config(**data), training.Config(**train))
+
+
+def test_a_pass_is_planned_with_no_more_rows_than_the_batch():
+    usual, large = (training.Config(micro_batch_sequences=rows) for rows in (8, 10**400))
+    assert (
+        pretraining_plan(data_curation.Config(), large).memory == pretraining_plan(data_curation.Config(), usual).memory
+    )
 
 
 def test_a_batch_that_does_not_divide_the_sequences_gives_one_smaller_step_per_phase():
