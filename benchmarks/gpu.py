@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -33,8 +32,6 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 import tyro
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nemotron.command_line import checked_arguments
 from nemotron.recipes.nano2.models import MODELS
@@ -43,7 +40,7 @@ from nemotron.recipes.nemotron_h.device import autocast, device_memory_bytes, we
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.losses import chunk_tokens, token_losses
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, at_least_float32, initialize, parameter_groups
-from nemotron.recipes.nemotron_h.plan import floating_point_operations_per_token, memory_of_step
+from nemotron.recipes.nemotron_h.plan import LiveBytes, floating_point_operations_per_token, memory_of_step
 from nemotron.testing.stage import reproduction
 
 STAGES = ("stage0_pretrain", "stage1_sft", "stage2_rlvr", "stage3_dpo", "stage4_rlhf", "stage5_compress")
@@ -113,29 +110,6 @@ def name_of(device: str) -> str:
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {device_memory_bytes(device) / 2**30:.0f} GiB"
     return f"the processor, {torch.get_num_threads()} threads"
-
-
-class LiveBytes(TorchDispatchMode):
-    """On a processor: bytes of the tensors that were made inside it and are still there, and the most so far."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def add(self, size: int) -> None:
-        """Count so many bytes more, or fewer."""
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.seen:
-                self.seen.add(storage)
-                self.add(storage.nbytes())
-                weakref.finalize(storage, self.add, -storage.nbytes())
-        return result
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import torch
 import tyro
-from gpu import LiveBytes  # beside this file
 
 from nemotron.command_line import checked_arguments
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h import losses
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.nemotron_h.plan import LiveBytes
 
 
 @dataclass

@@ -150,7 +150,9 @@ with training_process(Config()):
     shard(model)
     pieces = [len(piece) for piece in rank_rows(every, 2)]
     found = {
-        "rows": rows_loss(lambda model, piece: pretraining.loss_sum(model, piece.tokens), every),
+        "rows": rows_loss(
+            lambda model, piece: pretraining.loss_sum(model.backbone, model.lm_head, piece.tokens), every
+        ),
         "masked rows": rows_loss(fine_tuning.loss_sum, masked),
         "pairs": pairs_loss(),
         "replies": replies_loss(),
