@@ -188,6 +188,8 @@ class Followed(LiveBytes):
 
 
 WIDE = replace(MODELS["small"], hidden_size=512, vocab_size=2048, hybrid_override_pattern="M-*-")
+VOCABULARY = replace(WIDE, vocab_size=8192)
+LAYERS = replace(WIDE, vocab_size=512, intermediate_size=4096, hybrid_override_pattern="M-*---")
 LONG = replace(MODELS["small"], hybrid_override_pattern="M-M*-M-", chunk_size=128)
 
 
@@ -195,6 +197,8 @@ CASES = [
     (WIDE, "float32", 256, False, None),
     (WIDE, "float32", 256, True, 64),
     (WIDE, "bfloat16", 256, True, 64),
+    (VOCABULARY, "float32", 128, True, 32),
+    (LAYERS, "float32", 64, True, None),
     (LONG, "float64", 1024, False, 128),
     (LONG, "bfloat16", 1024, False, None),
     (LONG, "bfloat16", 1024, True, 128),
@@ -218,7 +222,7 @@ def eight_devices() -> Iterator[DeviceMesh]:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("shape", "dtype", "length", "again", "chunk"), [CASES[0], CASES[2], CASES[5]])
+@pytest.mark.parametrize(("shape", "dtype", "length", "again", "chunk"), [CASES[0], *CASES[2:5], CASES[-1]])
 def test_the_planned_peak_is_that_of_a_simulated_step_on_eight_devices(
     eight_devices: DeviceMesh, shape: ModelConfig, dtype: str, length: int, again: bool, chunk: int | None
 ) -> None:
