@@ -11,11 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from nemotron.recipes.nemotron_h.losses import chunk_tokens
 from nemotron.recipes.nemotron_h.model import ModelConfig
 from nemotron.recipes.nemotron_h.plan import count_parameters, memory_of_step
-
-LOGITS_AT_A_TIME = 2**27
-"""Numbers in the logits of one chunk of tokens."""
 
 # Gigabytes, from NVIDIA's data sheets. B200: 1,440 GB in a DGX with eight.
 CARDS = {
@@ -66,9 +64,8 @@ def memory_of_pass(
         train.dtype,
         one.rows(devices),
         one.length,
-        # Steps have the field from the commit on in which layers can be computed again.
-        activation_checkpointing=getattr(train, "activation_checkpointing", False),
-        loss_chunk=max(1, LOGITS_AT_A_TIME // shape.vocab_size),
+        activation_checkpointing=train.activation_checkpointing,
+        loss_chunk=chunk_tokens(shape.vocab_size),
         devices=devices,
     )
     others = sum(whole_weights(other, train.dtype) for other in beside) // devices
@@ -102,7 +99,7 @@ def memory_lines(
     check_devices(passes, devices)
     kinds = list(dict.fromkeys(passes))
     needs = [memory_of_pass(shape, train, one, devices, beside) for one in kinds]
-    again = getattr(train, "activation_checkpointing", False)
+    again = train.activation_checkpointing
 
     def line(name: str, cells: Sequence[str]) -> str:
         return f"    {name:<28}" + "".join(f"{cell:>20}" for cell in cells)

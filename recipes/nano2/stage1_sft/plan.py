@@ -10,6 +10,7 @@ from typing import Any
 
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.training.memory import Pass, memory_lines
+from nemotron.recipes.training.published import shape_of
 from nemotron.recipes.training.run import check_stage
 
 
@@ -35,5 +36,6 @@ def page(config: Any) -> str:
         Pass(train.unpacked_batch_sequences, train.micro_batch_sequences, data.sequence_length),
         Pass(train.batch_sequences, train.micro_batch_sequences, data.long_context_length),
     ]
-    lines = memory_lines(MODELS[config.scale], train, passes, config.devices)
+    shape = shape_of(config.base_checkpoint_path) or MODELS[config.scale]
+    lines = memory_lines(shape, train, passes, config.devices)
     return "\n".join([f"Fine-tuning at scale {config.scale}", "", *lines])
