@@ -363,16 +363,16 @@ def campaign(root: Path, stages: list[str], only: list[str], jobs: int) -> tuple
             mutant.mutated_source(root)
     unexpected, verdicts = [], []
     with tempfile.TemporaryDirectory() as directory:
-        stages = Path(directory, "stages")
+        kept = Path(directory, "stages")
         for stage, (catalogue, tests) in catalogues.items():
             mutants = [mutant for mutant in catalogue if not only or mutant.name in only]
             if not mutants:
                 continue
-            unmutated = try_mutant(root, stage, None, tests, stages)
+            unmutated = try_mutant(root, stage, None, tests, kept)
             if unmutated.killed:
                 raise ValueError(f"{stage} fails without a mutant ({unmutated.rung or CONFIG_RUNG}); fix that first")
             results = []
-            for mutant, found in try_all(root, stage, mutants, tests, jobs, stages):
+            for mutant, found in try_all(root, stage, mutants, tests, jobs, kept):
                 results.append((mutant, found))
                 result = f"killed by {found.rung or CONFIG_RUNG}" if found.killed else f"SURVIVED {mutant.survives}"
                 if found.killed_without_config == bool(mutant.survives):

@@ -346,8 +346,8 @@ def load_config(directory: Path) -> ModelConfig:
             raise ValueError(f"{path}: layers_block_type has {short(unknown[0])}; allowed are {allowed}{no_experts}")
         pattern = "".join(letters[layer_type] for layer_type in layer_types)
         _agree(path, config, "layers_block_type", "hybrid_override_pattern", pattern)
-    if isinstance(pattern := config.get("hybrid_override_pattern"), str) and EXPERTS in pattern:
-        raise ValueError(f"{path}: hybrid_override_pattern={short(pattern)} has the letter {EXPERTS}; {NO_EXPERTS}")
+    if isinstance(given := config.get("hybrid_override_pattern"), str) and EXPERTS in given:
+        raise ValueError(f"{path}: hybrid_override_pattern={short(given)} has the letter {EXPERTS}; {NO_EXPERTS}")
     values = {}
     for field in fields(ModelConfig):
         if field.name in config:

@@ -315,12 +315,12 @@ def in_nucleus(weights: Tensor, top_p: float) -> Tensor:
         if (total[:, -1:] >= needed).all():
             break
     # A token is kept if those more likely than it have less weight together than is needed.
-    size = (total - likeliest < needed).sum(dim=-1, keepdim=True)  # (b, 1)
-    last = likeliest.gather(-1, size - 1)
+    number = (total - likeliest < needed).sum(dim=-1, keepdim=True)  # (b, 1)
+    last = likeliest.gather(-1, number - 1)
     kept = weights >= last
-    if (kept.sum(dim=-1, keepdim=True) > size).any():  # the last weight is that of several tokens
+    if (kept.sum(dim=-1, keepdim=True) > number).any():  # the last weight is that of several tokens
         equal = weights == last
-        spare = (kept.sum(dim=-1, keepdim=True) - size).clamp(min=0)
+        spare = (kept.sum(dim=-1, keepdim=True) - number).clamp(min=0)
         kept &= ~equal | (equal.cumsum(dim=-1) <= equal.sum(dim=-1, keepdim=True) - spare)
     return kept
 

@@ -201,8 +201,8 @@ def main(config: Config) -> Checkpoint:
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
-    shape, replies = load_config(base.checkpoint_path), config.micro_batch_prompts * config.replies_per_prompt
-    check_fits(shape, config, [(replies, config.max_new_tokens)], beside=[shape] if config.kl_weight else [])
+    shape, rows = load_config(base.checkpoint_path), config.micro_batch_prompts * config.replies_per_prompt
+    check_fits(shape, config, [(rows, config.max_new_tokens)], beside=[shape] if config.kl_weight else [])
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 

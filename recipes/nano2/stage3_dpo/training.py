@@ -177,8 +177,7 @@ def main(config: Config) -> Checkpoint:
     """Train the policy for all rounds and return the Checkpoint."""
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
-    tries = (2 * config.micro_batch_pairs, config.max_new_tokens)
-    check_fits(load_config(base.checkpoint_path), config, [tries])
+    check_fits(load_config(base.checkpoint_path), config, [(2 * config.micro_batch_pairs, config.max_new_tokens)])
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 

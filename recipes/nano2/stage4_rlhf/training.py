@@ -222,8 +222,8 @@ def main(config: Config) -> Checkpoint:
     reward_model = RewardModel.load(path=config.rewardmodel_path, scale=config.scale)
     base = (dataset := Dataset.load(path=reward_model.dataset_path)).base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
-    shape, replies = load_config(base.checkpoint_path), config.micro_batch_prompts * config.replies_per_prompt
-    check_fits(shape, config, [(replies, config.max_new_tokens)], beside=[shape, shape])  # reference, reward model
+    shape, rows = load_config(base.checkpoint_path), config.micro_batch_prompts * config.replies_per_prompt
+    check_fits(shape, config, [(rows, config.max_new_tokens)], beside=[shape, shape])  # reference, reward model
     if is_done(config, reward_model):
         return Checkpoint.load(config.output_dir)
 

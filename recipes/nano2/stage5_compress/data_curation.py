@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -141,7 +142,7 @@ class Inputs(StageConfig):
     """Directory of stage 0's Dataset, of any tokenizer; needed for a published model."""
 
 
-def inputs_of(config: Inputs) -> dict[str, Path | None]:
+def inputs_of(config: Inputs) -> dict[str, Any]:
     """What the whole stage hands to this step."""
     return {item.name: getattr(config, item.name) for item in fields(Config) if item.metadata.get("input")}
 

@@ -59,7 +59,7 @@ from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.training.distill import held_out_divergences, held_out_losses
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.progress import side_by_side
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.run import Base, Checkpoint
 from nemotron.terminal import LINES, print_line, printable
 
 
@@ -170,10 +170,10 @@ def main(config: Config) -> Results:
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
     given = Checkpoint.load(path=config.checkpoint_path)
     given.check_scale(config.scale)
-    checkpoints = compared(given)
-    pruned, distilled = checkpoints["pruned"], checkpoints["distilled"]
+    made = compared(given)
+    pruned, distilled = made["pruned"], made["distilled"]
     dataset = Dataset.load(path=pruned.dataset_path)
-    checkpoints = {"teacher": dataset.base(), **checkpoints}
+    checkpoints: dict[str, Base] = {"teacher": dataset.base(), **made}
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
         harness = run_harness(config, distilled.checkpoint_path, work)
