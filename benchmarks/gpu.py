@@ -381,7 +381,10 @@ def main(config: Config) -> None:
                 rows.append(Row(part, f"left out: {config.minutes:g} minutes were over", ""))
                 continue
             print(f"{part} ...", file=sys.stderr, flush=True)
-            rows += measure()
+            try:
+                rows += measure()
+            except (RuntimeError, SystemExit, subprocess.CalledProcessError) as error:  # the other parts still count
+                rows.append(Row(part, f"failed: {str(error).splitlines()[0]}", ""))
             gc.collect()
     table = table_of(rows, name_of(config.device))
     config.output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ can name the directory as an input, and `python -m nemotron.lineage` can show an
     metadata = read_reference(Path("<directory of an artifact or of a model>"))
 
 What counts are the files directly in the directory whose names do not begin with a dot; links are followed, as a
-download cache needs them. A file is hashed again when its size, its time of change or the file itself is another.
+download cache needs them. A file is hashed again when its size, its modification time or the file itself is another.
 """
 
 from datetime import datetime
@@ -23,7 +23,7 @@ MARKS = ("config.json", "tokenizer.json", "model.safetensors", "model.safetensor
 
 
 def is_published(directory: Path) -> bool:
-    """Whether a directory is no artifact and has a file that only a model has."""
+    """Whether a directory is not an artifact and has a file of a model."""
     return not (directory / METADATA).exists() and any((directory / name).is_file() for name in MARKS)
 
 

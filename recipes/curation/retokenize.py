@@ -1,7 +1,7 @@
 """Text that another tokenizer encoded, in the tokens of a given one.
 
-In: token ids of one tokenizer. Out: those of another for the same text; documents stay apart. A published model has a
-tokenizer of its own, and the text of pretraining was encoded with the one that pretraining trained.
+In: token ids of one tokenizer. Out: those of another for the same text; documents stay apart. A published model has
+another tokenizer than the one with which pretraining encoded its text.
 """
 
 from collections.abc import Sequence

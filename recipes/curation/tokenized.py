@@ -11,7 +11,6 @@ its category, not its text or its tokens.
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,7 @@ from nemotron.recipes.curation.split import held_out_modules
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, train_tokenizer
 from nemotron.recipes.sources import Document
 from nemotron.recipes.sources.dataframes import Task, daft, read_files, rows_of, run_tasks, write_files
-from nemotron.recipes.sources.documents import DocumentWriter, read_documents, write_documents
+from nemotron.recipes.sources.documents import read_documents, write_documents
 
 TOKENIZER_BYTES = 64 << 20
 """Our choice: text that the tokenizer is trained on, at most; all of the training split at tiny and small."""
@@ -229,15 +228,13 @@ def first_keys(documents: Iterable[tuple[str, str, int]], number: int, seed: int
 
 def distribute(task: Task) -> Task:
     """Write the documents of one file to a file for each part of the training order."""
-    with ExitStack() as stack:
-        writers: dict[int, DocumentWriter] = {}
-        for document in read_documents([Path(task["path"])]):
-            key = file_key(document.id, document.origin, task["seed"])
-            number = max(0, bisect_right(task["starts"], key) - 1)
-            if number not in writers:
-                path = Path(task["directory"]) / "parts" / f"{number:05d}" / f"{task['number']:05d}.parquet"
-                writers[number] = stack.enter_context(DocumentWriter(path))
-            writers[number].add(document)
+    parts: dict[int, list[Document]] = {}
+    for document in read_documents([Path(task["path"])]):
+        key = file_key(document.id, document.origin, task["seed"])
+        parts.setdefault(max(0, bisect_right(task["starts"], key) - 1), []).append(document)
+    for number, documents in parts.items():
+        directory = Path(task["directory"]) / "parts" / f"{number:05d}"
+        write_documents(directory / f"{task['number']:05d}.parquet", documents)
     return {}
 
 

@@ -26,7 +26,8 @@ def check_fits(
 ) -> None:
     """Raise ValueError if a training step needs more memory than the device has; the sentence says what would fit.
 
-    The memory is that of the plan (`memory_of_step`). In a run of several processes it is that of each of them.
+    The memory is that of the plan (`memory_of_step`). In a run of several processes it is that of each of them; there
+    the copy of the whole model that writes replies is left out, and a reward model counts as if it were sharded.
 
     Args:
         shape: of the model that learns.
@@ -41,7 +42,8 @@ def check_fits(
         present //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     number = 8 if config.dtype == "float64" else 4
     whole = count_parameters(shape) * number
-    if more_than_needed(shape, max(rows * length for rows, length in passes), len(beside)) <= present:
+    tokens = max(rows * length for rows, length in passes)
+    if more_than_needed(shape, tokens, sum(map(count_parameters, beside))) <= present:
         return
 
     def parts_of(again: bool, most_rows: int, devices: int) -> dict[str, int]:
@@ -80,12 +82,12 @@ def more_than_needed(shape: ModelConfig, tokens: int, others: int) -> int:
 
     Args:
         tokens: of a forward pass.
-        others: models beside the one that learns, none larger than it.
+        others: parameters of the models beside the one that learns.
     """
     heads = shape.mamba_num_heads * (shape.chunk_size + shape.mamba_head_dim)
     widest = max(heads, shape.intermediate_size, 4 * shape.hidden_size, 2 * shape.mamba_conv_size)
     layers = 60 * widest * len(shape.hybrid_override_pattern)  # numbers for each token; 5 times what is held, or more
-    return 8 * ((5 + others) * count_parameters(shape) + tokens * (layers + 4 * shape.vocab_size))
+    return 8 * (5 * count_parameters(shape) + others + tokens * (layers + 4 * shape.vocab_size))
 
 
 def in_gib(size: int) -> str:

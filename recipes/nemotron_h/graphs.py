@@ -29,7 +29,7 @@ class Recorded:
 
     def __init__(self, step: Callable[[Tensor, int], Tensor], ids: Tensor, positions: int) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # NCCL has threads that ask the device
             self.logits = step(ids, positions)
 
     def replay(self) -> Tensor:

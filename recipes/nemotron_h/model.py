@@ -370,7 +370,7 @@ def ssd_scan_chunked(
     return y.reshape(b, c * i, h, p)[:, :t] + skip, state.mT.reshape(b, h, p, n)
 
 
-# The states are no dataclasses: FSDP gives a layer a copy of those, and what the layer writes into a copy is lost.
+# The states are not dataclasses: FSDP copies dataclass arguments, and what a layer writes into a copy is lost.
 
 
 class MambaState:

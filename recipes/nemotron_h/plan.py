@@ -181,9 +181,8 @@ def memory_of_step(
     else:
         activations = tokens * _activation_bytes_per_token(shape, dtype) + residual
         copies_after = copies - head_copy
-        given_up = [0, *accumulate(layers[letter].kept for letter in reversed(pattern))][
-            ::-1
-        ]  # by it and those after it
+        kept = [layers[letter].kept for letter in reversed(pattern)]
+        given_up = [0, *accumulate(kept)][::-1]  # by a layer and those after it
         at_layers = [
             activations + copies + layers[letter].backward - freed
             for letter, freed in zip(pattern, given_up, strict=False)

@@ -131,4 +131,5 @@ def _result_or_error(function: Callable[[Task], Task], task: Task) -> Task:
     try:
         return function(task)
     except (ValueError, OSError) as error:
-        return {"error": str(error), "kind": type(error).__name__}
+        kinds = (FileNotFoundError, OSError, ValueError)
+        return {"error": str(error), "kind": next(kind.__name__ for kind in kinds if isinstance(error, kind))}

@@ -1,7 +1,7 @@
 """Several processes, each with one device, that train one model together: torchrun starts them, FSDP2 shards the model.
 
 In: the environment that torchrun sets, and what a training loop has: model, batch, loss, gradients. Out: the same
-numbers as with one process, up to rounding. With one process, every function here gives back what it is given.
+numbers as with one process, up to rounding. With one process, nothing is shared or gathered.
 
     with training_process(config) as config:            # joins the others; an error of one ends all
         shard(model)                                    # each rank keeps its share of every weight, gradient and moment
@@ -11,7 +11,7 @@ numbers as with one process, up to rounding. With one process, every function he
         grad_norm = clip_gradients(model, max_norm)     # of all gradients on all ranks
 
 A rank is the number of a process. The first one writes, prints and reports to the tracker; the others are silent, and
-what their loops write goes to a temporary directory. All read the same files. Gradients are sums and no means, so that
+what their loops write goes to a temporary directory. All read the same files. Gradients are sums, not means, so that
 a loss that is divided by the tokens of the whole step is right on any number of ranks.
 Run: torchrun --nproc-per-node 2 -m nemotron.recipes.nano2.stage0_pretrain.training --dataset-path <directory>
 
@@ -147,7 +147,7 @@ def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
         if not speaks():
             raise SystemExit(2) from None
         raise ConnectionError(
-            f"rank {rank} lost its connection to another process of this run, which ended without a word, perhaps "
+            f"rank {rank} lost its connection to another process of this run, which ended without a message, perhaps "
             f"because memory ran out; start the command again with --resume"
         ) from None
     except Exception:  # a bug, which keeps its traceback
@@ -219,7 +219,7 @@ def _ends_when_told() -> Iterator[None]:
         telling.close()
 
 
-# Words between ranks --------------------------------------------------------------------------------------------------
+# Messages between ranks -----------------------------------------------------------------------------------------------
 
 
 def gathered(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a training needs on each device, as lines for `--plan`: memory by part, and the fewest cards that have it.
+"""What a training needs on each device, as lines for `--plan`: memory by part, and the fewest cards with enough.
 
 In: a model's shape, the Config of a training step, its forward passes. Out: text. Nothing is run.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain --scale medium --plan --devices 8
@@ -116,7 +116,7 @@ def memory_lines(
     ]
     if devices > 1:
         lines.append(line("all weights, at the start", gib([whole_weights(shape, train.dtype)] * len(kinds))))
-    lines += ["", "  fewest cards that have it"]
+    lines += ["", "  fewest cards with enough memory"]
     for card, gigabytes in CARDS.items():
         found = [fewest_devices(shape, train, one, gigabytes * 10**9, beside) for one in kinds]
         lines.append(line(card, ["-" if number is None else f"{number:,}" for number in found]))

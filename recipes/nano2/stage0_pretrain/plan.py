@@ -53,7 +53,7 @@ class Plan:
     schedule: dict[str, int]
     """Turning point of the learning rate -> its step, counted from 0."""
     memory: list[str]
-    """What a training step needs on each device, and the cards that have it."""
+    """What a training step needs on each device, and the cards with enough."""
     floating_point_operations: float
     dtype: str
 

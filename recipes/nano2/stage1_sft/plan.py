@@ -1,4 +1,4 @@
-"""What fine-tuning at a scale needs on each device: the memory of a training step, and the cards that have it.
+"""What fine-tuning at a scale needs on each device: the memory of a training step, and the cards with enough.
 
 In: the Config of the stage. Out: text for `--plan`.
 Run: python -m nemotron.recipes.nano2.stage1_sft --scale medium --plan --devices 8
