@@ -134,7 +134,7 @@ def _stop_ids_of(directory: Path) -> list[int]:
         return []
     found = _read_json(path).get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
+    if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**31 for one in ids):
         raise ValueError(f"{path}: eos_token_id is {short(found)}, not an id or a list of ids; correct it")
     return ids
 

@@ -176,7 +176,7 @@ def test_conversations_lie_end_to_end_and_are_read_on_from_file_to_file(teacher,
     """Calibration and the first part read one stream; a row begins with the last token of the one before."""
     fine_tuning = teacher.dataset_path
     stream = [token for row in rows(fine_tuning / "everything" / "00000.parquet") for token in row["tokens"]]
-    files = [dataset.calibration_path, dataset.path / "length_16.parquet"]
+    files = [dataset.calibration_path, dataset.path / "length_16"]
     read = [row["tokens"] for file in files for row in rows(file) if row["source"] == "sft"]
     assert [len(row) for row in read] == [17] * len(read)
     places = np.arange(16 * len(read) + 1) % len(stream)
@@ -184,13 +184,13 @@ def test_conversations_lie_end_to_end_and_are_read_on_from_file_to_file(teacher,
 
 
 def test_rows_longer_than_those_of_fine_tuning_are_of_its_long_part(teacher, dataset):
-    long = [token for row in rows(teacher.dataset_path / "long_context.parquet") for token in row["tokens"]]
-    first = next(row for row in rows(dataset.path / "length_32.parquet") if row["source"] == "sft")
+    long = [token for row in rows(teacher.dataset_path / "long_context") for token in row["tokens"]]
+    first = next(row for row in rows(dataset.path / "length_32") if row["source"] == "sft")
     assert first["tokens"] == long[:33]
 
 
 def test_no_token_is_predicted_from_another_conversation(dataset):
-    for row in rows(dataset.path / "length_16.parquet"):
+    for row in rows(dataset.path / "length_16"):
         starts = [i for i in range(1, 17) if row["segments"][i] != row["segments"][i - 1]]
         assert [i for i, counts in enumerate(row["in_loss"]) if not counts] == starts
         assert bool(starts) == (row["source"] == "sft")
@@ -200,7 +200,7 @@ def test_the_text_is_that_of_the_last_phases_by_category(teacher, dataset):
     pretraining = PretrainingDataset.load(dataset.pretraining_path)
     of_category = {"code": [], "math": []}
     for name in ("phase2", "phase3"):
-        for row in rows(pretraining.path / f"{name}.parquet"):
+        for row in rows(pretraining.path / name):
             of_category[row["category"]] += row["tokens"][:-1]
     read = [row["tokens"] for row in rows(dataset.calibration_path) if row["source"] == "pretraining"]
     assert read[0] == of_category["code"][:17]

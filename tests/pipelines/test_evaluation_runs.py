@@ -21,7 +21,8 @@ def test_evaluation_at_tiny_computes_with_one_thread(stage, request, tmp_path, m
         raise Loaded(torch.get_num_threads())
 
     monkeypatch.setattr(threads, "chosen_by_user", lambda num_threads: False)
-    monkeypatch.setattr(evaluation, "load_checkpoint", note)
+    loads = next(name for name in ("load_checkpoint", "load_for_inference") if hasattr(evaluation, name))
+    monkeypatch.setattr(evaluation, loads, note)
     config = evaluation.Config(checkpoint_path=run.checkpoint.path, output_dir=tmp_path / "evaluation")
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)

@@ -12,9 +12,9 @@ MUTANTS, TESTS = read_catalogue(ROOT / CATALOGUES / f"{STAGE}.toml")
 
 
 @pytest.mark.parametrize("name", ["sensitivity-beta2", "weight-decay-on-norms"])
-def test_mutant_is_killed_at_its_stage(name):
+def test_mutant_is_killed_at_its_stage(name, tmp_path):
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
-    found = try_mutant(ROOT, STAGE, mutant, TESTS)
+    found = try_mutant(ROOT, STAGE, mutant, TESTS, tmp_path / "stages")
     assert found.killed_without_config
     assert found.first_red_stage == STAGE
     assert found.rung.startswith("training: ")

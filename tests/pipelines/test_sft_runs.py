@@ -129,7 +129,7 @@ def test_the_parts_are_trained_in_their_published_order_and_every_row_once(datas
     curve = curve_of(trained)
     assert tuple(dict.fromkeys(row["phase"] for row in curve)) == PARTS
     for part in PARTS:
-        rows = pq.read_table(dataset.path / f"{part}.parquet").to_pylist()
+        rows = pq.read_table(dataset.path / part).to_pylist()
         in_loss = sum(sum(row["in_loss"][1:]) for row in rows)
         assert sum(row["tokens"] for row in curve if row["phase"] == part) == in_loss
 
@@ -221,7 +221,7 @@ def test_a_thought_beyond_its_budget_is_counted(trained, tmp_path, monkeypatch):
     unlimited = evaluation.Mode("budget", evaluation.Sampling(max_new_tokens=12))
     asked = [evaluation.Mode("base", unlimited.sampling, knows_format=False), unlimited]
     asked += [replace(unlimited, name="think"), replace(unlimited, name="no_think", thinking=False)]
-    monkeypatch.setattr(evaluation, "modes_of", lambda config, tokenizer: asked)
+    monkeypatch.setattr(evaluation, "modes_of", lambda config, tokenizer, **given: asked)
     config = evaluation.Config(
         thinking_budget=1, grace_tokens=0, checkpoint_path=trained.path, output_dir=tmp_path / "evaluation"
     )
@@ -233,14 +233,18 @@ def test_a_thought_beyond_its_budget_is_counted(trained, tmp_path, monkeypatch):
 
 def test_evaluation_computes_in_the_precision_of_the_weights(trained, tmp_path, monkeypatch):
     """Of the base model and of the fine-tuned one."""
-    loaded, real = [], evaluation.load_checkpoint
+    loaded = []
 
-    def load(path, **given):
-        model = real(path, **given)
-        loaded.append((path.parent, model.lm_head.weight.dtype))
-        return model
+    def noting(load):
+        def noted(path, **given):
+            model = load(path, **given)
+            loaded.append((path.parent, model.lm_head.weight.dtype))
+            return model
 
-    monkeypatch.setattr(evaluation, "load_checkpoint", load)
+        return noted
+
+    for name in ("load_checkpoint", "load_for_inference"):
+        monkeypatch.setattr(evaluation, name, noting(getattr(evaluation, name)))
     results = evaluation.main(
         evaluation.Config(max_new_tokens=1, checkpoint_path=trained.path, output_dir=tmp_path / "evaluation")
     )
@@ -370,7 +374,7 @@ def test_a_base_model_that_brings_a_template_is_trained_with_it_and_keeps_it(ran
     )
     dataset = data_curation.main(config)
     tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path / "tokenizer.json"))
-    rows = pq.read_table(dataset.path / "tools.parquet").to_pylist()
+    rows = pq.read_table(dataset.path / "tools").to_pylist()
     for row in rows:
         text = tokenizer.decode(row["tokens"], skip_special_tokens=False)
         assert text.startswith("Be kind. <SPECIAL_10>System\n")

@@ -61,12 +61,14 @@ def test_repeated_ids_become_unique_and_the_first_one_stays(ids: list[str]) -> N
 )
 def test_streams_take_turns_until_the_number_is_reached(num_items: int | None, expected: list[str]) -> None:
     streams = [iter(["a0", "a1", "a2"]), iter(["b0"]), iter(["c0", "c1"])]
-    assert take_turns(streams, num_items) == expected
+    turns = list(take_turns(streams, num_items, "document"))
+    assert sorted(row for _, row in turns) == expected
+    assert all(row[0] == "abc"[stream] for stream, row in turns)
 
 
 def test_no_stream_is_read_beyond_the_number() -> None:
     streams = [iter(["a0", "a1"]), iter(["b0"])]
-    take_turns(streams, 2)
+    assert list(take_turns(streams, 2, "document")) == [(0, "a0"), (1, "b0")]
     assert [next(stream, None) for stream in streams] == ["a1", None]
 
 

@@ -35,6 +35,7 @@ VALIDATION_TEXTS = {
 
 
 def write(path, **columns):
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), path)
     return path
 
@@ -78,7 +79,7 @@ def checkpoint(tmp_path_factory):
         "long_context": rows(1280, 2, LONG_LENGTH),
     }
     for name, sequences in phases.items():
-        write(data / f"{name}.parquet", category=["code"] * len(sequences), tokens=sequences)
+        write(data / name / "00000.parquet", category=["code"] * len(sequences), tokens=sequences)
     validation = [
         (category, tokens)
         for category, held_out in VALIDATION_TEXTS.items()

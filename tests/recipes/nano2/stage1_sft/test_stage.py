@@ -54,7 +54,7 @@ def test_about_ten_percent_of_the_thoughts_are_emptied_and_some_are_cut(stage1):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_row_has_tokens_outside_the_loss_and_every_conversation_begins_there(stage1, part):
-    for row in pq.read_table(stage1.dataset.path / f"{part}.parquet").to_pylist():
+    for row in pq.read_table(stage1.dataset.path / part).to_pylist():
         assert 0 < sum(row["in_loss"]) < len(row["tokens"])
         starts = [place for place, segment in enumerate(row["segments"]) if segment not in row["segments"][:place]]
         assert not any(row["in_loss"][place] for place in starts)
@@ -63,7 +63,7 @@ def test_every_row_has_tokens_outside_the_loss_and_every_conversation_begins_the
 
 def test_conversations_share_rows_except_in_the_part_for_tool_calling(stage1):
     shared = {
-        part: max(max(row) for row in pq.read_table(stage1.dataset.path / f"{part}.parquet")["segments"].to_pylist())
+        part: max(max(row) for row in pq.read_table(stage1.dataset.path / part)["segments"].to_pylist())
         for part in PARTS
     }
     assert shared["everything"] > 0
@@ -140,7 +140,7 @@ def test_transformers_gives_the_same_prompt_and_reply(stage1):
 @pytest.mark.parametrize(("part", "share"), [("everything", 0.02), ("tools", 0.3)])
 def test_tool_calls_are_learned_in_the_first_part_and_in_their_own(stage1, part, share):
     tokenizer = load_chat_tokenizer(CHAT, stage1.dataset.tokenizer_path)
-    rows = pq.read_table(stage1.dataset.path / f"{part}.parquet").to_pylist()
+    rows = pq.read_table(stage1.dataset.path / part).to_pylist()
     learned = [
         tokenizer.decode([token for token, counts in zip(row["tokens"], row["in_loss"], strict=True) if counts])
         for row in rows
