@@ -82,6 +82,10 @@ FOLLOWED = {
         "tests/nemotron/testing/test_bless.py",
         "def test_small_change_fails_with_its_cause_and_passes_",
     ),
+    "docs/run-for-real.md": (
+        "tests/test_readme.py",
+        "def test_a_command_of_run_for_real_is_run_here_or_says_what_it_needs(",
+    ),
 }
 """Document -> the test that does what it says, from its first command to its last."""
 
@@ -104,8 +108,8 @@ RUN_ELSEWHERE = {
         PUBLISHED,
         "def test_a_later_stage_starts_from_a_published_model(",
     ),
-    'pip install "nemotron-recipes[mlflow]"': ("pyproject.toml", '"nemotron-recipes[lm-eval,mlflow,wandb]"'),
-    'pip install "nemotron-recipes[lm-eval]"': ("pyproject.toml", '"nemotron-recipes[lm-eval,mlflow,wandb]"'),
+    'pip install "nemotron-recipes[mlflow]"': ("pyproject.toml", '"nemotron-recipes[lm-eval,mlflow,ray,wandb]"'),
+    'pip install "nemotron-recipes[lm-eval]"': ("pyproject.toml", '"nemotron-recipes[lm-eval,mlflow,ray,wandb]"'),
     TRACKED: (
         "tests/nemotron/test_trackers.py",
         "def test_a_tracked_training_has_the_same_numbers_and_its_curve_is_in_both_trackers(",
