@@ -24,7 +24,7 @@ def write_sequences(
     streams: Mapping[str, TokenStream],
     made: Mapping[str, TokenFiles],
 ) -> None:
-    """Write the files of a phase; the streams read on behind its rows.
+    """Write the files of a phase; the streams then continue after its rows.
 
     Args:
         directory: of the Dataset.

@@ -7,7 +7,7 @@ torch calls here work on one block of it at a time, and skip what lies in the fu
 have no mask either:
 
 - In bfloat16 on a GPU, one call of `flex_attention` knows from a list of blocks which of them hold a document's keys.
-- Elsewhere, each document is a call of its own. Short rows take one call with a mask, which is small.
+- Elsewhere, each document is a separate call. Short rows take one call with a mask, which is small.
 
 Letters:   b row   t position   h query head   g key-value head   p size of a head
 """

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemotron.recipes.nemotron_h.graphs import StepGraphs
+from nemotron.recipes.nemotron_h.graphs import StepGraphs, rounded_up
 from nemotron.recipes.nemotron_h.model import (
     Attention,
     AttentionState,
@@ -141,12 +141,12 @@ class AttentionSlots:
         self.keys = like.new_zeros(num_slots, self.num_heads, 0, self.head_dim)  # the third size grows
         self.values = self.keys
 
-    def reserve(self, positions: int) -> bool:
-        """Make room for so many positions; twice as many as needed, so that this is rare. Whether it was done."""
+    def reserve(self, positions: int, room: int) -> bool:
+        """Make the room for `room` positions unless there is that for so many. Returns whether it was made."""
         is_short = positions > self.keys.shape[2]
         if is_short:
-            room = (0, 0, 0, 2 * positions - self.keys.shape[2])
-            self.keys, self.values = F.pad(self.keys, room), F.pad(self.values, room)
+            padding = (0, 0, 0, room - self.keys.shape[2])
+            self.keys, self.values = F.pad(self.keys, padding), F.pad(self.values, padding)
         return is_short
 
     def step(self, u: Tensor, normed: Tensor, lengths: Tensor, slots: Tensor, readable: Tensor) -> Tensor:
@@ -229,8 +229,9 @@ class Decoder:
         return self.graphs(ids, shape)
 
     def reserve(self, positions: int) -> None:
-        """Make room for so many positions of every slot."""
-        moved = [layer.reserve(positions) for layer in self.layers if isinstance(layer, AttentionSlots)]
+        """Make room for so many positions of every slot, and for up to twice as many, so that this is rare."""
+        room = rounded_up(positions) if self.graphs else 2 * positions  # a graph reads a power of two anyway
+        moved = [layer.reserve(positions, room) for layer in self.layers if isinstance(layer, AttentionSlots)]
         if self.graphs and any(moved):
             self.graphs.forget()
 

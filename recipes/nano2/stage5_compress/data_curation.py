@@ -249,7 +249,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 def encoder(dataset: PretrainingDataset, tokenizer_path: Path) -> Encode:
-    """The ids as they are if the teacher has the tokenizer of pretraining, else those of its own."""
+    """The ids unchanged if the teacher has the tokenizer of pretraining, else those of the teacher's tokenizer."""
     ours, theirs = tokenizer_path / "tokenizer.json", dataset.tokenizer_path / "tokenizer.json"
     if ours.read_bytes() == theirs.read_bytes():
         return np.asarray

@@ -1,6 +1,6 @@
 """Decoding steps of fixed shapes against plain ones.
 
-CUDA graphs need a GPU. Here a recorder stands for them: it runs a step when it is replayed, and only on the tensors
+CUDA graphs need a GPU. Here a recorder takes their place: it runs a step when it is replayed, and only on the tensors
 that were there when it was recorded.
 """
 
@@ -111,6 +111,8 @@ def test_a_long_row_that_comes_and_goes_leaves_the_graphs_of_the_others_right(mo
         assert_steps_agree(plain, graphed_decoder)
     assert GraphedDecoder.recorded == [(4, 8), (4, 8)]
     assert graphed_decoder.lengths.tolist()[3] == 1
+    rooms = {layer.keys.shape[2] for layer in graphed_decoder.layers if isinstance(layer, AttentionSlots)}
+    assert rooms == {64}  # for 41 positions: a power of two, and not twice that
 
 
 def test_a_shape_is_recorded_at_its_second_step_and_replayed_from_then_on():
