@@ -28,7 +28,7 @@ from nemotron.recipes.curation.packing import TokenFiles, TokenStream, concatena
 from nemotron.recipes.curation.split import held_out_modules
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, train_tokenizer
 from nemotron.recipes.sources import Document
-from nemotron.recipes.sources.dataframes import Task, daft, read_files, rows_of, run_tasks, write_files
+from nemotron.recipes.sources.dataframes import Task, daft, read_files, rows_of, run_tasks, write_dataframe
 from nemotron.recipes.sources.documents import read_documents, write_documents
 
 TOKENIZER_BYTES = 64 << 20
@@ -156,7 +156,7 @@ def split_and_tokenize(
         vocab_size: number of tokens in the tokenizer's vocabulary.
         seed: picks the validation modules, the order, and the sample that the tokenizer is trained on.
     """
-    files = write_files(documents, directory / "kept")
+    files = write_dataframe(documents, directory / "kept")
     documents = read_files(files)
     size = daft.col("text").length_bytes().alias("size")
     known = documents.select("id", "origin", "module", "category", size).to_arrow()

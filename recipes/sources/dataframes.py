@@ -29,12 +29,22 @@ from daft.runners import get_or_create_runner
 for name in ("daft_local_execution", "aws_config"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
-__all__ = ["BATCH_ROWS", "Task", "check_runner", "daft", "read_files", "rows_of", "run_tasks", "write_files", "written"]
+__all__ = [
+    "BATCH_ROWS",
+    "Task",
+    "check_runner",
+    "daft",
+    "read_files",
+    "rows_of",
+    "run_tasks",
+    "write_dataframe",
+    "written",
+]
 
 BATCH_ROWS = 256  # our choice: documents that a function in Python gets at a time; their texts are twice in memory
 # Our choice: what Daft holds of each file that it reads or writes is a few row groups.
 ROW_GROUP_BYTES = 8 << 20
-FILE_BYTES = 32 << 20
+PARQUET_BYTES = 32 << 20
 ANSWER_SECONDS = 10  # our choice
 SPECIAL = re.compile(r"([\\*?{}\[\]!])")  # in a glob, as which Daft reads every path
 
@@ -77,17 +87,17 @@ def read_files(paths: Sequence[str | Path]) -> daft.DataFrame:
     return daft.read_parquet([SPECIAL.sub(r"\\\1", str(path)) for path in paths])
 
 
-def write_files(rows: daft.DataFrame, directory: Path) -> list[Path]:
+def write_dataframe(rows: daft.DataFrame, directory: Path) -> list[Path]:
     """Write the rows to Parquet files in a new directory; returns the files, in no particular order."""
     with daft.context.execution_config_ctx(
-        parquet_target_row_group_size=ROW_GROUP_BYTES, parquet_target_filesize=FILE_BYTES
+        parquet_target_row_group_size=ROW_GROUP_BYTES, parquet_target_filesize=PARQUET_BYTES
     ):
         return [Path(path) for path in rows.write_parquet(str(directory)).to_pydict()["path"]]
 
 
 def written(rows: daft.DataFrame, directory: Path) -> daft.DataFrame:
     """The same rows, read from Parquet files in a new directory, so that they are not held in memory."""
-    return read_files(write_files(rows, directory))
+    return read_files(write_dataframe(rows, directory))
 
 
 def rows_of(table: pa.Table | pa.RecordBatch, *columns: str) -> Iterator[tuple[Any, ...]]:

@@ -41,7 +41,7 @@ class Pass(NamedTuple):
         return min(self.micro_batch_rows, math.ceil(self.batch_rows / devices))
 
 
-def check_devices(passes: Sequence[Pass], devices: int) -> None:
+def check_device_count(passes: Sequence[Pass], devices: int) -> None:
     """Raise ValueError if there are more devices than rows in the largest batch."""
     most = max(one.batch_rows for one in passes)
     if devices > most:
@@ -96,7 +96,7 @@ def memory_lines(
     Raises:
         ValueError: if there are more devices than rows in the largest batch.
     """
-    check_devices(passes, devices)
+    check_device_count(passes, devices)
     kinds = list(dict.fromkeys(passes))
     needs = [memory_of_pass(shape, train, one, devices, beside) for one in kinds]
     again = train.activation_checkpointing

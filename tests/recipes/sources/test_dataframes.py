@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from nemotron.recipes.sources.dataframes import daft, read_files, run_tasks, write_files, written
+from nemotron.recipes.sources.dataframes import daft, read_files, run_tasks, write_dataframe, written
 
 NAMES = ("DO_NOT_TRACK", "DAFT_ANALYTICS_ENABLED")
 
@@ -61,7 +61,7 @@ def test_written_rows_come_back_from_any_directory(tmp_path: Path) -> None:
     directory = tmp_path / "a[1] *b?#% \u00fc{c,d}!"
     rows = daft.from_pydict({"number": list(range(10))})
     assert written(rows, directory / "x").sort("number").to_pydict() == {"number": list(range(10))}
-    files = write_files(rows, directory / "y")
+    files = write_dataframe(rows, directory / "y")
     assert read_files(files).count_rows() == 10
     assert all(path.is_relative_to(directory / "y") for path in files)
 
