@@ -311,8 +311,19 @@ def calls_of(case: Case, place: Path) -> tuple[str, list[Call]]:
     return digest_in(place), changing_calls(log.read_text(errors="replace"), place / "work")
 
 
+def made(case: Case, directory: Path) -> Path:
+    """Run a case undisturbed in a directory of its name; return its artifact."""
+    place = directory / case.name
+    prepare(case, place)
+    start = time.monotonic()
+    if (code := run_step(case, place, False)) != 0:
+        raise ValueError(f"{case.name} ends with exit code {code}: {(place / 'stderr').read_text()[-2000:]}")
+    print(f"{case.name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+    return place / "work" / "output"
+
+
 def shortened(directory: Path) -> list[Case]:
-    """The twelve steps at tiny scale, cut to seconds; their inputs are made in `directory`."""
+    """The twelve steps at tiny scale, cut to seconds, each on what the one before has made in `directory`."""
     from nemotron.recipes.nano2.stage0_pretrain import data_curation, evaluation, training
     from nemotron.recipes.nano2.stage1_sft import data_curation as sft_data_curation
     from nemotron.recipes.nano2.stage1_sft import evaluation as sft_evaluation
@@ -324,16 +335,6 @@ def shortened(directory: Path) -> list[Case]:
     from nemotron.recipes.nano2.stage3_dpo import evaluation as dpo_evaluation
     from nemotron.recipes.nano2.stage3_dpo import training as dpo_training
 
-    def made(case: Case) -> Path:
-        """Run a case undisturbed; return its artifact."""
-        place = directory / case.name
-        prepare(case, place)
-        start = time.monotonic()
-        if (code := run_step(case, place, False)) != 0:
-            raise ValueError(f"{case.name} ends with exit code {code}: {(place / 'stderr').read_text()[-2000:]}")
-        print(f"{case.name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
-        return place / "work" / "output"
-
     curation = Case(
         "stage 0 data_curation",
         data_curation.__name__,
@@ -342,7 +343,7 @@ def shortened(directory: Path) -> list[Case]:
             validation_sequences=8, long_validation_sequences=2, num_problems=8, recall_rows=1,
         ),
     )  # fmt: skip
-    dataset = made(curation)
+    dataset = made(curation, directory)
     train = Case(
         "stage 0 training",
         training.__name__,
@@ -351,11 +352,11 @@ def shortened(directory: Path) -> list[Case]:
             checkpoint_every_steps=2, validate_every_steps=4, validation_sequences=1,
         ),
     )  # fmt: skip
-    checkpoint = made(train)
+    checkpoint = made(train, directory)
     evaluate = Case(
         "stage 0 evaluation", evaluation.__name__, evaluation.Config(scale="tiny", checkpoint_path=checkpoint)
     )
-    made(evaluate)
+    made(evaluate, directory)
     sft_curation = Case(
         "stage 1 data_curation",
         sft_data_curation.__name__,
@@ -363,7 +364,7 @@ def shortened(directory: Path) -> list[Case]:
             scale="tiny", base_checkpoint_path=checkpoint, raw_conversations=9_000, exercises_per_family=1
         ),
     )
-    sft_dataset = made(sft_curation)
+    sft_dataset = made(sft_curation, directory)
     sft_train = Case(
         "stage 1 training",
         sft_training.__name__,
@@ -372,13 +373,13 @@ def shortened(directory: Path) -> list[Case]:
             checkpoint_every_steps=4, validate_every_steps=8, validation_sequences=1,
         ),
     )  # fmt: skip
-    sft_checkpoint = made(sft_train)
+    sft_checkpoint = made(sft_train, directory)
     sft_evaluate = Case(
         "stage 1 evaluation",
         sft_evaluation.__name__,
         sft_evaluation.Config(scale="tiny", checkpoint_path=sft_checkpoint, max_new_tokens=4),
     )
-    made(sft_evaluate)
+    made(sft_evaluate, directory)
     rlvr_curation = Case(
         "stage 2 data_curation",
         rlvr_data_curation.__name__,
@@ -387,31 +388,31 @@ def shortened(directory: Path) -> list[Case]:
             exercises_per_family=1, held_out_instructions=4,
         ),
     )  # fmt: skip
-    rlvr_dataset = made(rlvr_curation)
+    rlvr_dataset = made(rlvr_curation, directory)
     rlvr_train = Case(
         "stage 2 training",
         rlvr_training.__name__,
         rlvr_training.Config(
-            scale="tiny", dataset_path=rlvr_dataset, prompts_per_step=1, replies_per_prompt=2, max_new_tokens=8,
+            scale="tiny", dataset_path=rlvr_dataset, prompts_per_step=2, replies_per_prompt=2, max_new_tokens=8,
             warmup_steps=1, checkpoint_every_steps=2,
         ),
     )  # fmt: skip
-    rlvr_checkpoint = made(rlvr_train)
+    rlvr_checkpoint = made(rlvr_train, directory)
     rlvr_evaluate = Case(
         "stage 2 evaluation",
         rlvr_evaluation.__name__,
         rlvr_evaluation.Config(scale="tiny", checkpoint_path=rlvr_checkpoint, max_new_tokens=4, replies_per_prompt=1),
     )
-    made(rlvr_evaluate)
+    made(rlvr_evaluate, directory)
     dpo_curation = Case(
         "stage 3 data_curation",
         dpo_data_curation.__name__,
         dpo_data_curation.Config(
-            scale="tiny", base_checkpoint_path=rlvr_checkpoint, raw_tasks=1_600, max_new_tokens=20,
+            scale="tiny", base_checkpoint_path=rlvr_checkpoint, raw_tasks=3_200, tries=8, max_new_tokens=40,
             exercises_per_family=1, held_out_tasks=3,
         ),
     )  # fmt: skip
-    dpo_dataset = made(dpo_curation)
+    dpo_dataset = made(dpo_curation, directory)
     dpo_train = Case(
         "stage 3 training",
         dpo_training.__name__,
@@ -420,15 +421,21 @@ def shortened(directory: Path) -> list[Case]:
             max_new_tokens=8, warmup_steps=1,
         ),
     )  # fmt: skip
-    dpo_checkpoint = made(dpo_train)
+    dpo_checkpoint = made(dpo_train, directory)
     dpo_evaluate = Case(
         "stage 3 evaluation",
         dpo_evaluation.__name__,
         dpo_evaluation.Config(scale="tiny", checkpoint_path=dpo_checkpoint, max_new_tokens=4, max_turns=1, tries=2),
     )
-    made(dpo_evaluate)
+    made(dpo_evaluate, directory)
     cases = [curation, train, evaluate, sft_curation, sft_train, sft_evaluate]
-    cases += [rlvr_curation, rlvr_train, rlvr_evaluate, dpo_curation, dpo_train, dpo_evaluate]
+    return [*cases, rlvr_curation, rlvr_train, rlvr_evaluate, dpo_curation, dpo_train, dpo_evaluate]
+
+
+def all_cases(directory: Path) -> list[Case]:
+    """The twelve steps; those of stage 0 in the place of an earlier artifact; training that resumes."""
+    cases = shortened(directory)
+    curation, train, evaluate, _, sft_train, _, _, rlvr_train, _, _, dpo_train, _ = cases
 
     def killed(case: Case, name: str, call: str, number: int, resume: bool = False) -> Path:
         """What a case leaves behind that is killed before the given call."""
@@ -443,7 +450,9 @@ def shortened(directory: Path) -> list[Case]:
 
     # Replacing an artifact that another seed made.
     for case, others in ((curation, {"seed": 7}), (train, {"seed": 7}), (evaluate, {"ngram_order": 3})):
-        earlier = made(replace(case, name=f"{case.name}, other", config=replace(case.config, **others))).parent
+        earlier = made(
+            replace(case, name=f"{case.name}, other", config=replace(case.config, **others)), directory
+        ).parent
         cases.append(replace(case, name=f"{case.name}, replacing", before=earlier, has_artifact=True, first=-30))
         if case is train:
             replacing = cases[-1]
@@ -529,7 +538,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         preload()
         root = Path(directory)
-        cases = [(case, *calls_of(case, root / "place")) for case in shortened(root) if fits(case)]
+        cases = [(case, *calls_of(case, root / "place")) for case in all_cases(root) if fits(case)]
         blocks = [
             Block(case, fault, expected, calls[start : start + BLOCK_CALLS], root, deadline)
             for fault in arguments.faults

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,14 @@ def test_equal_directories_have_equal_digests_and_others_have_not(tmp_path):
     (tmp_path / "two" / "file").write_text("contents")
     (tmp_path / "one" / "empty").rmdir()
     assert len({digest, faults.tree_digest(tmp_path / "one"), faults.tree_digest(tmp_path / "two")}) == 3
+
+
+def test_every_shortened_step_runs_on_what_the_one_before_made(tmp_path):
+    """The faults themselves take hours, so no other test notices a step that the program cannot run."""
+    program = f"import faults; print(len(faults.shortened(faults.Path({str(tmp_path)!r}))))"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "12\n"), run.stderr[-2000:]
 
 
 def test_without_strace_the_program_says_what_to_install(monkeypatch, capsys):
