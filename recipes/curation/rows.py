@@ -19,7 +19,9 @@ TOKENS = pa.list_(pa.int32())
 ROW_GROUP_ROWS = 10_000
 PIECE_ROWS = 1_000  # our choice: rows that are decoded at a time where a file is only looked at
 SHARD_TOKENS = 1 << 24
-"""Our choice: a shard takes 67 MB in memory, and its tokens are far from the 2**31 that a column of lists can hold."""
+"""Our choice: the tokens of a shard are far from the 2**31 that a column of lists can hold."""
+GROUP_TOKENS = 1 << 20
+"""Our choice: the tokens of a row group, which is what writing or reading a shard holds, take 4 MB."""
 
 
 class Phase(BaseModel):
@@ -50,6 +52,11 @@ def planned_phase(name: str, num_sequences: int, sequence_length: int) -> Phase:
 def rows_per_shard(sequence_length: int) -> int:
     """How many rows of this length a file holds, at least one."""
     return max(1, SHARD_TOKENS // (sequence_length + 1))
+
+
+def rows_per_group(sequence_length: int) -> int:
+    """How many rows of this length a row group of a shard holds, at least one."""
+    return min(ROW_GROUP_ROWS, max(1, GROUP_TOKENS // (sequence_length + 1)))
 
 
 def shard_path(directory: Path, name: str, number: int) -> Path:

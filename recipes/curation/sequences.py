@@ -2,7 +2,7 @@
 
 In: the category of each row, in training order, and the tokens of each category as a stream. Out: the phase's files.
 The rows before it say where in its streams a file begins. So each file is a list of slices of them, and is made by
-itself: anywhere, in any order, and with no more in memory than its own rows.
+itself: anywhere, in any order, and with no more in memory than a row group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemotron.recipes.curation.packing import TokenFiles, TokenStream, rows_from
-from nemotron.recipes.curation.rows import ROW_GROUP_ROWS, TOKENS, Phase, rows_per_shard
+from nemotron.recipes.curation.rows import TOKENS, Phase, rows_per_group, rows_per_shard
 from nemotron.recipes.sources.dataframes import Task, run_tasks
+
+SEQUENCES = pa.schema({"category": pa.string(), "tokens": TOKENS})
+"""The columns of a phase's files."""
 
 
 def write_sequences(
@@ -54,25 +57,28 @@ def write_sequences(
 
 def write_shard(task: Task) -> Task:
     """Write one file: the columns category, and tokens with one more than the predicted ones."""
-    order, length = np.array(task["order"], dtype=object), task["length"]
-    rows = np.empty((len(order), length + 1), dtype=np.int32)
-    for name, part in task["parts"].items():
-        tokens = TokenFiles([Path(path) for path in part["paths"]], part["counts"])
-        places, start = np.flatnonzero(order == name), part["start"]
-        if "rows" in part:
-            rows[places] = tokens[start : start + len(places) * (length + 1)].reshape(-1, length + 1)
-        else:
-            # A row has one token more than it predicts: the last one is only a label, and begins the next row.
-            rows[places] = rows_from(tokens, start, len(places), length)
-    starts = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * (length + 1))
-    table = pa.table(
-        {
-            "category": pa.array(task["order"], pa.string()),
-            "tokens": pa.ListArray.from_arrays(starts, rows.reshape(-1)),
-        },
-        schema=pa.schema({"category": pa.string(), "tokens": TOKENS}),
-    )
-    path = Path(task["path"])
+    order, length = task["order"], task["length"]
+    parts = task["parts"].items()
+    files = {name: TokenFiles([Path(path) for path in part["paths"]], part["counts"]) for name, part in parts}
+    read = {name: part["start"] for name, part in parts}
+    path, size = Path(task["path"]), rows_per_group(length)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, row_group_size=ROW_GROUP_ROWS)
+    with pq.ParquetWriter(path, SEQUENCES) as writer:
+        for first in range(0, len(order), size):
+            names = np.array(order[first : first + size], dtype=object)
+            rows = np.empty((len(names), length + 1), dtype=np.int32)
+            for name in sorted(set(names)):
+                places = np.flatnonzero(names == name)
+                if "rows" in task["parts"][name]:
+                    # Each was made with its label, and the next one shares no token with it.
+                    start, stop = read[name], read[name] + len(places) * (length + 1)
+                    rows[places] = files[name][start:stop].reshape(-1, length + 1)
+                    read[name] = stop
+                else:
+                    # A row has one token more than it predicts: the last one is only a label, and begins the next row.
+                    rows[places] = rows_from(files[name], read[name], len(places), length)
+                    read[name] += len(places) * length
+            starts = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * (length + 1))
+            tokens = pa.ListArray.from_arrays(starts, rows.reshape(-1))
+            writer.write_table(pa.table([pa.array(names, pa.string()), tokens], schema=SEQUENCES))
     return {}

@@ -39,11 +39,14 @@ def expected_rows(first=0):
     return found[first * len(ORDER) :][: len(ORDER)]
 
 
-@pytest.mark.parametrize("shard_tokens", [1, 10, 25, 1 << 24])
-def test_rows_are_the_same_in_any_number_of_files_and_the_next_phase_reads_on(
-    tmp_path, streams, monkeypatch, shard_tokens
+@pytest.mark.parametrize(
+    ("shard_tokens", "group_tokens"), [(1, 1), (10, 1 << 20), (25, 10), (1 << 24, 20), (1 << 24, 1 << 20)]
+)
+def test_rows_are_the_same_in_any_number_of_files_and_groups_and_the_next_phase_reads_on(
+    tmp_path, streams, monkeypatch, shard_tokens, group_tokens
 ):
     monkeypatch.setattr(rows, "SHARD_TOKENS", shard_tokens)
+    monkeypatch.setattr(rows, "GROUP_TOKENS", group_tokens)
     made = {"made": write_token_rows(tmp_path / "made", MADE)}
     for number, name in enumerate(("one", "two")):
         phase = planned_phase(name, len(ORDER), LENGTH)
@@ -53,6 +56,8 @@ def test_rows_are_the_same_in_any_number_of_files_and_the_next_phase_reads_on(
         assert [row["category"] for table in tables for row in table.to_pylist()] == ORDER
         assert max(len(table) for table in tables) == min(max(1, shard_tokens // (LENGTH + 1)), len(ORDER))
         assert tables[0].schema.field("tokens").type == rows.TOKENS
+        first = pq.read_metadata(phase.paths(tmp_path)[0])
+        assert first.row_group(0).num_rows == min(max(1, group_tokens // (LENGTH + 1)), first.num_rows)
 
 
 def test_files_can_be_made_in_any_order(tmp_path, streams, monkeypatch):
