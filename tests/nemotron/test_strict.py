@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import threading
 from dataclasses import field
 from typing import Any, Literal
 
@@ -111,10 +112,13 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
 
 def test_what_might_never_end_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
+    end = threading.Timer(1, os.close, (os.open(tmp_path / "pipe", os.O_RDWR),))  # of what reads it all the same
+    end.start()
     (tmp_path / "device").symlink_to("/dev/zero")
     for name in ("pipe", "device", "."):
         with pytest.raises(ValueError, match=r"is not a regular file; fetch it$"):
             read_file(tmp_path / name, advice="fetch it")
+    end.join()
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
     for name in ("nothing", "dangling"):
         with pytest.raises(ValueError, match=rf"/{name} does not exist; fetch it$"):
