@@ -12,7 +12,7 @@ Letters are those of `model.py`.
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from operator import add
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ __all__ = [
     "count_parameters",
     "floating_point_operations_per_token",
     "forward_operations_per_token",
+    "memory_of_reading",
     "memory_of_step",
     "training_hours",
 ]
@@ -134,6 +135,8 @@ class Held(NamedTuple):
     """Most in the forward pass."""
     backward: int
     """Most in the backward pass, what is kept included."""
+    reading: int
+    """Most in a forward pass after which there is no backward pass."""
 
 
 def memory_of_step(
@@ -145,6 +148,7 @@ def memory_of_step(
     activation_checkpointing: bool = False,
     loss_chunk: int | None = None,
     devices: int = 1,
+    scores: bool = False,
 ) -> dict[str, int]:
     """Most bytes that one device holds during a training step with AdamW, by part; the parts together are the peak.
 
@@ -160,17 +164,20 @@ def memory_of_step(
         loss_chunk: tokens whose logits are there at a time, computed again in the backward pass. None: all of them.
         devices: how many share weights, gradients and moments with FSDP2. A layer is whole while it works; embeddings
             and output matrix are one group, whole during the whole pass.
+        scores: of a reward model, which has a head of one row and no loss over the vocabulary.
     """
     tokens, pattern = rows * length, shape.hybrid_override_pattern
     number = 8 if dtype == "float64" else 4
-    parameters, head = count_parameters(shape), shape.vocab_size * shape.hidden_size
+    embeddings = shape.vocab_size * shape.hidden_size
+    head = shape.hidden_size if scores else embeddings
+    parameters = count_parameters(shape) - embeddings + head
     copies, head_copy = (2 * parameters, 2 * head) if dtype == "bfloat16" else (0, 0)
     # More tokens than are measured are on a straight line: 4,096 of the published models.
     measured = 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
     layers = {letter: _held(letter, shape, dtype, measured, tokens) for letter in MIXERS if letter in pattern}
     loss_tokens = min(tokens, loss_chunk or tokens)
-    loss = _held("loss", shape, dtype, measured, loss_tokens)
     residual = tokens * shape.hidden_size * number  # what a layer gives to the next
+    loss = Held(0, 0, residual, 0) if scores else _held("loss", shape, dtype, measured, loss_tokens)
 
     # The loss or the backward pass of a layer is the peak. The bfloat16 copies are there until the forward pass ends,
     # and longer if the backward pass does not compute the layers again.
@@ -193,7 +200,7 @@ def memory_of_step(
     peak = max(at_loss, *at_layers)
     gathered = 0
     if devices > 1:
-        group = 2 * head * number  # embeddings and output matrix
+        group = (embeddings + head) * number
         sizes = [number * _layer_parameters(letter, shape) for letter in pattern]
         pairs = [size + before for size, before in zip(sizes, [0, *sizes], strict=False)]
         # A layer is whole, the next one arrives, gradients leave, each with a buffer: three layers at a time, measured.
@@ -215,6 +222,14 @@ def memory_of_step(
         "logits": at_loss - activations - copies,
         "backward pass of a layer": peak - at_loss,
     }
+
+
+def memory_of_reading(shape: ModelConfig, dtype: str, tokens: int) -> int:
+    """Most bytes beyond weights and states in a forward pass of so many tokens without a backward pass."""
+    measured = 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
+    letters = set(shape.hybrid_override_pattern)
+    residual = tokens * shape.hidden_size * (8 if dtype == "float64" else 4)
+    return residual + max(_held(letter, shape, dtype, measured, tokens).reading for letter in letters)
 
 
 @cache
@@ -244,14 +259,19 @@ def _measure(part: str, shape: ModelConfig, dtype: str, tokens: int) -> Held:
             parameter.grad = torch.empty_like(parameter)
         u = torch.empty(1, tokens, shape.hidden_size, requires_grad=True, **factory)
         before = live.restart()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        precision = partial(torch.autocast, "cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+        with torch.no_grad(), precision():
+            module(u)
+        reading = live.peak - before
+        live.restart()
+        with precision():
             y = module(u)
             if part == "loss":
                 y = F.cross_entropy(at_least_float32(y)[0], labels, reduction="sum")
         forward = live.peak - before
         kept = live.restart() - before
         y.backward(torch.empty_like(y))
-        return Held(kept, forward, live.peak - before)
+        return Held(kept, forward, live.peak - before, reading)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -39,7 +39,7 @@ from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, CHECKPOINTING, DEVICES, DTYPES, MODELS
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import LONG_CONTEXT, Dataset
 from nemotron.recipes.nano2.stage0_pretrain.report import write_sample
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import Linear, NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
@@ -51,6 +51,7 @@ from nemotron.recipes.training.distributed import (
     training_process,
     whole_model,
 )
+from nemotron.recipes.training.memory import check_fits
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 TOKENS_PER_STEP = 768 * 8192  # derived: published batch times published length; the paper prints 736 * 8192 tokens
