@@ -177,7 +177,7 @@ def memory_of_step(
     layers = {letter: _held(letter, shape, dtype, measured, tokens) for letter in MIXERS if letter in pattern}
     loss_tokens = min(tokens, loss_chunk or tokens)
     residual = tokens * shape.hidden_size * number  # what a layer gives to the next
-    loss = Held(0, 0, residual, 0) if scores else _held("loss", shape, dtype, measured, loss_tokens)
+    loss = Held(0, head_copy, residual, 0) if scores else _held("loss", shape, dtype, measured, loss_tokens)
 
     # The loss or the backward pass of a layer is the peak. The bfloat16 copies are there until the forward pass ends,
     # and longer if the backward pass does not compute the layers again.

@@ -14,6 +14,7 @@ gigabytes are counted as 10^9 bytes, 3 to 7 % less than it reports.
 import math
 import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -182,13 +183,16 @@ Use = Pass | Learning | Writing | Scoring
 """What a training step does with the model, one after the other."""
 
 
+Models = Sequence[ModelConfig]
+
+
 class Needs(NamedTuple):
     """What a training step holds and does."""
 
     uses: Sequence[Use]
-    beside: Sequence[ModelConfig] = ()
+    beside: Models = ()
     """Models that do not learn and are sharded."""
-    scorers: Sequence[ModelConfig] = ()
+    scorers: Models = ()
     """Reward models, whole on each device."""
 
 
@@ -257,16 +261,15 @@ def most_devices(uses: Sequence[Use]) -> int:
 
 
 def memory_of_use(
-    shape: ModelConfig, train: Any, one: Use, devices: int, *others: Sequence[ModelConfig]
+    shape: ModelConfig, train: Any, one: Use, devices: int, beside: Models = (), scorers: Models = ()
 ) -> dict[str, int]:
     """Most bytes on each device while a step does one thing with the model, by part.
 
     Args:
         shape: of the model that learns.
         train: Config of the step, with dtype, device and activation_checkpointing.
-        others: as `beside` and `scorers` of Needs.
+        beside, scorers: as in Needs.
     """
-    beside, scorers = others or ((), ())
     parts, number = one.memory(shape, train, devices), number_bytes(train.dtype)
     if beside:
         parts["other models"] = sum(whole_weights(other, train.dtype) for other in beside) // devices
@@ -278,7 +281,8 @@ def memory_of_use(
         copies = 2 * sum(map(count_parameters, beside)) if train.dtype == "bfloat16" else 0
         before = copies + max(logits, memory_of_reading(shape, train.dtype, tokens))
         learning = sum(parts[name] for name in ("activations", "states", "logits", "backward pass of a layer"))
-        parts["reference's log-probabilities"] = max(0, before - learning)
+        if before > learning:
+            parts["log-probabilities before"] = before - learning
     if scorers:
         parts["reward model"] = sum(
             whole_weights(other, train.dtype) - (other.vocab_size - 1) * other.hidden_size * number for other in scorers
@@ -291,25 +295,25 @@ def whole_weights(shape: ModelConfig, dtype: str) -> int:
     return count_parameters(shape) * number_bytes(dtype)
 
 
-def weights_at_start(shape: ModelConfig, train: Any, devices: int, *others: Sequence[ModelConfig]) -> int:
+def weights_at_start(shape: ModelConfig, train: Any, devices: int, beside: Models = (), scorers: Models = ()) -> int:
     """Most bytes while models are loaded: each is whole before it is sharded, beside those before it."""
-    sizes = [whole_weights(one, train.dtype) for one in (shape, *(one for some in others for one in some))]
+    sizes = [whole_weights(one, train.dtype) for one in (shape, *beside, *scorers)]
     return max(sizes) + (sum(sizes) - max(sizes)) // devices
 
 
 def fewest_devices(
-    shape: ModelConfig, train: Any, one: Use, device_bytes: int, *others: Sequence[ModelConfig]
+    shape: ModelConfig, train: Any, one: Use, device_bytes: int, beside: Models = (), scorers: Models = ()
 ) -> int | None:
     """The fewest devices of this size that hold one thing of a step; None if as many as the batch has rows do not."""
     for devices in range(1, one.batch_rows + 1):
-        needed = sum(memory_of_use(shape, train, one, devices, *others).values())
-        if max(needed, weights_at_start(shape, train, devices, *others)) <= device_bytes:
+        needed = sum(memory_of_use(shape, train, one, devices, beside, scorers).values())
+        if max(needed, weights_at_start(shape, train, devices, beside, scorers)) <= device_bytes:
             return devices
     return None
 
 
 def memory_lines(
-    shape: ModelConfig, train: Any, uses: Sequence[Use], *others: Sequence[ModelConfig], devices: int
+    shape: ModelConfig, train: Any, uses: Sequence[Use], beside: Models = (), scorers: Models = (), *, devices: int
 ) -> list[str]:
     """Memory of each device by part, and the fewest cards, with a column for each thing that a step does.
 
@@ -318,7 +322,7 @@ def memory_lines(
     """
     check_device_count(uses, devices)
     kinds = list(dict.fromkeys(uses))
-    needs = [memory_of_use(shape, train, one, devices, *others) for one in kinds]
+    needs = [memory_of_use(shape, train, one, devices, beside, scorers) for one in kinds]
     again = train.activation_checkpointing
 
     def line(name: str, cells: Sequence[str]) -> str:
@@ -328,24 +332,20 @@ def memory_lines(
         return ["-" if size is None else f"{size / 2**30:,.2f} GiB" for size in sizes]
 
     place = "on one device" if devices == 1 else f"on each of {devices} devices, with FSDP2"
-    several = [line("", [type(one).__name__.lower() for one in kinds])] if len(set(map(type, kinds))) > 1 else []
+    names = ["learning" if isinstance(one, Pass) else type(one).__name__.lower() for one in kinds]
     lines = [
         f"  memory of a training step {place}, layers {'computed again' if again else 'kept'} for the backward pass",
-        *several,
+        *([line("", names)] if len(set(names)) > 1 else []),
         line("rows x tokens", [f"{one.rows(devices):,} x {one.length:,}" for one in kinds]),
-        *(
-            line(part, gib([parts.get(part) for parts in needs]))
-            for part in {name: 0 for parts in needs for name in parts}
-        ),
+        *(line(part, gib([parts.get(part) for parts in needs])) for part in dict.fromkeys(chain(*needs))),
         line("together", gib([sum(parts.values()) for parts in needs])),
     ]
     if devices > 1:
-        lines.append(
-            line("weights, at the start", gib([weights_at_start(shape, train, devices, *others)] * len(kinds)))
-        )
+        start = weights_at_start(shape, train, devices, beside, scorers)
+        lines.append(line("weights, at the start", gib([start] * len(kinds))))
     lines += ["", "  fewest cards with enough memory"]
     for card, gigabytes in CARDS.items():
-        found = [fewest_devices(shape, train, one, gigabytes * 10**9, *others) for one in kinds]
+        found = [fewest_devices(shape, train, one, gigabytes * 10**9, beside, scorers) for one in kinds]
         lines.append(line(card, ["-" if number is None else f"{number:,}" for number in found]))
     return lines
 
@@ -353,7 +353,7 @@ def memory_lines(
 # Before any work ------------------------------------------------------------------------------------------------------
 
 
-def check_fits(shape: ModelConfig, config: Any, uses: Sequence[Use], *others: Sequence[ModelConfig]) -> None:
+def check_fits(shape: ModelConfig, config: Any, uses: Sequence[Use], beside: Models = (), scorers: Models = ()) -> None:
     """Raise ValueError if a training step needs more memory than the device has; the sentence says what would fit.
 
     The memory is that of the plan. In a run of several processes it is that of each of them.
@@ -362,21 +362,21 @@ def check_fits(shape: ModelConfig, config: Any, uses: Sequence[Use], *others: Se
         shape: of the model that learns.
         config: of the step, with dtype, device and activation_checkpointing.
         uses: what the step does with the model; the largest decides.
-        others: as `beside` and `scorers` of Needs.
+        beside, scorers: as in Needs.
     """
     processes = world()[1]
     present = device.device_memory_bytes(config.device)
     if torch.device(config.device).type == "cpu":  # all processes of this machine share it
         present //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if more_than_needed(shape, uses, sum(count_parameters(one) for some in others for one in some)) <= present:
+    if more_than_needed(shape, uses, sum(map(count_parameters, (*beside, *scorers)))) <= present:
         return
 
     def parts_of(again: bool, most_rows: int, most_tokens: int, devices: int) -> dict[str, int]:
         train = SimpleNamespace(dtype=config.dtype, device=config.device, activation_checkpointing=again)
         limited = [within(one, most_rows, most_tokens) for one in uses]
-        found = [memory_of_use(shape, train, one, devices, *others) for one in limited]
+        found = [memory_of_use(shape, train, one, devices, beside, scorers) for one in limited]
         parts = max(found, key=lambda parts: sum(parts.values()))
-        start = weights_at_start(shape, train, devices, *others)
+        start = weights_at_start(shape, train, devices, beside, scorers)
         return parts if sum(parts.values()) >= start else {"weights before they are sharded": start}
 
     def fits(*way: Any) -> bool:
