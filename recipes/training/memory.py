@@ -57,6 +57,8 @@ class Pass(NamedTuple):
     """Whether rows come in pairs."""
     scores: bool = False
     """Whether a reward model learns."""
+    documents: bool = False
+    """Whether a row holds several documents."""
 
     def rows(self, devices: int) -> int:
         """Rows of a pass on each of so many devices."""
@@ -68,7 +70,7 @@ class Pass(NamedTuple):
         again = train.activation_checkpointing
         return memory_of_step(
             shape, train.dtype, self.rows(devices), self.length, activation_checkpointing=again, loss_chunk=chunk,
-            devices=devices, scores=self.scores,
+            devices=devices, scores=self.scores, documents=self.documents,
         )  # fmt: skip
 
 
@@ -342,7 +344,7 @@ def memory_lines(
     ]
     if devices > 1:
         start = weights_at_start(shape, train, devices, beside, scorers)
-        lines.append(line("weights, at the start", gib([start] * len(kinds))))
+        lines.append(line("all weights, at the start", gib([start] * len(kinds))))
     lines += ["", "  fewest cards with enough memory"]
     for card, gigabytes in CARDS.items():
         found = [fewest_devices(shape, train, one, gigabytes * 10**9, beside, scorers) for one in kinds]

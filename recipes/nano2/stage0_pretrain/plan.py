@@ -80,7 +80,7 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         )
     phases = training.training_phases(config.train, data_curation.planned_phases(config.data))
     if not config.plan:
-        check_fits(MODELS[config.scale], config.train, [phase.forward_pass for phase in phases])
+        check_fits(MODELS[config.scale], config.train, [phase.forward_pass(documents=False) for phase in phases])
     return config
 
 
@@ -125,7 +125,7 @@ def pretraining_plan(data: data_curation.Config, train: training.Config, devices
             "end of the decay": base_steps - 1,
             "end of the long context": num_steps - 1,
         },
-        memory=memory_lines(model, train, [phase.forward_pass for phase in phases], devices=devices),
+        memory=memory_lines(model, train, [phase.forward_pass(documents=False) for phase in phases], devices=devices),
         floating_point_operations=sum(
             phase.data.num_sequences
             * phase.data.sequence_length

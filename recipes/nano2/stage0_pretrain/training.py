@@ -238,7 +238,7 @@ def main(config: Config) -> Checkpoint:
     phases = training_phases(config, dataset.phases)
     num_base_steps = base_steps(phases)
     shape = replace(MODELS[config.scale], vocab_size=dataset.vocab_size)
-    check_fits(shape, config, [phase.forward_pass for phase in phases])
+    check_fits(shape, config, [phase.forward_pass(documents=False) for phase in phases])
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 

@@ -44,8 +44,8 @@ def planned_step(config: Any) -> tuple[ModelConfig, list[Pass]]:
     """Shape of the model, and the passes of each kind of rows."""
     data, train = config.data, config.train
     passes = [
-        Pass(train.batch_sequences, train.micro_batch_sequences, data.sequence_length),
-        Pass(train.unpacked_batch_sequences, train.micro_batch_sequences, data.sequence_length),
-        Pass(train.batch_sequences, train.micro_batch_sequences, data.long_context_length),
+        Pass(train.batch_sequences, train.micro_batch_sequences, data.sequence_length, documents=True),
+        Pass(train.unpacked_batch_sequences, train.micro_batch_sequences, data.sequence_length, documents=True),
+        Pass(train.batch_sequences, train.micro_batch_sequences, data.long_context_length, documents=True),
     ]
     return shape_of(config.base_checkpoint_path) or MODELS[config.scale], passes

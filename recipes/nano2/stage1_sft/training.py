@@ -191,7 +191,7 @@ def main(config: Config) -> Checkpoint:
     base = base_checkpoint(dataset.base_checkpoint_path, dataset.tokenizer_path)
     parts = training_parts(config, dataset.phases)
     total_steps = sum(part.num_steps for part in parts)
-    check_fits(load_config(base.checkpoint_path), config, [part.forward_pass for part in parts])
+    check_fits(load_config(base.checkpoint_path), config, [part.forward_pass(documents=True) for part in parts])
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 

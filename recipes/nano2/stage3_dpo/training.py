@@ -148,7 +148,7 @@ class Config(ScaledConfig):
         turns = (prompt_tokens + self.max_new_tokens) * self.max_turns
         pairs = math.ceil(num_tasks * self.pairs_per_task / self.steps_per_round)
         writing = Writing(num_tasks, prompt_tokens, self.tries, self.max_new_tokens, shared=self.max_turns == 1)
-        return Needs([writing, Pass(pairs, self.micro_batch_pairs, turns, pairs=True)])
+        return Needs([writing, Pass(pairs, self.micro_batch_pairs, turns, pairs=True, documents=True)])
 
 
 def learning_rate_at(step: int, config: Config) -> float:

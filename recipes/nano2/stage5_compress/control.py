@@ -115,7 +115,7 @@ def main(config: Config) -> Checkpoint:
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     shape = load_config(distilled.checkpoint_path)
-    check_fits(shape, config, [part.forward_pass for part in parts])
+    check_fits(shape, config, [part.forward_pass(documents=True) for part in parts])
     if is_done(config, distilled):
         return Checkpoint.load(config.output_dir)
 

@@ -109,7 +109,7 @@ def page(config: Any) -> str:
     lines += ["", "  the largest that fit, of which each would be distilled for a while"]
     for one in [one for one in found if one.fits][: config.prune.num_candidates]:
         lines += [f"    {shape_text(one.config)}", f"      {one.verdict}"]
-    passes = [part.forward_pass for part in parts]
+    passes = [part.forward_pass(documents=True) for part in parts]
     lines += ["", *schedule_lines(parts, teacher, chosen.config, config)]
     lines += ["", *memory_lines(chosen.config, config.train, passes, [teacher], devices=config.devices)]
     if config.scale == "full":

@@ -186,7 +186,7 @@ def main(config: Config) -> Checkpoint:
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     shapes = load_config(pruned.checkpoint_path), load_config(base.checkpoint_path)
-    check_fits(shapes[0], config, [part.forward_pass for part in parts], shapes[1:])
+    check_fits(shapes[0], config, [part.forward_pass(documents=True) for part in parts], shapes[1:])
     if is_done(config, pruned):
         return Checkpoint.load(config.output_dir)
 
