@@ -155,7 +155,7 @@ class Writing(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """Replies that a whole reward model on each device reads with their prompts."""
+    """Replies that a whole reward model reads with their prompts."""
 
     batch_rows: int
     """Prompts, over all devices."""
@@ -165,6 +165,8 @@ class Scoring(NamedTuple):
     reply_tokens: int
     at_a_time: int
     """Replies that are read side by side, at most."""
+    copied: bool = False
+    """Whether it is the model that learns, or a whole copy of it on several devices."""
 
     @property
     def length(self) -> int:
@@ -177,8 +179,13 @@ class Scoring(NamedTuple):
 
     def memory(self, shape: ModelConfig, train: Any, devices: int) -> dict[str, int]:
         """Bytes on each device, by part, without models that do not learn."""
-        reading = memory_of_reading(shape, wide(train.dtype), self.rows(devices) * self.length)
-        return persistent(shape, train.dtype, devices) | {"reading and drawing": reading}
+        dtype, number = train.dtype if self.copied else wide(train.dtype), number_bytes(train.dtype)
+        copy = count_parameters(shape) if self.copied else 0
+        return persistent(shape, train.dtype, devices) | {
+            **({"whole copy": copy * number} if copy and devices > 1 else {}),
+            **({"bfloat16 copies": 2 * copy} if copy and dtype == "bfloat16" else {}),
+            "reading and drawing": memory_of_reading(shape, dtype, self.rows(devices) * self.length),
+        }
 
 
 Use = Pass | Learning | Writing | Scoring

@@ -45,11 +45,11 @@ from nemotron.recipes.nemotron_h.model import Linear, NemotronH, initialize, par
 from nemotron.recipes.training.batches import TrainingPhase, batches
 from nemotron.recipes.training.distributed import (
     clip_gradients,
+    model_on_first,
     rank_rows,
     shard,
     summed,
     training_process,
-    whole_model,
 )
 from nemotron.recipes.training.memory import check_fits
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
@@ -286,7 +286,7 @@ def main(config: Config) -> Checkpoint:
                 with precision:
                     run.note_validation(validation_losses(backbone, model.lm_head, validation, config))
             run.keep_state()
-        write_sample(whole_model(model), dataset, config.seed, run.work / "sample.txt")
+        write_sample(model_on_first(model), dataset, config.seed, run.work / "sample.txt")
         run.save(dataset.tokenizer_path, dataset.counts())
     return Checkpoint.load(config.output_dir)
 

@@ -60,7 +60,7 @@ from nemotron.recipes.training.distributed import (
     whole_model,
 )
 from nemotron.recipes.training.fingerprint import weight_fingerprint
-from nemotron.recipes.training.memory import Needs, Pass, check_fits, longest
+from nemotron.recipes.training.memory import Needs, Pass, Scoring, check_fits, longest
 from nemotron.recipes.training.preference import (
     expected_calibration_error,
     preference_accuracy,
@@ -121,7 +121,9 @@ class Config(ScaledConfig):
 
     def needs(self, shape: ModelConfig, pair_tokens: int) -> Needs:
         """What training holds and does, for replies of at most so many tokens with their prompts."""
-        return Needs([Pass(self.pairs_per_step, self.micro_batch_pairs, pair_tokens, pairs=True, scores=True)])
+        learning = Pass(self.pairs_per_step, self.micro_batch_pairs, pair_tokens, pairs=True, scores=True)
+        held_out = Scoring(self.pairs_per_step, pair_tokens, 2, 0, 2 * self.micro_batch_pairs, copied=True)
+        return Needs([learning, held_out])
 
 
 class RewardModel(Artifact):
@@ -226,7 +228,7 @@ def save(run: Run, scorer: Scorer, dataset: Dataset, config: Config) -> None:
     difference = torch.tensor([row["chosen"] - row["rejected"] for row in rows], dtype=torch.float64)
     bins = reliability(difference, num_bins=NUM_BINS)
     dtype = scorer.lm_head.weight.dtype
-    language_model = load_checkpoint(dataset.base().checkpoint_path, device=config.device, dtype=dtype)
+    language_model = load_checkpoint(dataset.base().checkpoint_path, dtype=dtype)
     save_scorer(scorer, language_model, dataset.tokenizer_path, work / "model")
     pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
     pq.write_table(pa.Table.from_pylist(rows), work / "held_out_scores.parquet")
