@@ -146,7 +146,7 @@ class Writing(NamedTuple):
         # The first prompts are read before there are keys.
         working = max(step, reading if prompts > read or not self.shared else reading - keys)
         matrices = (count_parameters(shape) - shape.vocab_size * shape.hidden_size) * number
-        return persistent(shape, train.dtype, devices) | {
+        return persistent(count_parameters(shape), train.dtype, devices) | {
             **({"whole copy": whole_weights(shape, train.dtype)} if devices > 1 else {}),
             "weights for decoding": matrices,
             "states": slots + state_bytes(shape, train.dtype, read, 2 * self.prompt_tokens),
@@ -180,8 +180,9 @@ class Scoring(NamedTuple):
     def memory(self, shape: ModelConfig, train: Any, devices: int) -> dict[str, int]:
         """Bytes on each device, by part, without models that do not learn."""
         dtype, number = train.dtype if self.copied else wide(train.dtype), number_bytes(train.dtype)
-        copy = count_parameters(shape) if self.copied else 0
-        return persistent(shape, train.dtype, devices) | {
+        learned = score_parameters(shape) if self.copied else count_parameters(shape)
+        copy = learned if self.copied else 0
+        return persistent(learned, train.dtype, devices) | {
             **({"whole copy": copy * number} if copy and devices > 1 else {}),
             **({"bfloat16 copies": 2 * copy} if copy and dtype == "bfloat16" else {}),
             "reading and drawing": memory_of_reading(shape, dtype, self.rows(devices) * self.length),
@@ -215,9 +216,14 @@ def wide(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def persistent(shape: ModelConfig, dtype: str, devices: int) -> dict[str, int]:
+def score_parameters(shape: ModelConfig) -> int:
+    """Number of parameters of a reward model, which has a head of one row."""
+    return count_parameters(shape) - (shape.vocab_size - 1) * shape.hidden_size
+
+
+def persistent(parameters: int, dtype: str, devices: int) -> dict[str, int]:
     """What a device holds from the first optimizer step on."""
-    share = -(-count_parameters(shape) // devices) * number_bytes(dtype)
+    share = -(-parameters // devices) * number_bytes(dtype)
     return {"weights": share, "gradients": share, "optimizer moments": 2 * share}
 
 
@@ -293,9 +299,7 @@ def memory_of_use(
         if before > learning:
             parts["log-probabilities before"] = before - learning
     if scorers:
-        parts["reward model"] = sum(
-            whole_weights(other, train.dtype) - (other.vocab_size - 1) * other.hidden_size * number for other in scorers
-        )
+        parts["reward model"] = sum(map(score_parameters, scorers)) * number
     return parts
 
 
