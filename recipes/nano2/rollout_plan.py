@@ -41,7 +41,7 @@ def page(config: Any) -> str:
     """
     lines = []
     for shape, step, needs in planned_steps(config):
-        lines += [f"{type(step).__doc__.rstrip('.')}, at scale {config.scale}", ""]
+        lines += [f"{str(type(step).__doc__).rstrip('.')}, at scale {config.scale}", ""]
         lines += [*memory_lines(shape, step, *needs, devices=config.devices), ""]
     return "\n".join(lines[:-1])
 
