@@ -25,6 +25,7 @@ from nemotron.lineage.__main__ import Config as LineageConfig
 from nemotron.recipes.chat import template, template_process
 from nemotron.recipes.chat.program import Config as ChatConfig
 from nemotron.recipes.nano2 import __main__ as nano2
+from nemotron.recipes.nano2 import rollout_plan
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
 from nemotron.recipes.nano2.stage1_sft import plan as fine_tuning_plan
@@ -590,16 +591,24 @@ def test_plan_of_medium_on_8_devices_is_printed_and_nothing_runs(started):
 def test_plan_of_the_recipe_is_that_of_stage_0_and_a_line_for_each_step(tmp_path, monkeypatch, capfd):
     """Counting the steps of full takes seconds, so the page itself is replaced."""
     planned = []
-    monkeypatch.setattr(plan, "page", lambda *configs: planned.extend(configs) or "the page")
+    monkeypatch.setattr(plan, "page", lambda config: planned.append(config) or "the page")
     monkeypatch.setattr(fine_tuning_plan, "page", lambda config: "the page of fine-tuning")
+    monkeypatch.setattr(rollout_plan, "page", lambda config: f"the page of {type(config).__module__.split('.')[-2]}")
     monkeypatch.setattr(compression_plan, "page", lambda config: "the page of compression")
     monkeypatch.setattr("sys.argv", ["nano2", "--scale", "full", "--plan", "--devices", "64"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(find_spec("nemotron.recipes.nano2.__main__").origin, run_name="__main__")
-    stage = Stage0Config(scale="full", output_dir=Path("outputs/nano2/full/stage0_pretrain"))
-    assert planned == [stage.data, stage.train, 64]
-    page, fine_tuning, compression, *lines = capfd.readouterr().out.splitlines()
-    assert (page, fine_tuning, compression) == ("the page", "the page of fine-tuning", "the page of compression")
+    path = Path("outputs/nano2/full/stage0_pretrain")
+    assert planned == [Stage0Config(scale="full", output_dir=path, plan=True, devices=64)]
+    pages, lines = (said := capfd.readouterr().out.splitlines())[:6], said[6:]
+    assert pages == [
+        "the page",
+        "the page of fine-tuning",
+        "the page of stage2_rlvr",
+        "the page of stage3_dpo",
+        "the page of stage4_rlhf",
+        "the page of compression",
+    ]
     stages = [line for line in lines if not line.startswith(" ")]
     assert stages == sorted(path.name for path in (ROOT / "recipes/nano2").glob("stage*"))
     assert lines[1:3] == [

@@ -17,17 +17,12 @@ from nemotron import Artifact, StageConfig, print_complete, whole_stage
 from nemotron.config import nested, output_below, parse_command_line
 from nemotron.lineage import log_files
 from nemotron.pipe import print_page, step_process
-from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
-from nemotron.recipes.nano2.stage0_pretrain import plan
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
-from nemotron.recipes.nano2.stage1_sft import plan as fine_tuning_plan
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
 from nemotron.recipes.nano2.stage5_compress import __main__ as stage5_compress
-from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
-from nemotron.recipes.training.run import check_stage
 from nemotron.report import write_report
 from nemotron.stage import chosen_stages
 from nemotron.terminal import print_line
@@ -79,15 +74,9 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         # Refuse now what a later stage would refuse after hours.
         if not config.plan and hasattr(stage.data_curation, "check_sources"):
             stage.data_curation.check_sources(given.data)
-        flag = f"--{name}.train.resume"
-        has_plan = hasattr(stage, "plan")  # a module that checks more than the steps do
-        configs[name] = stage.plan.check(given, flag) if has_plan else check_stage(MODELS[config.scale], given, flag)
-    if config.plan and "pretrain" in configs:
-        print_page(plan.page(config.pretrain.data, config.pretrain.train, config.devices))
-    if config.plan and "sft" in configs:
-        print_page(fine_tuning_plan.page(configs["sft"]))
-    if config.plan and "compress" in configs:
-        print_page(compression_plan.page(configs["compress"]))
+        configs[name] = stage.plan.check(given, f"--{name}.train.resume")
+    for name, stage in stages.items() if config.plan else ():
+        print_page(stage.plan.page(configs[name]))
     with ExitStack() as opened:
         for name, stage in stages.items():
             opened.enter_context(whole_stage(configs[name], stage.STEPS))

@@ -12,7 +12,7 @@ Letters are those of `model.py`.
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from operator import add
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ __all__ = [
     "count_parameters",
     "floating_point_operations_per_token",
     "forward_operations_per_token",
+    "memory_of_reading",
     "memory_of_step",
     "training_hours",
 ]
@@ -134,6 +135,8 @@ class Held(NamedTuple):
     """Most in the forward pass."""
     backward: int
     """Most in the backward pass, what is kept included."""
+    reading: int
+    """Most in a forward pass after which there is no backward pass."""
 
 
 def memory_of_step(
@@ -145,6 +148,8 @@ def memory_of_step(
     activation_checkpointing: bool = False,
     loss_chunk: int | None = None,
     devices: int = 1,
+    scores: bool = False,
+    documents: bool = False,
 ) -> dict[str, int]:
     """Most bytes that one device holds during a training step with AdamW, by part; the parts together are the peak.
 
@@ -160,17 +165,23 @@ def memory_of_step(
         loss_chunk: tokens whose logits are there at a time, computed again in the backward pass. None: all of them.
         devices: how many share weights, gradients and moments with FSDP2. A layer is whole while it works; embeddings
             and output matrix are one group, whole during the whole pass.
+        scores: of a reward model, which has a head of one row and no loss over the vocabulary.
+        documents: whether a row holds several, which a Mamba-2 layer keeps apart with a seventh more memory.
     """
     tokens, pattern = rows * length, shape.hybrid_override_pattern
     number = 8 if dtype == "float64" else 4
-    parameters, head = count_parameters(shape), shape.vocab_size * shape.hidden_size
+    embeddings = shape.vocab_size * shape.hidden_size
+    head = shape.hidden_size if scores else embeddings
+    parameters = count_parameters(shape) - embeddings + head
     copies, head_copy = (2 * parameters, 2 * head) if dtype == "bfloat16" else (0, 0)
     # More tokens than are measured are on a straight line: 4,096 of the published models.
     measured = 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
-    layers = {letter: _held(letter, shape, dtype, measured, tokens) for letter in MIXERS if letter in pattern}
+    layers = {
+        letter: _held(letter, shape, dtype, measured, tokens, documents) for letter in MIXERS if letter in pattern
+    }
     loss_tokens = min(tokens, loss_chunk or tokens)
-    loss = _held("loss", shape, dtype, measured, loss_tokens)
     residual = tokens * shape.hidden_size * number  # what a layer gives to the next
+    loss = Held(0, head_copy, residual, 0) if scores else _held("loss", shape, dtype, measured, loss_tokens)
 
     # The loss or the backward pass of a layer is the peak. The bfloat16 copies are there until the forward pass ends,
     # and longer if the backward pass does not compute the layers again.
@@ -179,7 +190,7 @@ def memory_of_step(
         copies_after = 0
         at_layers = [residual * (at + 1) + layers[letter].backward for at, letter in enumerate(pattern)]
     else:
-        activations = tokens * _activation_bytes_per_token(shape, dtype) + residual
+        activations = tokens * _activation_bytes_per_token(shape, dtype, documents) + residual
         copies_after = copies - head_copy
         kept = [layers[letter].kept for letter in reversed(pattern)]
         given_up = [0, *accumulate(kept)][::-1]  # by a layer and those after it
@@ -193,7 +204,7 @@ def memory_of_step(
     peak = max(at_loss, *at_layers)
     gathered = 0
     if devices > 1:
-        group = 2 * head * number  # embeddings and output matrix
+        group = (embeddings + head) * number
         sizes = [number * _layer_parameters(letter, shape) for letter in pattern]
         pairs = [size + before for size, before in zip(sizes, [0, *sizes], strict=False)]
         # A layer is whole, the next one arrives, gradients leave, each with a buffer: three layers at a time, measured.
@@ -217,21 +228,29 @@ def memory_of_step(
     }
 
 
+def memory_of_reading(shape: ModelConfig, dtype: str, tokens: int) -> int:
+    """Most bytes beyond weights and states in a forward pass of so many tokens without a backward pass."""
+    measured = 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
+    letters = set(shape.hybrid_override_pattern)
+    residual = tokens * shape.hidden_size * (8 if dtype == "float64" else 4)
+    return residual + max(_held(letter, shape, dtype, measured, tokens).reading for letter in letters)
+
+
 @cache
 def _layer_parameters(letter: str, shape: ModelConfig) -> int:
     return sum(parameter.numel() for parameter in Layer(letter, shape, device="meta").parameters())
 
 
 @cache
-def _held(part: str, shape: ModelConfig, dtype: str, measured: int, tokens: int) -> Held:
+def _held(part: str, shape: ModelConfig, dtype: str, measured: int, tokens: int, documents: bool = False) -> Held:
     """What a layer, by its letter, or the loss holds for so many tokens, on the straight line through two lengths."""
-    short, long = (_measure(part, shape, dtype, length) for length in (measured // 2, measured))
+    short, long = (_measure(part, shape, dtype, length, documents) for length in (measured // 2, measured))
     slopes = ((b - a) / (measured - measured // 2) for a, b in zip(short, long, strict=True))
     return Held(*(b + round(slope * (tokens - measured)) for b, slope in zip(long, slopes, strict=True)))
 
 
 @cache
-def _measure(part: str, shape: ModelConfig, dtype: str, tokens: int) -> Held:
+def _measure(part: str, shape: ModelConfig, dtype: str, tokens: int, documents: bool) -> Held:
     """What a layer or the loss holds in a forward and a backward pass of one row of so many tokens."""
     factory: dict[str, Any] = {"dtype": torch.float64 if dtype == "float64" else torch.float32}
     with FakeTensorMode(), LiveBytes() as live:
@@ -243,15 +262,21 @@ def _measure(part: str, shape: ModelConfig, dtype: str, tokens: int) -> Held:
         for parameter in module.parameters():
             parameter.grad = torch.empty_like(parameter)
         u = torch.empty(1, tokens, shape.hidden_size, requires_grad=True, **factory)
+        segments = [torch.zeros(1, tokens, dtype=torch.int64)] if documents and part == MAMBA else []
         before = live.restart()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            y = module(u)
+        precision = partial(torch.autocast, "cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+        with torch.no_grad(), precision():
+            module(u, *segments)
+        reading = live.peak - before
+        live.restart()
+        with precision():
+            y = module(u, *segments)
             if part == "loss":
                 y = F.cross_entropy(at_least_float32(y)[0], labels, reduction="sum")
         forward = live.peak - before
         kept = live.restart() - before
         y.backward(torch.empty_like(y))
-        return Held(kept, forward, live.peak - before)
+        return Held(kept, forward, live.peak - before, reading)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -288,7 +313,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 @cache
-def _activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
+def _activation_bytes_per_token(config: ModelConfig, dtype: str, documents: bool) -> int:
     """Bytes per token that the layers save for the backward pass, measured on one layer of each kind with fake tensors.
 
     The bytes grow linearly with the sequence, so two lengths separate the share per token from the constant part.
@@ -297,11 +322,16 @@ def _activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     number: dict[str, Any] = {"dtype": torch.float64 if dtype == "float64" else torch.float32}
     saved = dict.fromkeys((short, long), 0)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        parts = [(Layer(letter, config, **number), config.hybrid_override_pattern.count(letter)) for letter in MIXERS]
-        for part, times in [*parts, (RMSNorm(config.hidden_size, config, **number), 1)]:
-            for length in saved:
-                u = torch.empty(1, length, config.hidden_size, requires_grad=True, **number)
-                saved[length] += times * bytes_saved_for_backward(part, u)
+        parts = {letter: Layer(letter, config, **number) for letter in MIXERS}
+        norm = RMSNorm(config.hidden_size, config, **number)
+        for length in saved:
+            u = torch.empty(1, length, config.hidden_size, requires_grad=True, **number)
+            segments = torch.zeros(1, length, dtype=torch.int64)
+            for letter, part in parts.items():
+                apart = partial(part, segments=segments) if documents and letter == MAMBA else part
+                times = config.hybrid_override_pattern.count(letter)
+                saved[length] += times * bytes_saved_for_backward(apart, u)
+            saved[length] += bytes_saved_for_backward(norm, u)
     return (saved[long] - saved[short]) // (long - short)
 
 

@@ -27,6 +27,7 @@ from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
 
 RUBRIC = "rubric"  # the weighted mean of the parts, beside them
+SCORED_AT_A_TIME = 32  # our choice: replies that a reward model reads side by side
 
 
 def read_ids(exercise: Exercise, answer: str, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]:
@@ -68,7 +69,7 @@ class Judge:
     """
 
     def __init__(
-        self, format: ChatFormat, tokenizer_path: Path, scorer: Scorer | None = None, batch_rows: int = 32
+        self, format: ChatFormat, tokenizer_path: Path, scorer: Scorer | None = None, batch_rows: int = SCORED_AT_A_TIME
     ) -> None:
         self.tokenizer = load_chat_tokenizer(format, tokenizer_path)
         self.chat = format_of(format, tokenizer_path)

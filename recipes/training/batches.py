@@ -19,6 +19,7 @@ import torch
 
 from nemotron.recipes.curation.rows import Phase, read_rows
 from nemotron.recipes.training.distributed import check_rows
+from nemotron.recipes.training.memory import Pass
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,13 @@ class TrainingPhase:
         """Predicted tokens of the longest row in a forward pass."""
         return self.cut_to or self.data.sequence_length
 
-    @property
-    def forward_pass(self) -> tuple[int, int]:
-        """Rows and predicted tokens of a row in the largest forward pass."""
-        return self.micro_batch_sequences, self.length
+    def forward_pass(self, *, documents: bool) -> Pass:
+        """Its forward and backward passes, for their memory.
+
+        Args:
+            documents: whether the model keeps the documents of a row apart.
+        """
+        return Pass(self.batch_sequences, self.micro_batch_sequences, self.length, documents=documents)
 
 
 def batches(

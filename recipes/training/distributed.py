@@ -337,19 +337,18 @@ def rank_share(rows: AnySequence) -> AnySequence:
 # Weights and gradients ------------------------------------------------------------------------------------------------
 
 
-def shard(*models: Any) -> tuple[Any, ...]:
+def shard(model: AnyModel) -> AnyModel:
     """Keep of every weight the share of this rank; a layer gathers its weights when its forward pass begins.
 
     Args:
-        models: with `backbone.layers` and `lm_head`; None is left out. They are changed in place, so make the optimizer
-            after this.
+        model: with `backbone.layers` and `lm_head`. It is changed in place, so make the optimizer after this, and load
+            the next model after this, so that one at a time is whole.
     Returns:
-        The same models.
+        The same model.
     """
-    for model in models:
-        if model is not None and world()[1] > 1:
-            _shard(model)
-    return models
+    if world()[1] > 1:
+        _shard(model)
+    return model
 
 
 def _shard(model: Any) -> None:

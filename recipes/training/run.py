@@ -35,15 +35,15 @@ from nemotron.ladder import Ladder, Rung
 from nemotron.lineage import log_curve
 from nemotron.published import is_published
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
-from nemotron.recipes.nemotron_h.device import check_devices
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.curve import plot_curve
 from nemotron.recipes.training.distributed import check_same, from_first, is_first, model_on_first, wait_for_all
 from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.recipes.training.memory import check_devices
 from nemotron.recipes.training.progress import TrainingProgress
-from nemotron.recipes.training.published import PublishedModel, shape_of
+from nemotron.recipes.training.published import PublishedModel
 from nemotron.recipes.training.state import (
     Record,
     check_before_work,
@@ -326,13 +326,12 @@ def is_done(config: Any, dataset: Artifact) -> bool:
     return config.resume and from_first(lambda: is_finished(config.output_dir, identity_of(config, dataset)))
 
 
-def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.resume") -> StageConfig:
+def check_stage(config: StageConfig, flag: str = "--train.resume") -> StageConfig:
     """Refuse before any work what training or evaluation would refuse after hours of curation; return the config.
 
     A training that was interrupted goes on: its `resume` is set in the config that is returned.
 
     Args:
-        shape: of the scale; a stage that starts from a published model has that model's.
         config: of a stage, with the Configs of its steps, that of training as `train`; those with a device are checked,
             and those that can be resumed.
         flag: sets `train.resume` in the command that was typed; that of another step has its name in place of "train".
@@ -341,9 +340,8 @@ def check_stage(shape: ModelConfig, config: StageConfig, flag: str = "--train.re
             to an unfinished run that training would not continue.
     """
     config = replace(config)  # checks it again, with the values assigned to its nested Configs since it was made
-    shape = shape_of(getattr(config, "base_checkpoint_path", None)) or shape
     if not getattr(config, "plan", False):
-        check_devices(shape, config.train, *vars(config).values())
+        check_devices(*vars(config).values())
     for name, step in list(vars(config).items()):
         if hasattr(step, "resume") and check_before_work(step, flag.replace("train.", f"{name}.")):
             config = replace(config, **{name: replace(step, resume=True)})

@@ -38,9 +38,9 @@ from nemotron.recipes.chat.tokenizer import save_chat_tokenizer
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config, save_checkpoint, save_tensors
-from nemotron.recipes.nemotron_h.device import check_fits
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.recipes.training.memory import Pass, check_fits
 from nemotron.recipes.training.run import Checkpoint, training_ladder
 from nemotron.recipes.training.state import (
     CHECKSUMS,
@@ -415,7 +415,8 @@ def fingerprint(model: NemotronH) -> dict[str, Any]:
 def read_model(directory: Path) -> Any:
     """Everything that reads a Hugging Face directory, up to a reply."""
     shape = load_config(directory)
-    check_fits(shape, SimpleNamespace(dtype="float32", device="cpu", activation_checkpointing=False))
+    config = SimpleNamespace(dtype="float32", device="cpu", activation_checkpointing=False)
+    check_fits(shape, config, [Pass(1, 1, 1)])
     chat = load_chat(CHAT, Config(directory, max_new_tokens=2, temperature=0.0, budget=2, grace_tokens=0))
     try:
         list(chat.reply("What is 12? /think"))

@@ -42,5 +42,5 @@ if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
         if config.plan:
-            print_page(plan.page(config.data, config.train, config.devices))
+            print_page(plan.page(config))
         print_stage_complete(STAGE, config, main(config))

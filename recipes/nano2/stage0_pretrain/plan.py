@@ -14,7 +14,6 @@ from typing import Any
 from nemotron import apply_scale
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
-from nemotron.recipes.nemotron_h.device import check_fits
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
     count_parameters,
@@ -22,7 +21,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_hours,
 )
 from nemotron.recipes.training.batches import TrainingPhase
-from nemotron.recipes.training.memory import Pass, memory_lines
+from nemotron.recipes.training.memory import check_fits, memory_lines
 from nemotron.recipes.training.run import check_stage
 
 MAX_STEPS = 20_000_000  # our choice: the plan has the learning rate of each; the published run has 3.2 million
@@ -73,7 +72,7 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         config: Config of the stage.
         flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
-    config = check_stage(MODELS[config.scale], config, flag)
+    config = check_stage(config, flag)
     if config.data.batch_sequences != config.train.batch_sequences:
         raise ValueError(
             f"data.batch_sequences={config.data.batch_sequences} rounds the phases to whole batches, and "
@@ -81,20 +80,18 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         )
     phases = training.training_phases(config.train, data_curation.planned_phases(config.data))
     if not config.plan:
-        check_fits(MODELS[config.scale], config.train, [phase.forward_pass for phase in phases])
+        check_fits(MODELS[config.scale], config.train, [phase.forward_pass(documents=False) for phase in phases])
     return config
 
 
-def page(data: data_curation.Config, train: training.Config, devices: int = 1) -> str:
-    """The plan of a run with these configs, as a page for the terminal.
+def page(config: Any) -> str:
+    """The plan of a run with this Config of the stage, as a page for the terminal.
 
-    Args:
-        devices: how many share the training.
     Raises:
         ValueError: as `pretraining_plan`, or if a size is too large for a float.
     """
     try:
-        return plan_text(pretraining_plan(data, train, devices))
+        return plan_text(pretraining_plan(config.data, config.train, config.devices))
     except OverflowError as error:
         raise ValueError(f"a size of the run is too large to plan with ({error}); give a smaller one") from None
 
@@ -114,7 +111,6 @@ def pretraining_plan(data: data_curation.Config, train: training.Config, devices
     learning_rates = [training.learning_rate_at(step, base_steps, train) for step in range(num_steps)]
     if not all(map(math.isfinite, learning_rates)):
         raise ValueError(f"learning_rate={train.learning_rate} is too large for a schedule; give a lower one")
-    passes = [Pass(phase.batch_sequences, phase.micro_batch_sequences, phase.length) for phase in phases]
     return Plan(
         scale=train.scale,
         layers=model.hybrid_override_pattern,
@@ -129,7 +125,7 @@ def pretraining_plan(data: data_curation.Config, train: training.Config, devices
             "end of the decay": base_steps - 1,
             "end of the long context": num_steps - 1,
         },
-        memory=memory_lines(model, train, passes, devices),
+        memory=memory_lines(model, train, [phase.forward_pass(documents=False) for phase in phases], devices=devices),
         floating_point_operations=sum(
             phase.data.num_sequences
             * phase.data.sequence_length

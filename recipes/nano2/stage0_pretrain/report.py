@@ -23,8 +23,10 @@ from nemotron.recipes.training.run import Checkpoint
 from nemotron.terminal import LINES, print_line, printable
 
 
-def write_sample(model: NemotronH, dataset: Dataset, seed: int, path: Path) -> None:
+def write_sample(model: NemotronH | None, dataset: Dataset, seed: int, path: Path) -> None:
     """Write and show what the model says after the first sixteen tokens of a held-out sequence."""
+    if model is None:  # of several processes, the first one has it
+        return
     tokenizer = load_tokenizer(dataset.tokenizer_path)
     prompt = pq.read_table(dataset.validation_path, columns=["tokens"])["tokens"][0].as_py()[:16]
     (continuation,) = generate(model, [prompt], Sampling(max_new_tokens=48, temperature=0.7), seeds=[seed])

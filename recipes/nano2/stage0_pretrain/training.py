@@ -39,18 +39,19 @@ from nemotron.recipes.curation.rows import Phase
 from nemotron.recipes.nano2.models import BATCH_SEQUENCES, CHECKPOINTING, DEVICES, DTYPES, MODELS
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import LONG_CONTEXT, Dataset
 from nemotron.recipes.nano2.stage0_pretrain.report import write_sample
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import Linear, NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
 from nemotron.recipes.training.distributed import (
     clip_gradients,
+    model_on_first,
     rank_rows,
     shard,
     summed,
     training_process,
-    whole_model,
 )
+from nemotron.recipes.training.memory import check_fits
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 TOKENS_PER_STEP = 768 * 8192  # derived: published batch times published length; the paper prints 736 * 8192 tokens
@@ -237,7 +238,7 @@ def main(config: Config) -> Checkpoint:
     phases = training_phases(config, dataset.phases)
     num_base_steps = base_steps(phases)
     shape = replace(MODELS[config.scale], vocab_size=dataset.vocab_size)
-    check_fits(shape, config, [phase.forward_pass for phase in phases])
+    check_fits(shape, config, [phase.forward_pass(documents=False) for phase in phases])
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 
@@ -285,7 +286,7 @@ def main(config: Config) -> Checkpoint:
                 with precision:
                     run.note_validation(validation_losses(backbone, model.lm_head, validation, config))
             run.keep_state()
-        write_sample(whole_model(model), dataset, config.seed, run.work / "sample.txt")
+        write_sample(model_on_first(model), dataset, config.seed, run.work / "sample.txt")
         run.save(dataset.tokenizer_path, dataset.counts())
     return Checkpoint.load(config.output_dir)
 

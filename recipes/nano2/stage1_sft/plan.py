@@ -9,7 +9,8 @@ Left out: steps and hours, which depend on how many conversations the filters ke
 from typing import Any
 
 from nemotron.recipes.nano2.models import MODELS
-from nemotron.recipes.training.memory import Pass, memory_lines
+from nemotron.recipes.nemotron_h.model import ModelConfig
+from nemotron.recipes.training.memory import Pass, check_fits, memory_lines
 from nemotron.recipes.training.published import shape_of
 from nemotron.recipes.training.run import check_stage
 
@@ -21,7 +22,11 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         config: of the stage.
         flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
-    return check_stage(MODELS[config.scale], config, flag)
+    config = check_stage(config, flag)
+    if not config.plan:
+        shape, passes = planned_step(config)
+        check_fits(shape, config.train, passes)
+    return config
 
 
 def page(config: Any) -> str:
@@ -30,12 +35,17 @@ def page(config: Any) -> str:
     Raises:
         ValueError: if there are more devices than rows in the largest batch.
     """
+    shape, passes = planned_step(config)
+    lines = memory_lines(shape, config.train, passes, devices=config.devices)
+    return "\n".join([f"Fine-tuning at scale {config.scale}", "", *lines])
+
+
+def planned_step(config: Any) -> tuple[ModelConfig, list[Pass]]:
+    """Shape of the model, and the passes of each kind of rows."""
     data, train = config.data, config.train
     passes = [
-        Pass(train.batch_sequences, train.micro_batch_sequences, data.sequence_length),
-        Pass(train.unpacked_batch_sequences, train.micro_batch_sequences, data.sequence_length),
-        Pass(train.batch_sequences, train.micro_batch_sequences, data.long_context_length),
+        Pass(train.batch_sequences, train.micro_batch_sequences, data.sequence_length, documents=True),
+        Pass(train.unpacked_batch_sequences, train.micro_batch_sequences, data.sequence_length, documents=True),
+        Pass(train.batch_sequences, train.micro_batch_sequences, data.long_context_length, documents=True),
     ]
-    shape = shape_of(config.base_checkpoint_path) or MODELS[config.scale]
-    lines = memory_lines(shape, train, passes, config.devices)
-    return "\n".join([f"Fine-tuning at scale {config.scale}", "", *lines])
+    return shape_of(config.base_checkpoint_path) or MODELS[config.scale], passes

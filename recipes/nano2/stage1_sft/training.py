@@ -41,11 +41,12 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage1_sft.data_curation import TOOLS, Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.batches import Batch, TrainingPhase, batches, collate
 from nemotron.recipes.training.distributed import clip_gradients, rank_rows, shard, summed, training_process
+from nemotron.recipes.training.memory import check_fits
 from nemotron.recipes.training.run import Checkpoint, base_checkpoint, is_done, training_run
 
 
@@ -190,7 +191,7 @@ def main(config: Config) -> Checkpoint:
     base = base_checkpoint(dataset.base_checkpoint_path, dataset.tokenizer_path)
     parts = training_parts(config, dataset.phases)
     total_steps = sum(part.num_steps for part in parts)
-    check_fits(load_config(base.checkpoint_path), config, [part.forward_pass for part in parts])
+    check_fits(load_config(base.checkpoint_path), config, [part.forward_pass(documents=True) for part in parts])
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 

@@ -46,13 +46,14 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling
-from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups, purpose_generator
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, parameter_groups, purpose_generator
 from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Reward, Verifier
 from nemotron.recipes.training.distributed import clip_gradients, shard, training_process
 from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
+from nemotron.recipes.training.memory import Needs, check_fits, longest, replies_needs
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
@@ -159,6 +160,10 @@ class Config(ScaledConfig):
                 f"{self.device}"
             )
 
+    def needs(self, shape: ModelConfig, prompt_tokens: int) -> Needs:
+        """What training holds and does, for a policy of this shape and prompts of at most so many tokens."""
+        return Needs(replies_needs(self, prompt_tokens), [shape] if self.kl_weight else [])
+
 
 def learning_rate_at(step: int, config: Config) -> float:
     """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
@@ -201,14 +206,14 @@ def main(config: Config) -> Checkpoint:
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
-    shape, rows = load_config(base.checkpoint_path), config.micro_batch_prompts * config.replies_per_prompt
-    check_fits(shape, config, [(rows, config.max_new_tokens)], beside=[shape] if config.kl_weight else [])
+    shape = load_config(base.checkpoint_path)
+    check_fits(shape, config, *config.needs(shape, longest(dataset.prompts_path)))
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 
     # The fine-tuned model twice: the policy learns, the reference stays.
     load = partial(load_checkpoint, base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
-    policy, reference = shard(load(), load() if config.kl_weight else None)
+    policy, reference = shard(load()), shard(load()) if config.kl_weight else None
     verify = Verifier(CHAT, dataset.tokenizer_path)
     sampling = Sampling(config.max_new_tokens, verify.chat.stop_ids, config.temperature, logprobs_at_temperature=True)
     parameters = parameter_groups(policy, config.weight_decay)  # decay for matrices only

@@ -10,10 +10,9 @@ from pydantic.dataclasses import dataclass
 
 from nemotron import Artifact, StageConfig, whole_stage
 from nemotron.config import input_path, nested, output_below, parse_command_line
-from nemotron.pipe import step_process
-from nemotron.recipes.nano2.models import MODELS
+from nemotron.pipe import print_page, step_process
+from nemotron.recipes.nano2 import rollout_plan as plan
 from nemotron.recipes.nano2.stage3_dpo import data_curation, evaluation, training
-from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import print_stage_complete
 
 STAGE = "nano2/stage3_dpo"  # names the golden
@@ -35,7 +34,7 @@ class Config(StageConfig):
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the three steps, each on the output of the one before; return their artifacts by name."""
-    config = check_stage(MODELS[config.scale], config)  # refuses now what would fail after curation
+    config = plan.check(config)  # refuses now what would fail after curation
     with whole_stage(config, STEPS) as run:
         dataset = run(data_curation.main, replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
         checkpoint = run(training.main, replace(config.train, dataset_path=dataset.path))
@@ -46,4 +45,6 @@ def main(config: Config) -> dict[str, Artifact]:
 if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
+        if config.plan:
+            print_page(plan.page(config))
         print_stage_complete(STAGE, config, main(config))

@@ -17,6 +17,7 @@ Left out: a reference that stays for all rounds; labels that may be wrong; pairs
 p pair   b row: 2 p is the chosen try of a pair, 2 p + 1 the rejected one   t position   n token that counts
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,9 +48,9 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Sampling
-from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, parameter_groups
 from nemotron.recipes.scoring.rewards import Prompt, Verifier
 from nemotron.recipes.training.distributed import (
     clip_gradients,
@@ -60,6 +61,7 @@ from nemotron.recipes.training.distributed import (
     training_process,
 )
 from nemotron.recipes.training.dpo import PairTerms, dpo_objective
+from nemotron.recipes.training.memory import Needs, Pass, Writing, check_fits, longest
 from nemotron.recipes.training.pairs import Pairs, check_pairs, measured, pairs_of_round, try_logprobs, write_round
 from nemotron.recipes.training.rollouts import prompt_batches
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
@@ -138,6 +140,16 @@ class Config(ScaledConfig):
         """Steps between two states: those of a round, because the pairs of a round need the policy at its start."""
         return self.steps_per_round
 
+    def needs(self, shape: ModelConfig, prompt_tokens: int, num_tasks: int) -> Needs:
+        """What training holds and does, for tasks of at most so many tokens.
+
+        A later turn has a longer prompt than the first, but no thought of the turns before it: it counts as the first.
+        """
+        turns = (prompt_tokens + self.max_new_tokens) * self.max_turns
+        pairs = math.ceil(num_tasks * self.pairs_per_task / self.steps_per_round)
+        writing = Writing(num_tasks, prompt_tokens, self.tries, self.max_new_tokens, shared=self.max_turns == 1)
+        return Needs([writing, Pass(pairs, self.micro_batch_pairs, turns, pairs=True, documents=True)])
+
 
 def learning_rate_at(step: int, config: Config) -> float:
     """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
@@ -177,7 +189,8 @@ def main(config: Config) -> Checkpoint:
     """Train the policy for all rounds and return the Checkpoint."""
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
-    check_fits(load_config(base.checkpoint_path), config, [(2 * config.micro_batch_pairs, config.max_new_tokens)])
+    shape = load_config(base.checkpoint_path)
+    check_fits(shape, config, *config.needs(shape, longest(dataset.tasks_path), dataset.num_tasks))
     if is_done(config, dataset):
         return Checkpoint.load(config.output_dir)
 

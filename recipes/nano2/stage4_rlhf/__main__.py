@@ -7,10 +7,9 @@ from pydantic.dataclasses import dataclass
 
 from nemotron import Artifact, StageConfig, whole_stage
 from nemotron.config import input_path, nested, output_below, parse_command_line
-from nemotron.pipe import step_process
-from nemotron.recipes.nano2.models import MODELS
+from nemotron.pipe import print_page, step_process
+from nemotron.recipes.nano2 import rollout_plan as plan
 from nemotron.recipes.nano2.stage4_rlhf import data_curation, evaluation, merging, reward_model, training
-from nemotron.recipes.training.run import check_stage
 from nemotron.testing.stage import print_stage_complete
 
 STAGE = "nano2/stage4_rlhf"  # names the golden
@@ -34,7 +33,7 @@ class Config(StageConfig):
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the steps, each on the output of the one before, after a check of all; return their artifacts by name."""
-    with whole_stage(config := check_stage(MODELS[config.scale], config), STEPS) as run:
+    with whole_stage(config := plan.check(config), STEPS) as run:
         dataset = run(data_curation.main, replace(config.data, base_checkpoint_path=config.base_checkpoint_path))
         scorer = run(reward_model.main, replace(config.reward, dataset_path=dataset.path))
         policy = run(training.main, replace(config.train, rewardmodel_path=scorer.path))
@@ -46,4 +45,6 @@ def main(config: Config) -> dict[str, Artifact]:
 if __name__ == "__main__":
     config = parse_command_line(Config)
     with step_process():
+        if config.plan:
+            print_page(plan.page(config))
         print_stage_complete(STAGE, config, main(config))

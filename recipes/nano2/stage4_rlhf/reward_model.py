@@ -43,8 +43,8 @@ from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
 from nemotron.recipes.nano2.stage4_rlhf.report import plot_reliability, reliability_table
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
-from nemotron.recipes.nemotron_h.model import parameter_groups
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
+from nemotron.recipes.nemotron_h.model import ModelConfig, parameter_groups
 from nemotron.recipes.nemotron_h.scorer import Scorer, padded, save_scorer, scores_of
 from nemotron.recipes.sources.preferences import STRONGEST
 from nemotron.recipes.training.batches import Batch
@@ -60,6 +60,7 @@ from nemotron.recipes.training.distributed import (
     whole_model,
 )
 from nemotron.recipes.training.fingerprint import weight_fingerprint
+from nemotron.recipes.training.memory import Needs, Pass, Scoring, check_fits, longest
 from nemotron.recipes.training.preference import (
     expected_calibration_error,
     preference_accuracy,
@@ -117,6 +118,12 @@ class Config(ScaledConfig):
     """Steps between two states that --resume can continue from."""
     resume: bool = switch()
     """Continue an unfinished run in the same output directory from its last state."""
+
+    def needs(self, shape: ModelConfig, pair_tokens: int) -> Needs:
+        """What training holds and does, for replies of at most so many tokens with their prompts."""
+        learning = Pass(self.pairs_per_step, self.micro_batch_pairs, pair_tokens, pairs=True, scores=True)
+        held_out = Scoring(self.pairs_per_step, pair_tokens, 2, 0, 2 * self.micro_batch_pairs, copied=True)
+        return Needs([learning, held_out])
 
 
 class RewardModel(Artifact):
@@ -221,7 +228,7 @@ def save(run: Run, scorer: Scorer, dataset: Dataset, config: Config) -> None:
     difference = torch.tensor([row["chosen"] - row["rejected"] for row in rows], dtype=torch.float64)
     bins = reliability(difference, num_bins=NUM_BINS)
     dtype = scorer.lm_head.weight.dtype
-    language_model = load_checkpoint(dataset.base().checkpoint_path, device=config.device, dtype=dtype)
+    language_model = load_checkpoint(dataset.base().checkpoint_path, dtype=dtype)
     save_scorer(scorer, language_model, dataset.tokenizer_path, work / "model")
     pq.write_table(pa.Table.from_pylist(record.curve), work / "curve.parquet")
     pq.write_table(pa.Table.from_pylist(rows), work / "held_out_scores.parquet")
@@ -255,7 +262,9 @@ def main(config: Config) -> RewardModel:
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     base = dataset.base()
     total_steps = math.ceil(dataset.num_pairs / config.pairs_per_step)
-    check_fits(load_config(base.checkpoint_path), config)
+    shape = load_config(base.checkpoint_path)
+    most = max(longest(dataset.pairs_path, f"{name}_tokens") for name in ("chosen", "rejected"))
+    check_fits(shape, config, *config.needs(shape, most))
     if is_done(config, dataset):
         return RewardModel.load(config.output_dir)
 

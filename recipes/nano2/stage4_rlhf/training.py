@@ -16,6 +16,7 @@ g prompt of a step   s reply to a prompt   b reply of a step   t position   n to
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,15 +43,16 @@ from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Dataset
 from nemotron.recipes.nano2.stage4_rlhf.reward_model import RewardModel
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
-from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
+from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, parameter_groups
 from nemotron.recipes.nemotron_h.scorer import load_scorer
-from nemotron.recipes.scoring.judge import RUBRIC, Judge
+from nemotron.recipes.scoring.judge import RUBRIC, SCORED_AT_A_TIME, Judge
 from nemotron.recipes.scoring.rewards import Reward
 from nemotron.recipes.training.distributed import clip_gradients, shard, training_process
 from nemotron.recipes.training.grpo import TokenTerms, group_advantages, grpo_objective
 from nemotron.recipes.training.hacking import repeated_share, sign_of_hacking
+from nemotron.recipes.training.memory import Needs, Scoring, check_fits, longest, replies_needs
 from nemotron.recipes.training.rollouts import (
     Experience,
     draw_replies,
@@ -156,6 +158,12 @@ class Config(ScaledConfig):
                 "fewer updates, or more prompts"
             )
 
+    def needs(self, shape: ModelConfig, prompt_tokens: int) -> Needs:
+        """What training holds and does: the policy, the reference and the whole reward model."""
+        replies = (self.prompts_per_step, prompt_tokens, self.replies_per_prompt, self.max_new_tokens)
+        uses = [*replies_needs(self, prompt_tokens), Scoring(*replies, SCORED_AT_A_TIME)]
+        return Needs(uses, beside=[shape], scorers=[shape])
+
 
 def learning_rate_at(step: int, config: Config) -> float:
     """Learning rate of step `step`, counted from 0: linear warmup, then constant."""
@@ -222,15 +230,15 @@ def main(config: Config) -> Checkpoint:
     reward_model = RewardModel.load(path=config.rewardmodel_path, scale=config.scale)
     base = (dataset := Dataset.load(path=reward_model.dataset_path)).base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
-    shape, rows = load_config(base.checkpoint_path), config.micro_batch_prompts * config.replies_per_prompt
-    check_fits(shape, config, [(rows, config.max_new_tokens)], beside=[shape, shape])  # reference, reward model
+    shape = load_config(base.checkpoint_path)
+    check_fits(shape, config, *config.needs(shape, longest(dataset.prompts_path)))
     if is_done(config, reward_model):
         return Checkpoint.load(config.output_dir)
 
     # The model of the stage before twice, the policy learns and the reference stays; and the reward model.
     dtype = weight_dtype(config.dtype)
-    policy, reference = (load_checkpoint(base.checkpoint_path, device=config.device, dtype=dtype) for _ in range(2))
-    shard(policy, reference)
+    load = partial(load_checkpoint, base.checkpoint_path, device=config.device, dtype=dtype)
+    policy, reference = shard(load()), shard(load())
     scorer = load_scorer(reward_model.reward_model_path, device=config.device, dtype=dtype)
     judge = Judge(CHAT, dataset.tokenizer_path, scorer)
     sampling = Sampling(config.max_new_tokens, judge.chat.stop_ids, config.temperature, logprobs_at_temperature=True)

@@ -37,11 +37,12 @@ from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nano2.stage5_compress.training import learning_rate_at, training_parts
 from nemotron.recipes.nemotron_h.checkpoint import load_config
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.losses import token_losses
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize, parameter_groups
 from nemotron.recipes.training.batches import Batch, batches
 from nemotron.recipes.training.distributed import clip_gradients, rank_rows, shard, summed, training_process
+from nemotron.recipes.training.memory import check_fits
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 
@@ -114,7 +115,7 @@ def main(config: Config) -> Checkpoint:
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     shape = load_config(distilled.checkpoint_path)
-    check_fits(shape, config, [part.forward_pass for part in parts])
+    check_fits(shape, config, [part.forward_pass(documents=True) for part in parts])
     if is_done(config, distilled):
         return Checkpoint.load(config.output_dir)
 

@@ -31,7 +31,7 @@ from nemotron.recipes.nemotron_h.plan import (
     training_hours,
 )
 from nemotron.recipes.training.batches import TrainingPhase
-from nemotron.recipes.training.memory import Pass, memory_lines
+from nemotron.recipes.training.memory import Pass, check_fits, memory_lines
 from nemotron.recipes.training.published import shape_of
 from nemotron.recipes.training.run import check_stage
 
@@ -63,13 +63,15 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         config: of the stage.
         flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
-    config = check_stage(MODELS[config.scale], config, flag)
+    config, teacher = check_stage(config, flag), shape_of(config.base_checkpoint_path) or MODELS[config.scale]
     phases = data_curation.planned_phases(config.data)
     for step in (config.train, config.scratch):
-        training.training_parts(phases, step)
+        parts = training.training_parts(phases, step)
+        if not config.plan:  # the rows are longer than a token, and the shape is smaller
+            check_fits(teacher, step, [Pass(part.batch_sequences, 1, 1) for part in parts])
     search.check_rows(phases[0], config.prune)
     for refuse in (search.check_grid, search.check_budget):
-        refuse(shape_of(config.base_checkpoint_path) or MODELS[config.scale], config.prune)
+        refuse(teacher, config.prune)
     return config
 
 
@@ -107,9 +109,9 @@ def page(config: Any) -> str:
     lines += ["", "  the largest that fit, of which each would be distilled for a while"]
     for one in [one for one in found if one.fits][: config.prune.num_candidates]:
         lines += [f"    {shape_text(one.config)}", f"      {one.verdict}"]
-    passes = [Pass(part.batch_sequences, part.micro_batch_sequences, part.length) for part in parts]
+    passes = [part.forward_pass(documents=True) for part in parts]
     lines += ["", *schedule_lines(parts, teacher, chosen.config, config)]
-    lines += ["", *memory_lines(chosen.config, config.train, passes, config.devices, beside=[teacher])]
+    lines += ["", *memory_lines(chosen.config, config.train, passes, [teacher], devices=config.devices)]
     if config.scale == "full":
         lines += ["", *PUBLISHED_CHAIN, "", f"  {'published, base models':<28}{'12B':>8}{'9B':>8}"]
         lines += [f"    {name:<26}{before:>8.2f}{after:>8.2f}" for name, (before, after) in PUBLISHED_SCORES.items()]

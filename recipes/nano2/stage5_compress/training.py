@@ -43,11 +43,12 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
-from nemotron.recipes.nemotron_h.device import autocast, check_fits, weight_dtype
+from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
 from nemotron.recipes.nemotron_h.model import NemotronH, parameter_groups
 from nemotron.recipes.training.batches import TrainingPhase, batches
 from nemotron.recipes.training.distill import batch_kl_sum, check_same_tokenizer, held_out_divergences, held_out_losses
 from nemotron.recipes.training.distributed import clip_gradients, rank_rows, shard, summed, training_process
+from nemotron.recipes.training.memory import check_fits
 from nemotron.recipes.training.run import Checkpoint, is_done, training_run
 
 ELASTIC = "Nemotron Elastic, distilled from the same 12B"
@@ -185,16 +186,15 @@ def main(config: Config) -> Checkpoint:
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     shapes = load_config(pruned.checkpoint_path), load_config(base.checkpoint_path)
-    check_fits(shapes[0], config, [part.forward_pass for part in parts], beside=shapes[1:])
+    check_fits(shapes[0], config, [part.forward_pass(documents=True) for part in parts], shapes[1:])
     if is_done(config, pruned):
         return Checkpoint.load(config.output_dir)
 
     # The teacher, which stays as it is, and the student, which was sliced out of it; a new optimizer.
     dtype = weight_dtype(config.dtype)
     teacher, student = (
-        load_checkpoint(one.checkpoint_path, device=config.device, dtype=dtype) for one in (base, pruned)
+        shard(load_checkpoint(one.checkpoint_path, device=config.device, dtype=dtype)) for one in (base, pruned)
     )
-    shard(teacher, student)
     parameters = parameter_groups(student, config.weight_decay)  # decay for matrices only
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below

@@ -2,21 +2,16 @@
 
 import resource
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -110,13 +105,20 @@ def test_planned_activations_are_what_the_layers_save(config: ModelConfig, dtype
 
 
 def simulated_peak(
-    shape: ModelConfig, dtype: str, length: int, *, again: bool, chunk: int | None, mesh: DeviceMesh | None = None
+    live: LiveBytes,
+    shape: ModelConfig,
+    dtype: str,
+    length: int,
+    *,
+    again: bool,
+    chunk: int | None,
+    mesh: DeviceMesh | None = None,
 ) -> int:
     """Most bytes that are there at a time in the second micro batch of a step, on tensors without memory.
 
     Every tensor of the whole model, of the loss, of the backward pass and of AdamW is followed.
     """
-    with FakeTensorMode(), Followed() as live:
+    with FakeTensorMode(), live:
         model = NemotronH(shape, dtype=torch.float64 if dtype == "float64" else torch.float32)
         if again:
             for layer in model.backbone.layers:
@@ -161,32 +163,6 @@ def shard(model: NemotronH, mesh: DeviceMesh) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-class Followed(LiveBytes):
-    """Sees also how FSDP2 empties and fills storages."""
-
-    def __enter__(self) -> "Followed":
-        self._resize = torch.UntypedStorage.resize_
-
-        def resize(storage: torch.UntypedStorage, size: int) -> None:
-            self._resize(storage, size)
-            if id(storage) in self._emptied or id(storage) in self._sizes:
-                self._emptied.add(id(storage))
-                self._add(id(storage), size)
-
-        self._emptied: set[int] = set()
-        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]
-        return super().__enter__()  # type: ignore[return-value]
-
-    def __exit__(self, *error: Any) -> None:
-        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
-        super().__exit__(*error)
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # comes again as tensors of this device
-        return super().__torch_dispatch__(function, types, args, kwargs)
-
-
 WIDE = replace(MODELS["small"], hidden_size=512, vocab_size=2048, hybrid_override_pattern="M-*-")
 VOCABULARY = replace(WIDE, vocab_size=8192)
 LAYERS = replace(WIDE, vocab_size=512, intermediate_size=4096, hybrid_override_pattern="M-*---")
@@ -207,26 +183,24 @@ CASES = [
 
 @pytest.mark.parametrize(("shape", "dtype", "length", "again", "chunk"), CASES)
 def test_the_planned_peak_is_that_of_a_simulated_step(
-    shape: ModelConfig, dtype: str, length: int, again: bool, chunk: int | None
+    live: LiveBytes, shape: ModelConfig, dtype: str, length: int, again: bool, chunk: int | None
 ) -> None:
-    peak = simulated_peak(shape, dtype, length, again=again, chunk=chunk)
+    peak = simulated_peak(live, shape, dtype, length, again=again, chunk=chunk)
     planned = memory_of_step(shape, dtype, 1, length, activation_checkpointing=again, loss_chunk=chunk)
     assert sum(planned.values()) == pytest.approx(peak, rel=0.05)
 
 
-@pytest.fixture
-def eight_devices() -> Iterator[DeviceMesh]:
-    """A process group that sends nothing: this process thinks it is the first of eight."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
-    yield init_device_mesh("cpu", (8,))
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize(("shape", "dtype", "length", "again", "chunk"), [CASES[0], *CASES[2:5], CASES[-1]])
 def test_the_planned_peak_is_that_of_a_simulated_step_on_eight_devices(
-    eight_devices: DeviceMesh, shape: ModelConfig, dtype: str, length: int, again: bool, chunk: int | None
+    eight_devices: DeviceMesh,
+    live: LiveBytes,
+    shape: ModelConfig,
+    dtype: str,
+    length: int,
+    again: bool,
+    chunk: int | None,
 ) -> None:
-    peak = simulated_peak(shape, dtype, length, again=again, chunk=chunk, mesh=eight_devices)
+    peak = simulated_peak(live, shape, dtype, length, again=again, chunk=chunk, mesh=eight_devices)
     planned = memory_of_step(shape, dtype, 1, length, activation_checkpointing=again, loss_chunk=chunk, devices=8)
     assert sum(planned.values()) == pytest.approx(peak, rel=0.1)
 

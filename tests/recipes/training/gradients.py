@@ -97,7 +97,8 @@ def pairs_loss() -> dict[str, Any]:
 
 def replies_loss() -> dict[str, Any]:
     policy, reference = model_of(1), model_of(3)
-    shard(policy, reference)
+    shard(policy)
+    shard(reference)
     prompts = [Prompt(None, False, tuple(tokens_of(1, 3 + index, index)[0].tolist())) for index in range(4)]
     lengths = [1, 1, 5, 2, 6, 3, 1, 4]  # the replies to the first prompt have one token
     replies = [
@@ -132,7 +133,8 @@ def scores_loss() -> dict[str, Any]:
 
 def distillation_loss(batch: Batch) -> dict[str, Any]:
     student, teacher, loss = model_of(1), model_of(3), 0.0
-    shard(student, teacher)
+    shard(student)
+    shard(teacher)
     for piece in rank_rows(batch, 1):
         part = batch_kl_sum(student, teacher, piece, temperature=1.0, chunk_tokens=3) / batch.num_in_loss
         part.backward()

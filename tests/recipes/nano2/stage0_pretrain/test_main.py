@@ -23,11 +23,11 @@ def test_the_steps_are_named_in_their_order():
 
 def test_the_plan_follows_the_flags_of_the_steps():
     config = Config()
-    assert "steps                      105" in plan.page(config.data, config.train)
+    assert "steps                      105" in plan.page(config)
     config.data.num_sequences = 8000  # 1,000 steps, and the five of the long-context phase
-    assert "steps                      1,005" in plan.page(config.data, config.train)
+    assert "steps                      1,005" in plan.page(config)
     config.train.batch_sequences = 16
-    assert "steps                      505" in plan.page(config.data, config.train)
+    assert "steps                      505" in plan.page(config)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The plan against the finished tiny run; tests/pipelines/test_full_plan.py has it against the published run."""
 
+from types import SimpleNamespace
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -45,8 +47,9 @@ def test_the_plan_refuses_what_the_run_would_refuse():
     ],
 )
 def test_a_size_that_no_machine_has_is_one_sentence(data, train, sentence):
+    config = SimpleNamespace(data=data_curation.Config(**data), train=training.Config(**train), devices=1)
     with pytest.raises(ValueError, match=sentence):
-        page(data_curation.Config(**data), training.Config(**train))
+        page(config)
 
 
 def test_a_pass_is_planned_with_no_more_rows_than_the_batch():
