@@ -90,7 +90,9 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         print_page(compression_plan.page(configs["compress"]))
     with ExitStack() as opened:
         for name, stage in stages.items():
-            opened.enter_context(whole_stage(configs[name], stage.STEPS))
+            optional = getattr(stage, "OPTIONAL_STEPS", ())
+            steps = stage.plan.steps_of(configs[name], stage.STEPS, optional) if optional else stage.STEPS
+            opened.enter_context(whole_stage(configs[name], steps))
         return {stage.STAGE: stage.main(configs[name]) for name, stage in stages.items()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain.plan import duration
-from nemotron.recipes.nano2.stage5_compress import data_curation, search, training
+from nemotron.recipes.nano2.stage5_compress import data_curation, final, search, training
 from nemotron.recipes.nemotron_h.inference_memory import (
     FULL_GRID,
     Candidate,
@@ -56,6 +56,11 @@ PUBLISHED_SCORES = {
 """Benchmark -> the 12B base model and the 9B base model."""
 
 
+def steps_of(config: Any, steps: tuple[Any, ...], optional: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The steps of a run with this Config of the stage, in order; the optional ones come before the evaluation."""
+    return (*steps[:-1], *optional, steps[-1]) if config.final_stages else steps
+
+
 def check(config: Any, flag: str = "--train.resume") -> Any:
     """Raise ValueError for what a later step would refuse, before any work is done; return the config.
 
@@ -67,6 +72,8 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
     phases = data_curation.planned_phases(config.data)
     for step in (config.train, config.scratch):
         training.training_parts(phases, step)
+    if config.final_stages:
+        final.links_of(config.chain, flag.replace("train.", "chain."))
     search.check_rows(phases[0], config.prune)
     for refuse in (search.check_grid, search.check_budget):
         refuse(shape_of(config.base_checkpoint_path) or MODELS[config.scale], config.prune)
