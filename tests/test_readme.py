@@ -265,7 +265,8 @@ def test_every_flag_in_a_text_exists(path):
         return
     configs = [nano2.Config, ChatConfig, LineageConfig]
     for stage in nano2.STAGES.values():
-        configs += [stage.Config, *(step.Config for step in stage.STEPS)]
+        steps = (*stage.STEPS, *getattr(stage, "OPTIONAL_STEPS", ()))
+        configs += [stage.Config, *(step.Config for step in steps)]
     known = {flag for config in configs for flag in flags_of(config)} | OF_OTHER_PROGRAMS
     scripts = [*(ROOT / "nemotron/testing").glob("*.py"), *(ROOT / "tests/pipelines").glob("*.py")]
     code = "".join(script.read_text(encoding="utf-8") for script in scripts)
