@@ -9,8 +9,10 @@ FULL_GRID; at the other scales it keeps every layer and shows the widths alone.
 Left out: memory and time of the search and of the evaluation, and communication between devices.
 """
 
+from functools import partial
 from typing import Any
 
+from nemotron import apply_scale
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain.plan import duration
 from nemotron.recipes.nano2.stage5_compress import data_curation, final, search, training
@@ -37,9 +39,8 @@ from nemotron.recipes.training.run import check_stage
 
 # Published, arXiv 2508.14444, section 4 and tables 5, 6 and 9, and the model cards.
 PUBLISHED_CHAIN = (
-    "  published, and not repeated here",
+    "  published",
     "    order                      depth first, with 60B tokens of distillation, then width with 50B; here one grid",
-    "    final stages               DPO, GRPO, 0.4B tokens of distillation, RLHF, a merge",
     "    depth, after 6B tokens     52 layers 44.92, 54 layers 47.35, 56 layers 51.48 (mean of benchmarks)",
     "    width, after 19B tokens    hidden 4480, MLP 15680, 128 heads: 63.02, and 156.42 tokens/s at batch 8",
 )
@@ -117,10 +118,26 @@ def page(config: Any) -> str:
     passes = [Pass(part.batch_sequences, part.micro_batch_sequences, part.length) for part in parts]
     lines += ["", *schedule_lines(parts, teacher, chosen.config, config)]
     lines += ["", *memory_lines(chosen.config, config.train, passes, config.devices, beside=[teacher])]
+    if config.final_stages:
+        lines += ["", *final_lines(config.chain)]
     if config.scale == "full":
         lines += ["", *PUBLISHED_CHAIN, "", f"  {'published, base models':<28}{'12B':>8}{'9B':>8}"]
         lines += [f"    {name:<26}{before:>8.2f}{after:>8.2f}" for name, (before, after) in PUBLISHED_SCORES.items()]
     return "\n".join(lines)
+
+
+def final_lines(config: final.Config) -> list[str]:
+    """The links of the final stages, and how much each of them reads."""
+    tokens = config.distillation_length * config.distillation_sequences
+    share = partial(apply_scale, scale=config.scale)
+    return [
+        "  final stages",
+        f"    DPO                        {share(config.tool_tasks):,} tasks with tools before the filters",
+        f"    GRPO                       {share(config.instruction_prompts):,} prompts before the filters",
+        f"    distillation               {tokens:,} tokens in rows of {config.distillation_length:,}",
+        f"    RLHF                       {share(config.chat_pairs):,} pairs and {share(config.chat_prompts):,} prompts",
+        f"    merge                      {config.merge_weight:g} of the policy, the rest of the model before it",
+    ]
 
 
 def planned_grid(teacher: ModelConfig, config: search.Config) -> tuple[Grid, ModelConfig | None]:
