@@ -123,6 +123,11 @@ RUN_ELSEWHERE = {
         "tests/pipelines/test_resume.py",
         "--resume",
     ),
+    "python -m nemotron.recipes.nano2.stage5_compress.final --scale tiny --checkpoint-path "
+    "outputs/nano2/tiny/stage5_compress/training": (
+        "tests/recipes/nano2/stage5_compress/test_final.py",
+        "def test_every_link_reads_what_the_one_before_wrote(",
+    ),
     "pip install -e . -c constraints.txt": (".github/workflows/ci.yml", "pip install -e . -c constraints.txt"),
     "pip install nox": (".github/workflows/ci.yml", "pip install nox"),
     "nox": (".github/workflows/ci.yml", "nox -s tests"),
@@ -250,6 +255,8 @@ def flags_of(config_class, prefix="--"):
     for item in dataclasses.fields(config_class):
         flag = prefix + item.name.replace("_", "-")
         yield f"{flag}." if "nested" in item.metadata else flag
+        if item.type is bool:
+            yield f"{prefix}no-{flag.removeprefix(prefix)}"
         if "nested" in item.metadata:
             yield from flags_of(item.metadata["nested"], f"{flag}.")
 
