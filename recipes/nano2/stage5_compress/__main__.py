@@ -34,8 +34,8 @@ def main(config: Config) -> dict[str, Artifact]:
         dataset = run(data_curation.main, replace(config.data, **data_curation.inputs_of(config)))
         pruned = run(search.main, replace(config.prune, dataset_path=dataset.path))
         checkpoint = run(training.main, replace(config.train, checkpoint_path=pruned.path))
-        last = run(control.main, replace(config.scratch, checkpoint_path=checkpoint.path))
-        made = dict(dataset=dataset, pruned=pruned, checkpoint=checkpoint, control=last)
+        last: Artifact = run(control.main, replace(config.scratch, checkpoint_path=checkpoint.path))
+        made: dict[str, Artifact] = dict(dataset=dataset, pruned=pruned, checkpoint=checkpoint, control=last)
         if config.final_stages:
             made["final"] = last = run(final.main, replace(config.chain, checkpoint_path=last.path, force=config.force))
         return made | {"results": run(evaluation.main, replace(config.eval, checkpoint_path=last.path))}

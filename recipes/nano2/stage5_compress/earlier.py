@@ -141,5 +141,5 @@ def earlier_evaluations(models: Mapping[str, NemotronH], dataset: Dataset, token
         tool_metrics(models, verify, config),
         chat_metrics(models, Judge(CHAT, tokenizer_path), config),
     ]
-    metrics, digests = ({key: value for part in parts for key, value in part[index].items()} for index in (0, 1))
-    return Found(metrics, digests)
+    metrics = {key: value for part in parts for key, value in part.metrics.items()}
+    return Found(metrics, {key: value for part in parts for key, value in part.digests.items()})
