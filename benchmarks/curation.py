@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-import tyro
+from pydantic import PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.curation.decontaminate import decontamination_rule
 from nemotron.recipes.curation.dedup import HASHES_PER_BAND, NUM_BANDS, SHINGLE_CHARACTERS
 from nemotron.recipes.curation.language import language_rule
@@ -56,7 +56,7 @@ Part = Literal["step", "filters", "datatrove"]
 class Config:
     """Compare our curation with datatrove's."""
 
-    megabytes: tuple[int, ...] = (200,)
+    megabytes: tuple[PositiveInt, ...] = (200,)
     """Sizes of the text."""
     directory: Path = Path("outputs/benchmarks/curation")
     """Where text and results go; text that is there is used again, results are removed."""
@@ -254,4 +254,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

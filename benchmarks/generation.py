@@ -13,12 +13,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-import tyro
+from pydantic import Field, PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpoint
@@ -32,12 +32,12 @@ class Config:
 
     checkpoint_path: Path | None = None
     """Directory of a stage's Checkpoint. None: the small model with random weights."""
-    batch: int = 32
+    batch: PositiveInt = 32
     """Number of prompts."""
-    prompt_tokens: int = 64
-    new_tokens: int = 128
+    prompt_tokens: PositiveInt = 64
+    new_tokens: PositiveInt = 128
     dtype: Literal["float32", "bfloat16"] = "float32"
-    rounds: int = 6
+    rounds: Annotated[int, Field(ge=2)] = 6
     """Measurements of each; the first is a warm-up and does not count."""
 
 
@@ -98,4 +98,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

@@ -26,14 +26,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-import tyro
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.attention import document_lengths
 from nemotron.recipes.nemotron_h.device import autocast, device_memory_bytes, weight_dtype
@@ -58,21 +58,21 @@ class Config:
     scale: Literal["tiny", "small", "medium"] = "medium"
     """Shape of the model that is trained and that decodes."""
     dtype: Literal["float64", "float32", "bfloat16"] = "bfloat16"
-    rows: int = 8
+    rows: PositiveInt = 8
     """Rows of a training step."""
-    length: int = 2048
+    length: PositiveInt = 2048
     """Tokens of a row."""
-    long_length: int = 16384
+    long_length: PositiveInt = 16384
     """Tokens of the row of the long-context step."""
-    steps: int = 8
+    steps: PositiveInt = 8
     """Training steps that are timed, after two that are not."""
-    prompts: tuple[int, ...] = (1, 32, 256)
+    prompts: tuple[PositiveInt, ...] = (1, 32, 256)
     """Prompts that are continued side by side."""
-    prompt_tokens: int = 128
-    new_tokens: int = 128
-    stages: int = 2
+    prompt_tokens: PositiveInt = 128
+    new_tokens: PositiveInt = 128
+    stages: Annotated[int, Field(ge=1, le=6)] = 2
     """Stages of tiny that are compared with their goldens, from the first on; at most 6."""
-    minutes: float = 8.0
+    minutes: PositiveFloat = 8.0
     """No part begins after this time."""
     output: Path = Path("outputs/gpu/table.md")
     """File of the table."""
@@ -394,4 +394,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from nemotron import Scale
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.curation.rows import read_token_rows
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, training
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
@@ -95,4 +94,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

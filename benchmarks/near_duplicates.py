@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import psutil
-import tyro
+from pydantic import PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.curation.dedup import HASHES_PER_BAND, NUM_BANDS, near_duplicates_rule, shingles
 from nemotron.recipes.curation.rules import to_dataframe
 from nemotron.recipes.sources import Document
@@ -28,9 +28,9 @@ from nemotron.recipes.sources import Document
 class Config:
     """Compare our search for near-duplicates with datasketch."""
 
-    letters: tuple[int, ...] = (200, 400, 800)
+    letters: tuple[PositiveInt, ...] = (200, 400, 800)
     """Numbers of letters; each is one line of the result."""
-    characters: int = 2500
+    characters: PositiveInt = 2500
     """Length of a letter."""
     peer: bool = True
     """Measure datasketch too, which takes minutes for thousands of letters."""
@@ -97,4 +97,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

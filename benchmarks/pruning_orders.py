@@ -15,10 +15,10 @@ from typing import get_args
 
 import pyarrow.parquet as pq
 import torch
-import tyro
+from pydantic import PositiveInt
 
 from nemotron import Scale
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.nano2.stage5_compress import search
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
@@ -35,9 +35,9 @@ class Config:
     """Directory of the Dataset of stage 5; its teacher is pruned."""
     scale: Scale = "small"
     """Whose grid is used: the smallest size of each axis."""
-    seeds: int = 3
+    seeds: PositiveInt = 3
     """Random choices, and parts of the calibration rows."""
-    chunk_tokens: int = 1024
+    chunk_tokens: PositiveInt = 1024
     """Tokens whose logits are in memory at a time."""
 
 
@@ -47,6 +47,11 @@ def main(config: Config) -> None:
     teacher = load_checkpoint(dataset.base().checkpoint_path)
     given = search.Config(scale=config.scale)
     rows = torch.tensor([row[:-1] for row in pq.read_table(dataset.calibration_path)["tokens"].to_pylist()])
+    if config.seeds > len(rows):
+        raise ValueError(
+            f"seeds={config.seeds}, and each measures on its part of the {len(rows)} calibration rows; give at most "
+            f"{len(rows)}"
+        )
     whole = Shape.of(teacher.config)
     axes = {
         "layers": {"num_layers": min(given.depths), "num_attention_layers": given.attention_layers},
@@ -90,4 +95,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

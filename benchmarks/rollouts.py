@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
+from pydantic import NonNegativeInt, PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
@@ -33,20 +33,20 @@ from nemotron.recipes.nemotron_h.workers import Workers
 class Config:
     """Compare the speed of rollouts of our code and of transformers."""
 
-    prompts: int = 32
-    samples: int = 8
+    prompts: PositiveInt = 32
+    samples: PositiveInt = 8
     """Replies to each prompt."""
-    prompt_tokens: int = 64
-    mean_tokens: int = 50
+    prompt_tokens: PositiveInt = 64
+    mean_tokens: PositiveInt = 50
     """Mean length of a reply, before the limit."""
-    max_tokens: int = 128
+    max_tokens: PositiveInt = 128
     """Longest reply."""
-    num_slots: int = NUM_SLOTS
+    num_slots: PositiveInt = NUM_SLOTS
     """Replies that ours continues at a time. transformers continues all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    processes: int = 0
+    processes: NonNegativeInt = 0
     """Processes that write ours, each with one thread, in float32; 0 writes them in this process."""
-    rounds: int = 3
+    rounds: PositiveInt = 3
     """Measurements of each, after one that does not count."""
 
 
@@ -116,4 +116,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

@@ -9,9 +9,9 @@ Run: python benchmarks/step_memory.py
 from dataclasses import dataclass, replace
 
 import torch
-import tyro
+from pydantic import PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h import losses
 from nemotron.recipes.nemotron_h.losses import token_losses
@@ -24,9 +24,9 @@ class Config:
     """Compare the peak memory of four ways to compute the same gradients."""
 
     pattern: str = "M-M-M*-M-"
-    length: int = 2048
+    length: PositiveInt = 2048
     """Tokens of the row."""
-    chunk: int = 256
+    chunk: PositiveInt = 256
     """Tokens whose logits are there at a time, in the second and fourth way."""
 
 
@@ -52,4 +52,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

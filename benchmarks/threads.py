@@ -19,9 +19,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
+from pydantic import PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as the steps do": {},
@@ -39,9 +39,9 @@ class Config:
     """Compare settings of OpenMP at one scale."""
 
     scale: Literal["tiny", "small"] = "tiny"
-    steps: int = 20
+    steps: PositiveInt = 20
     """Optimizer steps of one run, after two that do not count."""
-    rounds: int = 3
+    rounds: PositiveInt = 3
     """Runs of each setting, idle and beside a busy program."""
     child: bool = False
     """Train once in this process, with the setting of its environment, and print the median seconds of a step."""
@@ -127,4 +127,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

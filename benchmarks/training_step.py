@@ -13,13 +13,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-import tyro
+from pydantic import Field, PositiveInt
 
-from nemotron.command_line import checked_arguments
+from nemotron.command_line import run_program
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 from nemotron.recipes.nemotron_h.plan import count_parameters, floating_point_operations_per_token
 
@@ -43,10 +43,10 @@ SHAPE = ModelConfig(
 class Config:
     """Compare one training step of our code and of transformers."""
 
-    batch_sequences: int = 16
-    sequence_length: int = 256
+    batch_sequences: PositiveInt = 16
+    sequence_length: PositiveInt = 256
     dtype: Literal["float32", "float64"] = "float32"
-    rounds: int = 7
+    rounds: Annotated[int, Field(ge=2)] = 7
     """Steps of each; the first is a warm-up and does not count."""
 
 
@@ -125,4 +125,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, args=checked_arguments()))
+    run_program(Config, main)

@@ -13,9 +13,10 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
+from nemotron.strict import one_sentence
 from nemotron.terminal import LINES, check_utf8, print_line, printable, whole_output
 
 FLAG = re.compile(r"--[a-zA-Z][^=\s]*")
@@ -37,6 +38,26 @@ def parse_arguments(config_class: type[Parsed], args: Sequence[str] | None = Non
 
     with whole_output():
         return tyro.cli(config_class, args=checked_arguments(args), prog=program_name(), **options)
+
+
+def run_program(config_class: type[Parsed], main: Callable[[Parsed], None]) -> None:
+    """Call `main` with what the command line asks for; a mistake in a flag or a file is one sentence, and exit code 2.
+
+    For a program whose `main` prints; a step has `parse_command_line` and `step_process`.
+
+    Args:
+        config_class: a dataclass; the bounds in the types of its fields, such as PositiveInt, are checked.
+    """
+    from pydantic import TypeAdapter
+
+    given = parse_arguments(config_class)
+    try:
+        main(TypeAdapter(config_class).validate_python(vars(given)))
+    except (ValueError, OSError) as error:
+        if sys.flags.dev_mode:
+            raise
+        print_line(f"error: {one_sentence(error).removeprefix(f'{config_class.__name__}: ')}")
+        raise SystemExit(2) from None
 
 
 def program_name() -> str | None:

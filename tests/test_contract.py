@@ -43,7 +43,8 @@ def modules_below(*directories: str) -> dict[str, Path]:
 MODULES = modules_below("nemotron", "recipes", "golden")
 STAGES = sorted(path for path in RECIPES.glob("*/stage*") if path.is_dir() and list(path.glob("*.py")))
 ORCHESTRATORS = {stage: importlib.import_module(module_name(stage / "__main__.py")) for stage in STAGES}
-STEP_MODULES = [step.__name__ for orchestrator in ORCHESTRATORS.values() for step in orchestrator.STEPS]
+STEPS = {stage: (*one.STEPS, *getattr(one, "OPTIONAL_STEPS", ())) for stage, one in ORCHESTRATORS.items()}
+STEP_MODULES = [step.__name__ for steps in STEPS.values() for step in steps]
 RECIPE_NAMES = {stage.parent.name for stage in STAGES}
 CORE = {name for name in MODULES if name.split(".")[1:2] not in (["recipes"], ["testing"], ["golden"], ["report"])}
 
@@ -530,7 +531,7 @@ def test_a_stage_is_its_steps_an_orchestrator_and_a_readme(stage):
         for path in stage.glob("*.py")
         if path.name != "__main__.py" and re.search(r"^class Config\b", path.read_text(encoding="utf-8"), re.M)
     }
-    assert {step.__name__.rpartition(".")[2] for step in ORCHESTRATORS[stage].STEPS} == with_config
+    assert {step.__name__.rpartition(".")[2] for step in STEPS[stage]} == with_config
     assert with_config >= {"data_curation", "training", "evaluation"}
     assert {path.name for path in stage.iterdir()} >= {"__init__.py", "__main__.py", "README.md"}
 
@@ -539,7 +540,7 @@ def test_a_stage_is_its_steps_an_orchestrator_and_a_readme(stage):
 def test_an_orchestrator_declares_its_steps_and_has_a_field_for_each(stage):
     orchestrator = ORCHESTRATORS[stage]
     hints = typing.get_type_hints(orchestrator.Config).values()
-    assert [step.Config in hints for step in orchestrator.STEPS] == [True] * len(orchestrator.STEPS)
+    assert [step.Config in hints for step in STEPS[stage]] == [True] * len(STEPS[stage])
     assert f"{stage.parent.name}/{stage.name}" == orchestrator.STAGE
 
 
@@ -575,6 +576,7 @@ def test_none_is_for_inputs_only(step):
     config = step.Config()
     inputs = {"dataset_path", "checkpoint_path", "base_checkpoint_path", "rewardmodel_path"}
     inputs |= {"fine_tuning_path", "pretraining_path"}  # beside a base that was not made here
+    inputs |= {"student_path"}  # in place of a model that the search prunes
     assert {name for name, value in vars(config).items() if value is None} <= inputs
 
 

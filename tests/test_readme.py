@@ -124,6 +124,11 @@ RUN_ELSEWHERE = {
         "tests/pipelines/test_resume.py",
         "--resume",
     ),
+    "python -m nemotron.recipes.nano2.stage5_compress.final --scale tiny --checkpoint-path "
+    "outputs/nano2/tiny/stage5_compress/training": (
+        "tests/recipes/nano2/stage5_compress/test_final.py",
+        "def test_every_link_reads_what_the_one_before_wrote(",
+    ),
     "pip install -e . -c constraints.txt": (".github/workflows/ci.yml", "pip install -e . -c constraints.txt"),
     "pip install nox": (".github/workflows/ci.yml", "pip install nox"),
     "nox": (".github/workflows/ci.yml", "nox -s tests"),
@@ -251,6 +256,8 @@ def flags_of(config_class, prefix="--"):
     for item in dataclasses.fields(config_class):
         flag = prefix + item.name.replace("_", "-")
         yield f"{flag}." if "nested" in item.metadata else flag
+        if item.type is bool:
+            yield f"{prefix}no-{flag.removeprefix(prefix)}"
         if "nested" in item.metadata:
             yield from flags_of(item.metadata["nested"], f"{flag}.")
 
@@ -266,7 +273,8 @@ def test_every_flag_in_a_text_exists(path):
         return
     configs = [nano2.Config, ChatConfig, LineageConfig]
     for stage in nano2.STAGES.values():
-        configs += [stage.Config, *(step.Config for step in stage.STEPS)]
+        steps = (*stage.STEPS, *getattr(stage, "OPTIONAL_STEPS", ()))
+        configs += [stage.Config, *(step.Config for step in steps)]
     known = {flag for config in configs for flag in flags_of(config)} | OF_OTHER_PROGRAMS
     scripts = [*(ROOT / "nemotron/testing").glob("*.py"), *(ROOT / "tests/pipelines").glob("*.py")]
     code = "".join(script.read_text(encoding="utf-8") for script in scripts)

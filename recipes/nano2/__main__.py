@@ -79,7 +79,9 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         print_page(stage.plan.page(configs[name]))
     with ExitStack() as opened:
         for name, stage in stages.items():
-            opened.enter_context(whole_stage(configs[name], stage.STEPS))
+            optional = getattr(stage, "OPTIONAL_STEPS", ())
+            steps = stage.plan.steps_of(configs[name], stage.STEPS, optional) if optional else stage.STEPS
+            opened.enter_context(whole_stage(configs[name], steps))
         return {stage.STAGE: stage.main(configs[name]) for name, stage in stages.items()}
 
 

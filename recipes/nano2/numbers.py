@@ -53,7 +53,7 @@ def stage_table(stage: ModuleType) -> list[str]:
     """The numbers of the steps of a stage, as its orchestrator lists them."""
     rows = [
         (step.__name__.rpartition(".")[2], item.name, *cells(item.metadata["by_scale"]["full"]))
-        for step in stage.STEPS
+        for step in (*stage.STEPS, *getattr(stage, "OPTIONAL_STEPS", ()))
         for item in dataclasses.fields(step.Config)
         if origin_of(step.Config, item.name, "full")
     ]

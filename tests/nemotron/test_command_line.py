@@ -1,8 +1,11 @@
 """No argument is lost or taken for another, and every program of the project checks its arguments."""
 
 import ast
+import re
+import runpy
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,43 @@ def test_every_program_refuses_a_flag_given_twice(path: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip() == "error: --seed is given 2 times; give it once, with all its values after it"
+
+
+BENCHMARKS = [path for path in PROGRAMS if path.parts[0] == "benchmarks"]
+
+
+def refusal(
+    path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> str:
+    """What a benchmark says on stderr before it ends with exit code 2."""
+    monkeypatch.setattr("sys.argv", [str(ROOT / path), *arguments])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / path), run_name="__main__")
+    said = capfd.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    return said.err
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.as_posix())
+def test_a_benchmark_refuses_numbers_below_the_least_and_missing_files_in_one_sentence(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = runpy.run_path(str(ROOT / path))["Config"]
+    given: dict[str, list[str]] = {"dataset_path": ["--dataset-path", "missing"]}
+    needed = [word for item in fields(config) if item.default is MISSING for word in given[item.name]]
+    for item in fields(config):
+        flag, default = f"--{item.name.replace('_', '-')}", item.default
+        first = default[0] if isinstance(default, tuple) else default
+        if isinstance(first, int | float) and not isinstance(first, bool):
+            for value in (-1, 0) if first else (-1,):
+                said = refusal(path, [*needed, flag, str(value)], monkeypatch, capfd)
+                assert re.fullmatch(rf"error: {item.name}(\.0)?={value}(\.0)?: Input should be greater than .*\n", said)
+        elif item.name.endswith("_path"):
+            said = refusal(path, [flag, "missing"], monkeypatch, capfd)
+            assert re.fullmatch(r"error: [^\n]*missing[^\n]*\n", said)
+    assert not list(tmp_path.iterdir())
 
 
 PACKAGES = {"nemotron": ROOT / "nemotron", "nemotron.recipes": ROOT / "recipes"}

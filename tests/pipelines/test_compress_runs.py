@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +23,11 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage0_pretrain.data_curation import Dataset as PretrainingDataset
 from nemotron.recipes.nano2.stage1_sft.data_curation import Dataset as FineTuningDataset
 from nemotron.recipes.nano2.stage5_compress import control, data_curation, evaluation, search, training
+from nemotron.recipes.nano2.stage5_compress.final import FinalStages
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors
 from nemotron.recipes.nemotron_h.pruning import choose, measure_importance, prune
+from nemotron.recipes.training.batches import collate
+from nemotron.recipes.training.distill import batch_kl_sum
 from nemotron.recipes.training.run import Checkpoint, Run
 
 VOCABULARY = 400
@@ -44,6 +50,10 @@ GRID = {
     "batch_sequences": 4,
 }
 PARTS = {"batch_sequences": (4, 2), "micro_batch_sequences": (4, 2), "checkpoint_every_steps": 2, "warmup_steps": 1}
+
+
+class Stopped(Exception):
+    pass
 
 
 def numbers(generator, count):
@@ -274,6 +284,70 @@ def test_micro_batches_and_chunks_do_not_change_the_search(dataset, pruned, tmp_
         assert torch.equal(tensor, load_tensors(pruned.checkpoint_path / "model.safetensors")[name])
 
 
+def distillations_counted(monkeypatch):
+    """A list that grows with every short distillation."""
+    calls, real = [], search.short_distillation
+    monkeypatch.setattr(search, "short_distillation", lambda *given: calls.append(1) or real(*given))
+    return calls
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_stopped_search_repeats_no_candidate_that_was_finished(dataset, pruned, tmp_path, monkeypatch, resume):
+    config, real = searched(dataset, tmp_path), search.held_out_divergences
+    with monkeypatch.context() as patch:
+        calls = []
+
+        def stop(*given, **named):
+            calls.append(1)
+            if len(calls) == 4:  # the second candidate, after its distillation
+                raise Stopped
+            return real(*given, **named)
+
+        patch.setattr(search, "held_out_divergences", stop)
+        with pytest.raises(Stopped):
+            search.main(config)
+    distilled = distillations_counted(monkeypatch)
+    assert search.main(replace(config, resume=resume)).digest == pruned.digest
+    assert len(distilled) == 1
+    assert search.main(replace(config, resume=True)).digest == pruned.digest  # finished: nothing is left to do
+    assert len(distilled) == 1
+
+
+def test_a_killed_search_resumes_to_the_same_bits(dataset, tmp_path, monkeypatch):
+    """Killed as soon as its first candidate is on disk."""
+    config = searched(dataset, tmp_path, num_candidates=4)
+    flags = [f"--{name.replace('_', '-')}" for name in GRID]
+    values = [" ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+              for value in (GRID | {"num_candidates": 4}).values()]  # fmt: skip
+    given = [word for pair in zip(flags, values, strict=True) for word in " ".join(pair).split()]
+    command = [sys.executable, "-m", "nemotron.recipes.nano2.stage5_compress.search", *given,
+               "--dataset-path", str(dataset.path), "--output-dir", str(config.output_dir)]  # fmt: skip
+    unfinished = tmp_path / "search.incomplete" / "finished_parts"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not list(unfinished.glob("*.json")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -9
+    assert not config.output_dir.exists()
+    done = len(list(unfinished.glob("*.json")))
+    distilled = distillations_counted(monkeypatch)
+    resumed = search.main(replace(config, resume=True))
+    assert len(distilled) == 4 - done < 4
+    undisturbed = search.main(searched(dataset, tmp_path / "other", num_candidates=4))
+    assert resumed.digest == undisturbed.digest
+
+
+def test_a_search_does_not_resume_with_another_grid(dataset, tmp_path, monkeypatch):
+    config = searched(dataset, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "plot_importance", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            search.main(config)
+    with pytest.raises(ValueError, match=r"search\.incomplete was begun with candidate_steps=2, not 1; use the same"):
+        search.main(replace(config, candidate_steps=1, resume=True))
+
+
 # --- distillation and control ---
 
 
@@ -314,10 +388,6 @@ def test_the_control_reads_the_batches_of_distillation_and_has_its_shape(distill
     assert abs(ours[0]["loss"] - np.log(VOCABULARY)) < 0.5  # it knows nothing yet
 
 
-class Stopped(Exception):
-    pass
-
-
 def stop_after_a_state(monkeypatch, step):
     real = Run.keep_state
 
@@ -348,6 +418,33 @@ def test_a_stopped_control_resumes_to_the_same_bits(distilled, scratch, tmp_path
         with pytest.raises(Stopped):
             control.main(config)
     assert control.main(replace(config, resume=True)).digest == scratch.digest
+
+
+def test_a_model_that_is_there_already_is_distilled_into(teacher, distilled, dataset, tmp_path):
+    """As in the final stages: the Dataset names the student, and its teacher is the same."""
+    again = data_curation.main(curated(teacher, tmp_path, student_path=distilled.path))
+    given = {"dataset_path": again.path, "output_dir": tmp_path / "training", "learning_rate": 1e-4}
+    made = training.main(training.Config(**(PARTS | given)))
+    assert made.dataset_path == again.path
+    ladder = json.loads((made.path / "ladder.json").read_text())
+    before = json.loads((distilled.path / "ladder.json").read_text())
+    weights = [
+        [entry["value"] for entry in one if entry["rung"] == rung]
+        for one, rung in ((before, "final weights"), (ladder, "initial weights"))
+    ]
+    assert weights[0] == weights[1]
+    (first, *_) = rows(made.curve_path)
+    batch = collate(pq.read_table(*again.phases[0].paths(again.path)).slice(0, 4))
+    student, base = (load_checkpoint(one.checkpoint_path) for one in (distilled, dataset.base()))
+    with torch.no_grad():
+        kl = batch_kl_sum(student, base, batch, temperature=1.0, chunk_tokens=64).item()
+    assert first["loss"] == pytest.approx(kl / batch.num_in_loss, rel=1e-10)
+
+
+def test_a_dataset_without_a_student_is_refused(dataset, tmp_path):
+    config = training.Config(dataset_path=dataset.path, output_dir=tmp_path / "training")
+    with pytest.raises(ValueError, match=r"names no model to distill into; give the pruned Checkpoint with --checkpoi"):
+        training.main(config)
 
 
 def test_a_finished_distillation_is_not_repeated(pruned, distilled, capsys):
@@ -387,6 +484,18 @@ def test_the_results_compare_all_models_and_have_the_same_bytes_again(dataset, p
     assert sum(metrics[f"memory_bytes/{part}/pruned"] for part in parts) == pruned.metrics["pruned_bytes"]
     gap, whole = (metrics[f"kl/all/{name}"] for name in ("distilled", "pruned"))
     assert metrics["recovered_kl"] == pytest.approx(1 - gap / whole)
+
+
+def test_the_merge_of_the_final_stages_is_compared_too(scratch, distilled, tmp_path):
+    """Here it is the distilled model itself, so both have the same numbers."""
+    last = FinalStages(path=tmp_path / "final", given_path=scratch.path, checkpoint_path=distilled.path).save()
+    results = evaluated(last, tmp_path)
+    assert (results.given_path, results.checkpoint_path) == (last.path, distilled.path)
+    both = {name: value for name, value in results.metrics.items() if name.endswith("/final")}
+    assert len(both) > 20
+    for name, value in both.items():
+        if not name.startswith("difference"):
+            assert value == results.metrics[name.removesuffix("final") + "distilled"], name
 
 
 def test_without_a_control_the_distilled_model_is_evaluated(distilled, tmp_path, capsys):

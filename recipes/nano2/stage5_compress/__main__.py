@@ -1,42 +1,44 @@
 """Stage 5, all steps, from the teacher on. Run: python -m nemotron.recipes.nano2.stage5_compress --scale tiny"""
 
 from dataclasses import replace
-from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
 from nemotron import Artifact, whole_stage
-from nemotron.config import nested, output_below, parse_command_line
+from nemotron.config import by_scale, nested, our_choice, parse_command_line
 from nemotron.pipe import print_page, step_process
-from nemotron.recipes.nano2.stage5_compress import control, data_curation, evaluation, plan, search, training
+from nemotron.recipes.nano2.stage5_compress import control, data_curation, evaluation, final, plan, search, training
 from nemotron.testing.stage import print_stage_complete
 
 STAGE = "nano2/stage5_compress"  # names the golden
-STEPS = (data_curation, search, training, control, evaluation)  # in their order; each has its directory
+STEPS, OPTIONAL_STEPS = (data_curation, search, training, control, evaluation), (final,)  # each has its directory
 
 
 @dataclass
 class Config(data_curation.Inputs):
     """Prune Nemotron Nano 2 until it fits into memory, distill it, and compare it with its teacher."""
 
-    output_dir: Path = output_below("nano2", "stage5_compress")
-    """Where the artifacts go, one folder per step."""
+    final_stages: bool = by_scale(tiny=False, small=False, medium=True, full=our_choice(True))
+    """Run the final stages of the published chain too, and compare what they made."""
     data: data_curation.Config = nested(data_curation.Config, "data_curation")
     prune: search.Config = nested(search.Config, "search")
     train: training.Config = nested(training.Config, "training")
     scratch: control.Config = nested(control.Config, "control")
+    chain: final.Config = nested(final.Config, "final")
     eval: evaluation.Config = nested(evaluation.Config, "evaluation")
 
 
 def main(config: Config) -> dict[str, Artifact]:
     """Run the steps, each on the output of the one before, after a check of all; return their artifacts by name."""
-    with whole_stage(config := plan.check(config), STEPS) as run:
+    with whole_stage(config := plan.check(config), plan.steps_of(config, STEPS, OPTIONAL_STEPS)) as run:
         dataset = run(data_curation.main, replace(config.data, **data_curation.inputs_of(config)))
         pruned = run(search.main, replace(config.prune, dataset_path=dataset.path))
         checkpoint = run(training.main, replace(config.train, checkpoint_path=pruned.path))
-        last = run(control.main, replace(config.scratch, checkpoint_path=checkpoint.path))
-        results = run(evaluation.main, replace(config.eval, checkpoint_path=last.path))
-    return dict(dataset=dataset, pruned=pruned, checkpoint=checkpoint, control=last, results=results)
+        last: Artifact = run(control.main, replace(config.scratch, checkpoint_path=checkpoint.path))
+        made: dict[str, Artifact] = dict(dataset=dataset, pruned=pruned, checkpoint=checkpoint, control=last)
+        if config.final_stages:
+            made["final"] = last = run(final.main, replace(config.chain, checkpoint_path=last.path, force=config.force))
+        return made | {"results": run(evaluation.main, replace(config.eval, checkpoint_path=last.path))}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from nemotron.config import (
     same_as,
     switch,
 )
+from nemotron.directory import read_metadata
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
@@ -99,6 +100,14 @@ class Config(ScaledConfig):
                 f"min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}, from which "
                 f"the learning rate falls; give a lower one"
             )
+
+
+def compared(given: Checkpoint) -> dict[str, Checkpoint]:
+    """Name -> Checkpoint of what compression made, from the control or, if none was trained, the distilled one."""
+    parent = Checkpoint.load(path=given.dataset_path)
+    if read_metadata(parent.dataset_path).type == Checkpoint.type_name():
+        return {"pruned": Checkpoint.load(path=parent.dataset_path), "scratch": given, "distilled": parent}
+    return {"pruned": parent, "distilled": given}
 
 
 def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:

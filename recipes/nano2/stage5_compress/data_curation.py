@@ -88,6 +88,8 @@ class Config(ScaledConfig):
     pretraining_path: Path | None = input_path()
     """Directory of stage 0's Dataset, whose text is encoded again if its tokenizer is another; that of the teacher if
     left out."""
+    student_path: Path | None = input_path()
+    """Directory of a Checkpoint to distill into; if left out, the search makes one."""
     calibration_samples: PositiveInt = by_scale(tiny=16, small=64, medium=256, full=published(1024, "section 4"))
     """Rows of the first length on which importance is measured; training does not start with them."""
     reasoning_share: Fraction = at_every_scale(published(0.7, "section 4, table 11"))
@@ -132,8 +134,10 @@ class Config(ScaledConfig):
 
 @dataclass
 class Inputs(StageConfig):
-    """What the whole stage starts from."""
+    """Where the whole stage writes, and what it starts from."""
 
+    output_dir: Path = output_below("nano2", "stage5_compress")
+    """Where the artifacts go, one folder per step."""
     base_checkpoint_path: Path = input_path("nano2", "stage4_rlhf", "merging")
     """Directory of the teacher: the Checkpoint of the stage before, or a published model."""
     fine_tuning_path: Path | None = input_path()
@@ -144,7 +148,7 @@ class Inputs(StageConfig):
 
 def inputs_of(config: Inputs) -> dict[str, Any]:
     """What the whole stage hands to this step."""
-    return {item.name: getattr(config, item.name) for item in fields(Config) if item.metadata.get("input")}
+    return {item.name: getattr(config, item.name) for item in fields(Inputs) if item.metadata.get("input")}
 
 
 class Dataset(Artifact):
@@ -171,6 +175,8 @@ class Dataset(Artifact):
     """Evaluation exercises of every family."""
     blend: dict[str, dict[str, BlendShare]]
     """Part -> source, and category of text: its rows, and how often its tokens were read."""
+    student_path: Path | None = None
+    """The model to distill into; None: the one that the search makes."""
     reasoning_share: float
     """Of the blend that was asked for: the weight of conversations in a mean over both sources."""
 
@@ -381,6 +387,7 @@ def main(config: Config) -> Dataset:
             validation_path=work / "validation.parquet",
             exercises_path=work / "exercises.parquet",
             blend=blend,
+            student_path=config.student_path,
             reasoning_share=config.reasoning_share,
         ).save(config, ladder)
     return Dataset.load(config.output_dir)

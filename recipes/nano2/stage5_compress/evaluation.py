@@ -1,25 +1,27 @@
 """Compare teacher, pruned, distilled and control: validation, the exam, parameters, memory and speed.
 
-In: the Checkpoint of control.py or, if no control was trained, of training.py; through it all the others. Out: Results:
-metrics, a table, plots of the recovery and of the exam.
+In: the Checkpoint of control.py or, if no control was trained, of training.py; through it all the others. Or the
+FinalStages of final.py, whose merge is compared too. Out: Results: metrics, a table, plots of the recovery and of the
+exam.
 Validation loss on held-out rows of both sources, and the divergence from the teacher on them; what share of the loss of
 pruning the distillation recovered; how much nearer to the teacher it is than the same shape trained from scratch on the
-same tokens. The exam of every family, as after the other stages. Memory is computed, at the context of the search.
+same tokens. The exam of every family, as after the other stages, and the evaluations of these stages (earlier.py).
+Memory is computed, at the context of the search.
 Run: python -m nemotron.recipes.nano2.stage5_compress.evaluation --scale tiny --checkpoint-path <directory>
 
 The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
 
 The speed of decoding is measured side by side and printed, and in no file: it differs from run to run.
-Left out: the measures of single stages (win rate, calls of tools), which run on the distilled Checkpoint by themselves.
+Left out: pairs and reward models of the earlier stages, which are about one model and the one that it was made from.
 """
 
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow.parquet as pq
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.markdown import Markdown
@@ -44,8 +46,11 @@ from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nano2.stage5_compress.data_curation import SFT, Dataset
-from nemotron.recipes.nano2.stage5_compress.report import NAMES, plot_recovery, results_table
+from nemotron.recipes.nano2.stage5_compress.control import compared
+from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
+from nemotron.recipes.nano2.stage5_compress.earlier import earlier_evaluations
+from nemotron.recipes.nano2.stage5_compress.final import FinalStages
+from nemotron.recipes.nano2.stage5_compress.report import NAMES, plot_recovery, recovery_metrics, results_table
 from nemotron.recipes.nemotron_h.checkpoint import load_for_inference
 from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Sampling, generate
@@ -72,7 +77,7 @@ class Config(HarnessConfig):
     output_dir: Path = output_below("nano2", "stage5_compress", "evaluation")
     """Where the Results go."""
     checkpoint_path: Path | None = input_path()
-    """Directory of the control, or of the distilled Checkpoint; read from the pipe if left out."""
+    """Directory of the control, of the distilled Checkpoint, or of the final stages; read from the pipe if left out."""
     batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
     """Replies that are written side by side; changes memory and speed, not the result."""
     batch_tokens: PositiveInt = at_every_scale(our_choice(8192), recorded=False)
@@ -85,6 +90,8 @@ class Config(HarnessConfig):
     """Temperature of the exam with thinking; without, it is greedy."""
     top_p: PositiveFloat = at_every_scale(published(0.95, "with thinking, model card of the 9B"))
     """Share of the probability that the exam with thinking draws from."""
+    held_out: Annotated[int, Field(ge=3)] = by_scale(tiny=3, small=30, medium=200, full=our_choice(500))
+    """Held-out instructions, tasks with tools and conversations, each, as in the evaluations of stages 2, 3 and 4."""
     constant_replies: PositiveInt = by_scale(tiny=20, small=500, medium=1000, full=our_choice(1000))
     """Training exercises of each family whose right replies are tried as constant replies."""
     speed_sequences: PositiveInt = by_scale(tiny=8, small=8, medium=8, full=published(8, "section 4"), recorded=False)
@@ -108,8 +115,8 @@ class Results(Artifact):
 
     checkpoint_path: Path
     """The distilled Checkpoint."""
-    control_path: Path
-    """The control; the distilled Checkpoint where none was trained."""
+    given_path: Path
+    """What was evaluated: the control, the distilled Checkpoint where none was trained, or the final stages."""
     table_path: Path
     """Markdown: the metrics as a person reads them."""
     recovery_plot_path: Path
@@ -122,34 +129,15 @@ class Results(Artifact):
 HEADLINE = ("loss/sft/teacher", "loss/sft/pruned", "loss/sft/distilled", "recovered", "recovered_kl")
 
 
-def compared(given: Checkpoint) -> dict[str, Checkpoint]:
-    """Name -> Checkpoint of what compression made, from the control or, if none was trained, the distilled one."""
-    parent = Checkpoint.load(path=given.dataset_path)
-    if read_metadata(parent.dataset_path).type == Checkpoint.type_name():
-        return {"pruned": Checkpoint.load(path=parent.dataset_path), "scratch": given, "distilled": parent}
-    return {"pruned": parent, "distilled": given}
-
-
-def share_of(gap: float, whole: float) -> float:
-    """1 - gap / whole: how much of the whole is closed; 0 if there is nothing to close."""
-    return 1 - gap / whole if whole > 0 else 0.0
-
-
-def recovery_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """How much of what pruning lost the distillation brought back, compared with what training from scratch gives.
-
-    By the loss on conversations, which is what the aligned teacher is for, and by the divergence from the teacher on
-    both sources. The loss on text says nothing here: fine-tuning made the teacher forget it.
-    """
-    loss = {name: metrics[f"loss/{SFT}/{name}"] for name in NAMES if f"loss/{SFT}/{name}" in metrics}
-    gaps = {name: value - loss["teacher"] for name, value in loss.items()}
-    kl = {name: metrics[f"kl/all/{name}"] for name in loss if name != "teacher"}
-    found = {}
-    for label, other in (("recovered", "pruned"), ("better_than_scratch", "scratch")):
-        if other in loss:
-            found[label] = share_of(gaps["distilled"], gaps[other])
-            found[f"{label}_kl"] = share_of(kl["distilled"], kl[other])
-    return found
+def inputs_of(config: Config) -> tuple[Artifact, dict[str, Checkpoint]]:
+    """What was given, and name -> Checkpoint of what was made of the teacher."""
+    path = config.checkpoint_path
+    last = FinalStages.load(path=path) if path and read_metadata(path).type == FinalStages.type_name() else None
+    given = Checkpoint.load(path=last.given_path if last else path)
+    given.check_scale(config.scale)
+    if last is None:
+        return given, compared(given)
+    return last, compared(given) | {"final": Checkpoint.load(path=last.checkpoint_path)}
 
 
 def print_speeds(models: Mapping[str, NemotronH], config: Config) -> None:
@@ -168,9 +156,7 @@ def print_speeds(models: Mapping[str, NemotronH], config: Config) -> None:
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    given = Checkpoint.load(path=config.checkpoint_path)
-    given.check_scale(config.scale)
-    made = compared(given)
+    given, made = inputs_of(config)
     pruned, distilled = made["pruned"], made["distilled"]
     dataset = Dataset.load(path=pruned.dataset_path)
     checkpoints: dict[str, Base] = {"teacher": dataset.base(), **made}
@@ -209,6 +195,10 @@ def main(config: Config) -> Results:
             nats = right_reply_losses(model, exercises, tokenizer, chat, config.batch_tokens)
             metrics |= {f"nats/{family}/{name}": loss for family, loss in nats.items()}
 
+        # What the earlier stages measure: held-out text, instructions, tasks with tools, conversations.
+        found = earlier_evaluations(models, dataset, distilled.checkpoint_path, config)
+        metrics |= found.metrics
+
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()
         ladder.add_config(config)
@@ -216,6 +206,7 @@ def main(config: Config) -> Results:
             ladder.add("inputs", {f"{name}/{key}": value for key, value in weight_fingerprint(models[name]).items()})
         ladder.add("exercises", sha256=sha256_of(one.id for one in exercises))
         ladder.add("replies", exam.digests())
+        ladder.add("rollouts", found.digests)
         ladder.add("metrics", metrics)
         ladder.add("headline", {name: metrics[name] for name in HEADLINE})
 
@@ -228,7 +219,7 @@ def main(config: Config) -> Results:
         Results(
             path=work,
             checkpoint_path=distilled.path,
-            control_path=given.path,
+            given_path=given.path,
             table_path=work / "results.md",
             recovery_plot_path=work / "recovery.svg",
             plot_path=work / "exam.svg",

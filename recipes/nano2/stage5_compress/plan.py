@@ -9,11 +9,13 @@ FULL_GRID; at the other scales it keeps every layer and shows the widths alone.
 Left out: memory and time of the search and of the evaluation, and communication between devices.
 """
 
+from functools import partial
 from typing import Any
 
+from nemotron import apply_scale
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain.plan import duration
-from nemotron.recipes.nano2.stage5_compress import data_curation, search, training
+from nemotron.recipes.nano2.stage5_compress import data_curation, final, search, training
 from nemotron.recipes.nemotron_h.inference_memory import (
     FULL_GRID,
     Candidate,
@@ -37,9 +39,8 @@ from nemotron.recipes.training.run import check_stage
 
 # Published, arXiv 2508.14444, section 4 and tables 5, 6 and 9, and the model cards.
 PUBLISHED_CHAIN = (
-    "  published, and not repeated here",
+    "  published",
     "    order                      depth first, with 60B tokens of distillation, then width with 50B; here one grid",
-    "    final stages               DPO, GRPO, 0.4B tokens of distillation, RLHF, a merge",
     "    depth, after 6B tokens     52 layers 44.92, 54 layers 47.35, 56 layers 51.48 (mean of benchmarks)",
     "    width, after 19B tokens    hidden 4480, MLP 15680, 128 heads: 63.02, and 156.42 tokens/s at batch 8",
 )
@@ -56,6 +57,11 @@ PUBLISHED_SCORES = {
 """Benchmark -> the 12B base model and the 9B base model."""
 
 
+def steps_of(config: Any, steps: tuple[Any, ...], optional: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The steps of a run with this Config of the stage, in order; the optional ones come before the evaluation."""
+    return (*steps[:-1], *optional, steps[-1]) if config.final_stages else steps
+
+
 def check(config: Any, flag: str = "--train.resume") -> Any:
     """Raise ValueError for what a later step would refuse, before any work is done; return the config.
 
@@ -69,6 +75,8 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
         parts = training.training_parts(phases, step)
         if not config.plan:  # the rows are longer than a token, and the shape is smaller
             check_fits(teacher, step, [Pass(part.batch_sequences, 1, 1) for part in parts])
+    if config.final_stages:
+        final.links_of(config.chain, flag.replace("train.", "chain."))
     search.check_rows(phases[0], config.prune)
     for refuse in (search.check_grid, search.check_budget):
         refuse(teacher, config.prune)
@@ -112,10 +120,26 @@ def page(config: Any) -> str:
     passes = [part.forward_pass(documents=True) for part in parts]
     lines += ["", *schedule_lines(parts, teacher, chosen.config, config)]
     lines += ["", *memory_lines(chosen.config, config.train, passes, [teacher], devices=config.devices)]
+    if config.final_stages:
+        lines += ["", *final_lines(config.chain)]
     if config.scale == "full":
         lines += ["", *PUBLISHED_CHAIN, "", f"  {'published, base models':<28}{'12B':>8}{'9B':>8}"]
         lines += [f"    {name:<26}{before:>8.2f}{after:>8.2f}" for name, (before, after) in PUBLISHED_SCORES.items()]
     return "\n".join(lines)
+
+
+def final_lines(config: final.Config) -> list[str]:
+    """The links of the final stages, and how much each of them reads."""
+    tokens = config.distillation_length * config.distillation_sequences
+    share = partial(apply_scale, scale=config.scale)
+    return [
+        "  final stages",
+        f"    DPO                        {share(config.tool_tasks):,} tasks with tools before the filters",
+        f"    GRPO                       {share(config.instruction_prompts):,} prompts before the filters",
+        f"    distillation               {tokens:,} tokens in rows of {config.distillation_length:,}",
+        f"    RLHF                       {share(config.chat_pairs):,} pairs and {share(config.chat_prompts):,} prompts",
+        f"    merge                      {config.merge_weight:g} of the policy, the rest of the model before it",
+    ]
 
 
 def planned_grid(teacher: ModelConfig, config: search.Config) -> tuple[Grid, ModelConfig | None]:

@@ -13,17 +13,50 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from nemotron.recipes.nano2.stage5_compress.data_curation import SFT
 from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP
 from nemotron.recipes.nemotron_h.pruning import Importance
 from nemotron.recipes.scoring.exam_report import asked_families, exam_rows
 from nemotron.recipes.training.curve import save_figure
 from nemotron.recipes.training.run import Checkpoint
 
-NAMES = {"teacher": "teacher", "pruned": "pruned", "scratch": "from scratch", "distilled": "distilled"}
+NAMES = {"teacher": "teacher", "pruned": "pruned", "scratch": "from scratch", "distilled": "distilled",
+         "final": "after the final stages"}  # fmt: skip
 """The models that are compared, in the order of the tables."""
+EARLIER = {
+    "bits_per_byte": "bits per byte of held-out text (stage 0)",
+    "reward": "reward on held-out instructions (stage 2)",
+    "strict_prompt": "held-out instructions that are followed (stage 2)",
+    "success/all": "held-out tasks with tools that end in the right state (stage 3)",
+    "mean_level": "how far a try got, 3 at most (stage 3)",
+    "rubric": "rubric of held-out conversations (stage 4)",
+}
+"""Measure of an earlier stage -> its row of the table."""
 SOURCES = {"sft": "conversations", "pretraining": "text", "all": "both, as in the blend"}
 COLORS = {MAMBA: "C0", MLP: "C1", ATTENTION: "C3"}
 KINDS = {MAMBA: "Mamba-2", MLP: "MLP", ATTENTION: "attention"}
+
+
+def share_of(gap: float, whole: float) -> float:
+    """1 - gap / whole: how much of the whole is closed; 0 if there is nothing to close."""
+    return 1 - gap / whole if whole > 0 else 0.0
+
+
+def recovery_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """How much of what pruning lost the distillation brought back, compared with what training from scratch gives.
+
+    By the loss on conversations, which is what the aligned teacher is for, and by the divergence from the teacher on
+    both sources. The loss on text says nothing here: fine-tuning made the teacher forget it.
+    """
+    loss = {name: metrics[f"loss/{SFT}/{name}"] for name in NAMES if f"loss/{SFT}/{name}" in metrics}
+    gaps = {name: value - loss["teacher"] for name, value in loss.items()}
+    kl = {name: metrics[f"kl/all/{name}"] for name in loss if name != "teacher"}
+    found = {}
+    for label, other in (("recovered", "pruned"), ("better_than_scratch", "scratch")):
+        if other in loss:
+            found[label] = share_of(gaps["distilled"], gaps[other])
+            found[f"{label}_kl"] = share_of(kl["distilled"], kl[other])
+    return found
 
 
 def plot_importance(importance: Importance, pattern: str, path: Path) -> None:
@@ -161,6 +194,9 @@ def results_table(distilled: Checkpoint, metrics: Mapping[str, float], names: Ma
     lines += ["", f"| nats per token of the right reply {header[0]}", header[1]]
     for family in asked_families(metrics)[:-1]:
         lines.append(row_of(family, [metrics[f"nats/{family}/{model}"] for model in names], ".2f"))
+    lines += ["", f"| as after the earlier stages {header[0]}", header[1]]
+    for measure, label in EARLIER.items():
+        lines.append(row_of(label, [metrics[f"{measure}/{model}"] for model in names], ".3f"))
     lines.append("")
     return "\n".join(lines)
 

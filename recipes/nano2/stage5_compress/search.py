@@ -10,7 +10,8 @@ Run: python -m nemotron.recipes.nano2.stage5_compress.search --scale tiny --data
 Three acts, in the order of `main`: importance and slicing are in ../../nemotron_h/pruning.py, memory and the grid in
 ../../nemotron_h/inference_memory.py. What the short distillations learned is thrown away: the pruned model is sliced
 out of the teacher again, and training.py starts from the teacher's own weights (our choice; not disclosed).
-Left out: the published order, depth first and width after a long distillation: here both are one grid. Resuming.
+If the search is killed, the next one does not repeat the short distillations that were finished.
+Left out: the published order, depth first and width after a long distillation: here both are one grid.
 """
 
 import math
@@ -41,6 +42,7 @@ from nemotron.config import (
     proxy,
     published,
     same_as,
+    switch,
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
@@ -75,7 +77,10 @@ from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.training.batches import collate
 from nemotron.recipes.training.distill import batch_kl_sum, held_out_divergences
 from nemotron.recipes.training.fingerprint import tensor_fingerprint, weight_fingerprint
+from nemotron.recipes.training.finished_parts import FinishedParts
 from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.training.state import identity_of
+from nemotron.stage import find_current
 from nemotron.terminal import print_line
 
 ELASTIC = "Nemotron Elastic, distilled from the same 12B"
@@ -175,6 +180,8 @@ class Config(ScaledConfig):
     """Where to compute: cpu, cuda, cuda:1, ..."""
     chunk_tokens: PositiveInt = at_every_scale(our_choice(1024), recorded=False)
     """Tokens whose logits are in memory at a time; changes memory, not the result."""
+    resume: bool = switch()
+    """Use the candidates that an unfinished search has finished, also if the code has changed since."""
 
 
 def check_grid(teacher: ModelConfig, config: Config) -> None:
@@ -262,6 +269,12 @@ def short_distillation(
     return curve
 
 
+def held_out_kl(student: NemotronH, teacher: NemotronH, dataset: Dataset, config: Config) -> dict[str, float]:
+    """Source -> the divergence from the teacher on held-out rows, and "all"."""
+    return held_out_divergences(student, teacher, dataset.validation_path, dataset.shares(),
+                                chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
+
+
 class Comparison(NamedTuple):
     """What the short distillations showed."""
 
@@ -274,7 +287,12 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    found: Sequence[Candidate], teacher: NemotronH, importance: Importance, dataset: Dataset, config: Config
+    found: Sequence[Candidate],
+    teacher: NemotronH,
+    importance: Importance,
+    dataset: Dataset,
+    config: Config,
+    parts: FinishedParts,
 ) -> Comparison:
     """Prune and distill, for a while, the candidates that fit and need most of the budget; validation decides.
 
@@ -287,17 +305,21 @@ def compare(
     tried = [place for place, candidate in enumerate(found) if candidate.fits][: config.num_candidates]
     for place in tried:
         name = f"candidate {place}"
-        kept = choose(importance, teacher.config, Shape.of(found[place].config))
-        student = prune(teacher, kept, rescale=config.rescale)
-        for when in ("pruned", "distilled"):
-            if when == "distilled":
-                curve += [{"phase": name, **row} for row in short_distillation(student, teacher, dataset, config)]
-            kl = held_out_divergences(student, teacher, dataset.validation_path, dataset.shares(),
-                                      chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
-            rows[place][f"{when}_kl"] = kl["all"]
-            step = 0 if when == "pruned" else config.candidate_steps
-            validation += [{"step": step, "category": f"{name}, {key}", "loss": value} for key, value in kl.items()]
         sizes = ", ".join(str(rows[place][field]) for field in SIZES)
+        part = parts.get(f"{name}: {sizes}")
+        if part is None:
+            kept = choose(importance, teacher.config, Shape.of(found[place].config))
+            student = prune(teacher, kept, rescale=config.rescale)
+            part = {"pruned": held_out_kl(student, teacher, dataset, config)}
+            part["curve"] = short_distillation(student, teacher, dataset, config)
+            part["distilled"] = held_out_kl(student, teacher, dataset, config)
+            parts.add(f"{name}: {sizes}", part)
+        curve += [{"phase": name, **row} for row in part["curve"]]
+        for when, step in (("pruned", 0), ("distilled", config.candidate_steps)):
+            rows[place][f"{when}_kl"] = part[when]["all"]
+            validation += [
+                {"step": step, "category": f"{name}, {key}", "loss": value} for key, value in part[when].items()
+            ]
         print_line(f"{name}: {sizes}: KL {rows[place]['pruned_kl']:.4f} -> {rows[place]['distilled_kl']:.4f}")
     best = min(tried, key=lambda place: (rows[place]["distilled_kl"], place))
     rows[best]["chosen"] = True
@@ -369,7 +391,12 @@ def main(config: Config) -> Checkpoint:
     check_rows(dataset.phases[0], config)
     for check in (check_grid, check_budget):
         check(load_config(base.checkpoint_path), config)
-    with working_directory(config.output_dir, Checkpoint) as work, threads_of(config.scale):
+    if config.resume and find_current(Checkpoint, replace(config, dataset_path=dataset.path))[0]:
+        print_line(f"{config.output_dir} is finished; nothing to resume")
+        return Checkpoint.load(config.output_dir)
+    directory = working_directory(config.output_dir, Checkpoint, keep_on_failure=True)
+    with directory as work, threads_of(config.scale):
+        parts = FinishedParts(work, identity_of(config, dataset), resume=config.resume)
         teacher = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
         pattern = teacher.config.hybrid_override_pattern
 
@@ -389,7 +416,7 @@ def main(config: Config) -> Checkpoint:
         grid = grid_of(importance, teacher.config, config)
         found = candidates(teacher.config, grid, budget_bytes=config.budget_bytes, **memory)
         print_line(f"{sum(one.fits for one in found):,} of {len(found):,} candidates fit")
-        compared = compare(found, teacher, importance, dataset, config)
+        compared = compare(found, teacher, importance, dataset, config, parts)
 
         # Act 3, pruning: the best shape, sliced out of the teacher.
         kept = choose(importance, teacher.config, Shape.of(compared.best.config))
@@ -406,6 +433,7 @@ def main(config: Config) -> Checkpoint:
         plot_importance(importance, pattern, work / "importance.svg")
         needs = sum(inference_memory_bytes(teacher.config, **memory).values())
         plot_candidates(compared.rows, config.budget_bytes, needs, work / "candidates.svg")
+        parts.delete()
         Checkpoint(
             path=work,
             num_steps=len({row["step"] for row in compared.curve}),

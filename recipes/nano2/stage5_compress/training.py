@@ -8,9 +8,9 @@ distilled from the same 12B. Temperature 1 is that of Nemotron-H.
 Run: python -m nemotron.recipes.nano2.stage5_compress.training --scale tiny --checkpoint-path <directory>
 
 This is the fourth act of compression; search.py has the three before it. The divergence, and how it is computed without
-holding the logits, is in ../../training/distill.py.
-Left out: a row that is split over devices, without which one of 262,144 tokens does not fit; the published final stages
-(DPO, GRPO, a short distillation, RLHF, a merge), which are stages 2 to 4 of this recipe.
+holding the logits, is in ../../training/distill.py. The final stages of the published chain (DPO, GRPO, a short
+distillation by this module, RLHF, a merge) are in final.py.
+Left out: a row that is split over devices, without which one of 262,144 tokens does not fit.
 
 b batch   t position
 """
@@ -64,6 +64,8 @@ class Config(ScaledConfig):
     """Where the Checkpoint goes."""
     checkpoint_path: Path | None = input_path()
     """Directory of the pruned Checkpoint; read from the pipe if left out."""
+    dataset_path: Path | None = input_path()
+    """Directory of a Dataset that names a model to distill into, in place of a pruned Checkpoint; see final.py."""
 
     # Objective.
     temperature: PositiveFloat = at_every_scale(proxy(1.0, "Nemotron-H"))
@@ -130,6 +132,11 @@ class Config(ScaledConfig):
                 f"min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}, from which "
                 f"the learning rate falls; give a lower one"
             )
+        if self.checkpoint_path is not None and self.dataset_path is not None:
+            raise ValueError(
+                f"checkpoint_path={self.checkpoint_path} and dataset_path={self.dataset_path} both name a model to "
+                f"distill into; give one of them"
+            )
 
 
 def training_parts(phases: Sequence[Phase], config: Any) -> list[TrainingPhase]:
@@ -177,17 +184,34 @@ def validation_losses(student: NemotronH, teacher: NemotronH, dataset: Dataset, 
     return {source: losses[source] for source in dataset.shares()} | {"kl": kl["all"]}
 
 
+def inputs_of(config: Config) -> tuple[Checkpoint | Dataset, Dataset, Checkpoint]:
+    """What the run reads: the pruned Checkpoint, or a Dataset that names a student; the Dataset; the student.
+
+    Raises:
+        ValueError: if it is a Dataset that names none.
+    """
+    if config.dataset_path is None:
+        pruned = Checkpoint.load(path=config.checkpoint_path, scale=config.scale)
+        return pruned, Dataset.load(path=pruned.dataset_path), pruned
+    dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
+    if dataset.student_path is None:
+        raise ValueError(
+            f"{dataset.path} names no model to distill into; give the pruned Checkpoint with --checkpoint-path, or "
+            f"collect the data with --student-path"
+        )
+    return dataset, dataset, Checkpoint.load(path=dataset.student_path)
+
+
 def main(config: Config) -> Checkpoint:
     """Distill through the schedule of lengths and return the Checkpoint."""
-    pruned = Checkpoint.load(path=config.checkpoint_path, scale=config.scale)
-    dataset = Dataset.load(path=pruned.dataset_path)
+    given, dataset, pruned = inputs_of(config)
     base = dataset.base()
     check_same_tokenizer(base.checkpoint_path, pruned.checkpoint_path)
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     shapes = load_config(pruned.checkpoint_path), load_config(base.checkpoint_path)
     check_fits(shapes[0], config, [part.forward_pass(documents=True) for part in parts], shapes[1:])
-    if is_done(config, pruned):
+    if is_done(config, given):
         return Checkpoint.load(config.output_dir)
 
     # The teacher, which stays as it is, and the student, which was sliced out of it; a new optimizer.
@@ -199,7 +223,7 @@ def main(config: Config) -> Checkpoint:
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=config.adam_eps)  # lr: see below
 
-    with training_run(config, student, optimizer, pruned, total_steps) as run:
+    with training_run(config, student, optimizer, given, total_steps) as run:
         for part, batch in batches(dataset.path, parts, first_step=run.step):
             # Loss and gradient: at every token, how far the student's distribution is from the teacher's. The logits
             # exist for chunk_tokens positions at a time. The sum is divided by the tokens of the whole step.
@@ -228,7 +252,7 @@ def main(config: Config) -> Checkpoint:
             if run.is_due(config.validate_every_steps):
                 run.note_validation(validation_losses(student, teacher, dataset, config))
             run.keep_state()
-        run.save(dataset.tokenizer_path, {**dataset.counts(), **pruned.metrics}, CHAT.stop_ids)
+        run.save(dataset.tokenizer_path, {**dataset.counts(), **given.metrics}, CHAT.stop_ids)
     return Checkpoint.load(config.output_dir)
 
 

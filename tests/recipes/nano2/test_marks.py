@@ -27,11 +27,11 @@ from nemotron.recipes.nano2.models import BATCH_SEQUENCES, DEVICES, DTYPES, FULL
 
 ROOT = Path(recipes.__file__).parent
 RECIPE = Path(blend.__file__).parent
-CONFIGS = [
-    step.Config
+STAGES = [
+    importlib.import_module(f"nemotron.recipes.nano2.{stage.parent.name}.__main__")
     for stage in sorted(RECIPE.glob("stage*/__main__.py"))
-    for step in importlib.import_module(f"nemotron.recipes.nano2.{stage.parent.name}.__main__").STEPS
 ]
+CONFIGS = [step.Config for stage in STAGES for step in (*stage.STEPS, *getattr(stage, "OPTIONAL_STEPS", ()))]
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

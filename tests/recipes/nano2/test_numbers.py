@@ -23,7 +23,14 @@ STAGES = [
     importlib.import_module(f"nemotron.recipes.nano2.{path.parent.name}.__main__")
     for path in sorted(RECIPE.glob("stage*/__main__.py"))
 ]
-STEPS = {f"{stage.STAGE}/{step_name(step)}": step for stage in STAGES for step in stage.STEPS}
+
+
+def steps_of(stage):
+    """The steps of a stage, those that run only if they are asked for included."""
+    return (*stage.STEPS, *getattr(stage, "OPTIONAL_STEPS", ()))
+
+
+STEPS = {f"{stage.STAGE}/{step_name(step)}": step for stage in STAGES for step in steps_of(stage)}
 NUMBERS = [
     (name, item.name)
     for name, step in STEPS.items()

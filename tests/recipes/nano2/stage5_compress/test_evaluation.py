@@ -2,7 +2,7 @@
 
 import pytest
 
-from nemotron.recipes.nano2.stage5_compress import evaluation
+from nemotron.recipes.nano2.stage5_compress import report
 from nemotron.recipes.nano2.stage5_compress.evaluation import Config
 
 METRICS = {"loss/sft/teacher": 2.0, "loss/sft/pruned": 4.0, "loss/sft/distilled": 2.5, "loss/sft/scratch": 3.0,
@@ -10,7 +10,7 @@ METRICS = {"loss/sft/teacher": 2.0, "loss/sft/pruned": 4.0, "loss/sft/distilled"
 
 
 def test_the_recovered_share_is_of_what_pruning_lost():
-    assert evaluation.recovery_metrics(METRICS) == {
+    assert report.recovery_metrics(METRICS) == {
         "recovered": 0.75,
         "recovered_kl": 0.75,
         "better_than_scratch": 0.5,
@@ -20,14 +20,14 @@ def test_the_recovered_share_is_of_what_pruning_lost():
 
 def test_without_a_control_there_is_no_comparison_with_one():
     metrics = {name: value for name, value in METRICS.items() if "scratch" not in name}
-    assert evaluation.recovery_metrics(metrics) == {"recovered": 0.75, "recovered_kl": 0.75}
+    assert report.recovery_metrics(metrics) == {"recovered": 0.75, "recovered_kl": 0.75}
 
 
 @pytest.mark.parametrize(
     ("gap", "whole", "share"), [(0.0, 2.0, 1.0), (3.0, 2.0, -0.5), (1.0, 0.0, 0.0), (1.0, -1.0, 0.0)]
 )
 def test_a_share_of_nothing_is_nothing(gap, whole, share):
-    assert evaluation.share_of(gap, whole) == share
+    assert report.share_of(gap, whole) == share
 
 
 @pytest.mark.parametrize("name", ["batch_replies", "batch_tokens", "chunk_tokens", "speed_rounds", "max_new_tokens"])

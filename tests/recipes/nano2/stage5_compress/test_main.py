@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from nemotron import SCALES
 from nemotron.config import parse_command_line
 from nemotron.directory import working_name
 from nemotron.recipes.nano2.__main__ import Config as RecipeConfig
 from nemotron.recipes.nano2.__main__ import main as recipe_main
 from nemotron.recipes.nano2.stage5_compress import __main__ as stage5_compress
-from nemotron.recipes.nano2.stage5_compress.__main__ import STAGE, STEPS, Config
+from nemotron.recipes.nano2.stage5_compress.__main__ import OPTIONAL_STEPS, STAGE, STEPS, Config
 from nemotron.testing.stage import stage_name, step_name
 
 
@@ -59,7 +60,48 @@ def test_each_step_reads_what_the_one_before_wrote(monkeypatch, tmp_path):
     assert given["evaluation"].checkpoint_path == artifacts["control"].path
 
 
-@pytest.mark.parametrize("name", ["prune", "train", "scratch", "eval"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_final_stages_are_a_step_before_the_evaluation_if_they_are_asked_for(wanted, monkeypatch, tmp_path):
+    called = {}
+
+    class Written:
+        def __init__(self, path):
+            self.path = path
+
+    for step in (*STEPS, *OPTIONAL_STEPS):
+
+        def write(config, step=step):
+            called[step_name(step)] = config
+            return Written(config.output_dir)
+
+        monkeypatch.setattr(step, "main", write)
+    config = Config(output_dir=tmp_path / "out", base_checkpoint_path=tmp_path, final_stages=wanted, force=True)
+    made = stage5_compress.main(config)
+    assert list(called)[4:] == (["final", "evaluation"] if wanted else ["evaluation"])
+    assert called["evaluation"].checkpoint_path == made["final" if wanted else "control"].path
+    if wanted:
+        assert called["final"].checkpoint_path == made["control"].path
+        assert called["final"].force
+
+
+def test_the_final_stages_are_for_medium_and_full_unless_they_are_asked_for():
+    assert [Config(scale=scale).final_stages for scale in SCALES] == [False, False, True, True]
+    assert parse_command_line(Config, ["--final-stages"]).final_stages
+    assert not parse_command_line(Config, ["--scale", "full", "--no-final-stages"]).final_stages
+
+
+def test_an_unfinished_training_of_the_final_stages_that_cannot_be_read_is_refused_before_any_work(tmp_path):
+    config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run", final_stages=True)
+    state = tmp_path / "run" / "final_links" / "grpo.incomplete" / "training_state" / "step-00000001"
+    state.mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"grpo\.incomplete holds an unfinished run of which no state can be read"):
+        stage5_compress.main(config)
+    config.final_stages = False
+    with pytest.raises(ValueError, match="holds no model"):  # what the steps themselves say
+        stage5_compress.main(replace(config, base_checkpoint_path=tmp_path / "none"))
+
+
+@pytest.mark.parametrize("name", ["prune", "train", "scratch", "chain", "eval"])
 def test_a_missing_device_of_any_step_is_refused_before_any_work(name, tmp_path):
     config = Config(base_checkpoint_path=tmp_path, output_dir=tmp_path / "run")
     getattr(config, name).device = "cuda:99"

@@ -52,6 +52,17 @@ def test_the_schedule_of_full_has_the_published_tokens(full):
         assert number == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_final_stages_of_full_have_the_published_tokens_and_merge(full):
+    assert "distillation               400,031,744 tokens in rows of 262,144" in full
+    assert "merge                      0.5 of the policy" in full
+    assert "GRPO                       4,000 prompts" in full
+
+
+def test_a_plan_without_final_stages_does_not_name_them():
+    assert "final stages" not in plan.page(Config())
+    assert "final stages" in plan.page(Config(final_stages=True))
+
+
 def test_a_chunk_of_logits_is_in_memory_at_a_time(full):
     """2 models, 4 bytes, 1,024 tokens, 131,072 entries: 1 GiB, where the longest rows have 256 GiB."""
     assert full.count("1.000 GiB") == 3

@@ -24,8 +24,9 @@ METRICS = {
     "recovered": 0.9375, "recovered_kl": 0.875, "better_than_scratch": 0.25, "better_than_scratch_kl": 0.5,
     **{f"{name}/{family}/{model}": 0.5 for name in PER_FAMILY for family in [*FAMILIES, "all"] for model in NAMES},
     **{f"{name}/{family}{one}": 0.125 for name in ("difference", "difference_error") for family in [*FAMILIES, "all"]
-       for one in ("", "/pruned", "/scratch")},
+       for one in ("", "/pruned", "/scratch", "/distilled")},
     **{f"chance/{family}": 0.125 for family in [*FAMILIES, "all"]},
+    **{f"{measure}/{model}": 0.75 for measure in report.EARLIER for model in NAMES},
     **{f"obeyed/{model}/{mode}": 0.625 for model in NAMES for mode in ("think", "no_think")},
 }  # fmt: skip
 DISTILLED = SimpleNamespace(num_steps=56)
@@ -65,12 +66,14 @@ def texts_of(path):
 def test_the_table_has_sizes_losses_recovery_and_the_exam():
     table = report.results_table(DISTILLED, METRICS, NAMES)
     assert "3,000 parameters, 25.0% fewer than the teacher; 56 steps of distillation." in table
-    assert "| bytes at the target context | 2,000 | 2,000 | 2,000 | 2,000 |" in table
-    assert "| loss, conversations | 1.2500 | 1.2500 | 1.2500 | 1.2500 |" in table
-    assert "| KL from the teacher, text | 0.0000 | 0.0625 | 0.0625 | 0.0625 |" in table
+    assert "| bytes at the target context | 2,000 | 2,000 | 2,000 | 2,000 | 2,000 |" in table
+    assert "| loss, conversations | 1.2500 | 1.2500 | 1.2500 | 1.2500 | 1.2500 |" in table
+    assert "| KL from the teacher, text | 0.0000 | 0.0625 | 0.0625 | 0.0625 | 0.0625 |" in table
     assert "Distillation recovered 93.8% of the loss on conversations that pruning added, and 87.5% of the" in table
     assert "the gap to the teacher is 25.0% smaller, and the divergence 50.0%." in table
     assert table.count("| math |") == 2
+    for label in report.EARLIER.values():
+        assert f"| {label} | 0.750 | 0.750 | 0.750 | 0.750 | 0.750 |" in table
 
 
 def test_the_table_goes_without_a_control():
@@ -78,7 +81,7 @@ def test_the_table_goes_without_a_control():
     metrics = {name: value for name, value in METRICS.items() if "scratch" not in name}
     table = report.results_table(DISTILLED, metrics, names)
     assert "from scratch" not in table
-    assert "| parameters | 4,000 | 3,000 | 3,000 |" in table
+    assert "| parameters | 4,000 | 3,000 | 3,000 | 3,000 |" in table
 
 
 def test_importance_is_shown_by_layer_and_kind(tmp_path):

@@ -1,6 +1,7 @@
 """The schedule and the parts of distillation; the divergence itself: tests/recipes/training/test_distill.py."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,11 @@ def test_the_proxies_of_full_are_those_of_elastic():
 def test_sizes_must_be_positive_and_finite(name, value):
     with pytest.raises(ValueError, match=f"^{name}={value}: Input should be "):
         Config(**{name: value})
+
+
+def test_two_models_to_distill_into_are_refused():
+    with pytest.raises(ValueError, match=r"^checkpoint_path=a and dataset_path=b both name a model to distill into; g"):
+        Config(checkpoint_path=Path("a"), dataset_path=Path("b"))
 
 
 def test_a_rate_that_would_rise_is_refused():
