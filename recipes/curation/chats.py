@@ -28,6 +28,7 @@ from nemotron.recipes.sources.conversations import Conversation, stored_conversa
 from nemotron.recipes.sources.dataframes import Task, rows_of, run_tasks
 
 ROW_COLUMNS = {"tokens": pa.list_(pa.int32()), "in_loss": pa.list_(pa.bool_()), "segments": pa.list_(pa.int32())}
+GROUP_TOKENS = 1 << 20  # our choice: tokens of rows that are encoded at a time; they take about 20 MB
 FACTS = pa.schema(
     {
         **dict.fromkeys(("id", "category"), pa.string()),
@@ -183,7 +184,8 @@ def write_packed_rows(
             slices.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table({**table, "length": chats.lengths[chosen]}), slices)
             task = {"path": str(path), "slices": str(slices), "tokens": str(chats.directory / "tokens")}
-            planned.append({**task, "seed": seed, "name": name})
+            group_rows = max(1, min(ROW_GROUP_ROWS, GROUP_TOKENS // (sequence_length + 1)))
+            planned.append({**task, "seed": seed, "name": name, "group_rows": group_rows})
         return planned
 
     found = run_tasks(row_digests, tasks(np.arange(len(rows))))
@@ -195,32 +197,34 @@ def write_packed_rows(
 def row_digests(task: Task) -> Task:
     """A digest of the tokens of each row of a file."""
     slices = pq.read_table(task["slices"])
-    tokens = read_slices(slices, Path(task["tokens"])) >> 1
+    tokens = read_slices(slices, Path(task["tokens"]))
+    tokens >>= 1
     rows = np.split(tokens, row_ends(slices)[:-1])
-    return {"digests": [digest_of(task["seed"], task["name"], *row.tolist()) for row in rows if len(row)]}
+    return {"digests": [digest_of(task["seed"], task["name"], *row.tolist()) for row in rows]}
 
 
 def write_row_file(task: Task) -> Task:
     """Write one file of rows: the columns of ROW_COLUMNS."""
     slices = pq.read_table(task["slices"])
-    row = slices["row"].to_numpy()
-    starts = np.concatenate([[0], row_ends(slices)]).astype(np.int32)
-    values = read_slices(slices, Path(task["tokens"]))
+    row, lengths = slices["row"].to_numpy(), slices["length"].to_numpy()
     segments = (np.arange(len(row)) - np.searchsorted(row, row)).astype(np.int32)
-    columns = {
-        "tokens": values >> 1,
-        "in_loss": (values & 1).astype(bool),
-        "segments": np.repeat(segments, slices["length"].to_numpy()),
-    }
-    arrays = {name: pa.ListArray.from_arrays(pa.array(starts), pa.array(column)) for name, column in columns.items()}
+    values, ends = read_slices(slices, Path(task["tokens"])), np.concatenate([[0], row_ends(slices)])
     path = Path(task["path"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(arrays, schema=pa.schema(ROW_COLUMNS)), path, row_group_size=ROW_GROUP_ROWS)
+    with pq.ParquetWriter(path, pa.schema(ROW_COLUMNS)) as writer:
+        for first in range(0, len(ends) - 1, task["group_rows"]):
+            starts = ends[first : first + task["group_rows"] + 1]
+            own = slice(*np.searchsorted(row, [first, first + task["group_rows"]]))
+            group = values[starts[0] : starts[-1]]
+            columns = (group >> 1, (group & 1).astype(bool), np.repeat(segments[own], lengths[own]))
+            offsets = pa.array((starts - starts[0]).astype(np.int32))
+            arrays = [pa.ListArray.from_arrays(offsets, pa.array(column)) for column in columns]
+            writer.write_table(pa.table(arrays, schema=pa.schema(ROW_COLUMNS)))
     return {}
 
 
 def row_ends(slices: pa.Table) -> np.ndarray:
-    """(r,) where in the tokens of the slices each row ends."""
+    """(r,) where in the tokens of the slices each row ends; none if there is no row."""
     row = slices["row"].to_numpy()
     last = np.flatnonzero(np.diff(row, append=row[-1:] + 1))
     return np.cumsum(slices["length"].to_numpy(), dtype=np.int64)[last]

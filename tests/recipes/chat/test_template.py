@@ -16,7 +16,6 @@ from nemotron.recipes.chat.tokenizer import save_chat_tokenizer
 from nemotron.recipes.curation.tokenizer import SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
-from nemotron.recipes.sources.dataframes import daft
 
 # A template of another author for Nano 2's special tokens: it explains the tools, and puts bos_token first.
 THEIRS = r"""{{ bos_token }}<SPECIAL_10>System
@@ -353,6 +352,8 @@ def test_several_threads_render_with_one_format(base: Path) -> None:
 
 
 def test_a_format_can_be_sent_to_another_process(base: Path) -> None:
+    from daft import pickle  # as it sends functions
+
     chat = format_of(CHAT, with_template(base, THEIRS))
-    copy = daft.pickle.loads(daft.pickle.dumps(chat))
+    copy = pickle.loads(pickle.dumps(chat))
     assert copy.render([user()], add_generation_prompt=True) == chat.render([user()], add_generation_prompt=True)
