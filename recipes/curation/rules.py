@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
 from nemotron.recipes.curation.digests import sha256_of
+from nemotron.recipes.curation.rows import num_rows
 from nemotron.recipes.sources import Document, Unreadable
 from nemotron.recipes.sources.dataframes import BATCH_ROWS, Task, daft, run_tasks, written
 from nemotron.recipes.sources.documents import documents_table, read_documents, write_document_files
@@ -171,8 +171,7 @@ def apply_to_files(
 
     tasks = [{"path": str(path), "directory": str(directory / f"{index:05d}")} for index, path in enumerate(paths)]
     done = run_tasks(apply, tasks)
-    num_documents = sum(pq.read_metadata(path).num_rows for path in paths)
-    add_reports(rules, num_documents, (fault for result in done for fault in result["faults"]), reports)
+    add_reports(rules, num_rows(paths), (fault for result in done for fault in result["faults"]), reports)
     return [Path(path) for result in done for path in result["paths"]]
 
 

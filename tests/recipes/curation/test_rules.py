@@ -57,6 +57,20 @@ def apply_to_two_files(items, rules, reports):
         return list(documents.read_documents(remaining))
 
 
+def test_files_keep_their_documents_apart_and_in_order_in_the_second_pass_too(tmp_path, monkeypatch):
+    """Files of two directories may have the same name."""
+    monkeypatch.setattr(documents, "FILE_CHARACTERS", 2)
+    reports, paths = {}, []
+    for name in ("a", "b"):
+        items = [document(f"{name}{number}", str(number % 5)) for number in range(9)]
+        paths += documents.write_document_files(tmp_path / name, items)
+    for number, rule in enumerate((at_least(1, "first"), at_least(2, "second"))):
+        paths = apply_to_files(paths, [rule], reports, tmp_path / str(number), lambda one: one)
+    kept = [one.id for one in documents.read_documents(paths)]
+    assert kept == [f"{name}{number}" for name in ("a", "b") for number in range(9) if number % 5 > 1]
+    assert (reports["second"].num_seen, reports["second"].num_dropped) == (14, 4)
+
+
 each_way = pytest.mark.parametrize("apply", [apply_to_list, apply_to_frame, apply_to_written_frame, apply_to_two_files])
 
 
