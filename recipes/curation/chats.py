@@ -199,7 +199,7 @@ def row_digests(task: Task) -> Task:
     slices = pq.read_table(task["slices"])
     tokens = read_slices(slices, Path(task["tokens"]))
     tokens >>= 1
-    rows = np.split(tokens, row_ends(slices)[:-1])
+    rows = np.split(tokens, row_ends(slices))[:-1]  # without what is after the last end
     return {"digests": [digest_of(task["seed"], task["name"], *row.tolist()) for row in rows]}
 
 

@@ -137,6 +137,10 @@ def test_a_rule_sees_only_the_conversations_among_which_it_chooses(tmp_path):
     assert (reports["long"].num_seen, [one.id for one in reports["long"].examples]) == (3, ["4"])
 
 
+def test_a_part_without_a_row_is_an_empty_file(many, tmp_path):
+    assert written(tmp_path, many, 12, chosen=np.zeros(len(TURNS), dtype=bool)) == [[]]
+
+
 def test_a_chat_whose_first_token_counts_is_a_mistake(tmp_path):
     with pytest.raises(AssertionError):
         write_chats(tmp_path, 0, [conversation("a", EncodedChat([5, 6], [True, True]))])
