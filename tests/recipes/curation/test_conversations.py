@@ -147,6 +147,8 @@ def kept_ids(conversations):
 def test_the_first_of_equal_conversations_stays_in_the_order_of_the_files():
     twice = [conversation("b"), conversation("a"), conversation("c", question="what is  3 + 4?")]
     assert kept_ids(twice) == ["b"]
+    others = [conversation(id, question="What else?") for id in "de"]
+    assert kept_ids([others[0], *twice, others[1]]) == ["d", "b"]
     assert rule_for(twice).fault(twice[1]) == "the same as b"
 
 

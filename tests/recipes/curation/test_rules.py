@@ -66,6 +66,7 @@ def test_files_keep_their_documents_apart_and_in_order_in_the_second_pass_too(tm
         paths += documents.write_document_files(tmp_path / name, items)
     for number, rule in enumerate((at_least(1, "first"), at_least(2, "second"))):
         paths = apply_to_files(paths, [rule], reports, tmp_path / str(number), lambda one: one)
+    assert max(len(list(documents.read_documents([path]))) for path in paths) == 2
     kept = [one.id for one in documents.read_documents(paths)]
     assert kept == [f"{name}{number}" for name in ("a", "b") for number in range(9) if number % 5 > 1]
     assert (reports["second"].num_seen, reports["second"].num_dropped) == (14, 4)

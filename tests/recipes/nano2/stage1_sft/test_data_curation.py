@@ -133,6 +133,8 @@ def test_the_parts_are_everything_then_tools_then_long_context_each_with_a_share
     assert max(segment for row in parts["everything"] for segment in row["segments"]) > 0
     assert {segment for row in parts["tools"] for segment in row["segments"]} == {0}
     assert cut
+    for texts in questions.values():  # one that is cut is not there as it was, too
+        assert max(sum(text.count(f"math {number}?") for text in texts) for number in range(30)) == 1
     assert [report.num_dropped for report in reports.values()] == [0, 0]
 
 
