@@ -105,6 +105,11 @@ class TemplateRenderer:
         self.template, self.place, self.variables = template, place, dict(variables)
         self.process: subprocess.Popen[str] | None = None
         self.answers: dict[str, str] = {}  # the last ones: the prompt of a turn is asked for several times
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process, to which this object is sent, starts its own one."""
+        return TemplateRenderer, (self.template, self.place, self.variables)
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool) -> str:
         """The text of the conversation.
@@ -121,9 +126,10 @@ class TemplateRenderer:
             "add_generation_prompt": add_generation_prompt,
         }
         request = json.dumps({"template": self.template, "variables": variables})
-        if request not in self.answers:
-            self.answers = dict([*list(self.answers.items())[-MAX_ANSWERS:], (request, self._answer(request))])
-        return self.answers[request]
+        with self.lock:
+            if request not in self.answers:
+                self.answers = dict([*list(self.answers.items())[-MAX_ANSWERS:], (request, self._answer(request))])
+            return self.answers[request]
 
     def _answer(self, request: str) -> str:
         if self.process is None:

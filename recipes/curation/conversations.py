@@ -1,12 +1,13 @@
 """The rules that drop conversations.
 
-In: conversations. Out: a `Rule` for each thing that can be wrong with one, for `apply_to_list`. An exercise is a
+In: conversations. Out: a `Rule` for each thing that can be wrong with one, for `apply_to_files`. An exercise is a
 conversation with its right reply.
 Sources: the Nano 2 paper (arXiv 2508.14444), and Nemotron 3 Nano as proxy; most thresholds name their source.
 
     rules = [structure_rule(check), repetition_rule(), answer_language_rule()]
-    remaining = apply_to_list(conversations, rules, reports)
-    remaining = apply_to_list(remaining, [duplicate_rule(remaining), contamination_rule(questions)], reports)
+    paths = apply_to_files(paths, rules, reports, directory / "first", document_conversation)
+    rules = [duplicate_rule(paths), contamination_rule(questions)]
+    paths = apply_to_files(paths, rules, reports, directory / "second", document_conversation)
 
 Left out: judging an answer by a language model.
 """
@@ -14,18 +15,26 @@ Left out: judging an answer by a language model.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence, Set
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nemotron.recipes.curation.decontaminate import evaluation_runs, first_overlap, words_of
+from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.rules import Rule
-from nemotron.recipes.sources.conversations import Conversation
+from nemotron.recipes.sources.conversations import Conversation, stored_conversations
+from nemotron.recipes.sources.dataframes import Task, run_tasks
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.languages import likeliest_language
 
 REPEATED_WORDS = 8
 MAX_REPETITIONS = 3
 MESSAGE_NUMBER = re.compile(r"messages\[([0-9]+)\]")
+DIGEST_DIGITS = 32  # of a digest, what is compared: 128 bits, so that no two texts have the same
 MIN_ANSWER_WORDS = 20  # our choice: a shorter answer does not show its language
 
 
@@ -121,15 +130,27 @@ def answer_language_rule() -> Rule[Conversation]:
     return Rule("language", threshold, answer_language_fault)
 
 
-def duplicate_rule(conversations: Iterable[Conversation]) -> Rule[Conversation]:
-    """Drops conversations that ask and answer the same as an earlier one, in every turn and with the same tools."""
-    first_with: dict[str, str] = {}
-    for conversation in conversations:
-        first_with.setdefault(asked_and_answered(conversation), conversation.id)
+def duplicate_rule(paths: Sequence[Path]) -> Rule[Conversation]:
+    """Drops conversations that ask and answer the same as an earlier one, in every turn and with the same tools.
+
+    Args:
+        paths: files of all conversations, in order; of each, a digest is held while duplicates are looked for.
+    """
+
+    def digests(task: Task) -> Task:
+        keys = map(asked_and_answered, stored_conversations([Path(task["path"])]))
+        return {"digests": [digest_of(key)[:DIGEST_DIGITS] for key in keys]}
+
+    found = run_tasks(digests, [{"path": str(path)} for path in paths])
+    keys = np.array([key for result in found for key in result.pop("digests")], dtype=f"S{DIGEST_DIGITS}")
+    _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
+    ids = pa.chunked_array([pq.read_table(path, columns=["id"])["id"].combine_chunks() for path in paths], pa.string())
+    repeated = np.flatnonzero(first[kind] != np.arange(len(keys)))
+    dropped = {ids[index].as_py(): ids[first[kind[index]]].as_py() for index in repeated}
 
     def fault(conversation: Conversation) -> str | None:
-        first = first_with[asked_and_answered(conversation)]
-        return None if first == conversation.id else f"the same as {first}"
+        earlier = dropped.get(conversation.id)
+        return None if earlier is None else f"the same as {earlier}"
 
     return Rule("duplicates", "no earlier conversation asks and answers the same", fault)
 
@@ -143,16 +164,19 @@ def asked_and_answered(conversation: Conversation) -> str:
     return json.dumps([turns, conversation.tools], sort_keys=True)
 
 
-def length_rule(name: str, threshold: str, lengths: Mapping[str, int], capacity: int) -> Rule[Conversation]:
-    """Drops conversations with more than `capacity` tokens.
+class Length(NamedTuple):
+    """How long a conversation is."""
 
-    Args:
-        lengths: the id of each conversation -> its tokens, in the longest of the rows that it becomes.
-    """
+    id: str
+    num_tokens: int
+    """In the longest of the rows that it becomes."""
 
-    def fault(conversation: Conversation) -> str | None:
-        length = lengths[conversation.id]
-        return f"{length} tokens" if length > capacity else None
+
+def length_rule(name: str, threshold: str, capacity: int) -> Rule[Length]:
+    """Drops conversations with more than `capacity` tokens."""
+
+    def fault(length: Length) -> str | None:
+        return f"{length.num_tokens} tokens" if length.num_tokens > capacity else None
 
     return Rule(name, threshold, fault, remedy="raise --sequence-length or --long-context-length")
 

@@ -7,9 +7,8 @@ rows before it, so any of them can be made without the others.
 Source: NVIDIA's data preparation adds an end-of-document token after every plain-text document but not after one that a
 chat template has already closed, and does not mask across documents (Megatron-LM's packed dataset). This does the same.
 
-Fine-tuning: whole conversations share a row, without cutting any of them and with little empty space. In: token ids and
-whether each counts in the loss. Out: rows that also have the conversation number of each token, so that attention and
-state do not cross conversations.
+Fine-tuning: whole conversations share a row, without cutting any of them and with little empty space. In: their
+lengths. Out: which of them share a row; `chats.py` writes the rows.
 
 Letters: n tokens  L sequence length
 """
@@ -17,7 +16,6 @@ Letters: n tokens  L sequence length
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
@@ -86,17 +84,33 @@ class TokenFiles:
         return self._groups[key]
 
 
-def write_tokens(path: Path, tokens: np.ndarray) -> None:
-    """Write a file of `TokenFiles`."""
+def write_tokens(path: Path, pieces: Iterable[np.ndarray]) -> None:
+    """Write a file of `TokenFiles`, in which the pieces lie end to end; about a row group of them is in memory."""
+
+    def groups() -> Iterator[np.ndarray]:
+        waiting: list[np.ndarray] = []
+        size = 0
+        for piece in pieces:
+            waiting.append(piece)
+            size += len(piece)
+            if size >= TOKENS_PER_GROUP:
+                tokens = np.concatenate(waiting)
+                size %= TOKENS_PER_GROUP
+                yield tokens[: len(tokens) - size]
+                waiting = [tokens[len(tokens) - size :]]
+        yield np.concatenate([np.zeros(0, dtype=np.int32), *waiting])
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"token": tokens}), path, row_group_size=TOKENS_PER_GROUP, use_dictionary=False)
+    with pq.ParquetWriter(path, pa.schema({"token": pa.int32()}), use_dictionary=False) as writer:
+        for tokens in groups():
+            writer.write_table(pa.table({"token": tokens}), row_group_size=TOKENS_PER_GROUP)
 
 
 def write_token_rows(directory: Path, rows: Iterable[Sequence[int]]) -> TokenFiles:
     """Write rows of token ids to one file each; each is what one process holds at a time."""
     counts = []
     for number, row in enumerate(rows):
-        write_tokens(directory / f"{number:05d}.parquet", np.asarray(row, dtype=np.int32))
+        write_tokens(directory / f"{number:05d}.parquet", [np.asarray(row, dtype=np.int32)])
         counts.append(len(row))
     return TokenFiles([directory / f"{number:05d}.parquet" for number in range(len(counts))], counts)
 
@@ -146,33 +160,6 @@ class TokenStream:
         (row,) = rows_from(self.tokens, self.num_read, 1, sequence_length)
         self.num_read += sequence_length
         return row
-
-
-@dataclass
-class PackedRow:
-    """A row that holds several conversations."""
-
-    tokens: list[int] = field(default_factory=list)
-    in_loss: list[bool] = field(default_factory=list)
-    """Whether the prediction of each token counts in the loss."""
-    segments: list[int] = field(default_factory=list)
-    """For each token, the number of its conversation in this row, from 0."""
-
-    def append(self, tokens: Sequence[int], in_loss: Sequence[bool]) -> None:
-        """Add one conversation.
-
-        Raises:
-            ValueError: if `in_loss` does not have one entry per token, or if the first token counts, which no earlier
-                token of its conversation predicts.
-        """
-        if len(tokens) != len(in_loss):
-            raise ValueError(f"in_loss has {len(in_loss)} entries for {len(tokens)} tokens; give one entry per token")
-        if in_loss and in_loss[0]:
-            raise ValueError("in_loss is True for the first token, which nothing predicts; make it False")
-        number = self.segments[-1] + 1 if self.segments else 0
-        self.tokens += tokens
-        self.in_loss += in_loss
-        self.segments += [number] * len(tokens)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

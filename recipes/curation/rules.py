@@ -1,8 +1,8 @@
 """Rules that drop documents and conversations, and the report of what each rule dropped.
 
-In: documents in a Daft dataframe or conversations in a list, and the rules in order. Out: the items that no rule
-dropped, and a `FilterReport` for each rule. All filtering goes through `apply_to_dataframe` or `apply_to_list`, so no
-item is dropped without a report.
+In: documents in a Daft dataframe, conversations in files or other items in a list, and the rules in order. Out: the
+items that no rule dropped, and a `FilterReport` for each rule. All filtering goes through `apply_to_dataframe`,
+`apply_to_files` or `kept_by`, so no item is dropped without a report.
 
     remaining = apply_to_list(conversations, [repetition_rule(), answer_language_rule()], reports)
 
@@ -11,17 +11,20 @@ Left out: rules that change a text instead of dropping it.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import compress
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from nemotron.recipes.curation.digests import sha256_of
+from nemotron.recipes.curation.rows import num_rows
 from nemotron.recipes.sources import Document, Unreadable
-from nemotron.recipes.sources.dataframes import BATCH_ROWS, daft, written
-from nemotron.recipes.sources.documents import documents_table
+from nemotron.recipes.sources.dataframes import BATCH_ROWS, Task, daft, run_tasks, written
+from nemotron.recipes.sources.documents import documents_table, read_documents, write_document_files
 from nemotron.terminal import print_line
 
 MAX_EXAMPLES = 5
@@ -136,12 +139,58 @@ def apply_to_dataframe(
     return checked.where(daft.col("found").is_null()).exclude("found")
 
 
+def apply_to_files(
+    paths: Sequence[Path],
+    rules: Sequence[Rule[Item]],
+    reports: dict[str, FilterReport],
+    directory: Path,
+    item_of: Callable[[Document], Item],
+) -> list[Path]:
+    """`apply_to_dataframe` for files of documents, each of them by itself; the documents keep their order.
+
+    Args:
+        directory: where the remaining documents are written, in files of a bounded size.
+        item_of: what the rules look at.
+    Returns:
+        The files of the remaining documents.
+    """
+
+    def apply(task: Task) -> Task:
+        faults: list[tuple[int, str, str]] = []
+
+        def kept() -> Iterator[Document]:
+            for document in read_documents([Path(task["path"])]):
+                fault = first_fault(item_of(document), rules)
+                if fault is None:
+                    yield document
+                else:
+                    faults.append((fault[0], document.id, fault[1][:MAX_VALUE_CHARACTERS]))
+
+        written = write_document_files(Path(task["directory"]), kept())
+        return {"paths": list(map(str, written)), "faults": faults}
+
+    tasks = [{"path": str(path), "directory": str(directory / f"{index:05d}")} for index, path in enumerate(paths)]
+    done = run_tasks(apply, tasks)
+    add_reports(rules, num_rows(paths), (fault for result in done for fault in result["faults"]), reports)
+    return [Path(path) for result in done for path in result["paths"]]
+
+
 def apply_to_list(items: Sequence[Item], rules: Sequence[Rule[Item]], reports: dict[str, FilterReport]) -> list[Item]:
     """`apply_to_dataframe` for a list; the items keep their order."""
-    found = [first_fault(item, rules) for item in items]
-    faults = ((fault[0], item.id, fault[1]) for item, fault in zip(items, found, strict=True) if fault is not None)
-    add_reports(rules, len(items), faults, reports)
-    return [item for item, fault in zip(items, found, strict=True) if fault is None]
+    return list(compress(items, kept_by(items, rules, reports)))
+
+
+def kept_by(items: Iterable[Item], rules: Sequence[Rule[Item]], reports: dict[str, FilterReport]) -> np.ndarray:
+    """(n,) bool, whether no rule drops an item; reports as `apply_to_dataframe`."""
+    faults: list[tuple[int, str, str]] = []
+    kept: list[bool] = []
+    for item in items:
+        fault = first_fault(item, rules)
+        kept.append(fault is None)
+        if fault is not None:
+            faults.append((fault[0], item.id, fault[1]))
+    add_reports(rules, len(kept), faults, reports)
+    return np.array(kept, dtype=bool)
 
 
 def first_fault(item: Item, rules: Sequence[Rule[Item]]) -> tuple[int, str] | None:

@@ -273,7 +273,7 @@ def write_part(
     counts: Counts = {}
     for (split, category), group in sorted(members.items()):
         stream = concatenate_documents(group, None if category in TEMPLATED else END_OF_DOCUMENT)
-        write_tokens(directory / "tokens" / split / category / name, stream)
+        write_tokens(directory / "tokens" / split / category / name, [stream])
         numbers = {"num_documents": len(group), "num_tokens": sum(map(len, group)), "stream": len(stream)}
         counts[f"{split}/{category}"] = numbers
     return counts

@@ -1,19 +1,17 @@
-"""Turn conversations into rows: empty or cut their thoughts, encode their turns, pack and order the rows.
+"""Turn conversations into token ids: empty or cut their thoughts, encode their turns.
 
-In: conversations in a chat format. Out: rows of token ids with the loss mask.
+In: conversations in a chat format. Out: token ids with the loss mask.
 Source: arXiv 2508.14444, section 3: about a tenth of the reasoning traces are emptied, and in the third part of
 fine-tuning traces are cut to a budget while the answer stays.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tokenizers import Tokenizer
 
 from nemotron.recipes.chat.format import ChatFormat, EncodedChat
 from nemotron.recipes.curation.conversations import split_reply
-from nemotron.recipes.curation.digests import digest_of
-from nemotron.recipes.curation.packing import PackedRow, best_fit
-from nemotron.recipes.curation.rows import Row
 from nemotron.recipes.sources.conversations import Conversation
 from nemotron.terminal import LINES, fenced, printable
 
@@ -60,33 +58,15 @@ def encoded_turns(format: ChatFormat, conversation: Conversation, tokenizer: Tok
     return [format.encode(tokenizer, messages, conversation.tools) for messages in turns]
 
 
-def packed(chats: list[EncodedChat], capacity: int) -> list[PackedRow]:
-    """Rows of several conversations, at most `capacity` tokens each, every conversation whole."""
-    rows = []
-    for members in best_fit([len(chat.ids) for chat in chats], capacity):
-        row = PackedRow()
-        for index in members:
-            row.append(chats[index].ids, chats[index].in_loss)
-        rows.append(row)
-    return rows
-
-
-def in_training_order(rows: list[PackedRow], seed: int, part: str) -> list[Row]:
-    """The rows in a shuffled order that depends only on their tokens, the seed and the part."""
-    keyed = [(digest_of(seed, part, *row.tokens), dict(vars(row))) for row in rows]
-    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
-
-
-def samples_page(format: ChatFormat, conversations: list[Conversation], tokenizer: Tokenizer) -> str:
-    """Markdown: the first conversation of each category, with what counts in the loss between ⟦ and ⟧."""
+def samples_page(format: ChatFormat, samples: Sequence[Conversation], tokenizer: Tokenizer) -> str:
+    """Markdown: the samples, each below its category, with what counts in the loss between ⟦ and ⟧."""
     lines = ["# Conversations as the model reads them", "", "What counts in the loss is between ⟦ and ⟧.", ""]
-    for category in sorted({c.category for c in conversations}):
-        first = next(c for c in conversations if c.category == category)
-        chat = encoded_turns(format, first, tokenizer)[-1]
+    for sample in samples:
+        chat = encoded_turns(format, sample, tokenizer)[-1]
         start = chat.in_loss.index(True)
         end = len(chat.in_loss) - chat.in_loss[::-1].index(True)
         pieces = (tokenizer.decode(ids, skip_special_tokens=False) for ids in
                   (chat.ids[:start], chat.ids[start:end], chat.ids[end:]))  # fmt: skip
-        quoted = printable(category).replace("`", "'")
+        quoted = printable(sample.category).replace("`", "'")
         lines += [f"## `{quoted}`", "", fenced("{}⟦{}⟧{}".format(*pieces).rstrip()), ""]
     return printable("\n".join(lines), keep=LINES)

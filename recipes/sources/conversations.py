@@ -20,13 +20,15 @@ a conversation. Left out: the columns generator and version, names, and the ids 
 
 import json
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 
-from nemotron.recipes.sources.documents import Unreadable
+from nemotron.recipes.sources.documents import Document, Unreadable, read_documents, write_documents
 from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
@@ -35,12 +37,11 @@ from nemotron.recipes.sources.reading import (
     is_unicode,
     json_rows,
     parquet_rows,
-    read_items,
     row_licence,
     stated_id,
     stated_text,
-    with_unique_ids,
 )
+from nemotron.recipes.sources.writing import Kind, write_items
 
 ROLES = ("system", "user", "assistant", "tool")
 ID_COLUMNS = ("uuid", "id")
@@ -84,31 +85,57 @@ class Conversation:
 def read_conversations(
     sources: Sequence[str], *, num_conversations: int | None = None
 ) -> tuple[list[Conversation], list[Unreadable]]:
-    """Conversations of all sources: in the order of the sources, within a source by path, within a file by row.
+    """`write_conversations`, for conversations that fit into memory."""
+    with TemporaryDirectory() as directory:
+        paths, unreadable = write_conversations(sources, Path(directory), num_conversations=num_conversations)
+        return list(stored_conversations(paths)), unreadable
 
-    Args:
-        sources: each "location" or "category=location"; a file that several of them name is read once.
-        num_conversations: rows to read in total, including unreadable ones; None reads everything. The sources take
-            turns row by row.
-    Returns:
-        Conversations with unique ids (a repeated one gets "#2"), and what could not be read.
-    Raises:
-        FileNotFoundError: if a source does not exist.
-        ValueError: if a source holds no conversation, is truncated or damaged, does not answer, or has a format that is
-            not read here; if a file has two categories.
-    """
 
-    def read_file(file: SourceFile) -> Iterator[Conversation | Unreadable]:
-        return file_conversations(file, num_conversations)
-
-    conversations, unreadable = read_items(
-        sources, read_file, kind="conversation", default_category=DEFAULT_CATEGORY, num_items=num_conversations
+def write_conversations(
+    sources: Sequence[str], directory: Path, *, num_conversations: int | None = None
+) -> tuple[list[Path], list[Unreadable]]:
+    """Write the conversations of all sources, for `stored_conversations`; see `write_items`."""
+    return write_items(
+        Kind("conversation", DEFAULT_CATEGORY, file_conversations), sources, directory, num_conversations
     )
-    return with_unique_ids(conversations), unreadable
 
 
-def file_conversations(file: SourceFile, num_rows: int | None) -> Iterator[Conversation | Unreadable]:
-    """The conversations of one file, at most `num_rows` of a .parquet file."""
+def store_conversations(path: Path, conversations: Iterable[Conversation]) -> None:
+    """Write one file of conversations, for `stored_conversations`."""
+    write_documents(path, map(conversation_document, conversations))
+
+
+def stored_conversations(paths: Iterable[Path]) -> Iterator[Conversation]:
+    """The conversations of Parquet files, in the order of the files."""
+    return map(document_conversation, read_documents(paths))
+
+
+def first_of_categories(paths: Iterable[Path]) -> list[Conversation]:
+    """The first conversation of each category in Parquet files, by the names of the categories."""
+    first: dict[str, Document] = {}
+    for document in read_documents(paths):
+        first.setdefault(document.category, document)
+    return [document_conversation(first[category]) for category in sorted(first)]
+
+
+def conversation_document(conversation: Conversation) -> Document:
+    """A conversation as it is kept in files: its text is JSON."""
+    one = conversation
+    text = json.dumps([one.reasoning, one.messages, one.tools, one.num_added_messages], ensure_ascii=False)
+    return Document(one.id, one.id, one.category, text, one.licence, one.origin)
+
+
+def document_conversation(document: Document) -> Conversation:
+    """The conversation that `conversation_document` was given."""
+    reasoning, messages, tools, num_added = json.loads(document.text)
+    one = document
+    return Conversation(
+        one.id, one.category, reasoning, tuple(messages), tuple(tools), one.licence, one.origin, num_added
+    )
+
+
+def file_conversations(file: SourceFile, num_rows: int | None) -> Iterator[Document | Unreadable]:
+    """The conversations of one file as documents, at most `num_rows` of a .parquet file."""
     if file.location.endswith(".txt"):
         yield Unreadable(file.name, "plain text holds no conversations")
         return
@@ -118,7 +145,8 @@ def file_conversations(file: SourceFile, num_rows: int | None) -> Iterator[Conve
     else:
         rows = json_rows(file)
     for row in rows:
-        yield row if isinstance(row, Unreadable) else row_conversation(row, file)
+        found = row if isinstance(row, Unreadable) else row_conversation(row, file)
+        yield found if isinstance(found, Unreadable) else conversation_document(found)
 
 
 def conversation_columns(file: SourceFile, schema: pa.Schema) -> list[str]:

@@ -15,6 +15,7 @@ UNKNOWN_LICENCE = "unknown"
 COLUMN_TYPES = {"bucket": pa.int64(), "exported": pa.bool_(), "has_example": pa.bool_()}  # the others are strings
 GROUP_CHARACTERS = 4_000_000  # our choice: texts of a row group, of which a reader holds one at a time
 GROUP_ROWS = 10_000
+FILE_CHARACTERS = 32_000_000  # our choice: texts of a file that one task reads
 READ_ROWS = 256  # our choice: rows that are decoded at a time
 
 
@@ -100,6 +101,21 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
     with DocumentWriter(path) as writer:
         for document in documents:
             writer.add(document)
+
+
+def write_document_files(directory: Path, documents: Iterable[Document]) -> list[Path]:
+    """Write documents to as many numbered Parquet files as needed, each of about `FILE_CHARACTERS`."""
+    paths: list[Path] = []
+    remaining = iter(documents)
+    for first in remaining:
+        paths.append(directory / f"{len(paths):05d}.parquet")
+        with DocumentWriter(paths[-1]) as writer:
+            writer.add(first)
+            num_characters = len(first.text)
+            while num_characters < FILE_CHARACTERS and (document := next(remaining, None)):
+                writer.add(document)
+                num_characters += len(document.text)
+    return paths
 
 
 def read_documents(paths: Iterable[Path]) -> Iterator[Document]:

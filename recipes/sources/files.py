@@ -9,43 +9,27 @@ datasets differ in them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
-from itertools import chain, islice
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nemotron.recipes.sources.dataframes import Task, run_tasks
-from nemotron.recipes.sources.documents import (
-    UNKNOWN_LICENCE,
-    Document,
-    DocumentWriter,
-    Unreadable,
-    read_documents,
-    read_values,
-)
+from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Document, Unreadable, read_documents
 from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
     MAX_DOCUMENT_CHARACTERS,
     MAX_LINE_BYTES,
     Row,
-    files_of_sources,
     is_unicode,
     json_rows,
-    nothing_in,
     parquet_rows,
     read_bytes,
-    read_files,
-    read_rows_of,
     row_licence,
     stated_id,
-    take_turns,
-    unique_ids,
 )
+from nemotron.recipes.sources.writing import Kind, write_items
 
 DEFAULT_CATEGORY = "crawl-high"  # our choice: text that somebody picked counts as good web text
 ID_COLUMN = "id"
@@ -66,100 +50,18 @@ def read_sources(
 def write_sources(
     sources: Sequence[str], directory: Path, *, text_column: str = "text", num_documents: int | None = None
 ) -> tuple[list[Path], list[Unreadable]]:
-    """Write the documents of all sources: in the order of the sources, within a source by path, within a file by row.
+    """Write the documents of all sources; see `write_items`.
 
     Args:
-        sources: each "location" or "category=location"; a file that several of them name is read once.
-        directory: where the Parquet files go, with the columns of `Document`.
         text_column: the column that holds the text.
-        num_documents: rows to read in total, including unreadable ones. The sources take turns row by row, so each
-            contributes its first rows, as many as the others or as it has. None reads everything, and the files are
-            read wherever Daft runs, at the same time.
-    Returns:
-        The files, in order, of documents with unique ids (a repeated one gets "#2"), and what could not be read.
     Raises:
-        FileNotFoundError: if a source does not exist.
-        ValueError: if a source is empty, has no text column, is truncated or damaged, does not answer, or has a format
-            that is not read here; if a file has two categories.
+        ValueError: also if a source has no text column.
     """
-    files, unreadable = files_of_sources(sources, "document", DEFAULT_CATEGORY, num_documents)
-    if num_documents is None:
-        paths, bad = _write_all(sources, files, directory, text_column)
-    else:
-        paths, bad = _write_first(sources, files, directory, text_column, num_documents)
-    _make_ids_unique(paths)
-    return paths, unreadable + bad
+    read_file = partial(file_documents, text_column=text_column)
+    return write_items(Kind("document", DEFAULT_CATEGORY, read_file), sources, directory, num_documents)
 
 
-def _write_all(
-    sources: Sequence[str], files: Sequence[Sequence[SourceFile]], directory: Path, text_column: str
-) -> tuple[list[Path], list[Unreadable]]:
-    """Every document, each file of the sources as a file."""
-    known = [asdict(file) for members in files for file in members]
-    paths = [directory / f"{number:05d}.parquet" for number in range(len(known))]
-    tasks = [
-        {"path": str(path), "file": file, "text_column": text_column} for path, file in zip(paths, known, strict=True)
-    ]
-    results = iter(run_tasks(_write_file, tasks))
-    unreadable: list[Unreadable] = []
-    for source, members in zip(sources, files, strict=True):
-        done = list(islice(results, len(members)))
-        bad = [Unreadable(*item) for result in done for item in result["unreadable"]]
-        if members and not any(result["num_documents"] for result in done):
-            raise nothing_in(source, "document", len(bad), bad[0] if bad else None)
-        unreadable += bad
-    return paths, unreadable
-
-
-def _write_file(task: Task) -> Task:
-    """Write the documents of one file of a source."""
-    unreadable: list[tuple[str, str]] = []
-    file, text_column = SourceFile(**task["file"]), task["text_column"]
-    with DocumentWriter(Path(task["path"])) as writer:
-        for row in read_rows_of(file, lambda file: file_documents(file, text_column, None)):
-            if isinstance(row, Unreadable):
-                unreadable.append((row.id, row.reason))
-            else:
-                writer.add(row)
-    return {"num_documents": writer.num_documents, "unreadable": unreadable}
-
-
-def _write_first(
-    sources: Sequence[str], files: Sequence[Sequence[SourceFile]], directory: Path, text_column: str, number: int
-) -> tuple[list[Path], list[Unreadable]]:
-    """The first documents of each source, each source as a file."""
-
-    def read_file(file: SourceFile) -> Iterator[Document | Unreadable]:
-        return file_documents(file, text_column, number)
-
-    streams = [read_files(*one, read_file, "document") for one in zip(sources, files, strict=True)]
-    unreadable: list[list[Unreadable]] = [[] for _ in streams]
-    paths = [directory / f"{index:05d}.parquet" for index in range(len(streams))]
-    with ExitStack() as stack:
-        writers = [stack.enter_context(DocumentWriter(path)) for path in paths]
-        for index, row in take_turns(streams, number, "document"):
-            if isinstance(row, Unreadable):
-                unreadable[index].append(row)
-            else:
-                writers[index].add(row)
-    return paths, list(chain.from_iterable(unreadable))
-
-
-def _make_ids_unique(paths: Sequence[Path]) -> None:
-    """Give each repeated id a number, and write the files again that have one."""
-    ids = iter(unique_ids(id for (id,) in read_values(paths, "id")))
-    for path in paths:
-        new_ids = list(islice(ids, pq.read_metadata(path).num_rows))
-        if all(old_id == id for (old_id,), id in zip(read_values([path], "id"), new_ids, strict=True)):
-            continue
-        renamed = path.with_suffix(".renamed")
-        with DocumentWriter(renamed) as writer:
-            for document, id in zip(read_documents([path]), new_ids, strict=True):
-                writer.add(document if document.id == id else replace(document, id=id, module=id))
-        renamed.replace(path)
-
-
-def file_documents(file: SourceFile, text_column: str, num_rows: int | None) -> Iterator[Document | Unreadable]:
+def file_documents(file: SourceFile, num_rows: int | None, *, text_column: str) -> Iterator[Document | Unreadable]:
     """The documents of one file, at most `num_rows` of a .parquet file."""
     if file.location.endswith(".txt"):
         yield text_document(file)

@@ -2,13 +2,12 @@
 
 In: sources, each "location" or "category=location", whose files `listing.py` finds. Out: the rows of their .jsonl,
 .jsonl.gz and .parquet files, and a named reason for each row that cannot be read. `files.py` makes documents of the
-rows, `conversations.py` makes conversations. PyArrow reads .parquet files, and of them only the columns in use, because
-Daft refuses a whole file if it does not support the type of one column.
+rows, `conversations.py` makes conversations, and `writing.py` writes both to files. PyArrow reads .parquet files, and
+of them only the columns in use, because Daft refuses a whole file if it does not support the type of one column.
 
 A file that cannot be read to its end is an error, because a truncated download would otherwise pass for a smaller
 corpus. So is one that exceeds the limits below, which are far beyond any text that curation keeps and bound the memory
-that a file can take. Left out: other formats; conversations, prompts and pairs that do not fit into memory (documents
-need not).
+that a file can take. Left out: other formats; prompts and pairs that do not fit into memory.
 """
 
 import gzip

@@ -1,5 +1,6 @@
 """Whole runs of stage 1 on a random base model and few conversations: resuming, refusing, users' files, the chat."""
 
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage1_sft import data_curation, evaluation, training
 from nemotron.recipes.nemotron_h.checkpoint import load_tensors
+from nemotron.recipes.sources.conversations import stored_conversations
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.training.run import Run
 
@@ -44,21 +46,43 @@ def another_seed_of(kind):
 
 
 def exchanged_drop(name):
-    """A change of `apply_to_list`: the filter keeps what it dropped, and drops as many that it kept."""
+    """A change of `apply_to_files`: the filter keeps what it dropped, and drops as many that it kept."""
 
     def change(real):
-        def apply(items, rules, reports):
+        def apply(paths, rules, reports, directory, item_of):
             chosen = [rule for rule in rules if rule.name == name]
             if not chosen:
-                return real(items, rules, reports)
+                return real(paths, rules, reports, directory, item_of)
+            items = list(stored_conversations(paths))
             dropped = [item.id for item in items if chosen[0].fault(item)]
             instead = [item.id for item in items if not chosen[0].fault(item)][: max(1, len(dropped))]
             exchanged = replace(chosen[0], fault=lambda item: "exchanged" if item.id in instead else None)
-            return real(items, [exchanged if rule is chosen[0] else rule for rule in rules], reports)
+            changed = [exchanged if rule is chosen[0] else rule for rule in rules]
+            return real(paths, changed, reports, directory, item_of)
 
         return apply
 
     return change
+
+
+def drops_one_more(name):
+    """A change of `length_rule`: the rule drops the first conversation."""
+
+    def change(real):
+        def rule_of(rule_name, threshold, capacity):
+            rule = real(rule_name, threshold, capacity)
+            number = itertools.count()
+            changed = replace(rule, fault=lambda one: rule.fault(one) if next(number) else "the first")
+            return changed if rule_name == name else rule
+
+        return rule_of
+
+    return change
+
+
+def without_the_first_row(name):
+    """A change of `rows_of_parts`: a part lacks a row."""
+    return lambda real: lambda *given: (parts := real(*given)) | {name: parts[name][1:]}
 
 
 PLACES = {
@@ -68,19 +92,19 @@ PLACES = {
         lambda real: lambda number, seed, difficulty: real(number, 9, difficulty),
     ),
     **{
-        ("filters", name): ("apply_to_list", exchanged_drop(name))
+        ("filters", name): ("apply_to_files", exchanged_drop(name))
         for name in ("structure", "repetition", "language", "duplicates", "decontamination")
     },
     ("emptied traces", "sha256"): ("falls_into_share", another_seed_of("emptied")),
     **{
-        ("length filters", name): ("apply_to_list", exchanged_drop(name))
+        ("length filters", name): ("length_rule", drops_one_more(name))
         for name in ("too long for any part", "too long for a row")
     },
     ("cut traces", "sha256"): ("falls_into_share", another_seed_of("long_context")),
-    ("tokens", "everything"): ("packed", lambda real: lambda turns, capacity: real(turns[1:] or turns, capacity)),
+    ("tokens", "everything"): ("rows_of_parts", without_the_first_row("everything")),
     ("token ids", "everything/tokens"): (
-        "in_training_order",
-        lambda real: lambda rows, seed, part: real(rows, seed + 1, part),
+        "write_packed_rows",
+        lambda real: lambda *given: real(*given[:-1], given[-1] + 1),
     ),
 }
 """The first entry of curation's ladder that changes -> the function that does this part, and how it is changed."""
@@ -107,6 +131,48 @@ def test_the_rungs_of_curation_follow_the_order_of_events(dataset):
     ]  # fmt: skip
     filters = [entry["name"] for entry in ladder if entry["rung"] in ("filters", "length filters")]
     assert filters == list(dataset.filters)
+
+
+def test_nothing_but_the_dataset_is_left(dataset):
+    files = {f"{name}.parquet" for name in ("validation", "exercises")} | {"samples.md", "ladder.json", "metadata.json"}
+    assert {path.name for path in dataset.path.iterdir()} == {*PARTS, *files, "tokenizer"}
+
+
+def sources_of(directory, number):
+    """Files of conversations in the released columns, with a row of each that cannot be read."""
+    for name in ("a", "b"):
+        rows = [
+            {"uuid": f"{name}{index}", "category": ("math", "tool_calling", "long_context")[index % 3],
+             "messages": [{"role": "user", "content": f"What is {index} + {index % 7}?"},
+                          {"role": "assistant", "content": f"<think>\n{index} and {index % 7}\n</think>\n\n{name}"}]}
+            for index in range(number)
+        ]  # fmt: skip
+        text = "\n".join(map(json.dumps, [*rows, {"uuid": f"{name}/bad"}]))
+        (directory / f"{name}.jsonl").write_text(text)
+    return (str(directory / "*.jsonl"),)
+
+
+OWN = {"raw_conversations": "all", "exercises_per_family": 1, "rest_share": 0.5}
+
+
+def test_ray_gives_the_dataset_of_one_process(random_base_model, tmp_path):
+    """On a real cluster on this machine, with a template that each of its processes renders by itself."""
+    (tmp_path / "base").mkdir()
+    base = random_base_model(tmp_path / "base", "{{ 'Be kind. ' }}" + CHAT.template)
+    own = OWN | {"sources": sources_of(tmp_path, 60), "base_checkpoint_path": str(base.path)}
+    program = (
+        "import ray\n"
+        "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
+        "from nemotron.recipes.nano2.stage1_sft import data_curation\n"
+        f"print(data_curation.main(data_curation.Config(output_dir='dataset', **{own!r})).digest)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"DAFT_RUNNER": "ray"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    native = data_curation.main(data_curation.Config(output_dir=tmp_path / "native", **own))
+    assert done.stdout.split()[-1] == native.digest
+    assert native.num_unreadable == 2
 
 
 def configured(dataset, tmp_path, **changes):

@@ -14,12 +14,16 @@ exercises with verifiers take the place of its categories.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -41,9 +45,10 @@ from nemotron.config import (
 )
 from nemotron.ladder import Ladder
 from nemotron.pipe import step_process
-from nemotron.recipes.chat.format import ChatFormat, EncodedChat
+from nemotron.recipes.chat.format import ChatFormat
 from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer, save_chat_tokenizer
+from nemotron.recipes.curation.chats import ROW_COLUMNS, Chats, EncodedConversation, encode_files, write_packed_rows
 from nemotron.recipes.curation.conversations import (
     answer_language_rule,
     asked,
@@ -55,20 +60,23 @@ from nemotron.recipes.curation.conversations import (
     structure_rule,
 )
 from nemotron.recipes.curation.digests import digest_of, falls_into_share, sha256_of
-from nemotron.recipes.curation.licence import Attribution, attribution_of
-from nemotron.recipes.curation.rows import Phase, Row, read_chunks, row_counts, write_phase, write_rows
-from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_list, progress, report_unreadable
-from nemotron.recipes.curation.traces import (
-    encoded_turns,
-    in_training_order,
-    packed,
-    samples_page,
-    with_cut_thought,
-    without_thought,
-)
+from nemotron.recipes.curation.licence import Attribution, attribution_of_pairs
+from nemotron.recipes.curation.rows import Phase, num_rows, read_chunks, row_counts, write_rows
+from nemotron.recipes.curation.rules import DroppedItem, FilterReport, apply_to_files, progress, report_unreadable
+from nemotron.recipes.curation.traces import encoded_turns, samples_page, with_cut_thought, without_thought
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.sources import Unreadable
-from nemotron.recipes.sources.conversations import DEFAULT_CATEGORY, Conversation, read_conversations
+from nemotron.recipes.sources.conversations import (
+    DEFAULT_CATEGORY,
+    Conversation,
+    document_conversation,
+    first_of_categories,
+    store_conversations,
+    stored_conversations,
+    write_conversations,
+)
+from nemotron.recipes.sources.dataframes import check_runner
+from nemotron.recipes.sources.documents import read_values
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row
 from nemotron.recipes.sources.exercises.families import FAMILIES, exam_exercises
 from nemotron.recipes.sources.listing import find_files, sources_field
@@ -90,8 +98,9 @@ EVERYTHING, TOOLS, LONG_CONTEXT = "everything", "tools", "long_context"
 """The three published parts of fine-tuning, in order."""
 TOO_LONG_FOR_ANY_PART, TOO_LONG_FOR_A_ROW = "too long for any part", "too long for a row"
 """The filters that come after the others: a conversation is shorter without its trace."""
-TOOL_CALLING_CATEGORY, LONG_CONTEXT_CATEGORY = "tool_calling", "long_context"
-"""Categories that the second and the third part are made for."""
+LONG_CONTEXT_CATEGORY = "long_context"
+MADE_FOR = {TOOLS: "tool_calling", LONG_CONTEXT: LONG_CONTEXT_CATEGORY}
+"""The categories that the second and the third part are made for."""
 
 
 @dataclass
@@ -189,9 +198,6 @@ class Dataset(Artifact):
         return {name: getattr(self, name) for name in names}
 
 
-ROW_COLUMNS = {"tokens": pa.list_(pa.int32()), "in_loss": pa.list_(pa.bool_()), "segments": pa.list_(pa.int32())}
-
-
 def check_sources(config: Config) -> None:
     """Raise ValueError or FileNotFoundError if everything is wanted of no sources, or a source is not there."""
     if config.raw_conversations == "all" and not config.sources:
@@ -203,26 +209,30 @@ def check_sources(config: Config) -> None:
         find_files(source, DEFAULT_CATEGORY)
 
 
-def raw_conversations(config: Config) -> tuple[list[Conversation], list[Unreadable]]:
-    """The scale's share of the raw conversations: of the sources, or exercises of every family."""
+def raw_conversations(config: Config, directory: Path) -> tuple[list[Path], list[Unreadable]]:
+    """Files of the scale's share of the raw conversations: of the sources, or exercises of every family."""
     check_sources(config)
     count = None if config.raw_conversations == "all" else apply_scale(config.raw_conversations, config.scale)
     if config.sources or count is None:
-        return read_conversations(config.sources, num_conversations=count)
+        return write_conversations(config.sources, directory, num_conversations=count)
     # Each family gets its weight's share, drawn from its own generator: more of one changes none of another.
     weights = EXERCISE_WEIGHTS_AT_TINY if config.scale == "tiny" else EXERCISE_WEIGHTS
-    conversations = []
+    paths = {name: directory / f"{name}.parquet" for name in FAMILIES}
     for name, family in FAMILIES.items():
         number = max(1, round(count * weights[name] / sum(weights.values())))
         exercises = family.generate_exercises(number, config.seed, split="train", difficulty=config.difficulty)
-        conversations += [conversation_of(exercise) for exercise in exercises]
-    return conversations, []
+        store_conversations(paths[name], map(conversation_of, exercises))
+    return list(paths.values()), []
 
 
 def curate(
-    raw: list[Conversation], evaluation: list[Exercise], chat: ChatFormat = CHAT
-) -> tuple[list[Conversation], dict[str, FilterReport]]:
-    """The conversations that every rule keeps, and the reports."""
+    raw: Sequence[Path], evaluation: list[Exercise], directory: Path, chat: ChatFormat = CHAT
+) -> tuple[list[Path], dict[str, FilterReport]]:
+    """Files of the conversations that every rule keeps, and the reports.
+
+    Args:
+        directory: where conversations are written between two passes.
+    """
 
     def check(conversation: Conversation) -> None:
         for messages in chat.training_conversations(conversation.messages):
@@ -231,73 +241,77 @@ def curate(
     # What each conversation shows by itself: it can be learned, does not repeat itself, answers in the right language.
     reports: dict[str, FilterReport] = {}
     rules = [structure_rule(check), repetition_rule(), answer_language_rule()]
-    conversations = apply_to_list(raw, rules, reports)
+    paths = apply_to_files(raw, rules, reports, directory / "first", document_conversation)
     # What it repeats: another conversation, or a question of the evaluation.
     questions = {asked(exercise.messages) for exercise in evaluation}
-    rules = [duplicate_rule(conversations), contamination_rule(questions)]
-    return apply_to_list(conversations, rules, reports), reports
+    rules = [duplicate_rule(paths), contamination_rule(questions)]
+    return apply_to_files(paths, rules, reports, directory / "second", document_conversation), reports
 
 
-def parts_of(
-    conversations: list[Conversation],
-    tokenizer: Tokenizer,
-    config: Config,
-    reports: dict[str, FilterReport],
-    chat: ChatFormat = CHAT,
-) -> tuple[dict[str, list[Row]], list[str]]:
-    """The rows of the three parts, and the ids whose traces were cut; what is too long goes into the reports."""
-    turns = {c.id: encoded_turns(chat, c, tokenizer) for c in conversations}
-    longest = {id: max(len(turn.ids) for turn in encoded) for id, encoded in turns.items()}
-    capacity, long_capacity = config.sequence_length + 1, config.long_context_length + 1
-    any_part = length_rule(TOO_LONG_FOR_ANY_PART, f"{long_capacity} tokens", longest, long_capacity)
-    one_row = length_rule(TOO_LONG_FOR_A_ROW, f"{capacity} tokens, else only in part 3", longest, capacity)
-    long = apply_to_list(conversations, [any_part], reports)
-    everything = apply_to_list(long, [one_row], reports)
-    made_for = ((TOOLS, TOOL_CALLING_CATEGORY, everything), (LONG_CONTEXT, LONG_CONTEXT_CATEGORY, long))
-    for part, category, among in made_for:
-        if all(c.category != category for c in among) and any(c.category == category for c in conversations):
-            progress.print(f"the part {part!r} has no conversation of {category}: all are too long; raise its length")
+def emptied(conversation: Conversation, config: Config, chat: ChatFormat) -> Conversation:
+    """The conversation, with its thoughts emptied if it is one of the drawn ones."""
+    drawn = falls_into_share(config.empty_trace_share, "emptied", config.seed, conversation.id)
+    return without_thought(chat, conversation) if conversation.reasoning and drawn else conversation
 
-    def chosen(part: str, wanted: str, among: list[Conversation]) -> list[Conversation]:
-        return [
-            c for c in among if c.category == wanted or falls_into_share(config.rest_share, part, config.seed, c.id)
-        ]
 
-    # Part 2: tool calling and a share of the rest, so that the rest is not forgotten.
-    tools = [turn for c in chosen(TOOLS, TOOL_CALLING_CATEGORY, everything) for turn in turns[c.id]]
-    # Part 3: long context as it is, and a share of the rest with the thought cut short, so that the model learns to
-    # answer from a thought that a budget ended.
-    cut: list[str] = []
-    budgeted: list[EncodedChat] = []
-    for c in chosen(LONG_CONTEXT, LONG_CONTEXT_CATEGORY, long):
+def encoded(conversation: Conversation, tokenizer: Tokenizer, chat: ChatFormat, config: Config) -> EncodedConversation:
+    """The token ids of a conversation, and the parts that it is drawn for."""
+    c = emptied(conversation, config, chat)
+    turns = encoded_turns(chat, c, tokenizer)
+    # Part 2 repeats tool calling and a share of the rest, so that the rest is not forgotten. Part 3 repeats long
+    # context, and a share of the rest with the thought cut, to learn to answer from a thought that a budget ended.
+    chosen = {
+        part: c.category == category or falls_into_share(config.rest_share, part, config.seed, c.id)
+        for part, category in MADE_FOR.items()
+    }
+    cut = None
+    fits = max(len(turn.ids) for turn in turns) <= config.long_context_length + 1
+    if chosen[LONG_CONTEXT] and fits and c.category != LONG_CONTEXT_CATEGORY:
         span = config.trace_tokens_max - config.trace_tokens_min + 1
         num_tokens = config.trace_tokens_min + int(digest_of("cut", config.seed, c.id)[:8], 16) % span
-        shorter = None if c.category == LONG_CONTEXT_CATEGORY else with_cut_thought(chat, c, tokenizer, num_tokens)
-        cut += [c.id] if shorter else []
-        budgeted += [shorter] if shorter else turns[c.id]
-    rows = {
-        EVERYTHING: packed([turn for c in everything for turn in turns[c.id]], capacity),
-        TOOLS: [row for turn in tools for row in packed([turn], capacity)],
-        LONG_CONTEXT: packed(budgeted, long_capacity),
+        cut = with_cut_thought(chat, c, tokenizer, num_tokens)
+    return EncodedConversation(c.id, c.category, turns, cut, c is not conversation, chosen[TOOLS], chosen[LONG_CONTEXT])
+
+
+def rows_of_parts(chats: Chats, config: Config, reports: dict[str, FilterReport]) -> dict[str, list[list[int]]]:
+    """The chats of each row of the three parts; what is too long goes into the reports."""
+    capacity, long_capacity = config.sequence_length + 1, config.long_context_length + 1
+    any_part = length_rule(TOO_LONG_FOR_ANY_PART, f"{long_capacity} tokens", long_capacity)
+    one_row = length_rule(TOO_LONG_FOR_A_ROW, f"{capacity} tokens, else only in part 3", capacity)
+    long = chats.kept_by(any_part, np.ones(len(chats.facts), dtype=bool), reports)
+    everything = chats.kept_by(one_row, long, reports)
+    for (part, category), among in zip(MADE_FOR.items(), (everything, long), strict=True):
+        made = pc.equal(chats.facts["category"], category).to_numpy()
+        if made.any() and not (made & among).any():
+            progress.print(f"the part {part!r} has no conversation of {category}: all are too long; raise its length")
+
+    def of(conversations: np.ndarray) -> np.ndarray:
+        """Whether each chat is of one of these conversations."""
+        return conversations[chats.conversation]
+
+    tools = of(everything & chats.column("in_tools")) & ~chats.is_cut
+    budgeted = of(long & chats.column("in_long_context")) & (chats.is_cut | ~of(chats.column("is_cut")))
+    return {
+        EVERYTHING: chats.packed(of(everything) & ~chats.is_cut, capacity),
+        TOOLS: [[number] for number in np.flatnonzero(tools).tolist()],
+        LONG_CONTEXT: chats.packed(budgeted, long_capacity),
     }
-    return {part: in_training_order(rows[part], config.seed, part) for part in rows}, cut
 
 
-def curation_ladder(
-    config: Config, base: Base, raw: Sequence[Conversation], dataset: Dataset, emptied: list[str], cut: list[str]
-) -> Ladder:
+def curation_ladder(config: Config, base: Base, raw: Sequence[Path], chats: Chats, dataset: Dataset) -> Ladder:
     """What a run must reproduce, in the order in which it happens: the first entry that differs names the cause."""
     ladder = Ladder()
     ladder.add_config(config)
     tokenizer = base.checkpoint_path / "tokenizer.json"
     ladder.add("inputs", tokenizer=hashlib.sha256(tokenizer.read_bytes()).hexdigest())
-    texts = (json.dumps([c.id, c.messages, c.tools], ensure_ascii=False) for c in raw)
+    texts = (json.dumps([c.id, c.messages, c.tools], ensure_ascii=False) for c in stored_conversations(raw))
     ladder.add("conversations", sha256=sha256_of(texts))
     exercises = pq.read_table(dataset.exercises_path).to_pylist()
     ladder.add("exercises", sha256=sha256_of(json.dumps(row, ensure_ascii=False) for row in exercises))
     filters = {name: report.recorded() for name, report in dataset.filters.items()}
     lengths = {name: filters.pop(name) for name in (TOO_LONG_FOR_ANY_PART, TOO_LONG_FOR_A_ROW)}
     ladder.add("filters", filters)
+    emptied, cut = (chats.facts.filter(chats.facts[name])["id"].to_pylist() for name in ("is_emptied", "is_cut"))
     ladder.add("emptied traces", sha256=sha256_of(emptied), num_traces=len(emptied))
     ladder.add("length filters", lengths)
     ladder.add("cut traces", sha256=sha256_of(cut), num_traces=len(cut))
@@ -306,7 +320,7 @@ def curation_ladder(
     for part, paths in files.items():
         ladder.add("tokens", {part: row_counts(paths)})
         for name in ROW_COLUMNS:
-            values = (str(int(value)) for chunk in read_chunks(paths, name) for value in chunk.flatten().to_pylist())
+            values = (str(int(value)) for chunk in read_chunks(paths, name) for row in chunk for value in row.as_py())
             ladder.add("token ids", {f"{part}/{name}": sha256_of(values)})
     return ladder
 
@@ -315,49 +329,48 @@ def main(config: Config) -> Dataset:
     """Curate and return the Dataset."""
     made_by = f"python -m nemotron.recipes.nano2.stage0_pretrain --scale {config.scale}"
     base = base_checkpoint(config.base_checkpoint_path, made_by=made_by, scale=config.scale)
+    check_runner()
     with working_directory(config.output_dir, Dataset) as work:
+        scratch = work / "scratch"
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         tokenizer = load_chat_tokenizer(CHAT, work / "tokenizer")
         chat = format_of(CHAT, work / "tokenizer")  # with the template that the base model brings, if it brings one
 
-        # From raw conversations to those that every rule keeps, some of them with their thoughts emptied.
-        raw, unreadable = raw_conversations(config)
-        progress.print(f"{len(raw):,} raw conversations, {len(unreadable):,} unreadable")
+        # From raw conversations to those that every rule keeps.
+        raw, unreadable = raw_conversations(config, scratch / "raw")
+        progress.print(f"{num_rows(raw):,} raw conversations, {len(unreadable):,} unreadable")
         first_unreadable = report_unreadable(unreadable)
         evaluation = exam_exercises(config.exercises_per_family, config.seed, config.difficulty)
-        conversations, filters = curate(raw, evaluation, chat)
-        emptied = {
-            c.id: without_thought(chat, c)
-            for c in conversations
-            if c.reasoning and falls_into_share(config.empty_trace_share, "emptied", config.seed, c.id)
-        }
-        conversations = [emptied.get(c.id, c) for c in conversations]
+        kept, filters = curate(raw, evaluation, scratch, chat)
 
-        # From conversations to rows of tokens, for each of the three parts.
-        parts, cut = parts_of(conversations, tokenizer, config, filters, chat)
+        # From conversations, some of them with their thoughts emptied or cut, to rows of tokens for each of the parts.
+        chats = encode_files(kept, partial(encoded, config=config), CHAT, work / "tokenizer", scratch)
+        parts = rows_of_parts(chats, config, filters)
         lengths = dict.fromkeys(parts, config.sequence_length) | {LONG_CONTEXT: config.long_context_length}
         phases: list[Phase] = []
         for part, rows in parts.items():
             if not rows:
                 raise ValueError(f"no conversation for the part {part!r}; bring more, or raise --rest-share")
-            num_tokens, num_in_loss = sum(len(row["tokens"]) for row in rows), sum(sum(row["in_loss"]) for row in rows)
-            phases.append(write_phase(work, part, rows, lengths[part], **ROW_COLUMNS))
+            phases.append(write_packed_rows(work, part, chats, rows, lengths[part], config.seed))
+            counts = row_counts(phases[-1].paths(work))
+            num_tokens, num_in_loss = counts["num_tokens"], counts["num_in_loss"]
             progress.print(f"{part}: {len(rows):,} rows, {num_tokens:,} tokens, of which {num_in_loss:,} in the loss")
 
         # What to evaluate on, and samples for a person.
         validation = []
         for exercise in evaluation:
-            (row,) = packed([chat.encode(tokenizer, conversation_of(exercise).messages, exercise.tools)], 10**9)
-            validation.append({**vars(row), "family": exercise.family})
+            solved = chat.encode(tokenizer, conversation_of(exercise).messages, exercise.tools)
+            row = {"tokens": solved.ids, "in_loss": solved.in_loss, "segments": [0] * len(solved.ids)}
+            validation.append({**row, "family": exercise.family})
         write_rows(work / "validation.parquet", validation, **ROW_COLUMNS, family=pa.string())
         text = dict.fromkeys(asdict(evaluation[0]), pa.string())
         write_rows(work / "exercises.parquet", map(exercise_to_row, evaluation), **text)
-        page = samples_page(chat, conversations, tokenizer)
+        page = samples_page(chat, [emptied(one, config, chat) for one in first_of_categories(kept)], tokenizer)
         (work / "samples.md").write_text(page, encoding="utf-8", newline="\n")
         dataset = Dataset(
             path=work,
             num_examples=sum(map(len, parts.values())),
-            num_conversations=len(conversations),
+            num_conversations=len(chats.facts),
             base_checkpoint_path=base.path,
             sequence_length=config.sequence_length,
             long_context_length=config.long_context_length,
@@ -369,11 +382,13 @@ def main(config: Config) -> Dataset:
             filters=filters,
             unreadable=first_unreadable,
             num_unreadable=len(unreadable),
-            num_emptied_traces=len(emptied),
-            attribution=attribution_of(conversations),
-            num_cut_traces=len(cut),
+            num_emptied_traces=int(chats.column("is_emptied").sum()),
+            attribution=attribution_of_pairs(read_values(kept, "origin", "licence")),
+            num_cut_traces=int(chats.column("is_cut").sum()),
         )
-        dataset.save(config, curation_ladder(config, base, raw, dataset, list(emptied), cut))
+        ladder = curation_ladder(config, base, raw, chats, dataset)
+        shutil.rmtree(scratch)
+        dataset.save(config, ladder)
     return Dataset.load(config.output_dir)
 
 

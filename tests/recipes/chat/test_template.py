@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +341,19 @@ def test_a_tokenizer_that_brings_a_template_keeps_it_when_it_is_saved(
     assert found is not None
     assert found[0] == THEIRS
     assert AutoTokenizer.from_pretrained(tmp_path / "again").chat_template == THEIRS
+
+
+def test_several_threads_render_with_one_format(base: Path) -> None:
+    chat = format_of(CHAT, with_template(base, THEIRS))
+    texts = [f"Hello {number}" for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        rendered = pool.map(lambda text: chat.render([user(text)], add_generation_prompt=True), texts)
+        assert all(f"\n{text}\n" in found for text, found in zip(texts, rendered, strict=True))
+
+
+def test_a_format_can_be_sent_to_another_process(base: Path) -> None:
+    from daft import pickle  # as it sends functions
+
+    chat = format_of(CHAT, with_template(base, THEIRS))
+    copy = pickle.loads(pickle.dumps(chat))
+    assert copy.render([user()], add_generation_prompt=True) == chat.render([user()], add_generation_prompt=True)

@@ -1,8 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from nemotron.recipes.curation.conversations import (
+    Length,
     answer_language_fault,
     answer_language_rule,
     asked,
@@ -15,7 +18,7 @@ from nemotron.recipes.curation.conversations import (
     structure_rule,
 )
 from nemotron.recipes.curation.rules import apply_to_list
-from nemotron.recipes.sources.conversations import Conversation
+from nemotron.recipes.sources.conversations import Conversation, store_conversations
 
 
 def conversation(id="1", question="What is 3 + 4?", reply="<think>\nadd them\n</think>\n\n7", **changes):
@@ -128,14 +131,25 @@ def test_an_answer_of_twenty_words_shows_its_language(num_words, judged):
         assert found == ("the answer is de, not fr" if judged else None)
 
 
+def rule_for(conversations):
+    """The rule of duplicates for conversations in two files."""
+    with TemporaryDirectory() as directory:
+        paths = [Path(directory) / name for name in ("z.parquet", "a.parquet")]
+        store_conversations(paths[0], conversations[:1])
+        store_conversations(paths[1], conversations[1:])
+        return duplicate_rule(paths)
+
+
 def kept_ids(conversations):
-    return [one.id for one in apply_to_list(conversations, [duplicate_rule(conversations)], {})]
+    return [one.id for one in apply_to_list(conversations, [rule_for(conversations)], {})]
 
 
-def test_the_first_of_equal_conversations_stays_in_list_order():
+def test_the_first_of_equal_conversations_stays_in_the_order_of_the_files():
     twice = [conversation("b"), conversation("a"), conversation("c", question="what is  3 + 4?")]
     assert kept_ids(twice) == ["b"]
-    assert duplicate_rule(twice).fault(twice[1]) == "the same as b"
+    others = [conversation(id, question="What else?") for id in "de"]
+    assert kept_ids([others[0], *twice, others[1]]) == ["d", "b"]
+    assert rule_for(twice).fault(twice[1]) == "the same as b"
 
 
 def test_the_same_question_with_another_reply_is_not_a_duplicate():
@@ -230,6 +244,6 @@ def test_other_conversations_may_not_differ_by_punctuation_alone():
 
 
 def test_a_conversation_may_be_as_long_as_a_row_and_no_longer():
-    rule = length_rule("too long", "7 tokens", {"full": 7, "longer": 8}, capacity=7)
-    assert rule.fault(conversation("full")) is None
-    assert rule.fault(conversation("longer")) == "8 tokens"
+    rule = length_rule("too long", "7 tokens", capacity=7)
+    assert rule.fault(Length("full", 7)) is None
+    assert rule.fault(Length("longer", 8)) == "8 tokens"

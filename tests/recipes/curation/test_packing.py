@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron.recipes.curation.packing import PackedRow, TokenStream, best_fit, concatenate_documents, cut_once
+from nemotron.recipes.curation.packing import TokenStream, best_fit, concatenate_documents, cut_once
 
 END = 2
 DOCUMENTS = st.lists(st.lists(st.integers(3, 20), max_size=12), min_size=1, max_size=12)
@@ -97,19 +97,3 @@ def test_a_document_goes_into_the_fullest_row_that_has_room_for_it():
 def test_a_document_that_fits_no_row_is_an_error(length):
     with pytest.raises(ValueError, match=f"document 1 has {length} tokens, but a row holds 1 to 10"):
         best_fit([3, length], 10)
-
-
-def test_segments_number_the_conversations_of_a_row():
-    row = PackedRow()
-    row.append([5, 6], [False, True])
-    row.append([7], [False])
-    assert (row.tokens, row.in_loss, row.segments) == ([5, 6, 7], [False, True, False], [0, 0, 1])
-
-
-@pytest.mark.parametrize(
-    ("in_loss", "message"),
-    [([False], "in_loss has 1 entries for 2 tokens"), ([True, True], "in_loss is True for the first token")],
-)
-def test_a_mask_that_does_not_fit_its_conversation_is_an_error(in_loss, message):
-    with pytest.raises(ValueError, match=message):
-        PackedRow().append([5, 6], in_loss)

@@ -13,12 +13,13 @@ from nemotron.recipes.curation.rules import (
     MAX_VALUE_CHARACTERS,
     Rule,
     apply_to_dataframe,
+    apply_to_files,
     apply_to_list,
     print_reasons,
     report_unreadable,
     to_dataframe,
 )
-from nemotron.recipes.sources import Document, Unreadable
+from nemotron.recipes.sources import Document, Unreadable, documents
 
 
 def document(id, text="", **fields):
@@ -40,14 +41,38 @@ def apply_to_frame(items, rules, reports):
     return sorted((Document(**row) for row in rows), key=items.index)
 
 
-def apply_to_files(items, rules, reports):
+def apply_to_written_frame(items, rules, reports):
     """The same, with files between two passes."""
     with TemporaryDirectory() as directory:
         rows = apply_to_dataframe(to_dataframe(items), rules, reports, Path(directory)).to_pylist()
     return sorted((Document(**row) for row in rows), key=items.index)
 
 
-each_way = pytest.mark.parametrize("apply", [apply_to_list, apply_to_frame, apply_to_files])
+def apply_to_two_files(items, rules, reports):
+    """`apply_to_files`, in files of two documents."""
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "FILE_CHARACTERS", 2)
+        paths = documents.write_document_files(Path(directory) / "raw", items)
+        remaining = apply_to_files(paths, rules, reports, Path(directory) / "kept", lambda document: document)
+        return list(documents.read_documents(remaining))
+
+
+def test_files_keep_their_documents_apart_and_in_order_in_the_second_pass_too(tmp_path, monkeypatch):
+    """Files of two directories may have the same name."""
+    monkeypatch.setattr(documents, "FILE_CHARACTERS", 2)
+    reports, paths = {}, []
+    for name in ("a", "b"):
+        items = [document(f"{name}{number}", str(number % 5)) for number in range(9)]
+        paths += documents.write_document_files(tmp_path / name, items)
+    for number, rule in enumerate((at_least(1, "first"), at_least(2, "second"))):
+        paths = apply_to_files(paths, [rule], reports, tmp_path / str(number), lambda one: one)
+    assert max(len(list(documents.read_documents([path]))) for path in paths) == 2
+    kept = [one.id for one in documents.read_documents(paths)]
+    assert kept == [f"{name}{number}" for name in ("a", "b") for number in range(9) if number % 5 > 1]
+    assert (reports["second"].num_seen, reports["second"].num_dropped) == (14, 4)
+
+
+each_way = pytest.mark.parametrize("apply", [apply_to_list, apply_to_frame, apply_to_written_frame, apply_to_two_files])
 
 
 @each_way

@@ -22,7 +22,7 @@ def files_of(directory, tokens, size):
     parts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
     paths = [directory / f"{number}.parquet" for number in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
-        write_tokens(path, part)
+        write_tokens(path, [part])
     return TokenFiles(paths, [len(part) for part in parts])
 
 

@@ -1,18 +1,12 @@
 """Emptied and cut thoughts, turns and packing, on conversations small enough to check by eye."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nemotron.recipes.chat.format import EncodedChat
-from nemotron.recipes.curation.packing import PackedRow
 from nemotron.recipes.curation.tokenizer import train_tokenizer
 from nemotron.recipes.curation.traces import (
     encoded_turns,
-    in_training_order,
-    packed,
     samples_page,
     with_cut_thought,
     without_thought,
@@ -150,43 +144,3 @@ def test_an_earlier_turn_without_a_thought_is_read_and_not_learned(tokenizer):
     assert "Hi." in tokenizer.decode(chat.ids)
     assert "Hi." not in learned(chat, tokenizer)
     assert learned(chat, tokenizer).strip().endswith("7")
-
-
-@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=30))
-def test_packing_neither_loses_nor_duplicates_a_token(lengths):
-    chats = [EncodedChat(list(range(100 * i, 100 * i + n)), [False] + [True] * (n - 1)) for i, n in enumerate(lengths)]
-    found = []
-    for row in packed(chats, 40):
-        assert len(row.tokens) == len(row.in_loss) == len(row.segments) <= 40
-        for number in range(row.segments[-1] + 1):
-            places = [place for place, segment in enumerate(row.segments) if segment == number]
-            assert places == list(range(places[0], places[-1] + 1))
-            found.append(([row.tokens[place] for place in places], [row.in_loss[place] for place in places]))
-    assert sorted(found) == sorted((chat.ids, chat.in_loss) for chat in chats)
-
-
-def row_of(*tokens):
-    row = PackedRow()
-    row.append(list(tokens), [False] + [True] * (len(tokens) - 1))
-    return row
-
-
-def test_the_training_order_does_not_depend_on_the_order_of_the_rows():
-    rows = [row_of(number, number + 1) for number in range(20)]
-    ordered = in_training_order(rows, 1234, "everything")
-    assert ordered == in_training_order(rows[::-1], 1234, "everything")
-    assert sorted(row["tokens"] for row in ordered) == [row.tokens for row in rows]
-    assert ordered != [asdict(row) for row in rows]
-
-
-def test_the_training_order_changes_with_the_seed_and_the_part():
-    rows = [row_of(number, number + 1) for number in range(20)]
-    orders = [in_training_order(rows, *given) for given in ((1, "tools"), (2, "tools"), (1, "everything"))]
-    assert orders[0] != orders[1]
-    assert orders[0] != orders[2]
-
-
-def test_the_training_order_is_the_recorded_one():
-    """hash() would give another one in every process."""
-    rows = [row_of(number, number + 1) for number in range(5)]
-    assert [row["tokens"][0] for row in in_training_order(rows, 1234, "tools")] == [4, 0, 1, 2, 3]

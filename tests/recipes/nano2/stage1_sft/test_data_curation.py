@@ -1,13 +1,18 @@
 """The parts of curation, on conversations small enough to check by eye."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow.parquet as pq
 import pytest
 
+from nemotron.recipes.curation.chats import Chats, write_chats, write_packed_rows
 from nemotron.recipes.curation.conversations import conversation_of
 from nemotron.recipes.curation.tokenizer import train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage1_sft import data_curation
 from nemotron.recipes.nano2.stage1_sft.data_curation import Config
-from nemotron.recipes.sources.conversations import Conversation
+from nemotron.recipes.sources.conversations import Conversation, store_conversations, stored_conversations
 from nemotron.recipes.sources.exercises.families import FAMILIES
 
 THOUGHT = "three and four make seven"
@@ -24,11 +29,25 @@ def conversation(id="1", question="What is 3 + 4?", reply=f"<think>\n{THOUGHT}\n
     return Conversation(**({"id": id, "messages": messages} | given | changes))
 
 
+def curate(directory, conversations, evaluation=()):
+    """The conversations that are kept, and the reports."""
+    store_conversations(directory / "raw.parquet", conversations)
+    paths, reports = data_curation.curate([directory / "raw.parquet"], list(evaluation), directory)
+    return list(stored_conversations(paths)), reports
+
+
 def parts_of(conversations, tokenizer, config):
-    """The rows of the three parts, the number of cut traces, and the reports."""
-    reports = {}
-    parts, num_cut = data_curation.parts_of(conversations, tokenizer, config, reports)
-    return parts, num_cut, reports
+    """The rows of the three parts, the ids of the cut traces, and the reports."""
+    with TemporaryDirectory() as name:
+        directory, reports = Path(name), {}
+        write_chats(directory, 0, (data_curation.encoded(one, tokenizer, CHAT, config) for one in conversations))
+        chats = Chats(directory, 1)
+        parts = data_curation.rows_of_parts(chats, config, reports)
+        rows = {}
+        for part, members in parts.items():
+            phase = write_packed_rows(directory, part, chats, members, config.sequence_length, config.seed)
+            rows[part] = [row for path in phase.paths(directory) for row in pq.read_table(path).to_pylist()]
+        return rows, chats.facts.filter(chats.facts["is_cut"])["id"].to_pylist(), reports
 
 
 def learned(row, tokenizer):
@@ -51,42 +70,42 @@ UNLEARNABLE = {
 
 
 @pytest.mark.parametrize("bad", UNLEARNABLE.values(), ids=UNLEARNABLE)
-def test_a_conversation_that_cannot_be_learned_is_dropped_and_reported(bad):
-    kept, reports = data_curation.curate([conversation(), bad], [])
+def test_a_conversation_that_cannot_be_learned_is_dropped_and_reported(bad, tmp_path):
+    kept, reports = curate(tmp_path, [conversation(), bad])
     assert [one.id for one in kept] == ["1"]
     assert {name: report.num_dropped for name, report in reports.items() if report.num_dropped} == {"structure": 1}
     assert reports["structure"].examples[0].id == "2"
 
 
-def test_an_earlier_turn_without_a_thought_is_kept():
+def test_an_earlier_turn_without_a_thought_is_kept(tmp_path):
     two_turns = conversation("2", messages=(*conversation("1", "Hello", "Hi.").messages, *conversation().messages))
-    assert data_curation.curate([two_turns], [])[0] == [two_turns]
+    assert curate(tmp_path, [two_turns])[0] == [two_turns]
 
 
-def test_a_repeated_conversation_is_dropped():
-    kept, reports = data_curation.curate([conversation("1"), conversation("2")], [])
+def test_a_repeated_conversation_is_dropped(tmp_path):
+    kept, reports = curate(tmp_path, [conversation("1"), conversation("2")])
     assert [one.id for one in kept] == ["1"]
     assert reports["duplicates"].num_dropped == 1
 
 
-def test_a_question_of_the_evaluation_is_dropped():
+def test_a_question_of_the_evaluation_is_dropped(tmp_path):
     (exercise,) = FAMILIES["math"].generate_exercises(1, 0, split="evaluation")
     asked = conversation_of(exercise)
-    kept, reports = data_curation.curate([conversation(), asked], [exercise])
+    kept, reports = curate(tmp_path, [conversation(), asked], [exercise])
     assert [one.id for one in kept] == ["1"]
     assert reports["decontamination"].num_dropped == 1
 
 
-def test_a_rule_that_would_leave_nothing_stops_the_run():
+def test_a_rule_that_would_leave_nothing_stops_the_run(tmp_path):
     with pytest.raises(ValueError, match=r"the filter 'structure' leaves none of 1 items, for example 1 "):
-        data_curation.curate([conversation(reply="no thought")], [])
+        curate(tmp_path, [conversation(reply="no thought")])
 
 
 @pytest.mark.parametrize("difficulty", [1, 2, 3, 4])
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_exercises_of_every_difficulty_can_be_learned(family, difficulty):
+def test_exercises_of_every_difficulty_can_be_learned(family, difficulty, tmp_path):
     exercises = FAMILIES[family].generate_exercises(30, 0, split="train", difficulty=difficulty)
-    _, reports = data_curation.curate([conversation_of(exercise) for exercise in exercises], [])
+    _, reports = curate(tmp_path, [conversation_of(exercise) for exercise in exercises])
     assert reports["structure"].num_seen == 30
     assert reports["structure"].num_dropped == 0
 
@@ -114,6 +133,8 @@ def test_the_parts_are_everything_then_tools_then_long_context_each_with_a_share
     assert max(segment for row in parts["everything"] for segment in row["segments"]) > 0
     assert {segment for row in parts["tools"] for segment in row["segments"]} == {0}
     assert cut
+    for texts in questions.values():  # one that is cut is not there as it was, too
+        assert max(sum(text.count(f"math {number}?") for text in texts) for number in range(30)) == 1
     assert [report.num_dropped for report in reports.values()] == [0, 0]
 
 
@@ -170,9 +191,9 @@ def test_a_length_that_fits_nothing_is_refused_with_its_flag(tokenizer):
 # --- the Config ---
 
 
-def test_a_scale_without_exercises_asks_for_sources():
+def test_a_scale_without_exercises_asks_for_sources(tmp_path):
     with pytest.raises(ValueError, match=r"raw_conversations=all needs --sources, because exercises have no end"):
-        data_curation.raw_conversations(Config(scale="full"))
+        data_curation.raw_conversations(Config(scale="full"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["empty_trace_share", "rest_share"])

@@ -11,11 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron.recipes.curation.packing import PackedRow
+from nemotron.recipes.curation.chats import ROW_COLUMNS
 from nemotron.recipes.curation.rows import planned_phase
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage1_sft import training
-from nemotron.recipes.nano2.stage1_sft.data_curation import ROW_COLUMNS
 from nemotron.recipes.nano2.stage1_sft.training import Config
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.training.batches import collate
@@ -30,10 +29,11 @@ def model():
 
 def row_of(*conversations):
     """A row of (token ids, marks) pairs, as curation writes it."""
-    row = PackedRow()
-    for tokens, in_loss in conversations:
-        row.append(tokens, in_loss)
-    return vars(row)
+    return {
+        "tokens": [token for tokens, _ in conversations for token in tokens],
+        "in_loss": [counts for _, in_loss in conversations for counts in in_loss],
+        "segments": [number for number, (tokens, _) in enumerate(conversations) for _ in tokens],
+    }
 
 
 def batch_of(*rows):
