@@ -173,10 +173,10 @@ class Dataset(Artifact):
     tokenizer_path: Path
     """The base model's tokenizer with the chat template."""
     phases: list[Phase]
-    """The three parts, in training order. The columns of their files: tokens, in_loss (whether a token counts in the
-    loss when it is predicted), segments (which conversation of its row a token belongs to, a number). "everything"
-    packs all conversations, several to a row; "tools" has tool calling and a share of the rest, each conversation in a
-    separate row; "long_context" has long context, and a share of the rest with its traces cut."""
+    """The three parts, in training order. Columns of their files: tokens, in_loss (whether a token counts in the loss
+    when it is predicted), segments (number of the token's conversation in its row). "everything" packs all
+    conversations, several to a row; "tools" has tool calling and a share of the rest, each conversation in a row by
+    itself; "long_context" has long context, and a share of the rest with its traces cut."""
     validation_path: Path
     """Rows as in the phases, with the column family: the evaluation exercises with a right reply."""
     exercises_path: Path
