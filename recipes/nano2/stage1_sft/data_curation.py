@@ -154,8 +154,7 @@ class Config(ScaledConfig):
     def check(self) -> None:
         if self.trace_tokens_min > self.trace_tokens_max:
             raise ValueError(
-                f"trace_tokens_min={self.trace_tokens_min} is above trace_tokens_max={self.trace_tokens_max}; give the "
-                f"shorter length first"
+                f"trace_tokens_min={self.trace_tokens_min} is above trace_tokens_max={self.trace_tokens_max}; swap them"
             )
 
 
