@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
@@ -84,6 +85,10 @@ class Chats:
     def column(self, name: str) -> np.ndarray:
         """A column of `facts`."""
         return self.facts[name].to_numpy()
+
+    def of_category(self, category: str) -> np.ndarray:
+        """(n,) bool, which conversations are of this category."""
+        return pc.equal(self.facts["category"], category).to_numpy()
 
     def kept_by(self, rule: Rule[Length], among: np.ndarray, reports: dict[str, FilterReport]) -> np.ndarray:
         """(n,) bool, which of the conversations `among` the rule keeps."""

@@ -23,7 +23,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -280,7 +279,7 @@ def rows_of_parts(chats: Chats, config: Config, reports: dict[str, FilterReport]
     long = chats.kept_by(any_part, np.ones(len(chats.facts), dtype=bool), reports)
     everything = chats.kept_by(one_row, long, reports)
     for (part, category), among in zip(MADE_FOR.items(), (everything, long), strict=True):
-        made = pc.equal(chats.facts["category"], category).to_numpy()
+        made = chats.of_category(category)
         if made.any() and not (made & among).any():
             progress.print(f"the part {part!r} has no conversation of {category}: all are too long; raise its length")
 
