@@ -14,8 +14,9 @@ for each row that does not become one. A row has the columns of nvidia/Nemotron-
 The reasoning of a row becomes a control flag at the end of the system text, /think or /no_think. A reply without
 thinking gets the empty trace "<think></think>", and a thought begins on the line after its tag. A flag in a later user
 message overrides the system text, as everywhere. Arguments of calls are returned as objects. A message with another key
-that has a value makes its row unreadable, except for those in `IGNORED_KEYS`. The recipe checks whether it can train on
-a conversation. Left out: the columns generator and version, names, and the ids of messages and calls.
+that has a value makes its row unreadable, except for those in `IGNORED_KEYS`, and so does a key that occurs twice. The
+recipe checks whether it can train on a conversation. Left out: the columns generator and version, names, and the ids of
+messages and calls.
 """
 
 import json
@@ -31,9 +32,11 @@ from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
     LICENCE_COLUMNS,
     MAX_DOCUMENT_CHARACTERS,
+    RepeatedKey,
     Row,
     is_unicode,
     json_rows,
+    load_json,
     parquet_rows,
     read_items,
     row_licence,
@@ -297,10 +300,12 @@ def parse_json(text: str, subject: str) -> Any:
     Args:
         subject: the start of the error message, such as "'tools' is".
     Raises:
-        ValueError: if the text is not JSON.
+        ValueError: if the text is not JSON, or an object in it holds a key twice.
     """
     try:
-        return json.loads(text)
+        return load_json(text)
+    except RepeatedKey as error:
+        raise ValueError(f"{subject} {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{subject} not JSON: {error}") from error
 

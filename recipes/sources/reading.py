@@ -38,6 +38,7 @@ from nemotron.recipes.sources.listing import (
     find_files,
     short_reason,
 )
+from nemotron.strict import short
 
 LICENCE_COLUMNS = ("license", "licence", "licenses", "licences")
 
@@ -245,7 +246,10 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
         index += 1
         name = f"{file.name}#{index}"
         try:
-            columns = json.loads(line.decode("utf-8-sig" if line_number == 1 else "utf-8"))
+            columns = load_json(line.decode("utf-8-sig" if line_number == 1 else "utf-8"))
+        except RepeatedKey as error:
+            yield Unreadable(name, f"line {line_number} is {error}")
+            continue
         except (ValueError, RecursionError) as error:
             fault = f"JSON: {error}"
             if isinstance(error, UnicodeDecodeError):
@@ -261,6 +265,29 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
             yield Row(name, columns, line_number)
         else:
             yield Unreadable(name, f"line {line_number} is not a JSON object but {type(columns).__name__}")
+
+
+class RepeatedKey(ValueError):
+    """JSON with a key twice in one object, of which Python's parser keeps the last value without a word."""
+
+
+def load_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        RepeatedKey: if an object holds a key twice.
+        ValueError, RecursionError: if the text is not JSON, or nested too deeply.
+    """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise RepeatedKey(f"JSON with the key {short(key)} twice in one object")
+            values[key] = value
+        return values
+
+    return json.loads(text, object_pairs_hook=unique_keys)
 
 
 def parquet_rows(

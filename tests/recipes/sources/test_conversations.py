@@ -445,6 +445,10 @@ MALFORMED = [
     (
         {"messages": [{**ASKED, "reasoning_content": "Two."}]},
         "messages[0] has reasoning_content in a user message; only an assistant thinks",
+    (
+        {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": '{"a": 1, "a": 2}'}}]}]},
+        "messages[0] calls 'add' with arguments that are JSON with the key 'a' twice in one object",
+    ),
     ),
     (
         {"messages": reply(tool_calls=[{"function": {"name": "add", "arguments": {}, "result": "4"}}])},
@@ -494,6 +498,7 @@ def test_a_malformed_row_is_reported_with_its_reason(tmp_path: Path, changes: di
 def test_a_malformed_parquet_row_is_reported_with_its_reason(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
+    ({"metadata": '{"a": {"b": 1, "b": 1}}'}, "'metadata' is JSON with the key 'b' twice in one object"),
     source = write(tmp_path / "a.parquet", [row("good"), row("bad", **changes)])
     conversations, unreadable = read_conversations([source])
     assert [one.id for one in conversations] == ["good"]
@@ -541,6 +546,22 @@ CHANGES = st.dictionaries(st.sampled_from(["uuid", "messages", "reasoning", "met
 def test_any_row_is_a_conversation_or_reported(changes: dict[str, Any], message: Any) -> None:
     one = row(messages=[ASKED] if message is None else [ASKED, message])
     read = row_conversation(Row("name", {**one, **changes}), SourceFile("a.jsonl", "a.jsonl", "chat", "origin"))
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"messages": [{"role": "user", "content": "a"}], "messages": [{"role": "user", "content": "b"}]}', "messages"),
+        ('{"messages": [{"role": "assistant", "content": "first", "content": "second"}]}', "content"),
+        ('{"messages": [{"role": "user", "content": "a"}], "category": "math", "category": null}', "category"),
+    ],
+)
+def test_a_line_with_a_repeated_key_is_unreadable(tmp_path: Path, line: str, key: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row('good'))}\n{line}")
+    conversations, unreadable = read_conversations([str(tmp_path / "a.jsonl")])
+    assert [one.id for one in conversations] == ["good"]
+    reason = f"line 2 is JSON with the key '{key}' twice in one object"
+    assert [(one.id, one.reason) for one in unreadable] == [("a.jsonl#1", reason)]
+
+
     assert isinstance(read, Conversation) or (read.reason and "\n" not in read.reason)
 
 
