@@ -14,9 +14,9 @@ for each row that does not become one. A row has the columns of nvidia/Nemotron-
 The reasoning of a row becomes a control flag at the end of the system text, /think or /no_think. A reply without
 thinking gets the empty trace "<think></think>", and a thought begins on the line after its tag. A flag in a later user
 message overrides the system text, as everywhere. Arguments of calls are returned as objects. A message with another key
-that has a value makes its row unreadable, except for those in `IGNORED_KEYS`, and so does a key that occurs twice. The
-recipe checks whether it can train on a conversation. Left out: the columns generator and version, names, and the ids of
-messages and calls.
+that has a value makes its row unreadable, except for those in `IGNORED_KEYS`, and so does a key that occurs twice or a
+value in one of `SYSTEM_COLUMNS`. The recipe checks whether it can train on a conversation. Left out: every other
+column, such as generator, version and chat_template_kwargs; names, and the ids of messages and calls.
 """
 
 import json
@@ -48,6 +48,8 @@ from nemotron.recipes.sources.reading import (
 ROLES = ("system", "user", "assistant", "tool")
 ID_COLUMNS = ("uuid", "id")
 COLUMNS = (*ID_COLUMNS, *LICENCE_COLUMNS, "category", "reasoning", "metadata", "tools", "messages")
+SYSTEM_COLUMNS = {"system", "system_prompt", "system_message", "system_instruction", "system_instructions"}
+"""Columns, in upper or lower case, that say what a system message should; a row that has a value there is refused."""
 DEFAULT_CATEGORY = "chat"  # our choice, if neither the row nor the user names one
 FLAGS = {"on": "/think", "off": "/no_think"}
 THINKING = "<think>\n{}\n</think>\n\n{}"
@@ -134,7 +136,7 @@ def conversation_columns(file: SourceFile, schema: pa.Schema) -> list[str]:
     if "messages" not in names:
         found = ", ".join(sorted(names)) or "none"
         raise ValueError(f"{file.location} has no column 'messages', only {found}; name another source")
-    return [name for name in COLUMNS if name in names]
+    return [name for name in (*COLUMNS, *filter(is_system_column, names)) if name in names]
 
 
 # One row --------------------------------------------------------------------------------------------------------------
@@ -144,6 +146,11 @@ def row_conversation(row: Row, file: SourceFile) -> Conversation | Unreadable:
     """The conversation in one row, or what is wrong with it."""
     name = stated_id(row, ID_COLUMNS)
     try:
+        if column := next((name for name, value in row.columns.items() if is_system_column(name) and value), None):
+            raise ValueError(
+                f"it has the column {column!r}, which is not read; move what it says into a system message, or "
+                f"remove it"
+            )
         messages = parse_messages(row.columns.get("messages"))
         reasoning = parse_reasoning(row.columns.get("reasoning"), messages)
         tools = parse_tools(row.columns.get("tools"), row.columns.get("metadata"))
@@ -159,6 +166,11 @@ def row_conversation(row: Row, file: SourceFile) -> Conversation | Unreadable:
         file.source,
         num_added_messages=0 if messages[0]["role"] == "system" else 1,
     )
+
+
+def is_system_column(name: str) -> bool:
+    """Whether a column is one of `SYSTEM_COLUMNS`."""
+    return name.casefold() in SYSTEM_COLUMNS
 
 
 def parse_messages(values: Any) -> list[Message]:

@@ -13,7 +13,8 @@ row that does not become one. A row has the columns of nvidia/HelpSteer3, subset
 
     python -c "from nemotron.recipes.sources.preferences import *; print(read_preferences(['pairs.jsonl']))"
 
-The names are those of the data set's card. The context may be JSON in a text as well. Left out: every other column.
+The names are those of the data set's card. The context may be JSON in a text as well. Left out: every other column,
+such as system_prompt.
 """
 
 import json

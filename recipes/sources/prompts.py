@@ -18,7 +18,7 @@ of IFEval; those of the Llama-Nemotron set come from a reader of it, and no file
 that nvidia/Nemotron-RL-instruction_following has more instructions than IFEval's, such as "paragraphs:paragraphs"; a
 row with one of those is unreadable, because a reward must check everything that its prompt asks for.
 
-Left out: every other column, such as grading_mode; prompts with tools; the verifiers of other sets.
+Left out: every other column, such as grading_mode and system_prompt; prompts with tools; the verifiers of other sets.
 """
 
 import json
