@@ -6,7 +6,8 @@ for each row that does not become one. A row has the columns of nvidia/Nemotron-
     messages    list of {role, content}, in v1 with tool_calls [{id, type, function {name, arguments: JSON}}], in newer
                 sets with reasoning_content, the thought before the content; "weight": 0 keeps a reply out of the loss
     reasoning   "on" or "off"; if missing, a conversation with a thinking trace is "on" (our choice)
-    uuid or id, category, license   used if present; a license may be a list, and then all of it applies
+    uuid or id, category, license   used if present; a license may be a list, and then all of it applies, and have one
+                of the other names in `LICENCE_COLUMNS` of reading.py
     metadata    v1: JSON, whose "tools" are the conversation's tools. A column "tools" is read as well.
 
     python -c "from nemotron.recipes.sources.conversations import *; print(read_conversations(['math=chats.jsonl']))"
@@ -30,12 +31,12 @@ import pyarrow as pa
 from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
-    LICENCE_COLUMNS,
     MAX_DOCUMENT_CHARACTERS,
     RepeatedKey,
     Row,
     is_unicode,
     json_rows,
+    licence_columns,
     load_json,
     parquet_rows,
     read_items,
@@ -47,7 +48,7 @@ from nemotron.recipes.sources.reading import (
 
 ROLES = ("system", "user", "assistant", "tool")
 ID_COLUMNS = ("uuid", "id")
-COLUMNS = (*ID_COLUMNS, *LICENCE_COLUMNS, "category", "reasoning", "metadata", "tools", "messages")
+COLUMNS = (*ID_COLUMNS, "category", "reasoning", "metadata", "tools", "messages")
 SYSTEM_COLUMNS = {"system", "system_prompt", "system_message", "system_instruction", "system_instructions"}
 """Columns, in upper or lower case, that say what a system message should; a row that has a value there is refused."""
 DEFAULT_CATEGORY = "chat"  # our choice, if neither the row nor the user names one
@@ -136,7 +137,8 @@ def conversation_columns(file: SourceFile, schema: pa.Schema) -> list[str]:
     if "messages" not in names:
         found = ", ".join(sorted(names)) or "none"
         raise ValueError(f"{file.location} has no column 'messages', only {found}; name another source")
-    return [name for name in (*COLUMNS, *filter(is_system_column, names)) if name in names]
+    wanted = {*COLUMNS, *filter(is_system_column, names), *licence_columns(schema)}
+    return [name for name in dict.fromkeys(names) if name in wanted]
 
 
 # One row --------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ SPDX_TAG = re.compile(
 )
 NOT_UNDERSTOOD = "not understood"
 """The license of a text whose SPDX tag has no expression."""
+KINDS = {"permissive"}
+"""A license_type of The Stack v2, which adds nothing to a license that is named beside it."""
 CREATIVE_COMMONS = re.compile(r"creativecommons\.org/licenses/(by(?:-nc)?(?:-nd|-sa)?)/([0-9.]+[0-9])")
 BSD_GRANT = re.compile(r"Redistribution and use in source and binary forms|under the BSD-3-Clause Licen[sc]e")
 BSD_THIRD_CLAUSE = re.compile(r"Neither the names? |may be used to endorse|BSD-3-Clause")
@@ -71,7 +73,8 @@ def spdx_expression(text: str) -> str:
 
 def column_licence(value: Any) -> str | None:
     """The license that the value of a column states: its words, those of a list joined by AND; None if it is empty."""
-    return joined(stated_in(value))
+    stated = stated_in(value)
+    return joined(stated - KINDS or stated)
 
 
 def stated_in(value: Any) -> set[str]:

@@ -199,6 +199,13 @@ def test_structs_in_a_map_of_a_parquet_lose_their_padding(tmp_path: Path) -> Non
     assert arguments == {"from": {"city": "Paris"}, "to": None}
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_licence_under_another_name_is_stated(tmp_path: Path, suffix: str) -> None:
+    schema = pa.schema([("Licenses", pa.list_(pa.string())), ("messages", pa.list_(MESSAGE_V2))])
+    one = {"Licenses": ["GPL-3.0-only"], "messages": reply()}
+    assert read_one(tmp_path / f"a.{suffix}", one, schema).licence == "GPL-3.0-only"
+
+
 def test_arguments_and_tools_that_json_cannot_hold_are_reported(tmp_path: Path) -> None:
     day = datetime.date(2020, 1, 1)
     call = {"function": {"name": "f", "arguments": {"day": day}}}
