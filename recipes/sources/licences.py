@@ -3,8 +3,11 @@
 The rules look for the words that the licenses themselves prescribe (a notice, a clause, a link) or that grant one
 ("under the MIT license"), not for any occurrence of their letters: a ciphertext that ends in RGPL states nothing. A
 text that states several licenses gets all of them, because all of them bind anyone who copies it. The GNU licenses are
-named without a version, which would need a lawyer to determine. A license that is stated but not understood is
+named without a version, which would need a lawyer to determine. A column or an SPDX tag that is not understood is
 reported too, so that no filter takes the text for an unlicensed one.
+
+Left out: other licenses that a text names in its own words, such as "Business Source License 1.1", "released under CC
+BY-NC 4.0" or "Proprietary license". Such a text counts as stating none.
 
     python -c "from nemotron.recipes.sources.licences import stated_licence as f; print(f('under the MIT license'))"
 """
