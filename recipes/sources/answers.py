@@ -20,15 +20,17 @@ FENCE = re.compile(r"```[a-z]{0,10}\n([^`]*)\n```")
 DECORATIONS = (
     re.compile(r"\*\*([^*\n]+)\*\*"),  # Markdown: bold, code
     re.compile(r"`([^`\n]+)`"),
-    re.compile(r"\$\$?([^$\n]+)\$\$?"),  # LaTeX: formulas
+    re.compile(r"\$\$\n([^$\n]+)\n\$\$"),  # LaTeX: formulas
+    re.compile(r"\$\$?([^$\n]+)\$\$?"),
     re.compile(r"\\\(([^\n\\]+|[^\n]{1,200}?)\\\)"),
     re.compile(r"\\\[([^\n\\]+|[^\n]{1,200}?)\\\]"),
+    re.compile(r"\\\[\n([^\n]{1,200})\n\\\]"),
     re.compile(r"\\(?:boxed|text|mathrm|mathbf)\{([^{}\n]+)\}"),
 )
 DECORATED = re.compile(r"[*_`$\\]")
 WHOLE = re.compile(r"([*_])([^*_]+)\1")  # italics, only around everything
 FRACTION = re.compile(r"\\[dt]?frac\{([0-9]{1,40})\}\{([0-9]{1,40})\}")
-SAID_BEFORE = r"(?:(?:the )?answer(?: is|:)|it is|it's) "
+SAID_BEFORE = r"(?:so,? )?(?:(?:the )?answer(?: is|:)|it is|it's) "
 
 
 @lru_cache(maxsize=8)  # the search for the chance level asks about one reply many times
@@ -46,7 +48,7 @@ def plain(reply: str) -> str:
             text = decoration.sub(r"\1", text)
         if whole := WHOLE.fullmatch(text):
             text = whole[2]
-        text = FRACTION.sub(r"\1/\2", text)
+        text = FRACTION.sub(r"\1/\2", text).strip()  # \boxed{ 9 }
         if text == before:
             break
         if not ended:  # **9.**
@@ -66,7 +68,7 @@ def parse_number(text: str, *, unit: str = "", group: str = ",", before: str = S
     """
     text = plain(text)
     if said := re.match(before, text, re.IGNORECASE):
-        text = text[said.end() :]
+        text = text[said.end() :].lstrip()
     if unit and text.endswith(unit):
         text = text.removesuffix(unit).rstrip()
     separator = re.escape(group)

@@ -6,7 +6,8 @@ for each row that does not become one. A row has the columns of nvidia/Nemotron-
     messages    list of {role, content}, in v1 with tool_calls [{id, type, function {name, arguments: JSON}}], in newer
                 sets with reasoning_content, the thought before the content; "weight": 0 keeps a reply out of the loss
     reasoning   "on" or "off"; if missing, a conversation with a thinking trace is "on" (our choice)
-    uuid or id, category, license   used if present; a license may be a list, and then all of it applies
+    uuid or id, category, license   used if present; a license may be a list, and then all of it applies, and have one
+                of the other names in `LICENCE_COLUMNS` of reading.py
     metadata    v1: JSON, whose "tools" are the conversation's tools. A column "tools" is read as well.
 
     python -c "from nemotron.recipes.sources.conversations import *; print(read_conversations(['math=chats.jsonl']))"
@@ -14,8 +15,9 @@ for each row that does not become one. A row has the columns of nvidia/Nemotron-
 The reasoning of a row becomes a control flag at the end of the system text, /think or /no_think. A reply without
 thinking gets the empty trace "<think></think>", and a thought begins on the line after its tag. A flag in a later user
 message overrides the system text, as everywhere. Arguments of calls are returned as objects. A message with another key
-that has a value makes its row unreadable, except for those in `IGNORED_KEYS`. The recipe checks whether it can train on
-a conversation. Left out: the columns generator and version, names, and the ids of messages and calls.
+that has a value makes its row unreadable, except for those in `IGNORED_KEYS`, and so does a key that occurs twice or a
+value in one of `SYSTEM_COLUMNS`. The recipe checks whether it can train on a conversation. Left out: every other
+column, such as generator, version and chat_template_kwargs; names, and the ids of messages and calls.
 """
 
 import json
@@ -31,11 +33,13 @@ import pyarrow as pa
 from nemotron.recipes.sources.documents import Document, Unreadable, read_documents, write_documents
 from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
-    LICENCE_COLUMNS,
     MAX_DOCUMENT_CHARACTERS,
+    RepeatedKey,
     Row,
     is_unicode,
     json_rows,
+    licence_columns,
+    load_json,
     parquet_rows,
     row_licence,
     stated_id,
@@ -45,7 +49,9 @@ from nemotron.recipes.sources.writing import Kind, write_items
 
 ROLES = ("system", "user", "assistant", "tool")
 ID_COLUMNS = ("uuid", "id")
-COLUMNS = (*ID_COLUMNS, *LICENCE_COLUMNS, "category", "reasoning", "metadata", "tools", "messages")
+COLUMNS = (*ID_COLUMNS, "category", "reasoning", "metadata", "tools", "messages")
+SYSTEM_COLUMNS = {"system", "system_prompt", "system_message", "system_instruction", "system_instructions"}
+"""Columns, in upper or lower case, that say what a system message should; a row that has a value there is refused."""
 DEFAULT_CATEGORY = "chat"  # our choice, if neither the row nor the user names one
 FLAGS = {"on": "/think", "off": "/no_think"}
 THINKING = "<think>\n{}\n</think>\n\n{}"
@@ -159,7 +165,8 @@ def conversation_columns(file: SourceFile, schema: pa.Schema) -> list[str]:
     if "messages" not in names:
         found = ", ".join(sorted(names)) or "none"
         raise ValueError(f"{file.location} has no column 'messages', only {found}; name another source")
-    return [name for name in COLUMNS if name in names]
+    wanted = {*COLUMNS, *filter(is_system_column, names), *licence_columns(schema)}
+    return [name for name in dict.fromkeys(names) if name in wanted]
 
 
 # One row --------------------------------------------------------------------------------------------------------------
@@ -169,6 +176,11 @@ def row_conversation(row: Row, file: SourceFile) -> Conversation | Unreadable:
     """The conversation in one row, or what is wrong with it."""
     name = stated_id(row, ID_COLUMNS)
     try:
+        if column := next((name for name, value in row.columns.items() if is_system_column(name) and value), None):
+            raise ValueError(
+                f"it has the column {column!r}, which is not read; move what it says into a system message, or "
+                f"remove it"
+            )
         messages = parse_messages(row.columns.get("messages"))
         reasoning = parse_reasoning(row.columns.get("reasoning"), messages)
         tools = parse_tools(row.columns.get("tools"), row.columns.get("metadata"))
@@ -184,6 +196,11 @@ def row_conversation(row: Row, file: SourceFile) -> Conversation | Unreadable:
         file.source,
         num_added_messages=0 if messages[0]["role"] == "system" else 1,
     )
+
+
+def is_system_column(name: str) -> bool:
+    """Whether a column is one of `SYSTEM_COLUMNS`."""
+    return name.casefold() in SYSTEM_COLUMNS
 
 
 def parse_messages(values: Any) -> list[Message]:
@@ -325,10 +342,12 @@ def parse_json(text: str, subject: str) -> Any:
     Args:
         subject: the start of the error message, such as "'tools' is".
     Raises:
-        ValueError: if the text is not JSON.
+        ValueError: if the text is not JSON, or an object in it holds a key twice.
     """
     try:
-        return json.loads(text)
+        return load_json(text)
+    except RepeatedKey as error:
+        raise ValueError(f"{subject} {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{subject} not JSON: {error}") from error
 

@@ -2,8 +2,8 @@
 
 In: sources, each "location" or "category=location", as `listing.py` finds them. Out: documents, and a named reason for
 each row that does not become one. A .txt file is one document. In the other formats each row is one. A row may have any
-columns besides its text: `id` and `license` are used if present and the others are ignored, because NVIDIA's released
-datasets differ in them.
+columns besides its text: `id` and those that state a license (`LICENCE_COLUMNS`, `METADATA_COLUMNS` of reading.py) are
+used if present and the others are ignored, because NVIDIA's released datasets differ in them.
 
     python -c "from nemotron.recipes.sources.files import read_sources; print(read_sources(['wiki=notes.txt']))"
 """
@@ -18,12 +18,13 @@ import pyarrow as pa
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Document, Unreadable, read_documents
 from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
-    LICENCE_COLUMNS,
     MAX_DOCUMENT_CHARACTERS,
     MAX_LINE_BYTES,
     Row,
+    is_text,
     is_unicode,
     json_rows,
+    licence_columns,
     parquet_rows,
     read_bytes,
     row_licence,
@@ -126,16 +127,8 @@ def text_columns(file: SourceFile, schema: pa.Schema, text_column: str) -> list[
     kind = schema.types[names.index(text_column)]
     if not is_text(kind):
         raise ValueError(f"{file.location}: column {text_column!r} is {kind}, not text; use --text-column")
-    return [text_column, *(name for name in (ID_COLUMN, *LICENCE_COLUMNS) if name in names and name != text_column)]
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds text, in any of Arrow's layouts."""
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    others = [*(name for name in names if name == ID_COLUMN), *licence_columns(schema)]
+    return [text_column, *(name for name in others if name != text_column)]
 
 
 def rows_with_text(file: SourceFile, rows: Iterator[Row | Unreadable], text_column: str) -> Iterator[Row | Unreadable]:

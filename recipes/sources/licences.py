@@ -3,8 +3,11 @@
 The rules look for the words that the licenses themselves prescribe (a notice, a clause, a link) or that grant one
 ("under the MIT license"), not for any occurrence of their letters: a ciphertext that ends in RGPL states nothing. A
 text that states several licenses gets all of them, because all of them bind anyone who copies it. The GNU licenses are
-named without a version, which would need a lawyer to determine. A license that is stated but not understood is
+named without a version, which would need a lawyer to determine. A column or an SPDX tag that is not understood is
 reported too, so that no filter takes the text for an unlicensed one.
+
+Left out: other licenses that a text names in its own words, such as "Business Source License 1.1", "released under CC
+BY-NC 4.0" or "Proprietary license". Such a text counts as stating none.
 
     python -c "from nemotron.recipes.sources.licences import stated_licence as f; print(f('under the MIT license'))"
 """
@@ -29,6 +32,8 @@ SPDX_TAG = re.compile(
 )
 NOT_UNDERSTOOD = "not understood"
 """The license of a text whose SPDX tag has no expression."""
+KINDS = {"permissive"}
+"""A license_type of The Stack v2, which adds nothing to a license that is named beside it."""
 CREATIVE_COMMONS = re.compile(r"creativecommons\.org/licenses/(by(?:-nc)?(?:-nd|-sa)?)/([0-9.]+[0-9])")
 BSD_GRANT = re.compile(r"Redistribution and use in source and binary forms|under the BSD-3-Clause Licen[sc]e")
 BSD_THIRD_CLAUSE = re.compile(r"Neither the names? |may be used to endorse|BSD-3-Clause")
@@ -71,7 +76,8 @@ def spdx_expression(text: str) -> str:
 
 def column_licence(value: Any) -> str | None:
     """The license that the value of a column states: its words, those of a list joined by AND; None if it is empty."""
-    return joined(stated_in(value))
+    stated = stated_in(value)
+    return joined(stated - KINDS or stated)
 
 
 def stated_in(value: Any) -> set[str]:

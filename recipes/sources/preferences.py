@@ -13,7 +13,8 @@ row that does not become one. A row has the columns of nvidia/HelpSteer3, subset
 
     python -c "from nemotron.recipes.sources.preferences import *; print(read_preferences(['pairs.jsonl']))"
 
-The names are those of the data set's card. The context may be JSON in a text as well. Left out: every other column.
+The names are those of the data set's card. The context may be JSON in a text as well. Left out: every other column,
+such as system_prompt.
 """
 
 import json
@@ -28,11 +29,11 @@ from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.listing import split_category
 from nemotron.recipes.sources.reading import (
-    LICENCE_COLUMNS,
     Row,
     SourceFile,
     is_unicode,
     json_rows,
+    licence_columns,
     parquet_rows,
     read_items,
     row_licence,
@@ -45,7 +46,7 @@ from nemotron.strict import short
 FAMILY = "preference"  # of exercises that are a user's contexts
 ID_COLUMNS = ("id", "uuid", "key")
 NEEDED = ("context", "response1", "response2", "overall_preference")
-COLUMNS = (*ID_COLUMNS, *LICENCE_COLUMNS, *NEEDED, "language", "domain")
+COLUMNS = (*ID_COLUMNS, *NEEDED, "language", "domain")
 ENGLISH = "english"
 CODE = "code"  # the domain
 STRONGEST = 3
@@ -130,7 +131,8 @@ def preference_columns(file: SourceFile, schema: pa.Schema) -> list[str]:
     if missing := [name for name in NEEDED if name not in schema.names]:
         found = ", ".join(sorted(schema.names)) or "none"
         raise ValueError(f"{file.location} has no column {missing[0]!r}, only {found}; name another source")
-    return [name for name in COLUMNS if name in schema.names]
+    wanted = {*COLUMNS, *licence_columns(schema)}
+    return [name for name in dict.fromkeys(schema.names) if name in wanted]
 
 
 # One row --------------------------------------------------------------------------------------------------------------

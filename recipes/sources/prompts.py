@@ -18,7 +18,7 @@ of IFEval; those of the Llama-Nemotron set come from a reader of it, and no file
 that nvidia/Nemotron-RL-instruction_following has more instructions than IFEval's, such as "paragraphs:paragraphs"; a
 row with one of those is unreadable, because a reward must check everything that its prompt asks for.
 
-Left out: every other column, such as grading_mode; prompts with tools; the verifiers of other sets.
+Left out: every other column, such as grading_mode and system_prompt; prompts with tools; the verifiers of other sets.
 """
 
 import json
@@ -33,10 +33,10 @@ from nemotron.recipes.sources.exercises.exercise import DIFFICULTIES, Exercise
 from nemotron.recipes.sources.exercises.ifeval import FAMILY, fault
 from nemotron.recipes.sources.listing import split_category
 from nemotron.recipes.sources.reading import (
-    LICENCE_COLUMNS,
     Row,
     SourceFile,
     json_rows,
+    licence_columns,
     parquet_rows,
     read_items,
     row_licence,
@@ -47,7 +47,7 @@ from nemotron.recipes.sources.reading import (
 ID_COLUMNS = ("id", "uuid", "key")
 PROMPT_COLUMNS = ("responses_create_params", "input", "prompt")
 INSTRUCTION_COLUMNS = ("instruction_id_list", "verifier_metadata", "args")
-COLUMNS = (*ID_COLUMNS, *LICENCE_COLUMNS, *PROMPT_COLUMNS, *INSTRUCTION_COLUMNS, "kwargs")
+COLUMNS = (*ID_COLUMNS, *PROMPT_COLUMNS, *INSTRUCTION_COLUMNS, "kwargs")
 
 
 def read_prompts(sources: Sequence[str], *, num_prompts: int | None = None) -> tuple[list[Exercise], list[Unreadable]]:
@@ -107,7 +107,8 @@ def prompt_columns(file: SourceFile, schema: pa.Schema) -> list[str]:
         if not set(needed) & set(schema.names):
             found = ", ".join(sorted(schema.names)) or "none"
             raise ValueError(f"{file.location} has no column {' or '.join(needed)}, only {found}; name another source")
-    return [name for name in COLUMNS if name in schema.names]
+    wanted = {*COLUMNS, *licence_columns(schema)}
+    return [name for name in dict.fromkeys(schema.names) if name in wanted]
 
 
 # One row --------------------------------------------------------------------------------------------------------------

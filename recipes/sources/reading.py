@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from nemotron.recipes.sources.dataframes import daft
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Unreadable
-from nemotron.recipes.sources.licences import column_licence
+from nemotron.recipes.sources.licences import HINT, NOT_UNDERSTOOD, column_licence
 from nemotron.recipes.sources.listing import (
     FILE_SCHEME,
     REMOTE,
@@ -37,8 +37,15 @@ from nemotron.recipes.sources.listing import (
     find_files,
     short_reason,
 )
+from nemotron.strict import short
 
-LICENCE_COLUMNS = ("license", "licence", "licenses", "licences")
+LICENCE_COLUMNS = {
+    "license", "licence", "licenses", "licences", "license_type", "repo_license", "spdx_license",
+    "detected_licenses", "max_forks_repo_licenses", "max_issues_repo_licenses", "max_stars_repo_licenses",
+}  # fmt: skip
+"""Columns, in upper or lower case, and keys of `METADATA_COLUMNS` that state a license. The last four names are those
+of The Stack, versions 1 and 2."""
+METADATA_COLUMNS = ("metadata", "meta")  # objects, or JSON in a text
 
 BATCH_ROWS = 4_096  # our choice: rows of a .parquet file that are decoded at a time
 
@@ -244,7 +251,10 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
         index += 1
         name = f"{file.name}#{index}"
         try:
-            columns = json.loads(line.decode("utf-8-sig" if line_number == 1 else "utf-8"))
+            columns = load_json(line.decode("utf-8-sig" if line_number == 1 else "utf-8"))
+        except RepeatedKey as error:
+            yield Unreadable(name, f"line {line_number} is {error}")
+            continue
         except (ValueError, RecursionError) as error:
             fault = f"JSON: {error}"
             if isinstance(error, UnicodeDecodeError):
@@ -260,6 +270,29 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
             yield Row(name, columns, line_number)
         else:
             yield Unreadable(name, f"line {line_number} is not a JSON object but {type(columns).__name__}")
+
+
+class RepeatedKey(ValueError):
+    """JSON with a key twice in one object, of which Python's parser keeps the last value without a word."""
+
+
+def load_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        RepeatedKey: if an object holds a key twice.
+        ValueError, RecursionError: if the text is not JSON, or nested too deeply.
+    """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise RepeatedKey(f"JSON with the key {short(key)} twice in one object")
+            values[key] = value
+        return values
+
+    return json.loads(text, object_pairs_hook=unique_keys)
 
 
 def parquet_rows(
@@ -419,7 +452,44 @@ def stated_text(row: Row, columns: Sequence[str]) -> str | None:
 
 def row_licence(row: Row) -> str:
     """The licenses that the row states, in its words, or `UNKNOWN_LICENCE` if it states none."""
-    return column_licence([row.columns.get(column) for column in LICENCE_COLUMNS]) or UNKNOWN_LICENCE
+    values = licence_values(row.columns)
+    for column in METADATA_COLUMNS:
+        metadata = row.columns.get(column)
+        if isinstance(metadata, str) and metadata.lstrip().startswith("{") and HINT.search(metadata):
+            try:
+                metadata = load_json(metadata)
+            except (ValueError, RecursionError):
+                values.append(NOT_UNDERSTOOD)
+        if isinstance(metadata, dict):
+            values += licence_values(metadata)
+    return column_licence(values) or UNKNOWN_LICENCE
+
+
+def licence_values(columns: dict[Any, Any]) -> list[Any]:
+    """What the columns say that state a license."""
+    return [value for name, value in columns.items() if str(name).casefold() in LICENCE_COLUMNS]
+
+
+def licence_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a .parquet file that can state a license; a struct of metadata only if it has a key for it."""
+
+    def can_state(column: pa.Field) -> bool:
+        if column.name not in METADATA_COLUMNS:
+            return column.name.casefold() in LICENCE_COLUMNS
+        if pa.types.is_struct(column.type):
+            return any(key.name.casefold() in LICENCE_COLUMNS for key in column.type)
+        return is_text(column.type) or pa.types.is_map(column.type)
+
+    return [column.name for column in schema if can_state(column)]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text, in any of Arrow's layouts."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def stated_id(row: Row, columns: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What is computed in bfloat16, and what is not, in every step that has a model: observed while the steps run.
+"""What is computed in bfloat16, and what is not, in the steps of stages 0 to 3: observed while the steps run.
 
 The dtypes are facts on every processor. The losses lie between two bounds: bfloat16 must change them, and not by much.
 """

@@ -9,7 +9,8 @@ context, and traces cut to a budget with their answers kept. What the paper leav
 Run: python -m nemotron.recipes.nano2.stage1_sft.data_curation --scale tiny --base-checkpoint-path <directory>
 
 Left out: conversations that language models write or translate, which is nearly all of the published data; generated
-exercises with verifiers take the place of its categories.
+exercises with verifiers take the place of its categories. No license is filtered; the attribution list counts those
+that your rows state.
 """
 
 import hashlib

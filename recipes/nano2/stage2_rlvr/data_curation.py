@@ -7,7 +7,8 @@ Source: arXiv 2508.14444, section 3. Published: 16,000 prompts of users, to whic
 and a rule as verifier. The other families are our choice: a share of them keeps what the model has learned.
 Run: python -m nemotron.recipes.nano2.stage2_rlvr.data_curation --scale tiny --base-checkpoint-path <directory>
 
-Left out: prompts of LMSYS-Chat-1M, which need an agreement; generated instructions take their place.
+Left out: prompts of LMSYS-Chat-1M, which need an agreement; generated instructions take their place. No
+license is filtered; the attribution list counts those that your rows state.
 """
 
 import json

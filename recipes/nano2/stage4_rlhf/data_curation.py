@@ -8,7 +8,8 @@ Source: arXiv 2508.14444, section 3. Published: reinforcement learning on the En
 around, so that the reward model has something to be unsure of.
 Run: python -m nemotron.recipes.nano2.stage4_rlhf.data_curation --scale tiny --base-checkpoint-path <directory>
 
-Left out: HelpSteer3 itself, which is read by --sources; preferences among more than two replies.
+Left out: HelpSteer3 itself, which is read by --sources; preferences among more than two replies. No license is
+filtered; the attribution list counts those that your rows state.
 """
 
 import json

@@ -27,6 +27,7 @@ from nemotron.recipes.sources.exercises.families import FAMILIES
         "GPL OR MIT",
         "Apache-2.0 WITH LLVM-exception",
         "Apache-2.0+",
+        "mit+",
         "PSF-2.0 AND (0BSD AND (Zlib OR BSL-1.0))",
     ],
 )

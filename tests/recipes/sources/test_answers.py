@@ -51,6 +51,11 @@ def test_plain_on_written_cases(reply: str, text: str) -> None:
         ("3/4", Fraction(3, 4)), ("-3 / 4", Fraction(-3, 4)), (r"\frac{3}{4}", Fraction(3, 4)),
         (r"$\dfrac{3}{4}$", Fraction(3, 4)), (r"$-\frac{3}{4}$", Fraction(-3, 4)), ("+3/4", Fraction(3, 4)),
         ("The answer is 9.", 9), ("Answer: 9", 9), ("the answer: **9**", 9), ("It is 9.", 9),
+        (r"\boxed{ 9 }", 9), ("$ 9 $", 9), ("** 9 **", 9), ("` 9 `", 9), (r"\( 9 \)", 9), (r"\text{ 9 }", 9),
+        (r"** $\boxed{ 9 }$ **", 9), ("The answer is ** 9 **.", 9), ("** 9. **", 9), ("_ 9 _", 9),
+        ("\\[\n9\n\\]", 9), ("$$\n9\n$$", 9), ("$5\n$6", None),
+        ("So the answer is 9.", 9), ("So, the answer is **9**.", 9), ("so it's 9", 9),
+        ("So 9", None), ("So so the answer is 9", None), ("Also the answer is 9", None),
         ("1,4,7,1", None), ("1,47", None), ("14,71", None), ("1,4711", None), ("1471,", None), (",471", None),
         ("0001,471", None), ("1,471,", None), ("1,,471", None), ("1 471", None), ("1.471.000", None),
         ("6/8", None), ("8/1", None), ("3/0", None), ("3/-4", None), ("1/2/3", None), ("3//4", None),
@@ -103,7 +108,7 @@ def test_any_text_is_a_number_or_none(reply: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["9", "*", "**", "$", "`", "\\(", "\\boxed{", "1,000,", "_a", "9\u202f", " ", "```\n"]
+    "piece", ["9", "*", "**", "$", "`", "\\(", "\\boxed{", "1,000,", "_a", "9\u202f", " ", "```\n", "\\[", "$$\n"]
 )
 def test_a_very_long_reply_is_read_in_no_time(piece: str) -> None:
     started = time.process_time()

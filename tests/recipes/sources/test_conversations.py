@@ -184,6 +184,28 @@ def test_a_map_in_a_parquet_is_an_object_and_keeps_its_nulls(tmp_path: Path) -> 
     assert conversation.messages[2]["tool_calls"][0]["function"]["arguments"] == {"city": "Paris", "day": None}
 
 
+def test_structs_in_a_map_of_a_parquet_lose_their_padding(tmp_path: Path) -> None:
+    place = pa.struct([("city", pa.string()), ("street", pa.string())])
+    function = pa.struct([("name", pa.string()), ("arguments", pa.map_(pa.string(), place))])
+    message = pa.struct(
+        [("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(pa.struct([("function", function)])))]
+    )
+    call = {"function": {"name": "f", "arguments": [("from", {"city": "Paris"}), ("to", None)]}}
+    messages = [ASKED, {"role": "assistant", "content": "a", "tool_calls": [call]}]
+    conversation = read_one(
+        tmp_path / "a.parquet", {"messages": messages}, pa.schema([("messages", pa.list_(message))])
+    )
+    arguments = conversation.messages[2]["tool_calls"][0]["function"]["arguments"]
+    assert arguments == {"from": {"city": "Paris"}, "to": None}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_licence_under_another_name_is_stated(tmp_path: Path, suffix: str) -> None:
+    schema = pa.schema([("Licenses", pa.list_(pa.string())), ("messages", pa.list_(MESSAGE_V2))])
+    one = {"Licenses": ["GPL-3.0-only"], "messages": reply()}
+    assert read_one(tmp_path / f"a.{suffix}", one, schema).licence == "GPL-3.0-only"
+
+
 def test_arguments_and_tools_that_json_cannot_hold_are_reported(tmp_path: Path) -> None:
     day = datetime.date(2020, 1, 1)
     call = {"function": {"name": "f", "arguments": {"day": day}}}
@@ -435,6 +457,10 @@ MALFORMED = [
         "messages[0] holds half a surrogate pair, which is not a character",
     ),
     (
+        {"messages": [{**ASKED, "tool_calls": [{"function": {"name": "add", "arguments": '{"a": 1, "a": 2}'}}]}]},
+        "messages[0] calls 'add' with arguments that are JSON with the key 'a' twice in one object",
+    ),
+    (
         {"messages": reply(refusal="I cannot.")},
         "messages[1] has the key 'refusal', which is not read; move what it says into content, or remove it",
     ),
@@ -464,14 +490,24 @@ MALFORMED = [
         "messages[1] has reasoning_content and a thinking tag in its content; keep one of them",
     ),
     ({"messages": reply(weight=0.5)}, "messages[1] has the weight 0.5, neither 0 nor 1"),
+    ({"messages": reply(weight=2)}, "messages[1] has the weight 2, neither 0 nor 1"),
     ({"messages": reply(weight="0")}, "messages[1] has the weight '0', neither 0 nor 1"),
     ({"messages": reply(weight=0)}, "every assistant message has the weight 0, so there is nothing to learn"),
+    (
+        {"system_prompt": "Answer in French."},
+        "it has the column 'system_prompt', which is not read; move what it says into a system message, or remove it",
+    ),
+    (
+        {"System": ["Answer in French."]},
+        "it has the column 'System', which is not read; move what it says into a system message, or remove it",
+    ),
     ({"reasoning": "maybe"}, "'reasoning' is 'maybe', neither 'on' nor 'off'"),
     ({"reasoning": True}, "'reasoning' is True, neither 'on' nor 'off'"),
     ({"reasoning": ["on"]}, "'reasoning' is ['on'], neither 'on' nor 'off'"),
     ({"metadata": "tools"}, "'metadata' is not JSON: Expecting value: line 1 column 1 (char 0)"),
     ({"metadata": '{"tools": "add"}'}, "'tools' is not JSON: Expecting value: line 1 column 1 (char 0)"),
     ({"metadata": '{"tools": ["add"]}'}, "'tools' is not a list of objects"),
+    ({"metadata": '{"a": {"b": 1, "b": 1}}'}, "'metadata' is JSON with the key 'b' twice in one object"),
     ({"tools": {"name": "add"}}, "'tools' is not a list of objects"),
     ({"tools": [{"name": "\udc00"}]}, "'tools' holds half a surrogate pair, which is not a character"),
 ]
@@ -505,10 +541,34 @@ def test_a_malformed_parquet_row_is_reported_with_its_reason(
     assert unreadable[0].reason.startswith(reason)
 
 
+def test_a_system_column_of_a_parquet_with_a_value_is_reported(tmp_path: Path) -> None:
+    schema = V2.append(pa.field("system", pa.string()))
+    rows = [row("good", system=None), row("empty", system=""), row("bad", system="Answer in French.")]
+    conversations, unreadable = read_conversations([write(tmp_path / "a.parquet", rows, schema)])
+    assert [one.id for one in conversations] == ["good", "empty"]
+    assert [(one.id, one.reason[:26]) for one in unreadable] == [("bad", "it has the column 'system'")]
+
+
 def test_json_that_is_nested_too_deeply_is_reported(tmp_path: Path) -> None:
     rows = [row("good"), row("bad", metadata="[" * 100_000)]
     _conversations, [bad] = read_conversations([write(tmp_path / "a.jsonl", rows)])
     assert (bad.id, bad.reason[:25]) == ("bad", "'metadata' is not JSON: m")
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"messages": [{"role": "user", "content": "a"}], "messages": []}', "messages"),
+        ('{"messages": [{"role": "assistant", "content": "first", "content": "second"}]}', "content"),
+        ('{"messages": [{"role": "user", "content": "a"}], "category": "math", "category": null}', "category"),
+    ],
+)
+def test_a_line_with_a_repeated_key_is_unreadable(tmp_path: Path, line: str, key: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row('good'))}\n{line}")
+    conversations, unreadable = read_conversations([str(tmp_path / "a.jsonl")])
+    assert [one.id for one in conversations] == ["good"]
+    reason = f"line 2 is JSON with the key '{key}' twice in one object"
+    assert [(one.id, one.reason) for one in unreadable] == [("a.jsonl#1", reason)]
 
 
 def test_broken_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:

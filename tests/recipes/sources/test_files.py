@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from nemotron.recipes.sources import listing, reading
 from nemotron.recipes.sources.documents import Document
-from nemotron.recipes.sources.files import read_sources
-from nemotron.recipes.sources.listing import REMOTE
+from nemotron.recipes.sources.files import read_sources, text_columns
+from nemotron.recipes.sources.listing import REMOTE, SourceFile
 
 
 def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> str:
@@ -147,6 +147,70 @@ def test_a_licence_of_any_type_is_stated(tmp_path: Path, column: str, suffix: st
         pq.write_table(pa.Table.from_pylist(rows), path)
     licences = [d.licence for d in read_sources([str(path)])[0]]
     assert licences == ["GPL-3.0-only", "ISC AND MIT", "unknown", "unknown"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"License": "GPL-3.0-only"},
+        {"LICENSE": ["GPL-3.0-only"]},
+        {"max_stars_repo_licenses": ["GPL-3.0-only"]},
+        {"detected_licenses": ["GPL-3.0-only"], "license_type": "permissive"},
+        {"license_type": "GPL-3.0-only"},
+        {"spdx_license": "GPL-3.0-only"},
+        {"metadata": {"license": "GPL-3.0-only", "page": 1}},
+        {"metadata": {"License": ["GPL-3.0-only"]}},
+        {"meta": {"licenses": ["GPL-3.0-only"]}},
+        {"metadata": json.dumps({"license": "GPL-3.0-only"})},
+    ],
+)
+def test_a_licence_is_stated_under_other_names_and_in_metadata(tmp_path: Path, columns: dict, suffix: str) -> None:
+    rows = [{"text": "a", **columns}, {"text": "b"}]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        write_lines(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    assert [d.licence for d in read_sources([str(path)])[0]] == ["GPL-3.0-only", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "licence"),
+    [
+        ({"license_type": "permissive"}, "permissive"),
+        ({"license_type": "no_license"}, "no_license"),
+        ({"license": "MIT", "metadata": {"license": "ISC"}}, "ISC AND MIT"),
+        ({"license": "MIT", "metadata": '{"license": "GPL'}, "MIT AND not understood"),
+        ({"metadata": '{"license": "MIT", "license": "GPL-3.0-only"}'}, "not understood"),
+        ({"metadata": "a text about licenses"}, "unknown"),
+        ({"metadata": {"page": 1}}, "unknown"),
+        ({"metadata": ["license"]}, "unknown"),
+        ({"metadata": "{" * 10_000 + '"license"'}, "not understood"),
+        ({"license_type": "permissive", "license": "MIT"}, "MIT"),
+        ({"metadata": None, "license_url": "here"}, "unknown"),
+    ],
+)
+def test_what_other_columns_say_of_a_licence(tmp_path: Path, columns: dict, licence: str) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [{"text": "a", **columns}])
+    assert [d.licence for d in read_sources([source])[0]] == [licence]
+
+
+def test_metadata_of_a_parquet_without_a_licence_is_not_read(tmp_path: Path) -> None:
+    rows = [{"text": "a", "metadata": {"license": "MIT"}}, {"text": "b", "metadata": None}]
+    other = pa.schema([("text", pa.string()), ("metadata", pa.struct([("page", pa.month_day_nano_interval())]))])
+    file = SourceFile("a", "a", "", "a")
+    assert text_columns(file, pa.Table.from_pylist(rows).schema, "text") == ["text", "metadata"]
+    assert text_columns(file, other, "text") == ["text"]
+
+
+def test_a_licence_in_a_map_of_a_parquet_is_stated(tmp_path: Path) -> None:
+    for key, kind in (("license", pa.string()), (7, pa.int64())):
+        schema = pa.schema([("text", pa.string()), ("metadata", pa.map_(kind, pa.string()))])
+        pq.write_table(
+            pa.Table.from_pylist([{"text": "a", "metadata": [(key, "MIT")]}], schema), tmp_path / f"{key}.parquet"
+        )
+    assert [d.licence for d in read_sources([str(tmp_path)])[0]] == ["unknown", "MIT"]
 
 
 def test_all_licence_columns_bind(tmp_path: Path) -> None:

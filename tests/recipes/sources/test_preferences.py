@@ -58,6 +58,12 @@ def test_a_row_becomes_a_pair(tmp_path, suffix):
     assert json.loads(pair.exercise.details) == {"licence": "unknown", "origin": source}
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_licence_under_another_name_is_stated(tmp_path, suffix):
+    [pair], _ = read_preferences([write(tmp_path / f"a.{suffix}", [{**ROW, "License": "CC-BY-4.0"}])])
+    assert json.loads(pair.exercise.details)["licence"] == "CC-BY-4.0"
+
+
 @pytest.mark.parametrize("label", [-3, -2, -1, 0, 1, 2, 3])
 def test_a_negative_label_prefers_the_first_response(tmp_path, label):
     [pair], _ = read_preferences([write(tmp_path / "a.jsonl", [{**ROW, "overall_preference": label}])])

@@ -88,7 +88,7 @@ def reason_of(tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_of_each_set_becomes_the_same_exercise(tmp_path: Path, form: str, suffix: str) -> None:
-    source = write(tmp_path / f"a.{suffix}", [{**FORMS[form], "license": "CC-BY-4.0"}])
+    source = write(tmp_path / f"a.{suffix}", [{**FORMS[form], "License": "CC-BY-4.0"}])
     exercises, unreadable = read_prompts([source])
     assert unreadable == []
     assert exercises == [

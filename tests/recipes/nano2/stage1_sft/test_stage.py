@@ -1,5 +1,6 @@
 """Stage 1, run once at tiny scale on stage 0's model: it reproduces its golden, and it does its job."""
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +19,13 @@ PARTS = ("everything", "tools", "long_context")
 
 def test_the_stage_reproduces_its_golden(stage1, golden):
     assert golden(name="nano2/stage1_sft") == stage1.document
+
+
+def test_the_golden_has_three_families_with_right_replies_at_tiny():
+    """A first run shows that the model has learned something."""
+    golden = json.loads((Path(__file__).parents[4] / "golden" / "nano2" / "stage1_sft.json").read_text())
+    metrics = {one["name"]: one["value"] for one in golden["ladder"]["evaluation"] if one["rung"] == "metrics"}
+    assert sum(metrics[f"exact_match/{family}/think"] > 0 for family in FAMILIES) >= 3
 
 
 def test_the_steps_are_silent_on_stdout(stage1):
