@@ -419,9 +419,6 @@ def checked_state(
         tensors = load_tensors(directory / "optimizer.safetensors")
     except ValueError as error:  # a file that was written so
         raise ValueError(f"{directory} is damaged ({error})") from None
-    for name, tensor in (weights | tensors).items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{directory} is damaged (the tensor {short(name)} has a NaN or an infinity)")
     kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
     if kinds != {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}:
         raise ValueError(f"{directory} is damaged (model.safetensors holds the weights of another model)")
@@ -435,6 +432,9 @@ def checked_state(
     for number in sorted(trained | moments.keys()):
         if number not in trained or not _fit(moments.get(number, {}), parameters[number], optimizer):
             raise ValueError(f"{directory} is damaged (optimizer.safetensors does not fit parameter {number})")
+    for name, tensor in (weights | tensors).items():
+        if not tensor.square().sum().isfinite():  # nor would a norm be
+            raise ValueError(f"{directory} is damaged (the tensor {short(name)} has a NaN, an infinity, a huge value)")
     return state, weights, moments
 
 
@@ -443,6 +443,7 @@ def _fit(moments: Mapping[str, torch.Tensor], parameter: torch.Tensor, optimizer
     if not isinstance(optimizer, torch.optim.Adam):
         return all(tensor.shape in (torch.Size(), parameter.shape) for tensor in moments.values())
     shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-    return {name: tensor.shape for name, tensor in moments.items()} == shapes and all(
-        tensor.is_floating_point() for tensor in moments.values()
-    )
+    if {name: tensor.shape for name, tensor in moments.items()} != shapes:
+        return False
+    precise = all(tensor.dtype in (torch.float32, torch.float64) for tensor in moments.values())
+    return precise and not any((moments[name] < 0).any() for name in ("step", "exp_avg_sq"))

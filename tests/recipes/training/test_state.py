@@ -289,8 +289,18 @@ def test_a_state_that_is_whole_and_makes_no_sense_is_damaged_too(tmp_path, model
         resumed(tmp_path, model)
 
 
+def test_a_negative_mean_of_squares_is_damage(tmp_path, model):
+    trained(tmp_path, model)
+    directory = tmp_path / "training_state" / "step-00000001"
+    tensors = load_tensors(directory / "optimizer.safetensors")
+    tensors["0.exp_avg_sq"] = -1 - tensors["0.exp_avg_sq"]
+    reseal(directory, {"optimizer": tensors})
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors does not fit parameter 0"):
+        resumed(tmp_path, model)
+
+
 @pytest.mark.parametrize("name", ["lm_head.weight", "backbone.layers.0.mixer.D", "0.exp_avg", "1.step"])
-@pytest.mark.parametrize("change", ["integers", "booleans", "another shape", "NaN", "missing"])
+@pytest.mark.parametrize("change", ["integers", "booleans", "eight bits", "another shape", "NaN", "huge", "missing"])
 def test_one_tensor_of_a_state_that_does_not_fit_is_damage(tmp_path, model, name, change):
     trained(tmp_path, model)
     directory = tmp_path / "training_state" / "step-00000001"
@@ -299,7 +309,8 @@ def test_one_tensor_of_a_state_that_does_not_fit_is_damage(tmp_path, model, name
     tensor = tensors.pop(name)
     if change != "missing":
         changed = {"integers": tensor.long(), "booleans": tensor.bool(), "another shape": tensor[None]}
-        changed["NaN"] = tensor * float("nan")
+        changed |= {"NaN": tensor * float("nan"), "huge": torch.full_like(tensor, 1e30)}
+        changed["eight bits"] = tensor.to(torch.float8_e4m3fn)
         tensors[name] = changed[change]
     reseal(directory, {file: tensors})
     with pytest.raises(ValueError, match=r"step-00000001 is damaged \(.*\); no earlier state is left, so delete"):
