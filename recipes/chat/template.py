@@ -108,7 +108,7 @@ class TemplateRenderer:
         self.lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process, to which this object is sent, starts its own one."""
+        """A copy that is sent to another process starts its own renderer."""
         return TemplateRenderer, (self.template, self.place, self.variables)
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool) -> str:

@@ -1,9 +1,9 @@
 """Conversations as token ids in files, and rows that several of them share, packed by their lengths alone.
 
 In: encoded conversations, a file of them at a time. Out: the files of a part of fine-tuning, rows in training order.
-What is held of each conversation are its id, its category and how many tokens its chats have. Which chats share a row
-follows from the lengths, so a file of rows is a list of slices of the files of tokens, and is made by itself: anywhere,
-in any order, and with no more in memory than its own rows.
+What is held of each conversation are its id, its category and how many tokens its chats have, and of each row a digest
+while rows are ordered. Which chats share a row follows from the lengths, so a file of rows is a list of slices of the
+files of tokens, and is made by itself: anywhere, in any order, and with no more in memory than its own rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -194,7 +194,7 @@ def write_packed_rows(
         return planned
 
     found = run_tasks(row_digests, tasks(np.arange(len(rows))))
-    digests = np.array([digest for result in found for digest in result.pop("digests")])
+    digests = np.array([digest for result in found for digest in result.pop("digests")], dtype="S64")
     run_tasks(write_row_file, tasks(np.argsort(digests, kind="stable")))
     return phase
 

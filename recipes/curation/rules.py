@@ -4,7 +4,7 @@ In: documents in a Daft dataframe, conversations in files or other items in a li
 items that no rule dropped, and a `FilterReport` for each rule. All filtering goes through `apply_to_dataframe`,
 `apply_to_files` or `kept_by`, so no item is dropped without a report.
 
-    remaining = apply_to_list(conversations, [repetition_rule(), answer_language_rule()], reports)
+    remaining = apply_to_list(pairs, preference_rules(lengths, 512), reports)
 
 Left out: rules that change a text instead of dropping it.
 """

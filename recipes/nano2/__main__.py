@@ -75,8 +75,9 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         if not config.plan and hasattr(stage.data_curation, "check_sources"):
             stage.data_curation.check_sources(given.data)
         configs[name] = stage.plan.check(given, f"--{name}.train.resume")
-    for name, stage in stages.items() if config.plan else ():
-        print_page(stage.plan.page(configs[name]))
+    if config.plan:
+        for name, stage in stages.items():
+            print_page(stage.plan.page(configs[name]))
     with ExitStack() as opened:
         for name, stage in stages.items():
             optional = getattr(stage, "OPTIONAL_STEPS", ())

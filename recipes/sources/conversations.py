@@ -6,8 +6,8 @@ for each row that does not become one. A row has the columns of nvidia/Nemotron-
     messages    list of {role, content}, in v1 with tool_calls [{id, type, function {name, arguments: JSON}}], in newer
                 sets with reasoning_content, the thought before the content; "weight": 0 keeps a reply out of the loss
     reasoning   "on" or "off"; if missing, a conversation with a thinking trace is "on" (our choice)
-    uuid or id, category, license   used if present; a license may be a list, and then all of it applies, and have one
-                of the other names in `LICENCE_COLUMNS` of reading.py
+    uuid or id, category, license   used if present; of a list of licenses, all apply. Other names of the
+                column: `LICENCE_COLUMNS` of reading.py
     metadata    v1: JSON, whose "tools" are the conversation's tools. A column "tools" is read as well.
 
     python -c "from nemotron.recipes.sources.conversations import *; print(read_conversations(['math=chats.jsonl']))"

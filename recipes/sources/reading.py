@@ -43,8 +43,8 @@ LICENCE_COLUMNS = {
     "license", "licence", "licenses", "licences", "license_type", "repo_license", "spdx_license",
     "detected_licenses", "max_forks_repo_licenses", "max_issues_repo_licenses", "max_stars_repo_licenses",
 }  # fmt: skip
-"""Columns, in upper or lower case, and keys of `METADATA_COLUMNS` that state a license. The last four names are those
-of The Stack, versions 1 and 2."""
+"""Columns, in upper or lower case, and keys of `METADATA_COLUMNS` that state a license. `license_type` and the
+last four names are those of The Stack, versions 1 and 2."""
 METADATA_COLUMNS = ("metadata", "meta")  # objects, or JSON in a text
 
 BATCH_ROWS = 4_096  # our choice: rows of a .parquet file that are decoded at a time

@@ -116,7 +116,7 @@ def _write_first(
 
 
 def _make_ids_unique(paths: Sequence[Path]) -> None:
-    """Give each repeated id a number, and write the files again that have one."""
+    """Give each repeated id a number, and rewrite the files that contain one."""
     ids = iter(unique_ids(id for (id,) in read_values(paths, "id")))
     for path in paths:
         new_ids = list(islice(ids, pq.read_metadata(path).num_rows))

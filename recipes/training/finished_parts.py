@@ -4,7 +4,9 @@ In: what a part found, as JSON. Out: the same values in the next run, bit for bi
 
     parts = FinishedParts(work, identity_of(config, dataset), resume=config.resume)
     for name in names:
-        found = parts.get(name) or parts.add(name, measure(name))
+        found = parts.get(name)
+        if found is None:
+            found = parts.add(name, measure(name))
     parts.delete()  # before the artifact is saved
 
 A part is used again if dataset, config and code are those that made it; with `resume`, whatever the code is now. Each
@@ -58,7 +60,9 @@ class FinishedParts:
             change = changed(part["identity"], identity)
             if change and resume:
                 raise ValueError(f"{work} was begun with {change}; use the same, or drop --resume to start over")
-            if not change and not resume and part["identity"]["code"] != identity["code"]:
+            if change:  # of no use to this run, and in the way of a later one with --resume
+                file.unlink()
+            elif not resume and part["identity"]["code"] != identity["code"]:
                 change = "other code, and --resume is not given"
             if change:
                 print_line(f"{part['name']} is computed again: it was begun with {change}")
@@ -76,7 +80,7 @@ class FinishedParts:
         content = json.dumps({"name": name, "identity": self.identity, "value": value}, allow_nan=False)
         file = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
         partial = file.with_suffix(".partial")
-        partial.write_text(f"{digest_of(content)}\n{content}\n", encoding="ascii", newline="\n")
+        partial.write_text(f"{content_digest(content)}\n{content}\n", encoding="ascii", newline="\n")
         file_record(partial, sync=True)
         os.replace(partial, file)
         for folder in (self.folder, self.folder.parent):
@@ -88,7 +92,8 @@ class FinishedParts:
         shutil.rmtree(self.folder)
 
 
-def digest_of(content: str) -> str:
+def content_digest(content: str) -> str:
+    """sha256 of a part, in hexadecimal."""
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -99,7 +104,7 @@ def read_part(file: Path) -> dict[str, Any]:
         ValueError: if it is not what was written.
     """
     digest, _, content = file.read_bytes().decode("ascii", errors="replace").removesuffix("\n").partition("\n")
-    if digest != digest_of(content):
+    if digest != content_digest(content):
         raise ValueError(f"{file} is damaged")
     return parse_json_object(content.encode(), str(file))
 

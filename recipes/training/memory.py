@@ -191,9 +191,8 @@ class Scoring(NamedTuple):
 
 Use = Pass | Learning | Writing | Scoring
 """What a training step does with the model, one after the other."""
-
-
 Models = Sequence[ModelConfig]
+"""Shapes of models."""
 
 
 class Needs(NamedTuple):

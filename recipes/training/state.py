@@ -434,7 +434,9 @@ def checked_state(
             raise ValueError(f"{directory} is damaged (optimizer.safetensors does not fit parameter {number})")
     for name, tensor in (weights | tensors).items():
         if not tensor.square().sum().isfinite():  # nor would a norm be
-            raise ValueError(f"{directory} is damaged (the tensor {short(name)} has a NaN, an infinity, a huge value)")
+            raise ValueError(
+                f"{directory} is damaged (the tensor {short(name)} has a NaN, an infinity or a huge value)"
+            )
     return state, weights, moments
 
 

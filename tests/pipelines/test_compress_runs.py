@@ -420,6 +420,12 @@ def test_a_stopped_control_resumes_to_the_same_bits(distilled, scratch, tmp_path
     assert control.main(replace(config, resume=True)).digest == scratch.digest
 
 
+def test_a_student_that_is_not_a_checkpoint_is_refused_before_any_work(teacher, dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"type='dataset', expected 'checkpoint'"):
+        data_curation.main(curated(teacher, tmp_path, student_path=dataset.path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_that_is_there_already_is_distilled_into(teacher, distilled, dataset, tmp_path):
     """As in the final stages: the Dataset names the student, and its teacher is the same."""
     again = data_curation.main(curated(teacher, tmp_path, student_path=distilled.path))

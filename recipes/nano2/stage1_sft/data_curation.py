@@ -310,10 +310,10 @@ def curation_ladder(config: Config, base: Base, raw: Sequence[Path], chats: Chat
     filters = {name: report.recorded() for name, report in dataset.filters.items()}
     lengths = {name: filters.pop(name) for name in (TOO_LONG_FOR_ANY_PART, TOO_LONG_FOR_A_ROW)}
     ladder.add("filters", filters)
-    emptied, cut = (chats.facts.filter(chats.facts[name])["id"].to_pylist() for name in ("is_emptied", "is_cut"))
-    ladder.add("emptied traces", sha256=sha256_of(emptied), num_traces=len(emptied))
+    changed = {name: chats.facts.filter(chats.facts[name])["id"].to_pylist() for name in ("is_emptied", "is_cut")}
+    ladder.add("emptied traces", sha256=sha256_of(changed["is_emptied"]), num_traces=len(changed["is_emptied"]))
     ladder.add("length filters", lengths)
-    ladder.add("cut traces", sha256=sha256_of(cut), num_traces=len(cut))
+    ladder.add("cut traces", sha256=sha256_of(changed["is_cut"]), num_traces=len(changed["is_cut"]))
     files = {phase.name: phase.paths(dataset.path) for phase in dataset.phases}
     files["validation"] = [dataset.validation_path]
     for part, paths in files.items():

@@ -64,7 +64,8 @@ from nemotron.recipes.nano2.stage1_sft.data_curation import Dataset as FineTunin
 from nemotron.recipes.nemotron_h.checkpoint import load_tokenizer
 from nemotron.recipes.sources.exercises.exercise import exercise_to_row
 from nemotron.recipes.sources.exercises.families import exam_exercises
-from nemotron.recipes.training.run import Base, base_checkpoint
+from nemotron.recipes.training.distill import check_same_tokenizer
+from nemotron.recipes.training.run import Base, Checkpoint, base_checkpoint
 
 SFT, PRETRAINING = "sft", "pretraining"
 """The two sources of the blend."""
@@ -81,13 +82,11 @@ class Config(ScaledConfig):
     output_dir: Path = output_below("nano2", "stage5_compress", "data_curation")
     """Where the Dataset goes."""
     base_checkpoint_path: Path | None = input_path()
-    """Directory of the teacher: the Checkpoint of the stage before, or a published model; read from the pipe if left
-    out."""
+    """Directory of the teacher, a Checkpoint or a published model; read from the pipe if left out."""
     fine_tuning_path: Path | None = input_path()
     """Directory of stage 1's Dataset, curated for the same tokenizer; that of the teacher if left out."""
     pretraining_path: Path | None = input_path()
-    """Directory of stage 0's Dataset, whose text is encoded again if its tokenizer is another; that of the teacher if
-    left out."""
+    """Directory of stage 0's Dataset, encoded again if its tokenizer is another; that of the teacher if left out."""
     student_path: Path | None = input_path()
     """Directory of a Checkpoint to distill into; if left out, the search makes one."""
     calibration_samples: PositiveInt = by_scale(tiny=16, small=64, medium=256, full=published(1024, "section 4"))
@@ -333,6 +332,8 @@ def main(config: Config) -> Dataset:
         path=config.pretraining_path or origin(base, PretrainingDataset), scale=config.scale
     )
     base_checkpoint(base.path, fine_tuning.tokenizer_path)  # refuses a teacher that reads other token ids
+    if config.student_path is not None:
+        check_same_tokenizer(base.checkpoint_path, Checkpoint.load(path=config.student_path).checkpoint_path)
     with working_directory(config.output_dir, Dataset) as work:
         save_chat_tokenizer(CHAT, base.checkpoint_path, work / "tokenizer")
         parts = {part: conversations_of(fine_tuning, part) for part in (EVERYTHING, LONG_CONTEXT)}

@@ -7,8 +7,9 @@ In: the models, and the Dataset of compression. Out: metrics, and digests of wha
     stage 3    the success of tries at held-out tasks with tools, by the state of the database
     stage 4    the rubric of held-out conversations
 
-The exercises are the first of those that each stage holds out, with its difficulties and lengths; the measures are its
-own functions. Every model gets the same prompts and the same uniform numbers; one reply to a prompt.
+The exercises are the first of those that each stage holds out, with the default difficulties and lengths of that stage
+at this scale; the measures are its functions. Every model gets the same prompts and the same uniform numbers; one reply
+to a prompt.
 Stage 1 measures the exam, which evaluation.py takes.
 """
 

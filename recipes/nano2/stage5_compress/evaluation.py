@@ -12,7 +12,7 @@ Run: python -m nemotron.recipes.nano2.stage5_compress.evaluation --scale tiny --
 The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
 
 The speed of decoding is measured side by side and printed, and in no file: it differs from run to run.
-Left out: pairs and reward models of the earlier stages, which are about one model and the one that it was made from.
+Left out: what compares one model with the model it was made from: pairs, reward models.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,8 @@ class Config(HarnessConfig):
     output_dir: Path = output_below("nano2", "stage5_compress", "evaluation")
     """Where the Results go."""
     checkpoint_path: Path | None = input_path()
-    """Directory of the control, of the distilled Checkpoint, or of the final stages; read from the pipe if left out."""
+    """Directory of the control, of the distilled Checkpoint, or of the final stages; if left out, a
+    Checkpoint is read from the pipe."""
     batch_replies: PositiveInt = at_every_scale(our_choice(128), recorded=False)
     """Replies that are written side by side; changes memory and speed, not the result."""
     batch_tokens: PositiveInt = at_every_scale(our_choice(8192), recorded=False)

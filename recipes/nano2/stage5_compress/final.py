@@ -6,8 +6,8 @@ function: it reads the model that the link before wrote, and writes its artifact
 is current is not run again.
 Source: arXiv 2508.14444, section 4. Published: the order; about 0.4B tokens of distillation in rows of 262,144; a
 linear merge at 0.5 of the last two checkpoints. How much data the other links had, and all their other numbers, is
-undisclosed: here each has a quarter of the data of its own stage, and every value that is not in the Config is that of
-its stage.
+undisclosed: here each has a quarter of the data of its own stage (more at tiny), and every value that is neither in the
+Config nor in `links_of` is that of its stage.
 Run: python -m nemotron.recipes.nano2.stage5_compress.final --scale tiny --checkpoint-path <directory>
 
 The teacher of the short distillation is the one of the long distillation, which nothing has trained since. Its rows are
@@ -117,7 +117,8 @@ class Config(ScaledConfig):
     device: str = by_scale(**DEVICES, recorded=False)
     """Where every link computes: cpu, cuda, cuda:1, ..."""
     resume: bool = switch()
-    """Continue an unfinished training of a link, also if the code has changed since; otherwise it goes on by itself."""
+    """Continue unfinished trainings of links even if the code has changed. Without it, one goes on only with the same
+    code."""
     force: bool = switch(of_whole_run=True)
     """Run every link, also those whose artifact is current."""
 

@@ -46,6 +46,7 @@ def test_a_part_of_another_run_is_computed_again_or_refused(work, capsys, change
         FinishedParts(work, IDENTITY | change, resume=True)
     assert FinishedParts(work, IDENTITY | change, resume=False).get("candidate 1: M*") is None
     assert f"candidate 1: M* is computed again: it was begun with {said}\n" in capsys.readouterr().err
+    FinishedParts(work, IDENTITY | change, resume=True)  # nothing of the other run is left
 
 
 def test_a_part_that_other_code_found_is_used_only_with_resume(work, capsys):
