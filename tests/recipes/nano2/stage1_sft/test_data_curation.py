@@ -204,7 +204,7 @@ def test_a_share_is_between_0_and_1(name, share):
 
 
 def test_the_longest_cut_trace_is_not_below_the_shortest():
-    with pytest.raises(ValueError, match="trace_tokens_min=10 is above trace_tokens_max=9; give the shorter"):
+    with pytest.raises(ValueError, match="trace_tokens_min=10 is above trace_tokens_max=9; swap them"):
         Config(trace_tokens_min=10, trace_tokens_max=9)
     assert Config(trace_tokens_min=9, trace_tokens_max=9).trace_tokens_min == 9
 
