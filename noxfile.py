@@ -79,11 +79,13 @@ def tests(session: nox.Session) -> None:
     # One thread each: threads that wait for each other on the same cores would slow down both.
     path = os.pathsep.join([session.bin, os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    command = [Path(session.bin, "pytest"), BACKGROUND_TESTS, "-p", "no:cacheprovider"]  # the cache is for one process
+    slowest = "--durations=25"
+    # The cache is for one process.
+    command = [Path(session.bin, "pytest"), BACKGROUND_TESTS, slowest, "-p", "no:cacheprovider"]
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as log:
         background = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            session.run("pytest", f"--ignore={BACKGROUND_TESTS}", env={"OMP_NUM_THREADS": "1"})
+            session.run("pytest", f"--ignore={BACKGROUND_TESTS}", slowest, env={"OMP_NUM_THREADS": "1"})
         finally:
             failed = background.wait()
             log.seek(0)
