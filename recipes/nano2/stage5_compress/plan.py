@@ -71,27 +71,16 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
     """
     config, teacher = check_stage(config, flag), shape_of(config.base_checkpoint_path) or MODELS[config.scale]
     phases = data_curation.planned_phases(config.data)
-    parts = [training.training_parts(phases, step) for step in (config.train, config.scratch)]
+    for step in (config.train, config.scratch):
+        parts = training.training_parts(phases, step)
+        if not config.plan:  # the rows are longer than a token, and the shape is smaller
+            check_fits(teacher, step, [Pass(part.batch_sequences, 1, 1) for part in parts])
     if config.final_stages:
         final.links_of(config.chain, flag.replace("train.", "chain."))
     search.check_rows(phases[0], config.prune)
     for refuse in (search.check_grid, search.check_budget):
         refuse(teacher, config.prune)
-    if not config.plan:  # the rows are longer than a token, and the shape may be larger
-        smallest = min((one.config for one in shapes_of(teacher, config.prune)), key=count_parameters)
-        for step, of_step, beside in zip((config.train, config.scratch), parts, ([teacher], []), strict=True):
-            check_fits(smallest, step, [Pass(part.batch_sequences, 1, 1) for part in of_step], beside)
     return config
-
-
-def shapes_of(teacher: ModelConfig, config: Any) -> list[Candidate]:
-    """Every shape of the search with its memory and whether it fits.
-
-    Args:
-        config: of search.py.
-    """
-    needs = {"context_tokens": config.context_tokens, "sequences": config.sequences}
-    return candidates(teacher, planned_grid(teacher, config)[0], budget_bytes=config.budget_bytes, **needs)
 
 
 def page(config: Any) -> str:
@@ -103,7 +92,7 @@ def page(config: Any) -> str:
     teacher, budget = shape_of(config.base_checkpoint_path) or MODELS[config.scale], config.prune.budget_bytes
     grid, target = planned_grid(teacher, config.prune)
     needs = {"context_tokens": config.prune.context_tokens, "sequences": config.prune.sequences}
-    found = shapes_of(teacher, config.prune)
+    found = candidates(teacher, grid, budget_bytes=budget, **needs)
     parts = training.training_parts(data_curation.planned_phases(config.data), config.train)
     whole = Candidate(teacher, inference_memory_bytes(teacher, **needs), budget)
     published = next((one for one in found if one.config == target), None)  # None: the flags leave it out of the grid
