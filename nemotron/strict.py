@@ -25,6 +25,34 @@ class _Refused(ValueError):
     """A value that Python's parser accepts and strict JSON does not; the message is already a whole sentence."""
 
 
+class RepeatedKey(ValueError):
+    """An object of JSON that holds a key twice, of which Python's parser keeps the last value without a word."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"JSON with the key {short(key)} twice in one object")
+        self.key = key
+
+
+def load_json(text: str, **options: Any) -> Any:
+    """The value of a JSON text of somebody else.
+
+    Args:
+        options: for `json.loads`.
+    Raises:
+        RepeatedKey: if an object holds a key twice.
+        ValueError, RecursionError: if the text is not JSON, or nested too deeply.
+    """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+        return values
+
+    return json.loads(text, object_pairs_hook=unique_keys, **options)
+
+
 def parse_json(text: str | bytes, source: str, *, advice: str = "write it again", allow_infinity: bool = False) -> Any:
     """Parse exactly one JSON value: UTF-8, no duplicate keys, no NaN or infinity, not too deep, nothing after it.
 
@@ -35,14 +63,6 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "write it again"
     Raises:
         ValueError: in one sentence that begins with `source`.
     """
-
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = next(key for key in keys if keys.count(key) > 1)
-            raise _Refused(f"{source} holds the key {json.dumps(repeated)} twice; {advice}")
-        return values
 
     def constant(name: str) -> float:
         if allow_infinity and name != "NaN":
@@ -55,10 +75,10 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "write it again"
         return number
 
     try:
-        value = json.loads(
-            text.decode() if isinstance(text, bytes) else text,
-            object_pairs_hook=unique_keys, parse_constant=constant, parse_float=finite,
-        )  # fmt: skip
+        text = text.decode() if isinstance(text, bytes) else text
+        value = load_json(text, parse_constant=constant, parse_float=finite)
+    except RepeatedKey as error:
+        raise ValueError(f"{source} holds the key {json.dumps(error.key)} twice; {advice}") from None
     except _Refused as error:
         raise ValueError(str(error)) from None
     except (ValueError, RecursionError) as error:

@@ -23,13 +23,12 @@ from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.curation.conversations import Length
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.curation.packing import TokenFiles, best_fit, write_tokens
-from nemotron.recipes.curation.rows import ROW_GROUP_ROWS, Phase, num_rows, planned_phase, rows_per_shard
+from nemotron.recipes.curation.rows import Phase, num_rows, planned_phase, rows_per_group, rows_per_shard
 from nemotron.recipes.curation.rules import FilterReport, Rule, kept_by
 from nemotron.recipes.sources.conversations import Conversation, stored_conversations
 from nemotron.recipes.sources.dataframes import Task, rows_of, run_tasks
 
 ROW_COLUMNS = {"tokens": pa.list_(pa.int32()), "in_loss": pa.list_(pa.bool_()), "segments": pa.list_(pa.int32())}
-GROUP_TOKENS = 1 << 20  # our choice: tokens of rows that are encoded at a time; they take about 20 MB
 FACTS = pa.schema(
     {
         **dict.fromkeys(("id", "category"), pa.string()),
@@ -189,8 +188,7 @@ def write_packed_rows(
             slices.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table({**table, "length": chats.lengths[chosen]}), slices)
             task = {"path": str(path), "slices": str(slices), "tokens": str(chats.directory / "tokens")}
-            group_rows = max(1, min(ROW_GROUP_ROWS, GROUP_TOKENS // (sequence_length + 1)))
-            planned.append({**task, "seed": seed, "name": name, "group_rows": group_rows})
+            planned.append({**task, "seed": seed, "name": name, "group_rows": rows_per_group(sequence_length)})
         return planned
 
     found = run_tasks(row_digests, tasks(np.arange(len(rows))))

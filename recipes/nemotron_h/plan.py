@@ -48,6 +48,7 @@ __all__ = [
     "forward_operations_per_token",
     "memory_of_reading",
     "memory_of_step",
+    "number_bytes",
     "training_hours",
 ]
 
@@ -169,13 +170,12 @@ def memory_of_step(
         documents: whether a row holds several, which a Mamba-2 layer keeps apart with a seventh more memory.
     """
     tokens, pattern = rows * length, shape.hybrid_override_pattern
-    number = 8 if dtype == "float64" else 4
+    number = number_bytes(dtype)
     embeddings = shape.vocab_size * shape.hidden_size
     head = shape.hidden_size if scores else embeddings
     parameters = count_parameters(shape) - embeddings + head
     copies, head_copy = (2 * parameters, 2 * head) if dtype == "bfloat16" else (0, 0)
-    # More tokens than are measured are on a straight line: 4,096 of the published models.
-    measured = 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
+    measured = measured_tokens(shape, tokens)
     layers = {
         letter: _held(letter, shape, dtype, measured, tokens, documents) for letter in MIXERS if letter in pattern
     }
@@ -230,10 +230,19 @@ def memory_of_step(
 
 def memory_of_reading(shape: ModelConfig, dtype: str, tokens: int) -> int:
     """Most bytes beyond weights and states in a forward pass of so many tokens without a backward pass."""
-    measured = 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
+    measured, residual = measured_tokens(shape, tokens), tokens * shape.hidden_size * number_bytes(dtype)
     letters = set(shape.hybrid_override_pattern)
-    residual = tokens * shape.hidden_size * (8 if dtype == "float64" else 4)
     return residual + max(_held(letter, shape, dtype, measured, tokens).reading for letter in letters)
+
+
+def number_bytes(dtype: str) -> int:
+    """Bytes of a number of the weights; bfloat16 keeps them in float32."""
+    return 8 if dtype == "float64" else 4
+
+
+def measured_tokens(shape: ModelConfig, tokens: int) -> int:
+    """How many tokens are measured: more are on a straight line, from 4,096 on in the published models."""
+    return 2 * shape.chunk_size * max(1, min(tokens // (2 * shape.chunk_size), 16))
 
 
 @cache

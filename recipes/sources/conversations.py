@@ -7,7 +7,7 @@ for each row that does not become one. A row has the columns of nvidia/Nemotron-
                 sets with reasoning_content, the thought before the content; "weight": 0 keeps a reply out of the loss
     reasoning   "on" or "off"; if missing, a conversation with a thinking trace is "on" (our choice)
     uuid or id, category, license   used if present; of a list of licenses, all apply. Other names of the
-                column: `LICENCE_COLUMNS` of reading.py
+                column: `LICENCE_COLUMNS` of licences.py
     metadata    v1: JSON, whose "tools" are the conversation's tools. A column "tools" is read as well.
 
     python -c "from nemotron.recipes.sources.conversations import *; print(read_conversations(['math=chats.jsonl']))"
@@ -31,21 +31,19 @@ from typing import Any
 import pyarrow as pa
 
 from nemotron.recipes.sources.documents import Document, Unreadable, read_documents, write_documents
+from nemotron.recipes.sources.licences import licence_columns, row_licence
 from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
     MAX_DOCUMENT_CHARACTERS,
-    RepeatedKey,
     Row,
     is_unicode,
     json_rows,
-    licence_columns,
-    load_json,
     parquet_rows,
-    row_licence,
     stated_id,
     stated_text,
 )
 from nemotron.recipes.sources.writing import Kind, write_items
+from nemotron.strict import RepeatedKey, load_json
 
 ROLES = ("system", "user", "assistant", "tool")
 ID_COLUMNS = ("uuid", "id")

@@ -2,7 +2,7 @@
 
 In: sources, each "location" or "category=location", as `listing.py` finds them. Out: documents, and a named reason for
 each row that does not become one. A .txt file is one document. In the other formats each row is one. A row may have any
-columns besides its text: `id` and those that state a license (`LICENCE_COLUMNS`, `METADATA_COLUMNS` of reading.py) are
+columns besides its text: `id` and those that state a license (`LICENCE_COLUMNS`, `METADATA_COLUMNS` of licences.py) are
 used if present and the others are ignored, because NVIDIA's released datasets differ in them.
 
     python -c "from nemotron.recipes.sources.files import read_sources; print(read_sources(['wiki=notes.txt']))"
@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Document, Unreadable, read_documents
+from nemotron.recipes.sources.licences import licence_columns, row_licence
 from nemotron.recipes.sources.listing import SourceFile
 from nemotron.recipes.sources.reading import (
     MAX_DOCUMENT_CHARACTERS,
@@ -24,10 +25,8 @@ from nemotron.recipes.sources.reading import (
     is_text,
     is_unicode,
     json_rows,
-    licence_columns,
     parquet_rows,
     read_bytes,
-    row_licence,
     stated_id,
 )
 from nemotron.recipes.sources.writing import Kind, write_items

@@ -1,4 +1,4 @@
-"""Which license a text or a column states: an SPDX identifier, or several joined by AND.
+"""Which license a text or a row states: an SPDX identifier, or several joined by AND.
 
 The rules look for the words that the licenses themselves prescribe (a notice, a clause, a link) or that grant one
 ("under the MIT license"), not for any occurrence of their letters: a ciphertext that ends in RGPL states nothing. A
@@ -16,6 +16,12 @@ import json
 import re
 from collections.abc import Set
 from typing import Any
+
+import pyarrow as pa
+
+from nemotron.recipes.sources.documents import UNKNOWN_LICENCE
+from nemotron.recipes.sources.reading import Row, is_text
+from nemotron.strict import load_json
 
 # License -> words that state it. BSD is handled below, because its variants share their first sentence.
 STATEMENTS = {
@@ -44,6 +50,14 @@ HINT = re.compile(r"licen[sc]e|GPL|Permission is hereby|Redistribution and|creat
 CHOICE = re.compile(r"\sOR\s", re.IGNORECASE)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 LINE_START = re.compile(r"\s*\n[ \t]*#?[ \t]*")
+
+LICENCE_COLUMNS = {
+    "license", "licence", "licenses", "licences", "license_type", "repo_license", "spdx_license",
+    "detected_licenses", "max_forks_repo_licenses", "max_issues_repo_licenses", "max_stars_repo_licenses",
+}  # fmt: skip
+"""Columns, in upper or lower case, and keys of `METADATA_COLUMNS` that state a license. `license_type` and the
+last four names are those of The Stack, versions 1 and 2."""
+METADATA_COLUMNS = ("metadata", "meta")  # objects, or JSON in a text
 
 
 def stated_licence(text: str) -> str | None:
@@ -99,3 +113,39 @@ def joined(licences: Set[str]) -> str | None:
     if len(licences) < 2:
         return next(iter(licences), None)
     return " AND ".join(sorted(f"({one})" if CHOICE.search(one) else one for one in licences))
+
+
+# The rows of a source -------------------------------------------------------------------------------------------------
+
+
+def row_licence(row: Row) -> str:
+    """The licenses that the row states, in its words, or `UNKNOWN_LICENCE` if it states none."""
+    values = licence_values(row.columns)
+    for column in METADATA_COLUMNS:
+        metadata = row.columns.get(column)
+        if isinstance(metadata, str) and metadata.lstrip().startswith("{") and HINT.search(metadata):
+            try:
+                metadata = load_json(metadata)
+            except (ValueError, RecursionError):
+                values.append(NOT_UNDERSTOOD)
+        if isinstance(metadata, dict):
+            values += licence_values(metadata)
+    return column_licence(values) or UNKNOWN_LICENCE
+
+
+def licence_values(columns: dict[Any, Any]) -> list[Any]:
+    """What the columns say that state a license."""
+    return [value for name, value in columns.items() if str(name).casefold() in LICENCE_COLUMNS]
+
+
+def licence_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a .parquet file that can state a license; a struct of metadata only if it has a key for it."""
+
+    def can_state(column: pa.Field) -> bool:
+        if column.name not in METADATA_COLUMNS:
+            return column.name.casefold() in LICENCE_COLUMNS
+        if pa.types.is_struct(column.type):
+            return any(key.name.casefold() in LICENCE_COLUMNS for key in column.type)
+        return is_text(column.type) or pa.types.is_map(column.type)
+
+    return [column.name for column in schema if can_state(column)]

@@ -27,16 +27,15 @@ import pyarrow as pa
 from nemotron.recipes.sources.conversations import parse_json, parse_messages
 from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.exercises.exercise import Exercise
+from nemotron.recipes.sources.licences import licence_columns, row_licence
 from nemotron.recipes.sources.listing import split_category
 from nemotron.recipes.sources.reading import (
     Row,
     SourceFile,
     is_unicode,
     json_rows,
-    licence_columns,
     parquet_rows,
     read_items,
-    row_licence,
     stated_id,
     stated_text,
     with_unique_ids,

@@ -31,15 +31,14 @@ from nemotron.recipes.sources.conversations import Message, parse_json, parse_me
 from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.exercises.exercise import DIFFICULTIES, Exercise
 from nemotron.recipes.sources.exercises.ifeval import FAMILY, fault
+from nemotron.recipes.sources.licences import licence_columns, row_licence
 from nemotron.recipes.sources.listing import split_category
 from nemotron.recipes.sources.reading import (
     Row,
     SourceFile,
     json_rows,
-    licence_columns,
     parquet_rows,
     read_items,
-    row_licence,
     stated_id,
     with_unique_ids,
 )

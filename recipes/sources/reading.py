@@ -13,7 +13,6 @@ that a file can take. Left out: other formats; prompts and pairs that do not fit
 import gzip
 import io
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nemotron.recipes.sources.dataframes import daft
-from nemotron.recipes.sources.documents import UNKNOWN_LICENCE, Unreadable
-from nemotron.recipes.sources.licences import HINT, NOT_UNDERSTOOD, column_licence
+from nemotron.recipes.sources.documents import Unreadable
 from nemotron.recipes.sources.listing import (
     FILE_SCHEME,
     REMOTE,
@@ -37,15 +35,7 @@ from nemotron.recipes.sources.listing import (
     find_files,
     short_reason,
 )
-from nemotron.strict import short
-
-LICENCE_COLUMNS = {
-    "license", "licence", "licenses", "licences", "license_type", "repo_license", "spdx_license",
-    "detected_licenses", "max_forks_repo_licenses", "max_issues_repo_licenses", "max_stars_repo_licenses",
-}  # fmt: skip
-"""Columns, in upper or lower case, and keys of `METADATA_COLUMNS` that state a license. `license_type` and the
-last four names are those of The Stack, versions 1 and 2."""
-METADATA_COLUMNS = ("metadata", "meta")  # objects, or JSON in a text
+from nemotron.strict import RepeatedKey, load_json
 
 BATCH_ROWS = 4_096  # our choice: rows of a .parquet file that are decoded at a time
 
@@ -272,29 +262,6 @@ def json_rows(file: SourceFile) -> Iterator[Row | Unreadable]:
             yield Unreadable(name, f"line {line_number} is not a JSON object but {type(columns).__name__}")
 
 
-class RepeatedKey(ValueError):
-    """JSON with a key twice in one object, of which Python's parser keeps the last value without a word."""
-
-
-def load_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        RepeatedKey: if an object holds a key twice.
-        ValueError, RecursionError: if the text is not JSON, or nested too deeply.
-    """
-
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                raise RepeatedKey(f"JSON with the key {short(key)} twice in one object")
-            values[key] = value
-        return values
-
-    return json.loads(text, object_pairs_hook=unique_keys)
-
-
 def parquet_rows(
     file: SourceFile, num_rows: int | None, choose_columns: Callable[[pa.Schema], Sequence[str]]
 ) -> Iterator[Row]:
@@ -448,39 +415,6 @@ def stated_text(row: Row, columns: Sequence[str]) -> str | None:
     """The first of the columns that holds text."""
     values = map(row.columns.get, columns)
     return next((value for value in values if isinstance(value, str) and value.strip() and is_unicode(value)), None)
-
-
-def row_licence(row: Row) -> str:
-    """The licenses that the row states, in its words, or `UNKNOWN_LICENCE` if it states none."""
-    values = licence_values(row.columns)
-    for column in METADATA_COLUMNS:
-        metadata = row.columns.get(column)
-        if isinstance(metadata, str) and metadata.lstrip().startswith("{") and HINT.search(metadata):
-            try:
-                metadata = load_json(metadata)
-            except (ValueError, RecursionError):
-                values.append(NOT_UNDERSTOOD)
-        if isinstance(metadata, dict):
-            values += licence_values(metadata)
-    return column_licence(values) or UNKNOWN_LICENCE
-
-
-def licence_values(columns: dict[Any, Any]) -> list[Any]:
-    """What the columns say that state a license."""
-    return [value for name, value in columns.items() if str(name).casefold() in LICENCE_COLUMNS]
-
-
-def licence_columns(schema: pa.Schema) -> list[str]:
-    """The columns of a .parquet file that can state a license; a struct of metadata only if it has a key for it."""
-
-    def can_state(column: pa.Field) -> bool:
-        if column.name not in METADATA_COLUMNS:
-            return column.name.casefold() in LICENCE_COLUMNS
-        if pa.types.is_struct(column.type):
-            return any(key.name.casefold() in LICENCE_COLUMNS for key in column.type)
-        return is_text(column.type) or pa.types.is_map(column.type)
-
-    return [column.name for column in schema if can_state(column)]
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -30,7 +30,7 @@ from nemotron.recipes.nemotron_h.graphs import MIN_POSITIONS, rounded_up
 from nemotron.recipes.nemotron_h.inference_memory import inference_memory_bytes
 from nemotron.recipes.nemotron_h.losses import chunk_tokens
 from nemotron.recipes.nemotron_h.model import ATTENTION, ModelConfig
-from nemotron.recipes.nemotron_h.plan import count_parameters, memory_of_reading, memory_of_step
+from nemotron.recipes.nemotron_h.plan import count_parameters, memory_of_reading, memory_of_step, number_bytes
 from nemotron.recipes.training.distributed import world
 
 # Gigabytes, from NVIDIA's data sheets. B200: 1,440 GB in a DGX with eight.
@@ -203,11 +203,6 @@ class Needs(NamedTuple):
     """Models that do not learn and are sharded."""
     scorers: Models = ()
     """Reward models, whole on each device."""
-
-
-def number_bytes(dtype: str) -> int:
-    """Bytes of a number of the weights."""
-    return 8 if dtype == "float64" else 4
 
 
 def wide(dtype: str) -> str:

@@ -6,8 +6,8 @@ function: it reads the model that the link before wrote, and writes its artifact
 is current is not run again.
 Source: arXiv 2508.14444, section 4. Published: the order; about 0.4B tokens of distillation in rows of 262,144; a
 linear merge at 0.5 of the last two checkpoints. How much data the other links had, and all their other numbers, is
-undisclosed: here each has a quarter of the data of its own stage (more at tiny), and every value that is neither in the
-Config nor in `links_of` is that of its stage.
+undisclosed: here each has a quarter of the data that its stage has (more at tiny). Values that are not in the Config or
+in `links_of` are those of its stage.
 Run: python -m nemotron.recipes.nano2.stage5_compress.final --scale tiny --checkpoint-path <directory>
 
 The teacher of the short distillation is the one of the long distillation, which nothing has trained since. Its rows are

@@ -71,15 +71,16 @@ def check(config: Any, flag: str = "--train.resume") -> Any:
     """
     config, teacher = check_stage(config, flag), shape_of(config.base_checkpoint_path) or MODELS[config.scale]
     phases = data_curation.planned_phases(config.data)
-    for step in (config.train, config.scratch):
-        parts = training.training_parts(phases, step)
-        if not config.plan:  # the rows are longer than a token, and the shape is smaller
-            check_fits(teacher, step, [Pass(part.batch_sequences, 1, 1) for part in parts])
+    parts = [training.training_parts(phases, step) for step in (config.train, config.scratch)]
     if config.final_stages:
         final.links_of(config.chain, flag.replace("train.", "chain."))
     search.check_rows(phases[0], config.prune)
-    for refuse in (search.check_grid, search.check_budget):
-        refuse(teacher, config.prune)
+    search.check_grid(teacher, config.prune)
+    shapes = [one.config for one in search.narrowest_shapes(teacher, config.prune)]
+    if not config.plan:  # the shape may be larger, and rows are longer than a token: training checks again
+        smallest = min(shapes, key=count_parameters)
+        for step, of_step, beside in zip((config.train, config.scratch), parts, ([teacher], []), strict=True):
+            check_fits(smallest, step, [Pass(part.batch_sequences, 1, 1) for part in of_step], beside)
     return config
 
 

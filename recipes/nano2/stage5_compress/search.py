@@ -191,8 +191,12 @@ def check_grid(teacher: ModelConfig, config: Config) -> None:
         check_shape(teacher, Shape(depth, config.attention_layers, hidden, neurons, heads, teacher.mamba_head_dim))
 
 
-def check_budget(teacher: ModelConfig, config: Config) -> None:
-    """Raise ValueError if the teacher fits the budget, or no shape does, whichever layers importance will remove."""
+def narrowest_shapes(teacher: ModelConfig, config: Config) -> list[Candidate]:
+    """The narrowest shapes of the grid, whichever layers importance will remove, from most to least memory.
+
+    Raises:
+        ValueError: if the teacher fits the budget, or none of them does.
+    """
     mamba, mlp = (teacher.hybrid_override_pattern.count(letter) for letter in (MAMBA, MLP))
     patterns = [  # one for each number of Mamba-2 layers that may stay; the order of layers takes no memory
         MAMBA * kept + MLP * (depth - config.attention_layers - kept) + ATTENTION * config.attention_layers
@@ -201,7 +205,7 @@ def check_budget(teacher: ModelConfig, config: Config) -> None:
         if min(1, mlp) <= depth - config.attention_layers - kept <= mlp
     ]
     hidden, neurons, heads = map(min, (config.hidden_sizes, config.intermediate_sizes, config.mamba_heads))
-    candidates(
+    return candidates(
         teacher,
         Grid(tuple(patterns), (hidden,), (neurons,), (heads,), (teacher.mamba_head_dim,)),
         budget_bytes=config.budget_bytes,
@@ -389,7 +393,7 @@ def main(config: Config) -> Checkpoint:
     base = dataset.base()
     base.check_scale(config.scale)
     check_rows(dataset.phases[0], config)
-    for check in (check_grid, check_budget):
+    for check in (check_grid, narrowest_shapes):
         check(load_config(base.checkpoint_path), config)
     if config.resume and find_current(Checkpoint, replace(config, dataset_path=dataset.path))[0]:
         print_line(f"{config.output_dir} is finished; nothing to resume")

@@ -64,7 +64,7 @@ def many(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shard_tokens", [1, 40, 1 << 24])
 def test_rows_are_the_same_in_any_number_of_files(many, tmp_path, monkeypatch, shard_tokens, group_tokens):
     monkeypatch.setattr(rows, "SHARD_TOKENS", shard_tokens)
-    monkeypatch.setattr(module, "GROUP_TOKENS", group_tokens)
+    monkeypatch.setattr(rows, "GROUP_TOKENS", group_tokens)
     files = written(tmp_path, many, 12)
     assert [row for file in files for row in file] == packed_in_memory(TURNS, 12, 7, "everything")
     assert max(map(len, files)) == min(max(1, shard_tokens // 12), sum(map(len, files)))

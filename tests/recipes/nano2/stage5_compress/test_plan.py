@@ -8,6 +8,7 @@ from nemotron import SCALES
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage5_compress import plan
 from nemotron.recipes.nano2.stage5_compress.__main__ import Config
+from nemotron.recipes.nemotron_h import device
 from nemotron.recipes.nemotron_h.inference_memory import A10G_BUDGET
 from nemotron.recipes.nemotron_h.model import PUBLISHED_9B
 
@@ -104,3 +105,14 @@ def test_the_grid_of_another_scale_keeps_every_layer():
     grid, target = plan.planned_grid(MODELS["small"], Config(scale="small").prune)
     assert grid.hybrid_override_pattern == (MODELS["small"].hybrid_override_pattern,)
     assert target is None
+
+
+def test_memory_is_checked_with_the_smallest_student_that_may_come_out(monkeypatch):
+    """Of 12.3 billion parameters in training, as many as the teacher has, no such device would hold the moments."""
+    config = Config(scale="full", final_stages=False)
+    config.prune.hidden_sizes, config.prune.intermediate_sizes, config.prune.mamba_heads = (2560,), (10_240,), (64,)
+    monkeypatch.setattr(device, "device_memory_bytes", lambda name: 141 * 10**9)
+    plan.check(config)
+    monkeypatch.setattr(device, "device_memory_bytes", lambda name: 60 * 10**9)
+    with pytest.raises(ValueError, match=r"^training needs .* and cuda has 56 GiB"):
+        plan.check(config)

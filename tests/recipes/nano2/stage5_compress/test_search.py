@@ -36,7 +36,7 @@ def test_a_depth_is_the_pattern_that_the_removal_of_layers_leaves(importance):
 def test_every_shape_of_every_scale_can_be_pruned_to():
     for scale, teacher in MODELS.items():
         search.check_grid(teacher, Config(scale=scale))
-        search.check_budget(teacher, Config(scale=scale))
+        search.narrowest_shapes(teacher, Config(scale=scale))
 
 
 def test_the_least_memory_of_any_layers_is_known_before_importance():
@@ -47,9 +47,9 @@ def test_the_least_memory_of_any_layers_is_known_before_importance():
         for pattern in ("M--*", "M-M*")
     ]
     needs = [sum(inference_memory_bytes(shape, context_tokens=512).values()) for shape in shapes]
-    search.check_budget(TINY, replace(config, budget_bytes=min(needs)))
+    search.narrowest_shapes(TINY, replace(config, budget_bytes=min(needs)))
     with pytest.raises(ValueError, match=rf"is below the {min(needs):,} bytes of the smallest candidate"):
-        search.check_budget(TINY, replace(config, budget_bytes=min(needs) - 1))
+        search.narrowest_shapes(TINY, replace(config, budget_bytes=min(needs) - 1))
 
 
 def test_the_published_budget_and_ranges():
