@@ -62,7 +62,9 @@ def main(config: Config) -> None:
 
     def divergence_of(model: NemotronH) -> float:
         held_out = dataset.validation_path, dataset.shares()
-        return held_out_divergences(model, teacher, *held_out, chunk_tokens=config.chunk_tokens, device="cpu")["all"]
+        return held_out_divergences(
+            model, teacher, *held_out, chunk_tokens=config.chunk_tokens, dtype="float32", device="cpu"
+        )["all"]
 
     losses: dict[tuple[str, Order], list[float]] = {}
     for seed in range(config.seeds):

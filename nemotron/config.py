@@ -161,9 +161,10 @@ class _ConfigMeta(type):
     def __call__(cls, *args: Any, **given: Any) -> Any:
         if "__pydantic_fields__" not in vars(cls):
             raise TypeError(f"decorate {cls.__module__}.{cls.__name__} with pydantic.dataclasses.dataclass")
-        names = [item.name for item in dataclasses.fields(cls) if item.name != "numbers_of"]  # type: ignore[arg-type]
+        hidden = {item.name: bool(item.metadata.get("hidden")) for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        names = [name for name in hidden if not hidden[name]]
         twice = sorted(set(names[: len(args)]) & given.keys())
-        unknown = sorted(given.keys() - {*names, "numbers_of"})
+        unknown = sorted(given.keys() - hidden.keys())
         if twice:
             raise ValueError(f"{cls.__name__}: {twice[0]} is given twice; use keywords")
         if len(args) > len(names):
@@ -189,6 +190,11 @@ class ScaledConfig(metaclass=_ConfigMeta):
     """Seed of everything that is drawn."""
     numbers_of: str = field(default="tiny", repr=False, kw_only=True, metadata={"hidden": True, "recorded": False})
     """Scale whose numbers filled this Config; set automatically, to catch `replace(config, scale=...)`. Not a flag."""
+    flag_prefix: str = field(
+        default="", repr=False, kw_only=True, compare=False, metadata={"hidden": True, "recorded": False}
+    )
+    """What comes before the fields of this Config in the flags of the command, as "train."; empty in a step's own
+    command. Set automatically. Not a flag."""
 
     @model_validator(mode="before")
     @classmethod
@@ -208,7 +214,9 @@ class ScaledConfig(metaclass=_ConfigMeta):
             if "nested" in item.metadata and "output_dir" not in outer:
                 raise ValueError(f"{cls.__name__} needs a field output_dir, because it has a nested Config")
             if "nested" in item.metadata and item.name not in given:
-                given[item.name] = item.metadata["nested"](**handed_down(outer, item.metadata["folder"]))
+                prefix = f"{outer['flag_prefix']}{item.name}."
+                inherited = handed_down(outer, item.metadata["folder"])
+                given[item.name] = item.metadata["nested"](**inherited, flag_prefix=prefix)
         return given
 
     @model_validator(mode="after")
@@ -270,6 +278,11 @@ class ScaledConfig(metaclass=_ConfigMeta):
 def default_of(item: dataclasses.Field[Any], scale: Scale) -> Any:
     """The value of a field that is left out."""
     return item.metadata["by_scale"][scale].value if "by_scale" in item.metadata else item.default
+
+
+def flag_of(config: Any, name: str) -> str:
+    """The flag of a Config's field in the command that was typed, as --train.resume; a sentence names it."""
+    return f"--{getattr(config, 'flag_prefix', '')}{name}".replace("_", "-")
 
 
 def recorded_values(config: Any) -> dict[str, Any]:

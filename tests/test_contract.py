@@ -341,6 +341,21 @@ def other_bytes_elsewhere(name: str, tree: ast.Module) -> Iterator[str]:
             yield f"line {node.lineno}: {called} with the line ends of the system; give newline"
 
 
+def flags_of_another_command(name: str, tree: ast.Module) -> Iterator[str]:
+    """In the command of a stage the flag is --train.resume, so that a sentence takes it from `flag_of`.
+
+    A program that torchrun has started is always a step by itself.
+    """
+    documented = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, DOCUMENTED)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value not in documented]
+    for node in texts if name != "nemotron.recipes.training.distributed" else ():
+        if "--resume" in str(node.value):
+            yield f"line {node.lineno}: {node.value!r} names the flag of a step's own command"
+
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 def missing_docstring(name: str, tree: ast.Module) -> Iterator[str]:
     if not ast.get_docstring(tree):
         yield "has no docstring; say what goes in and what comes out"
@@ -357,6 +372,7 @@ RULES = [
     changing_values,
     writes_to_stdout,
     inputs_of_an_unknown_scale,
+    flags_of_another_command,
     missing_docstring,
     only_on_posix,
     other_bytes_elsewhere,
@@ -425,6 +441,7 @@ STEP = "nemotron.recipes.nano2.stage0_pretrain.training"
         (writes_to_stdout, STEP, "sys.stdout.write(text)"),
         (inputs_of_an_unknown_scale, STEP, "dataset = Dataset.load(path=config.dataset_path)"),
         (inputs_of_an_unknown_scale, STEP, "base = base_checkpoint(config.base_checkpoint_path, made_by=command)"),
+        (flags_of_another_command, STEP, "raise ValueError(f'{work} is unfinished; add --resume to go on')"),
         (missing_docstring, STEP, "import torch"),
         (only_on_posix, STEP, "import fcntl"),
         (only_on_posix, STEP, "def f():\n    from resource import getrusage"),
@@ -461,6 +478,7 @@ def test_the_rule_finds_what_breaks_it(rule, name, source):
         (writes_to_stdout, STEP, "print(loss, file=sys.stderr)"),
         (inputs_of_an_unknown_scale, STEP, "one = Dataset.load(path=config.dataset_path, scale=config.scale)"),
         (inputs_of_an_unknown_scale, STEP, "x = Y.load(path=config.checkpoint_path)\nx.check_scale(config.scale)"),
+        (flags_of_another_command, STEP, 'def f():\n    """What --resume reads."""\n    return f"add {flag}"'),
         (swallowed_errors, STEP, "try:\n    f()\nexcept OSError as error:\n    raise ValueError(error) from error"),
         (only_on_posix, STEP, "try:\n    import fcntl\nexcept ImportError:\n    fcntl = None"),
         (only_on_posix, STEP, "if hasattr(os, 'sysconf'):\n    memory = os.sysconf('SC_PAGE_SIZE')"),
@@ -697,7 +715,7 @@ def test_the_paperwork_computes_nothing(module):
     assert not calls & {"self.optimizer.step", "self.model", "batches", "collate", "loss_sum", "learning_rate_at"}
 
 
-INHERITED_BY_ALL = {"scale", "output_dir", "numbers_of"}
+INHERITED_BY_ALL = {"scale", "output_dir", "numbers_of", "flag_prefix"}
 READ_BY_THE_RUN = {"resume", "checkpoint_every_steps", "activation_checkpointing"}
 """By `training_run` in recipes/training/run.py."""
 

@@ -74,7 +74,7 @@ def main(config: Config) -> dict[str, dict[str, Artifact]]:
         # Refuse now what a later stage would refuse after hours.
         if not config.plan and hasattr(stage.data_curation, "check_sources"):
             stage.data_curation.check_sources(given.data)
-        configs[name] = stage.plan.check(given, f"--{name}.train.resume")
+        configs[name] = stage.plan.check(given)
     if config.plan:
         for name, stage in stages.items():
             print_page(stage.plan.page(configs[name]))

@@ -19,14 +19,13 @@ from nemotron.recipes.training.published import shape_of
 from nemotron.recipes.training.run import check_stage
 
 
-def check(config: Any, flag: str = "--train.resume") -> Any:
+def check(config: Any) -> Any:
     """Raise ValueError for what a later step would refuse, before any work is done; return the config.
 
     Args:
         config: of the stage.
-        flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
-    config = check_stage(config, flag)
+    config = check_stage(config)
     if not config.plan:
         for shape, step, needs in planned_steps(config):
             check_fits(shape, step, *needs)

@@ -157,7 +157,14 @@ def held_out_losses(
 
 @torch.no_grad()
 def held_out_divergences(
-    model: NemotronH, teacher: NemotronH, path: Path, shares: Mapping[str, float], *, chunk_tokens: int, device: str
+    model: NemotronH,
+    teacher: NemotronH,
+    path: Path,
+    shares: Mapping[str, float],
+    *,
+    chunk_tokens: int,
+    dtype: str,
+    device: str,
 ) -> dict[str, float]:
     """Source -> KL(teacher || model) in nats per token that counts, and "all", as in `held_out_losses`."""
     table = pq.read_table(path)
@@ -165,9 +172,10 @@ def held_out_divergences(
     for source in dict.fromkeys(table["source"].to_pylist()):
         rows = table.filter(pc.equal(table["source"], source))
         batches = [collate(rows.slice(start, BATCH_ROWS)) for start in range(0, len(rows), BATCH_ROWS)]
-        found = [
-            batch_kl_sum(model, teacher, batch.to(device), temperature=1.0, chunk_tokens=chunk_tokens).item()
-            for batch in batches
-        ]
+        found = []
+        for batch in batches:
+            with autocast(dtype, device):
+                kl = batch_kl_sum(model, teacher, batch.to(device), temperature=1.0, chunk_tokens=chunk_tokens)
+            found.append(kl.item())
         means[source] = sum(found) / sum(batch.num_in_loss for batch in batches)
     return means | {"all": sum(shares[source] * value for source, value in means.items())}

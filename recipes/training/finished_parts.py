@@ -2,7 +2,7 @@
 
 In: what a part found, as JSON. Out: the same values in the next run, bit for bit: JSON keeps every float.
 
-    parts = FinishedParts(work, identity_of(config, dataset), resume=config.resume)
+    parts = FinishedParts(work, identity_of(config, dataset), resume=config.resume, flag=flag_of(config, "resume"))
     for name in names:
         found = parts.get(name)
         if found is None:
@@ -37,11 +37,12 @@ class FinishedParts:
         work: the working directory, which is kept on failure; all but the parts is deleted from it.
         identity: of this run.
         resume: use the parts of a run whose code was another.
+        flag: sets `resume` in the command that was typed.
     Raises:
         ValueError: with `resume`, if the parts are of a run with another dataset or config.
     """
 
-    def __init__(self, work: Path, identity: Identity, *, resume: bool) -> None:
+    def __init__(self, work: Path, identity: Identity, *, resume: bool, flag: str) -> None:
         self.folder, self.identity = work / FOLDER, identity
         for entry in sorted(work.iterdir()):
             if entry.name not in (FOLDER, PARTIAL_METADATA):
@@ -59,11 +60,11 @@ class FinishedParts:
                 continue
             change = changed(part["identity"], identity)
             if change and resume:
-                raise ValueError(f"{work} was begun with {change}; use the same, or drop --resume to start over")
-            if change:  # of no use to this run, and in the way of a later one with --resume
+                raise ValueError(f"{work} was begun with {change}; use the same, or drop {flag} to start over")
+            if change:  # of no use to this run, and in the way of a later one with `resume`
                 file.unlink()
             elif not resume and part["identity"]["code"] != identity["code"]:
-                change = "other code, and --resume is not given"
+                change = f"other code, and {flag} is not given"
             if change:
                 print_line(f"{part['name']} is computed again: it was begun with {change}")
             else:

@@ -31,6 +31,7 @@ from pydantic import Field
 
 from nemotron import SCALES, Artifact, Scale
 from nemotron.artifact import working_directory
+from nemotron.config import flag_of
 from nemotron.ladder import Ladder, Rung
 from nemotron.lineage import log_curve
 from nemotron.published import is_published
@@ -143,7 +144,7 @@ class Run:
             names = ("tokens", *self.record.numbers)
             log_curve(config, {row["step"] + 1: {name: row[name] for name in names} for row in self.record.curve})
         else:
-            check_no_unfinished_run(work)
+            check_no_unfinished_run(work, flag_of(config, "resume"))
             self.record = Record(weights={"initial": weight_fingerprint(model)})
         remove_leftovers(work)
         self.progress = TrainingProgress("training", total_steps, self.step)
@@ -323,10 +324,11 @@ def training_run(
 
 def is_done(config: Any, dataset: Artifact) -> bool:
     """Whether `--resume` finds the run finished, so that there is nothing to train."""
-    return config.resume and from_first(lambda: is_finished(config.output_dir, identity_of(config, dataset)))
+    given = (config.output_dir, identity_of(config, dataset), flag_of(config, "resume"))
+    return config.resume and from_first(lambda: is_finished(*given))
 
 
-def check_stage(config: StageConfig, flag: str = "--train.resume") -> StageConfig:
+def check_stage(config: StageConfig) -> StageConfig:
     """Refuse before any work what training or evaluation would refuse after hours of curation; return the config.
 
     A training that was interrupted goes on: its `resume` is set in the config that is returned.
@@ -334,7 +336,6 @@ def check_stage(config: StageConfig, flag: str = "--train.resume") -> StageConfi
     Args:
         config: of a stage, with the Configs of its steps, that of training as `train`; those with a device are checked,
             and those that can be resumed.
-        flag: sets `train.resume` in the command that was typed; that of another step has its name in place of "train".
     Raises:
         ValueError: if a value does not fit, a device is missing (a plan needs none), or training's output_dir belongs
             to an unfinished run that training would not continue.
@@ -343,7 +344,7 @@ def check_stage(config: StageConfig, flag: str = "--train.resume") -> StageConfi
     if not getattr(config, "plan", False):
         check_devices(*vars(config).values())
     for name, step in list(vars(config).items()):
-        if hasattr(step, "resume") and check_before_work(step, flag.replace("train.", f"{name}.")):
+        if hasattr(step, "resume") and check_before_work(step):
             config = replace(config, **{name: replace(step, resume=True)})
     return config
 

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from nemotron import Artifact
 from nemotron.code import digest_of, modules_of
-from nemotron.config import recorded_values
+from nemotron.config import flag_of, recorded_values
 from nemotron.directory import (
     PARTIAL_METADATA,
     FileRecord,
@@ -131,7 +131,7 @@ def steps_of(state: Path) -> int:
     return int(state.name.removeprefix("step-"))
 
 
-def check_no_unfinished_run(work: Path, flag: str = "--resume") -> None:
+def check_no_unfinished_run(work: Path, flag: str) -> None:
     """Raise ValueError if an earlier run left a state behind from which `flag` would continue."""
     states = complete_states(work)
     if states:
@@ -141,19 +141,18 @@ def check_no_unfinished_run(work: Path, flag: str = "--resume") -> None:
         )
 
 
-def check_before_work(config: Any, flag: str) -> bool:
+def check_before_work(config: Any) -> bool:
     """Refuse before any work what `training_run` would refuse later; return whether there is an unfinished run.
 
     Args:
         config: of the training step: output_dir and resume. Without `resume`, an unfinished run must have been begun
             with the same code: then it goes on by itself.
-        flag: sets `resume` in the command that was typed.
     Raises:
         ValueError: if another process is training there, or the unfinished run had another config or other code.
     """
     output_dir = final_place(config.output_dir)
     check_not_written(output_dir)
-    work = working_name(output_dir)
+    work, flag = working_name(output_dir), flag_of(config, "resume")
     places = {work: f"delete {work}"} | ({output_dir: f"drop {flag}"} if config.resume else {})
     for directory, otherwise in places.items():
         states = complete_states(directory)
@@ -245,8 +244,8 @@ def check_config(state: State, config: Mapping[str, Any], directory: Path, other
             )
 
 
-def is_finished(output_dir: Path, identity: Identity) -> bool:
-    """Whether the run that --resume is to continue has ended: a job that is started again has nothing left to do.
+def is_finished(output_dir: Path, identity: Identity, flag: str) -> bool:
+    """Whether the run that `flag` is to continue has ended: a job that is started again has nothing left to do.
 
     Raises:
         ValueError: if the finished run had another dataset or config.
@@ -260,7 +259,7 @@ def is_finished(output_dir: Path, identity: Identity) -> bool:
         state = read_state_json(states[-1])
     except ValueError as error:
         raise ValueError(f"{error}; copy the artifact again, or delete {output_dir} to start over") from None
-    check_identity(state, identity, output_dir, "drop --resume")
+    check_identity(state, identity, output_dir, f"drop {flag}")
     print_line(f"{output_dir} is finished; nothing to resume")
     return True
 

@@ -339,12 +339,13 @@ def test_a_killed_search_resumes_to_the_same_bits(dataset, tmp_path, monkeypatch
 
 
 def test_a_search_does_not_resume_with_another_grid(dataset, tmp_path, monkeypatch):
-    config = searched(dataset, tmp_path)
+    config = searched(dataset, tmp_path, flag_prefix="prune.")  # as in the command of the stage
     with monkeypatch.context() as patch:
         patch.setattr(search, "plot_importance", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             search.main(config)
-    with pytest.raises(ValueError, match=r"search\.incomplete was begun with candidate_steps=2, not 1; use the same"):
+    sentence = r"search\.incomplete was begun with candidate_steps=2, not 1; use the same, or drop --prune\.resume to"
+    with pytest.raises(ValueError, match=sentence):
         search.main(replace(config, candidate_steps=1, resume=True))
 
 
@@ -363,7 +364,7 @@ def test_distillation_brings_the_student_nearer_to_the_teacher(pruned, distilled
     before, after = (
         evaluation.held_out_divergences(
             load_checkpoint(one.checkpoint_path), load_checkpoint(dataset.base().checkpoint_path),
-            dataset.validation_path, dataset.shares(), chunk_tokens=64, device="cpu",
+            dataset.validation_path, dataset.shares(), chunk_tokens=64, dtype="float64", device="cpu",
         )["all"]
         for one in (pruned, distilled)
     )  # fmt: skip

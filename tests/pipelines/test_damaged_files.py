@@ -462,7 +462,7 @@ def read_states(directory: Path) -> Any:
     work, run = directory / "run.incomplete", directory / "run"
     work.rename(run)
     with suppress(ValueError, OSError):
-        is_finished(run, TRAINED)
+        is_finished(run, TRAINED, "--resume")
     run.rename(work)
     return resume(directory)
 

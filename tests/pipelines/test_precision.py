@@ -1,10 +1,13 @@
-"""What is computed in bfloat16, and what is not, in the steps of stages 0 to 3: observed while the steps run.
+"""What is computed in bfloat16, and what is not, in every step that trains: observed while the steps run.
+
+Those are the training steps of stages 0 to 5, the reward model of stage 4, and the search and the control of stage 5.
 
 The dtypes are facts on every processor. The losses lie between two bounds: bfloat16 must change them, and not by much.
 """
 
 import re
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import get_origin
@@ -21,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from nemotron.recipes.curation.packing import concatenate_documents
 from nemotron.recipes.curation.rows import TOKENS, planned_phase
 from nemotron.recipes.curation.tokenizer import END_OF_DOCUMENT, encode_documents, save_tokenizer, train_tokenizer
+from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage0_pretrain import data_curation as data0
 from nemotron.recipes.nano2.stage0_pretrain import evaluation as evaluation0
 from nemotron.recipes.nano2.stage0_pretrain import training as training0
@@ -33,13 +37,22 @@ from nemotron.recipes.nano2.stage2_rlvr import training as training2
 from nemotron.recipes.nano2.stage3_dpo import data_curation as data3
 from nemotron.recipes.nano2.stage3_dpo import evaluation as evaluation3
 from nemotron.recipes.nano2.stage3_dpo import training as training3
+from nemotron.recipes.nano2.stage4_rlhf import data_curation as data4
+from nemotron.recipes.nano2.stage4_rlhf import reward_model as reward_model4
+from nemotron.recipes.nano2.stage4_rlhf import training as training4
+from nemotron.recipes.nano2.stage5_compress import control as control5
+from nemotron.recipes.nano2.stage5_compress import data_curation as data5
+from nemotron.recipes.nano2.stage5_compress import search as search5
+from nemotron.recipes.nano2.stage5_compress import training as training5
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors
 from nemotron.recipes.nemotron_h.model import AttentionState, MambaState, parameter_groups
+from nemotron.recipes.nemotron_h.scorer import HEAD, HEAD_FILE, load_scorer
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.sources.problems import arithmetic
 from nemotron.recipes.training import run as run_module
 from nemotron.recipes.training.run import Run
 
+WEIGHTS = "model.safetensors"
 LENGTH, LONG_LENGTH = 64, 128
 SEQUENCES = {"phase1": 24, "phase2": 12, "phase3": 4, "long_context": 4}
 PRETRAINING = {
@@ -72,6 +85,42 @@ FEW_TASKS = {
     "max_prompt_tokens": 490,
 }
 PREFERENCES = {"rounds": 2, "steps_per_round": 1, "max_turns": 1, "max_new_tokens": 20, "warmup_steps": 1}
+FEW_PAIRS = {
+    "raw_pairs": 2_000,
+    "raw_prompts": 600,
+    "sampled_share": 0.2,
+    "max_new_tokens": 10,
+    "held_out_pairs": 6,
+    "held_out_prompts": 1,
+    "validation_prompts": 1,
+    "validation_exercises": 1,
+    "exercises_per_family": 1,
+}
+REWARDING = {"pairs_per_step": 6, "micro_batch_pairs": 6, "warmup_steps": 1, "checkpoint_every_steps": 2}
+FEEDBACK = {
+    "prompts_per_step": 3,
+    "replies_per_prompt": 3,
+    "max_new_tokens": 10,
+    "hacking_window": 1,
+    "checkpoint_every_steps": 1,
+}
+FEW_ROWS = {
+    "calibration_samples": 4,
+    "lengths": (32, 64),
+    "sequences": (8, 4),
+    "validation_rows": 1,
+    "exercises_per_family": 1,
+}
+GRID = {
+    "depths": (5,),
+    "hidden_sizes": (48,),
+    "intermediate_sizes": (192, 256),
+    "mamba_heads": (6,),
+    "num_candidates": 1,
+    "candidate_steps": 2,
+    "batch_sequences": 4,
+}
+DISTILLATION = {"batch_sequences": (4, 4), "micro_batch_sequences": (4, 4), "warmup_steps": 1}
 
 
 def filled(artifact_class, path, **known):
@@ -134,9 +183,17 @@ def pretraining_data(tmp_path_factory):
 
 
 ACTIVITIES = {
-    "validation": [(training0, "validation_losses"), (training1, "validation_losses")],
+    "validation": [
+        (training0, "validation_losses"),
+        (training1, "validation_losses"),
+        (reward_model4, "held_out_rows"),
+        (search5, "held_out_kl"),
+        (training5, "validation_losses"),
+    ],
     "sample": [(training0, "write_sample")],
-    "rollouts": [(training2, "draw_replies"), (training3, "draw_tries")],
+    "rollouts": [(training2, "draw_replies"), (training3, "draw_tries"), (training4, "draw_replies")],
+    "rewards": [(training4, "judged")],
+    "importance": [(search5, "measure_importance")],
     "reference": [(training3, "with_reference")],
     "backward": [(torch.Tensor, "backward")],
     "fingerprint": [(run_module, "weight_fingerprint")],
@@ -235,12 +292,14 @@ class Observer(TorchDispatchMode):
         return {name for name in self.found[activity][dtype] if name.rpartition(".")[2] not in MOVES}
 
 
-IN_INFERENCE_MODE = {"linear": "mm", "matmul": "bmm", "square": "pow", "cross_entropy_loss": "_log_softmax"}
+IN_INFERENCE_MODE = {
+    "linear": "mm", "matmul": "bmm", "square": "pow", "cross_entropy_loss": "_log_softmax", "to": "_to_copy",
+}  # fmt: skip
 """There, operations are seen before torch takes them apart."""
 MOVES = {
-    "_unsafe_view", "alias", "cat", "clone", "constant_pad_nd", "detach", "expand", "flip", "full", "gather", "index",
-    "new_zeros", "permute", "scalar_tensor", "scatter_", "select", "slice", "split_with_sizes", "squeeze", "stack", "t",
-    "transpose", "unsqueeze", "view", "where",
+    "_unsafe_view", "alias", "cat", "clone", "constant_pad_nd", "detach", "expand", "flatten", "flip", "full",
+    "gather", "index", "new_zeros", "permute", "scalar_tensor", "scatter_", "select", "slice", "split_with_sizes",
+    "squeeze", "stack", "t", "transpose", "unflatten", "unsqueeze", "view", "where",
 }  # fmt: skip
 """Operations whose results are numbers that were there before, in the same type; _to_copy rounds to another type."""
 PRODUCTS = {"Linear._to_copy", "Linear.mm", "SquaredReluMLP.relu", "SquaredReluMLP.mul", "Attention.attention"}
@@ -258,16 +317,24 @@ IN_FLOAT32 = {
 }
 
 
+def trained_by(step, settings, directory, dtypes=("bfloat16",), **inputs):
+    """dtype -> what the step trained; "observed" -> what was seen while bfloat16 trained."""
+    runs = {}
+    for dtype in dtypes:
+        config = step.Config(**settings, **inputs, dtype=dtype, output_dir=directory / dtype)
+        with Observer() if dtype == "bfloat16" else nullcontext() as observer:
+            runs[dtype] = step.main(config)
+    return runs | {"observed": observer}
+
+
+ALL_TYPES = ("float64", "float32", "bfloat16")
+
+
 @pytest.fixture(scope="module")
 def pretraining(pretraining_data, tmp_path_factory):
-    """dtype -> the Checkpoint of stage 0; "observed" -> what was seen while bfloat16 trained."""
-    runs = {}
-    for dtype in ("float64", "float32", "bfloat16"):
-        output = tmp_path_factory.mktemp(dtype) / "training"
-        config = training0.Config(**PRETRAINING, dtype=dtype, dataset_path=pretraining_data.path, output_dir=output)
-        with Observer() as observer:
-            runs[dtype] = training0.main(config)
-    return runs | {"observed": observer}
+    """Stage 0."""
+    directory = tmp_path_factory.mktemp("pretraining")
+    return trained_by(training0, PRETRAINING, directory, ALL_TYPES, dataset_path=pretraining_data.path)
 
 
 @pytest.fixture(scope="module")
@@ -280,68 +347,109 @@ def conversations(pretraining, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fine_tuning(conversations, tmp_path_factory):
-    """As `pretraining`, for stage 1."""
-    runs = {}
-    for dtype in ("float64", "float32", "bfloat16"):
-        output = tmp_path_factory.mktemp(dtype) / "training"
-        config = training1.Config(**FINE_TUNING, dtype=dtype, dataset_path=conversations.path, output_dir=output)
-        with Observer() as observer:
-            runs[dtype] = training1.main(config)
-    return runs | {"observed": observer}
+    """Stage 1."""
+    directory = tmp_path_factory.mktemp("fine_tuning")
+    return trained_by(training1, FINE_TUNING, directory, ALL_TYPES, dataset_path=conversations.path)
 
 
 @pytest.fixture(scope="module")
 def reinforcement(fine_tuning, tmp_path_factory):
-    """As `pretraining`, for stage 2, on the model that was fine-tuned in bfloat16."""
-    output = tmp_path_factory.mktemp("curated") / "data_curation"
-    base = fine_tuning["bfloat16"].path
+    """Stage 2, on the model that was fine-tuned in bfloat16."""
+    directory = tmp_path_factory.mktemp("reinforcement")
+    base, output = fine_tuning["bfloat16"].path, directory / "data_curation"
     prompts = data2.main(data2.Config(**FEW_PROMPTS, base_checkpoint_path=base, output_dir=output))
-    runs = {}
-    for dtype in ("float64", "float32", "bfloat16"):
-        output = tmp_path_factory.mktemp(dtype) / "training"
-        config = training2.Config(**REINFORCEMENT, dtype=dtype, dataset_path=prompts.path, output_dir=output)
-        with Observer() as observer:
-            runs[dtype] = training2.main(config)
-    return runs | {"observed": observer}
+    return trained_by(training2, REINFORCEMENT, directory, ALL_TYPES, dataset_path=prompts.path)
 
 
 @pytest.fixture(scope="module")
 def preferences(reinforcement, tmp_path_factory):
-    """As `pretraining`, for stage 3, on the model that was reinforced in bfloat16."""
-    output = tmp_path_factory.mktemp("curated") / "data_curation"
-    base = reinforcement["bfloat16"].path
+    """Stage 3, on the model that was reinforced in bfloat16."""
+    directory = tmp_path_factory.mktemp("preferences")
+    base, output = reinforcement["bfloat16"].path, directory / "data_curation"
     tasks = data3.main(data3.Config(**FEW_TASKS, base_checkpoint_path=base, output_dir=output))
-    runs = {}
-    for dtype in ("float64", "float32", "bfloat16"):
-        output = tmp_path_factory.mktemp(dtype) / "training"
-        config = training3.Config(**PREFERENCES, dtype=dtype, dataset_path=tasks.path, output_dir=output)
-        with Observer() as observer:
-            runs[dtype] = training3.main(config)
-    return runs | {"observed": observer}
+    return trained_by(training3, PREFERENCES, directory, dataset_path=tasks.path)
 
 
-STAGES = ("pretraining", "fine_tuning", "reinforcement", "preferences")
+def ends_soon(model):
+    """Random weights that end most replies within a few tokens: others are judged as the empty one."""
+    with torch.no_grad():
+        model.backbone.embeddings.weight[:, 0] = 3.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[CHAT.stop_ids[-1], 0] = 2.0
+
+
+@pytest.fixture(scope="module")
+def rewarding(random_base_model, tmp_path_factory):
+    """The reward model of stage 4, on random weights."""
+    directory = tmp_path_factory.mktemp("rewarding")
+    base, output = tmp_path_factory.mktemp("base"), directory / "data_curation"
+    random_base_model(base, CHAT.template, ends_soon)
+    pairs = data4.main(data4.Config(**FEW_PAIRS, base_checkpoint_path=base, output_dir=output))
+    return trained_by(reward_model4, REWARDING, directory, dataset_path=pairs.path)
+
+
+@pytest.fixture(scope="module")
+def feedback(rewarding, tmp_path_factory):
+    """The policy of stage 4."""
+    directory = tmp_path_factory.mktemp("feedback")
+    return trained_by(training4, FEEDBACK, directory, rewardmodel_path=rewarding["bfloat16"].path)
+
+
+@pytest.fixture(scope="module")
+def search(fine_tuning, tmp_path_factory):
+    """The search of stage 5, which distills a candidate for a while, out of the model that was fine-tuned."""
+    directory = tmp_path_factory.mktemp("search")
+    base, output = fine_tuning["bfloat16"].path, directory / "data_curation"
+    rows = data5.main(data5.Config(**FEW_ROWS, base_checkpoint_path=base, output_dir=output))
+    return trained_by(search5, GRID, directory, dataset_path=rows.path)
+
+
+@pytest.fixture(scope="module")
+def distillation(search, tmp_path_factory):
+    """Stage 5."""
+    directory = tmp_path_factory.mktemp("distillation")
+    return trained_by(training5, DISTILLATION, directory, checkpoint_path=search["bfloat16"].path)
+
+
+@pytest.fixture(scope="module")
+def control(distillation, tmp_path_factory):
+    """The control of stage 5."""
+    directory = tmp_path_factory.mktemp("control")
+    return trained_by(control5, DISTILLATION, directory, checkpoint_path=distillation["bfloat16"].path)
+
+
+LEAVE_A_STATE = (
+    "pretraining", "fine_tuning", "reinforcement", "preferences", "rewarding", "feedback", "distillation", "control",
+)  # fmt: skip
+TRAININGS = (*LEAVE_A_STATE, "search")
 OBJECTIVE = {"add", "div", "masked_fill_", "mul", "neg", "ones_like"}
 PAIRS = {"div", "log_sigmoid_backward", "mul", "neg", "ones_like"}
-FLOAT64_GRADIENTS = {
-    "pretraining": set(),
-    "fine_tuning": set(),
-    "reinforcement": OBJECTIVE,
-    "preferences": PAIRS,
+FLOAT64_GRADIENTS = {"reinforcement": OBJECTIVE, "feedback": OBJECTIVE, "preferences": PAIRS}
+"""What is computed in float64 in the backward pass: of the objective of stages 2 and 4, whose advantages are float64,
+and of the objective of stage 3, whose reference is."""
+CROSS_ENTROPY = {"_log_softmax", "nll_loss_forward"}, {"_log_softmax_backward_data", "nll_loss_backward"}
+BRADLEY_TERRY = {"log_sigmoid_forward", "mm"}, {"log_sigmoid_backward"}  # mm: the head, whose scores are float32
+DIVERGENCE = {"_log_softmax", "exp", "sub"}, {"mul"}  # its gradient is computed in the forward pass
+LOSSES = {"rewarding": BRADLEY_TERRY, "distillation": DIVERGENCE, "search": DIVERGENCE}
+"""What is computed in float32 of a loss that is not the cross-entropy: in the forward and in the backward pass."""
+PRODUCTS_OF = {
+    "reinforcement": PRODUCTS | KEPT_KEYS,
+    "feedback": PRODUCTS | KEPT_KEYS,
+    "distillation": PRODUCTS | {"_to_copy", "mm"},
+    "search": PRODUCTS | {"_to_copy", "mm"},
 }
-"""What is computed in float64 in the backward pass: of the objective of stage 2, whose advantages are float64, and of
-the objective of stage 3, whose reference is."""
+"""What else is computed in bfloat16 in the forward pass: the divergence multiplies the output matrices itself."""
 
 
-@pytest.fixture(params=STAGES)
+@pytest.fixture(params=TRAININGS)
 def trained(request):
-    """The runs of one stage's training."""
-    return request.getfixturevalue(request.param) | {"stage": request.param}
+    """What one step trained."""
+    return request.getfixturevalue(request.param) | {"step": request.param}
 
 
 @pytest.fixture(params=["pretraining", "fine_tuning"])
 def trained_on_text(request):
-    """The same of the stages that learn from texts and validate."""
+    """The same of the stages that learn from texts, in every type."""
     return request.getfixturevalue(request.param)
 
 
@@ -358,20 +466,19 @@ def assert_float32(observed, activity=""):
 
 
 def test_training_in_bfloat16_computes_only_matrix_products_in_it(trained):
-    observed = trained["observed"]
-    kept = KEPT_KEYS if trained["stage"] == "reinforcement" else set()
-    assert observed.computed_in(torch.bfloat16, "") == PRODUCTS | kept
-    assert observed.computed_in(torch.float32, "") >= IN_FLOAT32 | {"_log_softmax", "nll_loss_forward"}
+    observed, step = trained["observed"], trained["step"]
+    assert observed.computed_in(torch.bfloat16, "") == PRODUCTS_OF.get(step, PRODUCTS)
+    assert observed.computed_in(torch.float32, "") >= IN_FLOAT32 | LOSSES.get(step, CROSS_ENTROPY)[0]
     assert names_of_modules(observed.computed_in(torch.float64, "")) == set()
 
 
 def test_gradients_are_bfloat16_only_where_they_pass_a_matrix_product(trained):
-    observed = trained["observed"]
+    observed, step = trained["observed"], trained["step"]
     products = {"mm", "attention_backward", "mul", "threshold_backward", "add", "_to_copy"}  # add: of relu and relu
     assert observed.computed_in(torch.bfloat16, "backward") == products
-    in_float32 = {"_log_softmax_backward_data", "nll_loss_backward", "silu_backward", "softplus_backward", "cumsum"}
+    in_float32 = LOSSES.get(step, CROSS_ENTROPY)[1] | {"silu_backward", "softplus_backward", "cumsum"}
     assert observed.computed_in(torch.float32, "backward") >= in_float32 | {"embedding_dense_backward", "bmm", "pow"}
-    assert observed.computed_in(torch.float64, "backward") == FLOAT64_GRADIENTS[trained["stage"]]
+    assert observed.computed_in(torch.float64, "backward") == FLOAT64_GRADIENTS.get(step, set())
     assert observed.computed_in(torch.bfloat16, "clipping") == set()
     assert observed.computed_in(torch.float32, "clipping") >= {"linalg_vector_norm", "mul"}
 
@@ -383,19 +490,23 @@ def test_weights_gradients_and_moments_are_float32_and_use_its_digits(trained):
     assert observed.rounded == set()
 
 
-def test_validation_computes_as_training_does(trained_on_text):
-    observed = trained_on_text["observed"]
-    assert observed.computed_in(torch.bfloat16, "validation") == PRODUCTS
-    assert observed.computed_in(torch.float32, "validation") >= IN_FLOAT32 | {"_log_softmax", "nll_loss_forward"}
-    assert observed.computed_in(torch.float64, "validation") == set()
+@pytest.mark.parametrize("step", ["pretraining", "fine_tuning", "rewarding", "search", "distillation"])
+def test_validation_computes_as_training_does(step, request):
+    observed = request.getfixturevalue(step)["observed"]
+    assert observed.computed_in(torch.bfloat16, "validation") == PRODUCTS_OF.get(step, PRODUCTS)
+    in_float32 = {"mm"} if step == "rewarding" else {"_log_softmax"}
+    assert observed.computed_in(torch.float32, "validation") >= IN_FLOAT32 | in_float32
+    assert names_of_modules(observed.computed_in(torch.float64, "validation")) == set()
 
 
 def test_the_sample_is_written_in_the_precision_of_the_weights(pretraining):
     assert_float32(pretraining["observed"], "sample")
 
 
-def test_what_is_saved_is_every_bit_of_the_last_step(trained):
+@pytest.mark.parametrize("step", LEAVE_A_STATE)
+def test_what_is_saved_is_every_bit_of_the_last_step(step, request):
     """Weights and moments, in the model and in the state to resume from; "last" was seen in the optimizer."""
+    trained = request.getfixturevalue(step)
     checkpoint, last = trained["bfloat16"], trained["observed"].last
     num_updates = checkpoint.producer["config"].get("updates_per_step", 1)
     (state,) = checkpoint.training_state_path.iterdir()
@@ -404,9 +515,13 @@ def test_what_is_saved_is_every_bit_of_the_last_step(trained):
         assert torch.equal(moments[f"{number}.exp_avg"], last["first moments"][number])
         assert torch.equal(moments[f"{number}.exp_avg_sq"], last["second moments"][number])
         assert moments[f"{number}.step"] == checkpoint.num_steps * num_updates
-    for path in (state / "model.safetensors", checkpoint.checkpoint_path / "model.safetensors"):
-        model = load_checkpoint(checkpoint.checkpoint_path)
-        model.load_state_dict(load_tensors(path), assign=True)
+    scores = step == "rewarding"
+    directory = checkpoint.reward_model_path if scores else checkpoint.checkpoint_path
+    model, tensors = (load_scorer if scores else load_checkpoint)(directory), load_tensors(directory / WEIGHTS)
+    if scores:  # its head is beside the output matrix of the language model
+        tensors["lm_head.weight"] = load_tensors(directory / HEAD_FILE)[HEAD]
+    for found in (load_tensors(state / WEIGHTS), tensors):
+        model.load_state_dict(found, assign=True)
         groups = parameter_groups(model, weight_decay=0.1)
         saved = [parameter for group in groups for parameter in group["params"]]
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(saved, last["weights"], strict=True))
@@ -415,10 +530,7 @@ def test_what_is_saved_is_every_bit_of_the_last_step(trained):
 @pytest.mark.parametrize("curve", ["curve_path", "validation_curve_path"])
 def test_the_loss_in_bfloat16_is_neither_that_of_float32_nor_far_from_it(trained_on_text, curve):
     """Measured: float32 within 3e-7 of float64; bfloat16 within 1.2e-3, and half of the losses beyond 8e-5."""
-    losses = {
-        dtype: pq.read_table(getattr(trained_on_text[dtype], curve))["loss"].to_numpy()
-        for dtype in ("float64", "float32", "bfloat16")
-    }
+    losses = {dtype: pq.read_table(getattr(trained_on_text[dtype], curve))["loss"].to_numpy() for dtype in ALL_TYPES}
     single, half = (np.abs(losses[dtype] / losses["float64"] - 1) for dtype in ("float32", "bfloat16"))
     assert single.max() < 3e-6
     assert np.median(half) > 1e-5
@@ -443,14 +555,25 @@ def test_fine_tuning_is_evaluated_in_the_precision_of_its_weights(fine_tuning, t
     assert observed.dtypes == {name: {torch.float32} for name in ("window", "ssm", "keys", "values")}
 
 
-@pytest.mark.parametrize("stage", ["reinforcement", "preferences"])
-def test_rollouts_are_drawn_in_the_precision_of_the_weights(stage, request):
+@pytest.mark.parametrize("step", ["reinforcement", "preferences", "feedback"])
+def test_rollouts_are_drawn_in_the_precision_of_the_weights(step, request):
     """So the states hold float32 too; only the learner rounds to bfloat16."""
-    observed = request.getfixturevalue(stage)["observed"]
+    observed = request.getfixturevalue(step)["observed"]
     assert_float32(observed, "rollouts")
     assert {name: observed.dtypes[name] for name in ("window", "ssm", "keys", "values")} == {
         name: {torch.float32} for name in ("window", "ssm", "keys", "values")
     }
+
+
+def test_rewards_are_scored_in_the_precision_of_the_weights(feedback):
+    assert_float32(feedback["observed"], "rewards")
+    assert "mm" in feedback["observed"].computed_in(torch.float32, "rewards")  # the head
+
+
+def test_importance_is_measured_in_the_precision_of_the_weights(search):
+    observed = search["observed"]
+    assert observed.computed_in(torch.bfloat16, "importance") == set()
+    assert observed.computed_in(torch.float32, "importance") >= IN_FLOAT32 | PRODUCTS - {"Linear._to_copy"}
 
 
 def test_the_reference_is_computed_as_the_learner_computes(preferences):
@@ -473,8 +596,7 @@ def test_preferences_are_evaluated_in_the_precision_of_their_weights(preferences
 def test_the_learner_differs_from_the_sampler_by_its_precision(reinforcement):
     """Its log-probabilities of the same tokens: within 1e-10 in float64; what bfloat16 rounds is measured, too."""
     differences = {
-        dtype: pq.read_table(reinforcement[dtype].curve_path)["sampler_difference"].to_numpy()
-        for dtype in ("float64", "float32", "bfloat16")
+        dtype: pq.read_table(reinforcement[dtype].curve_path)["sampler_difference"].to_numpy() for dtype in ALL_TYPES
     }
     assert differences["float64"].max() < 1e-10
     assert 1e-10 < differences["float32"].max() < 1e-4

@@ -65,14 +65,13 @@ class Plan:
         return sum(phase.data.num_sequences * phase.data.sequence_length for phase in self.phases)
 
 
-def check(config: Any, flag: str = "--train.resume") -> Any:
+def check(config: Any) -> Any:
     """Raise ValueError for what training or evaluation would refuse, before any work is done; return the config.
 
     Args:
         config: Config of the stage.
-        flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
-    config = check_stage(config, flag)
+    config = check_stage(config)
     if config.data.batch_sequences != config.train.batch_sequences:
         raise ValueError(
             f"data.batch_sequences={config.data.batch_sequences} rounds the phases to whole batches, and "

@@ -127,7 +127,7 @@ class Config(ScaledConfig):
     checkpoint_every_steps: PositiveInt = by_scale(
         tiny=35, small=400, medium=500, full=our_choice(1000), recorded=False
     )
-    """Steps between two states that --resume can continue from."""
+    """Steps between two states from which a run can be resumed."""
     validate_every_steps: PositiveInt = by_scale(tiny=50, small=250, medium=500, full=our_choice(1000))
     """Steps between two measurements of the validation loss."""
     validation_sequences: PositiveInt = by_scale(tiny=8, small=32, medium=256, full=our_choice(1024))

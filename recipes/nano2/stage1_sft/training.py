@@ -105,7 +105,7 @@ class Config(ScaledConfig):
     checkpoint_every_steps: PositiveInt = by_scale(
         tiny=80, small=300, medium=500, full=our_choice(1000), recorded=False
     )
-    """Steps between two states that --resume can continue from."""
+    """Steps between two states from which a run can be resumed."""
     validate_every_steps: PositiveInt = by_scale(tiny=80, small=200, medium=500, full=our_choice(1000))
     """Steps between two measurements of the validation loss."""
     validation_sequences: PositiveInt = by_scale(tiny=2, small=8, medium=32, full=our_choice(32))

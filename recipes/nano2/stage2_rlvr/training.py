@@ -144,7 +144,7 @@ class Config(ScaledConfig):
     """Processes that write the replies, each with one thread; 0 writes them in this process. On cpu only; changes
     speed, not the replies."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=4, small=20, medium=50, full=our_choice(20), recorded=False)
-    """Steps between two states that --resume can continue from."""
+    """Steps between two states from which a run can be resumed."""
     resume: bool = switch()
     """Continue an unfinished run in the same output directory from its last state."""
 

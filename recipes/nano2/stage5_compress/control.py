@@ -90,7 +90,7 @@ class Config(ScaledConfig):
     activation_checkpointing: bool = by_scale(**CHECKPOINTING, recorded=False)
     """Compute layers again in the backward pass instead of keeping what is inside of them: less memory, same result."""
     checkpoint_every_steps: PositiveInt = by_scale(tiny=40, small=50, medium=200, full=our_choice(200), recorded=False)
-    """Steps between two states that --resume can continue from."""
+    """Steps between two states from which a run can be resumed."""
     resume: bool = switch()
     """Continue an unfinished run in the same output directory from its last state."""
 

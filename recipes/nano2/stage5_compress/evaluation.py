@@ -180,7 +180,8 @@ def main(config: Config) -> Results:
             metrics |= {f"loss/{source}/{name}": losses[source] for source in dataset.shares()}
             if name != "teacher":
                 kl = held_out_divergences(model, models["teacher"], dataset.validation_path, dataset.shares(),
-                                          chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
+                                          chunk_tokens=config.chunk_tokens, dtype="float32",
+                                          device=config.device)  # fmt: skip
                 metrics |= {f"kl/{source}/{name}": value for source, value in kl.items()}
             metrics[f"num_parameters/{name}"] = parameter_count(model.config)
             for part, size in inference_memory_bytes(model.config, **memory).items():

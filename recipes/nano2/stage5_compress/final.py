@@ -132,13 +132,11 @@ class FinalStages(Artifact):
     """The merged Checkpoint, at the end of the chain."""
 
 
-def links_of(config: Config, flag: str = "--resume") -> SimpleNamespace:
+def links_of(config: Config) -> SimpleNamespace:
     """The Config of every link, without its inputs: that of its stage, with the values of this one.
 
     A training that was interrupted goes on: its `resume` is set.
 
-    Args:
-        flag: sets `resume` in the command that was typed.
     Raises:
         ValueError: if a value does not fit its link, or there is an unfinished training that cannot go on.
     """
@@ -169,10 +167,11 @@ def links_of(config: Config, flag: str = "--resume") -> SimpleNamespace:
     }
     links = SimpleNamespace(output_dir=place, force=config.force)
     for name, step in LINKS.items():
-        link = step.Config(scale=config.scale, seed=config.seed, output_dir=place / name, **sizes[name])
+        given = {"scale": config.scale, "seed": config.seed, "flag_prefix": config.flag_prefix, **sizes[name]}
+        link = step.Config(output_dir=place / name, **given)
         if hasattr(link, "resume"):
             link.resume = config.resume
-            link.resume = check_before_work(link, flag) or config.resume
+            link.resume = check_before_work(link) or config.resume
         setattr(links, name, link)
     return links
 

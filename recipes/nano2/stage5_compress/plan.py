@@ -62,18 +62,17 @@ def steps_of(config: Any, steps: tuple[Any, ...], optional: tuple[Any, ...]) -> 
     return (*steps[:-1], *optional, steps[-1]) if config.final_stages else steps
 
 
-def check(config: Any, flag: str = "--train.resume") -> Any:
+def check(config: Any) -> Any:
     """Raise ValueError for what a later step would refuse, before any work is done; return the config.
 
     Args:
         config: of the stage.
-        flag: the option of the typed command that continues an unfinished run; the errors name it.
     """
-    config, teacher = check_stage(config, flag), shape_of(config.base_checkpoint_path) or MODELS[config.scale]
+    config, teacher = check_stage(config), shape_of(config.base_checkpoint_path) or MODELS[config.scale]
     phases = data_curation.planned_phases(config.data)
     parts = [training.training_parts(phases, step) for step in (config.train, config.scratch)]
     if config.final_stages:
-        final.links_of(config.chain, flag.replace("train.", "chain."))
+        final.links_of(config.chain)
     search.check_rows(phases[0], config.prune)
     search.check_grid(teacher, config.prune)
     shapes = [one.config for one in search.narrowest_shapes(teacher, config.prune)]

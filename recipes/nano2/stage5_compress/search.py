@@ -35,6 +35,7 @@ from nemotron.config import (
     ScaledConfig,
     at_every_scale,
     by_scale,
+    flag_of,
     input_path,
     our_choice,
     output_below,
@@ -175,7 +176,8 @@ class Config(ScaledConfig):
 
     # Arithmetic and place.
     dtype: Dtype = by_scale(**(DTYPES | {"small": "float32"}))
-    """Arithmetic; bfloat16 keeps the weights in float32 and computes matrix products in bfloat16."""
+    """Arithmetic of the short distillations; bfloat16 keeps the weights in float32 and computes matrix products in
+    bfloat16. Importance is measured in the precision of the weights."""
     device: str = by_scale(**DEVICES, recorded=False)
     """Where to compute: cpu, cuda, cuda:1, ..."""
     chunk_tokens: PositiveInt = at_every_scale(our_choice(1024), recorded=False)
@@ -276,7 +278,8 @@ def short_distillation(
 def held_out_kl(student: NemotronH, teacher: NemotronH, dataset: Dataset, config: Config) -> dict[str, float]:
     """Source -> the divergence from the teacher on held-out rows, and "all"."""
     return held_out_divergences(student, teacher, dataset.validation_path, dataset.shares(),
-                                chunk_tokens=config.chunk_tokens, device=config.device)  # fmt: skip
+                                chunk_tokens=config.chunk_tokens, dtype=config.dtype,
+                                device=config.device)  # fmt: skip
 
 
 class Comparison(NamedTuple):
@@ -400,7 +403,8 @@ def main(config: Config) -> Checkpoint:
         return Checkpoint.load(config.output_dir)
     directory = working_directory(config.output_dir, Checkpoint, keep_on_failure=True)
     with directory as work, threads_of(config.scale):
-        parts = FinishedParts(work, identity_of(config, dataset), resume=config.resume)
+        flag = flag_of(config, "resume")
+        parts = FinishedParts(work, identity_of(config, dataset), resume=config.resume, flag=flag)
         teacher = load_checkpoint(base.checkpoint_path, device=config.device, dtype=weight_dtype(config.dtype))
         pattern = teacher.config.hybrid_override_pattern
 

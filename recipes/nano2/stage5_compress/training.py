@@ -118,7 +118,7 @@ class Config(ScaledConfig):
 
     # What is recorded on the way.
     checkpoint_every_steps: PositiveInt = by_scale(tiny=40, small=50, medium=200, full=our_choice(200), recorded=False)
-    """Steps between two states that --resume can continue from."""
+    """Steps between two states from which a run can be resumed."""
     validate_every_steps: PositiveInt = by_scale(tiny=8, small=16, medium=100, full=our_choice(500))
     """Steps between two measurements of the validation loss."""
     batch_tokens: PositiveInt = at_every_scale(our_choice(8192), recorded=False)
@@ -180,7 +180,8 @@ def validation_losses(student: NemotronH, teacher: NemotronH, dataset: Dataset, 
     held_out = dataset.validation_path, dataset.shares()
     losses = held_out_losses(student, *held_out, batch_tokens=config.batch_tokens, dtype=config.dtype,
                              device=config.device)  # fmt: skip
-    kl = held_out_divergences(student, teacher, *held_out, chunk_tokens=config.chunk_tokens, device=config.device)
+    kl = held_out_divergences(student, teacher, *held_out, chunk_tokens=config.chunk_tokens, dtype=config.dtype,
+                              device=config.device)  # fmt: skip
     return {source: losses[source] for source in dataset.shares()} | {"kl": kl["all"]}
 
 

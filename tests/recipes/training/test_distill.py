@@ -277,7 +277,8 @@ def test_held_out_losses_are_means_over_the_tokens_that_count(student, held_out,
 def test_held_out_divergences_are_too(student, teacher, held_out, batch_rows, monkeypatch):
     monkeypatch.setattr(distill, "BATCH_ROWS", batch_rows)
     path, rows = held_out
-    found = held_out_divergences(student, teacher, path, {"a": 0.75, "b": 0.25}, chunk_tokens=3, device="cpu")
+    found = held_out_divergences(student, teacher, path, {"a": 0.75, "b": 0.25}, chunk_tokens=3, dtype="float64",
+                                 device="cpu")  # fmt: skip
     for source in ("a", "b"):
         terms = []
         for row in rows:

@@ -264,11 +264,17 @@ def test_a_finished_run_is_not_run_again(prompts, trained, capsys):
 
 
 def test_an_unfinished_run_is_refused_without_resume(prompts, tmp_path):
-    config = Config(output_dir=tmp_path / "training")
+    config = Config(output_dir=tmp_path / "training", flag_prefix="train.")  # as in the command of a stage
     with pytest.raises(KeyboardInterrupt):
         grpo(config, prompts, interrupt_at=1)
-    with pytest.raises(ValueError, match=r"holds an unfinished run at step-00000001; add --resume"):
+    with pytest.raises(ValueError, match=r"holds an unfinished run at step-00000001; add --train\.resume"):
         grpo(config, prompts)
+
+
+def test_a_finished_run_of_another_dataset_is_refused_with_a_flag_of_the_command(trained, tmp_path):
+    config = Config(output_dir=trained.path, resume=True, flag_prefix="train.")
+    with pytest.raises(ValueError, match=r"was trained on a dataset with digest .*, or drop --train\.resume to start"):
+        is_done(config, trained)  # not what it was trained on
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_change(prompts, tmp_path):

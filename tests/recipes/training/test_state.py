@@ -63,18 +63,18 @@ def trained(directory, model, steps=1):
 
 def test_a_finished_run_has_nothing_to_resume(tmp_path, model, capsys):
     trained(tmp_path / "run", model)
-    assert is_finished(tmp_path / "run", IDENTITY)
+    assert is_finished(tmp_path / "run", IDENTITY, "--here.resume")
     assert capsys.readouterr().err == f"{tmp_path / 'run'} is finished; nothing to resume\n"
 
 
 def test_resume_prefers_an_unfinished_run_over_a_finished_one(tmp_path, model):
     trained(tmp_path / "run", model)
     trained(tmp_path / "run.incomplete", model)
-    assert not is_finished(tmp_path / "run", IDENTITY)
+    assert not is_finished(tmp_path / "run", IDENTITY, "--here.resume")
 
 
 def test_without_a_state_no_run_is_finished(tmp_path):
-    assert not is_finished(tmp_path / "run", IDENTITY)
+    assert not is_finished(tmp_path / "run", IDENTITY, "--here.resume")
 
 
 OTHERS = [
@@ -86,8 +86,8 @@ OTHERS = [
 @pytest.mark.parametrize(("identity", "sentence"), OTHERS)
 def test_a_finished_run_with_another_dataset_or_config_is_refused(tmp_path, model, identity, sentence):
     trained(tmp_path / "run", model)
-    with pytest.raises(ValueError, match=f"{sentence}; .* or drop --resume to start over"):
-        is_finished(tmp_path / "run", identity)
+    with pytest.raises(ValueError, match=f"{sentence}; .* or drop --here.resume to start over"):
+        is_finished(tmp_path / "run", identity, "--here.resume")
 
 
 @pytest.mark.parametrize(("identity", "sentence"), OTHERS)
@@ -121,7 +121,7 @@ def test_an_incomplete_state_is_ignored(tmp_path, model):
     trained(tmp_path, model)
     (state,) = (tmp_path / "training_state").iterdir()
     state.rename(state.with_name(state.name + ".partial"))
-    check_no_unfinished_run(tmp_path)
+    check_no_unfinished_run(tmp_path, "--resume")
 
 
 def test_a_state_is_on_disk_before_it_has_its_name(tmp_path, model, monkeypatch):
@@ -321,7 +321,7 @@ def test_a_damaged_state_of_a_finished_run_is_one_sentence(tmp_path, model):
     trained(tmp_path / "run", model)
     truncate(tmp_path / "run" / "training_state" / "step-00000001" / "state.json")
     with pytest.raises(ValueError, match=r"step-00000001 is damaged \(.*\); copy the artifact again, or delete"):
-        is_finished(tmp_path / "run", IDENTITY)
+        is_finished(tmp_path / "run", IDENTITY, "--here.resume")
 
 
 def test_what_a_killed_run_left_is_deleted_by_name(tmp_path, model, capsys):
@@ -366,43 +366,43 @@ class Config(ScaledConfig):
 @pytest.mark.parametrize("place", ["run", "run.incomplete"])
 def test_a_run_with_another_config_is_refused_before_any_work(tmp_path, model, place):
     trained(tmp_path / place, model)  # with seed 7
-    check_before_work(Config(output_dir=tmp_path / "run", seed=7, resume=True), "--resume")
+    check_before_work(Config(output_dir=tmp_path / "run", seed=7, resume=True))
     otherwise = {"run": "drop --here.resume", "run.incomplete": f"delete {tmp_path}/run.incomplete"}[place]
     with pytest.raises(ValueError, match=f"{place} was trained with seed=7, not 8; .*, or {otherwise} to start over"):
-        check_before_work(Config(output_dir=tmp_path / "run", seed=8, resume=True), "--here.resume")
+        check_before_work(Config(output_dir=tmp_path / "run", seed=8, resume=True, flag_prefix="here."))
     flip_a_bit(tmp_path / place / "training_state" / "step-00000001" / "state.json")
-    check_before_work(Config(output_dir=tmp_path / "run", seed=8, resume=True), "--resume")  # named when it is read
+    check_before_work(Config(output_dir=tmp_path / "run", seed=8, resume=True))  # named when it is read
 
 
 @pytest.mark.parametrize("states", [1, 2])
 def test_an_unfinished_run_goes_on_by_itself_with_the_same_config_and_code(tmp_path, model, monkeypatch, states):
     config = Config(output_dir=tmp_path / "run", seed=7)
-    assert not check_before_work(config, "--resume")
+    assert not check_before_work(config)
     monkeypatch.setitem(IDENTITY, "code", code_digest(config))
     for steps in range(1, states + 1):
         trained(tmp_path / "run.incomplete", model, steps)
-    assert check_before_work(config, "--resume")
+    assert check_before_work(config)
     with pytest.raises(ValueError, match=r"was trained with seed=7, not 8; .*, or delete .* to start over"):
-        check_before_work(replace(config, seed=8), "--resume")
+        check_before_work(replace(config, seed=8))
     flip_a_bit(tmp_path / "run.incomplete" / "training_state" / f"step-0000000{states}" / "state.json")
     if states == 2:
-        assert check_before_work(config, "--resume")  # from the state before
+        assert check_before_work(config)  # from the state before
     else:
         with pytest.raises(ValueError, match="holds an unfinished run of which no state can be read; delete that"):
-            check_before_work(config, "--resume")
+            check_before_work(config)
 
 
 def test_an_unfinished_run_that_other_code_began_goes_on_only_with_the_flag(tmp_path, model):
     trained(tmp_path / "run.incomplete", model)
-    config = Config(output_dir=tmp_path / "run", seed=7)
+    config = Config(output_dir=tmp_path / "run", seed=7, flag_prefix="here.")
     with pytest.raises(ValueError, match=r"at step-00000001, which other code began; add --here\.resume to go on with"):
-        check_before_work(config, "--here.resume")
-    assert check_before_work(replace(config, resume=True), "--here.resume")
+        check_before_work(config)
+    assert check_before_work(replace(config, resume=True))
 
 
 def test_a_finished_run_without_resume_is_run_again(tmp_path, model):
     trained(tmp_path / "run", model)
-    check_before_work(Config(output_dir=tmp_path / "run", seed=8), "--resume")
+    check_before_work(Config(output_dir=tmp_path / "run", seed=8))
 
 
 def test_the_identity_of_a_run_is_its_dataset_and_what_its_result_depends_on():

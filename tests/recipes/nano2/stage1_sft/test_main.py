@@ -6,20 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemotron.config import parse_command_line
+from nemotron.config import flag_of, parse_command_line
 from nemotron.directory import locked, working_name
 from nemotron.recipes.nano2.__main__ import Config as RecipeConfig
 from nemotron.recipes.nano2.__main__ import main as recipe_main
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage0_pretrain import __main__ as stage0_pretrain
-from nemotron.recipes.nano2.stage0_pretrain import data_curation as stage0_curation
 from nemotron.recipes.nano2.stage1_sft import __main__ as stage1_sft
-from nemotron.recipes.nano2.stage1_sft import data_curation
-from nemotron.recipes.nano2.stage1_sft.__main__ import Config
 from nemotron.recipes.nano2.stage2_rlvr import __main__ as stage2_rlvr
-from nemotron.recipes.nano2.stage2_rlvr import data_curation as stage2_curation
 from nemotron.recipes.nano2.stage3_dpo import __main__ as stage3_dpo
-from nemotron.recipes.nano2.stage3_dpo import data_curation as stage3_curation
 from nemotron.recipes.nano2.stage4_rlhf import __main__ as stage4_rlhf
 from nemotron.recipes.nano2.stage5_compress import __main__ as stage5_compress
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
@@ -214,43 +209,46 @@ def never(config):
     pytest.fail("curation started")
 
 
-@pytest.mark.parametrize(
-    ("config_class", "path", "flag"),
-    [
-        (stage0_pretrain.Config, "train", "--train.resume"),
-        (Config, "train", "--train.resume"),
-        (stage2_rlvr.Config, "train", "--train.resume"),
-        (stage3_dpo.Config, "train", "--train.resume"),
-        (RecipeConfig, "pretrain.train", "--pretrain.train.resume"),
-        (RecipeConfig, "sft.train", "--sft.train.resume"),
-        (RecipeConfig, "rlvr.train", "--rlvr.train.resume"),
-        (RecipeConfig, "dpo.train", "--dpo.train.resume"),
-        (RecipeConfig, "rlhf.reward", "--rlhf.reward.resume"),
-        (RecipeConfig, "rlhf.train", "--rlhf.train.resume"),
-        (RecipeConfig, "compress.train", "--compress.train.resume"),
-        (RecipeConfig, "compress.scratch", "--compress.scratch.resume"),
-    ],
-    ids=[
-        *(f"stage {number}" for number in range(4)),
-        *(f"recipe at stage {number}" for number in range(4)),
-        "recipe at the reward model of stage 4",
-        "recipe at stage 4",
-        "recipe at stage 5",
-        "recipe at the control of stage 5",
-    ],
-)
+def resumable(config, prefix=""):
+    """The places of the Configs with a flag to resume in that of a stage or of the recipe, as "rlhf.train"."""
+    for name, value in vars(config).items():
+        if hasattr(value, "resume"):
+            yield f"{prefix}{name}"
+        elif hasattr(value, "flag_prefix"):
+            yield from resumable(value, f"{prefix}{name}.")
+
+
+ORCHESTRATORS = (stage0_pretrain, *STAGES.values(), stage4_rlhf, stage5_compress)
+RESUMABLE = [
+    pytest.param(config_class, path, id=f"{config_class.__module__.split('.')[-2]} {path}")
+    for config_class in (*(stage.Config for stage in ORCHESTRATORS), RecipeConfig)
+    for path in resumable(config_class())
+]
+RESUMABLE_TRAININGS = [one for one in RESUMABLE if not one.values[1].endswith(("prune", "chain"))]
+
+
+def test_every_step_that_can_be_resumed_is_found():
+    whole = [one.values[1] for one in RESUMABLE if one.values[0] is RecipeConfig]
+    compress = [f"compress.{name}" for name in ("prune", "train", "scratch", "chain")]
+    assert whole == ["pretrain.train", "sft.train", "rlvr.train", "dpo.train", "rlhf.reward", "rlhf.train", *compress]
+
+
+@pytest.mark.parametrize(("config_class", "path"), RESUMABLE)
+def test_the_flag_that_the_sentences_of_a_nested_step_name_is_one_of_the_command(config_class, path):
+    flag = flag_of(attrgetter(path)(config_class()), "resume")
+    assert attrgetter(path)(parse_command_line(config_class, [flag])).resume
+
+
+@pytest.mark.parametrize(("config_class", "path"), RESUMABLE_TRAININGS)
 def test_an_unfinished_run_of_other_code_is_refused_before_curation_with_a_flag_of_the_command(
-    config_class, path, flag, tmp_path, monkeypatch
+    config_class, path, tmp_path, monkeypatch
 ):
     config = config_class(output_dir=tmp_path / "run")
-    train = attrgetter(path)(config)
+    train, flag = attrgetter(path)(config), f"--{path}.resume"
     unfinished_run(train)
-    monkeypatch.setattr(data_curation, "main", never)
-    monkeypatch.setattr(stage0_curation, "main", never)
-    monkeypatch.setattr(stage2_curation, "main", never)
-    monkeypatch.setattr(stage3_curation, "main", never)
-    mains = {stage.Config: stage.main for stage in (stage0_pretrain, *STAGES.values())} | {RecipeConfig: recipe_main}
-    run = mains[config_class]
+    for stage in ORCHESTRATORS:
+        monkeypatch.setattr(stage.data_curation, "main", never)
+    run = ({stage.Config: stage.main for stage in ORCHESTRATORS} | {RecipeConfig: recipe_main})[config_class]
     with pytest.raises(ValueError, match=f"at step-00000001, which other code began; add {flag} to go on with"):
         run(config)
     resumed = parse_command_line(config_class, [f"--output-dir={tmp_path / 'run'}", flag])
@@ -260,11 +258,7 @@ def test_an_unfinished_run_of_other_code_is_refused_before_curation_with_a_flag_
         run(resumed)
 
 
-@pytest.mark.parametrize(
-    "orchestrator",
-    [stage0_pretrain, *STAGES.values(), stage4_rlhf, stage5_compress],
-    ids=[f"stage {number}" for number in range(6)],
-)
+@pytest.mark.parametrize("orchestrator", ORCHESTRATORS, ids=[f"stage {number}" for number in range(6)])
 def test_a_stage_beside_a_running_one_is_refused_before_curation(orchestrator, tmp_path, monkeypatch):
     """The other trains: without this, its dataset would be replaced under it."""
     config = orchestrator.Config(output_dir=tmp_path / "run", seed=7)

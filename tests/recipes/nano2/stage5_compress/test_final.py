@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nemotron import SCALES
+from nemotron.config import flag_of
 from nemotron.directory import working_name
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset as PromptDataset
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset as TaskDataset
@@ -180,6 +181,12 @@ def test_an_unfinished_link_of_which_no_state_can_be_read_is_refused(tmp_path):
     state.mkdir(parents=True)
     with pytest.raises(ValueError, match=r"rlhf\.incomplete holds an unfinished run of which no state can be read"):
         links_of(config)
+
+
+def test_the_sentences_of_a_link_name_the_flag_of_the_chain():
+    """A link has no flags in any command; `resume` of the chain is that of all links."""
+    links = links_of(Config(flag_prefix="chain."))
+    assert {flag_of(getattr(links, name), "resume") for name in LINKS} == {"--chain.resume"}
 
 
 def test_the_type_of_the_record_is_its_name():
