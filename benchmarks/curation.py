@@ -11,7 +11,7 @@ are drawn and joined for each document: two documents rarely share much, except 
                bands of 13 hashes; it compares no pair, and has two tasks at a time
 
 Memory is that of the process and its children at their peak, with what they share counted once, four times a second.
-datatrove is not a dependency of the project: pip install datatrove -c constraints.txt
+datatrove is not a dependency of the project: pip install datatrove -c constraints.txt, or --parts step filters.
 Run: python benchmarks/curation.py --megabytes 200
 """
 
@@ -31,7 +31,7 @@ from typing import Any, Literal
 import psutil
 from pydantic import PositiveInt
 
-from nemotron.command_line import run_program
+from nemotron.command_line import check_peer, run_program
 from nemotron.recipes.curation.decontaminate import decontamination_rule
 from nemotron.recipes.curation.dedup import HASHES_PER_BAND, NUM_BANDS, SHINGLE_CHARACTERS
 from nemotron.recipes.curation.language import language_rule
@@ -230,6 +230,8 @@ def measured(command: list[str]) -> tuple[float, float, float, str]:
 
 def main(config: Config) -> None:
     """Measure all and print a line for each."""
+    if "datatrove" in ((config.only,) if config.only else config.parts):
+        check_peer("datatrove", "pip install datatrove -c constraints.txt", "--parts step filters")
     for megabytes in config.megabytes:
         text = config.directory / f"text_{megabytes}"
         write_corpus(text, megabytes)

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, PositiveInt
 
-from nemotron.command_line import run_program
+from nemotron.command_line import check_peer, run_program
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, save_checkpoint
@@ -52,6 +52,7 @@ def save_random_checkpoint(directory: Path) -> Path:
 
 def main(config: Config) -> None:
     """Measure both and print the result."""
+    check_peer("transformers", 'pip install -e ".[test]" -c constraints.txt')
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as directory:

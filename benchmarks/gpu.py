@@ -10,6 +10,7 @@ In: a machine with a GPU. Out: the table on stdout and in a file. Where there is
     kill, resume  stage 0's training killed and resumed, against the same training without a pause
 
 A part that would begin after the time is up is left out, and the table says so.
+transformers is part of the test extra: pip install -e ".[test]" -c constraints.txt
 Run: nox -s gpu
      python benchmarks/gpu.py --try-out        # every part on the processor, very small
 """
@@ -33,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from nemotron.command_line import run_program
+from nemotron.command_line import check_peer, run_program
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.attention import document_lengths
 from nemotron.recipes.nemotron_h.device import autocast, device_memory_bytes, weight_dtype
@@ -365,6 +366,7 @@ def main(config: Config) -> None:
     if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
         print("There is no GPU here, so nothing was measured; --try-out runs every part on the processor, very small.")
         return
+    check_peer("transformers", 'pip install -e ".[test]" -c constraints.txt')
     start = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:

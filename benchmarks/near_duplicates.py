@@ -4,7 +4,7 @@ The letters have 2,500 characters and differ in one number of five digits, so al
 case for code that compares all pairs. Each measurement is a separate process. datasketch gets the same number of
 hashes and bands, over the same shingles; it does not compare texts, so what its bands propose counts as a duplicate.
 
-datasketch is not a dependency of the project: pip install datasketch -c constraints.txt
+datasketch is not a dependency of the project: pip install datasketch -c constraints.txt, or --no-peer.
 Run: python benchmarks/near_duplicates.py --letters 200 400 800 15000
 """
 
@@ -18,7 +18,7 @@ from typing import Literal
 import psutil
 from pydantic import PositiveInt
 
-from nemotron.command_line import run_program
+from nemotron.command_line import check_peer, run_program
 from nemotron.recipes.curation.dedup import HASHES_PER_BAND, NUM_BANDS, near_duplicates_rule, shingles
 from nemotron.recipes.curation.rules import to_dataframe
 from nemotron.recipes.sources import Document
@@ -80,6 +80,8 @@ def peak_gigabytes() -> float:
 
 def main(config: Config) -> None:
     """Measure all and print a line for each."""
+    if config.only == "datasketch" or (config.peer and not config.only):
+        check_peer("datasketch", "pip install datasketch -c constraints.txt", "--no-peer")
     if config.only:
         (number,) = config.letters
         texts = letters(number, config.characters)

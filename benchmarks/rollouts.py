@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from nemotron.command_line import run_program
+from nemotron.command_line import check_peer, run_program
 from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.checkpoint import save_checkpoint
@@ -71,6 +71,7 @@ def num_useful(replies: torch.Tensor, stop_ids: list[int]) -> int:
 
 def main(config: Config) -> None:
     """Measure both and print the result."""
+    check_peer("transformers", 'pip install -e ".[test]" -c constraints.txt')
     model = NemotronH(MODELS["small"])
     initialize(model, 0)
     size = model.config.vocab_size

@@ -4,6 +4,7 @@ Both start from the same weights and take the same batches in alternating steps,
 step is forward pass, loss, backward pass and AdamW. Also printed: the step's share of the machine's peak for matrix
 products. The peak is measured between the steps, and the operations are counted as in `--plan`.
 
+transformers is part of the test extra: pip install -e ".[test]" -c constraints.txt
 Run: python benchmarks/training_step.py
 """
 
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 
-from nemotron.command_line import run_program
+from nemotron.command_line import check_peer, run_program
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 from nemotron.recipes.nemotron_h.plan import count_parameters, floating_point_operations_per_token
 
@@ -85,6 +86,7 @@ def matrix_product_operations_per_second(dtype: torch.dtype, size: int = 2048) -
 
 def main(config: Config) -> None:
     """Measure both and print the result."""
+    check_peer("transformers", 'pip install -e ".[test]" -c constraints.txt')
     batch, length, dtype = config.batch_sequences, config.sequence_length, getattr(torch, config.dtype)
     ours = NemotronH(SHAPE, dtype=dtype)
     initialize(ours, 0)

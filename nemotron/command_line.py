@@ -9,6 +9,7 @@ control characters because parsers repeat arguments in their messages. If the re
 `--help | head -3`, that is one sentence and exit code 2 too.
 """
 
+import importlib.util
 import itertools
 import re
 import sys
@@ -58,6 +59,18 @@ def run_program(config_class: type[Parsed], main: Callable[[Parsed], None]) -> N
             raise
         print_line(f"error: {one_sentence(error).removeprefix(f'{config_class.__name__}: ')}")
         raise SystemExit(2) from None
+
+
+def check_peer(package: str, install: str, left_out_by: str = "") -> None:
+    """Raise ValueError if a package is not installed that a program measures beside ours; call it before any work.
+
+    Args:
+        install: the command that installs it.
+        left_out_by: flags with which the program does not need it.
+    """
+    if importlib.util.find_spec(package) is None:
+        otherwise = f", or leave it out with {left_out_by}" if left_out_by else ""
+        raise ValueError(f"{package} is not installed; run {install}{otherwise}")
 
 
 def program_name() -> str | None:

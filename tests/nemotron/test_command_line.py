@@ -5,10 +5,14 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from dataclasses import MISSING, fields
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from nemotron.command_line import check_arguments, checked_arguments
 
@@ -162,6 +166,52 @@ def test_a_benchmark_refuses_numbers_below_the_least_and_missing_files_in_one_se
         elif item.name.endswith("_path"):
             said = refusal(path, [flag, "missing"], monkeypatch, capfd)
             assert re.fullmatch(r"error: [^\n]*missing[^\n]*\n", said)
+    assert not list(tmp_path.iterdir())
+
+
+def peers_of(path: Path) -> set[str]:
+    """The packages that a benchmark imports and that are no dependency of the project."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        imported |= {name.partition(".")[0] for name in names}
+    return {
+        name
+        for name in imported - sys.stdlib_module_names - {"nemotron"}
+        if not declared & {*map(canonicalize_name, packages_distributions().get(name, [name]))}
+    }
+
+
+BESIDE_A_PEER = [(path, peer) for path in BENCHMARKS for peer in sorted(peers_of(path))]
+
+
+def test_the_peers_are_found() -> None:
+    assert {(path.stem, peer) for path, peer in BESIDE_A_PEER} == {
+        *((name, "transformers") for name in ("generation", "gpu", "rollouts", "training_step")),
+        ("curation", "datatrove"),
+        ("near_duplicates", "datasketch"),
+    }
+
+
+LEAVES_THE_PEER_OUT = {"datatrove": "--parts step filters", "datasketch": "--no-peer"}
+
+
+@pytest.mark.parametrize(("path", "peer"), BESIDE_A_PEER, ids=str)
+def test_a_benchmark_without_its_peer_says_what_to_install_before_any_work(
+    path: Path, peer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, peer, None)  # as if it were not installed
+    text = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
+    (install,) = re.findall(r"pip install .*? -c constraints\.txt", text)
+    flags = LEAVES_THE_PEER_OUT.get(peer, "")
+    otherwise = f", or leave it out with {flags}" if flags else ""
+    assert flags in text
+    said = refusal(path, ["--try-out"] if path.stem == "gpu" else [], monkeypatch, capfd)
+    assert said == f"error: {peer} is not installed; run {install}{otherwise}\n"
     assert not list(tmp_path.iterdir())
 
 
