@@ -324,8 +324,8 @@ def training_run(
 
 def is_done(config: Any, dataset: Artifact) -> bool:
     """Whether `--resume` finds the run finished, so that there is nothing to train."""
-    given = (config.output_dir, identity_of(config, dataset), flag_of(config, "resume"))
-    return config.resume and from_first(lambda: is_finished(*given))
+    flag = flag_of(config, "resume")
+    return config.resume and from_first(lambda: is_finished(config.output_dir, identity_of(config, dataset), flag))
 
 
 def check_stage(config: StageConfig) -> StageConfig:
