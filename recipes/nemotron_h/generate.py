@@ -33,7 +33,9 @@ from nemotron.recipes.nemotron_h.model import NemotronH, purpose_generator
 # Our choice. Dividing by a much lower temperature overflows even the largest log-probability.
 GREEDY_BELOW = 1e-300
 NUM_SLOTS = 128  # the fastest of 64, 128 and 256 in benchmarks/rollouts.py, on 2 cores
-SORTED_TOKENS = 1_024  # our choice: of a vocabulary, for top_p; more than a trained model's likely next tokens
+# Our choice: how many of the likeliest tokens are sorted for top_p, and how many if those do not suffice. At tiny, 128
+# always do: with temperature 0.6 and top_p 0.95, 17 are needed on average before fine-tuning and 3 after it.
+SORTED_TOKENS = (128, 1_024)
 LOOK_AHEAD = 1_024  # our choice: waiting rows whose prompts may be read along with those of the next rows
 
 
@@ -302,15 +304,15 @@ def sample_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor
 def in_nucleus(weights: Tensor, top_p: float) -> Tensor:
     """(b, v) whether a token is in the smallest set of most likely tokens with at least a share top_p of all weight.
 
-    Only the likeliest tokens are sorted; all of them where those do not suffice. Of equal weights, the first count.
+    Only the likeliest tokens are sorted; more of them where those do not suffice. Of equal weights, the first count.
 
     Args:
         weights: (b, v) probabilities, or numbers proportional to them.
     """
     needed = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
     v = weights.shape[-1]
-    for size in (min(SORTED_TOKENS, v), v):
-        likeliest = weights.topk(size, dim=-1).values  # in descending order
+    for size in (*SORTED_TOKENS, v):
+        likeliest = weights.topk(min(size, v), dim=-1).values  # in descending order
         total = likeliest.to(torch.float64).cumsum(dim=-1)
         if (total[:, -1:] >= needed).all():
             break

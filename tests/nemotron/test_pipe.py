@@ -1,5 +1,6 @@
 """The interface between steps: one line on stdout, one sentence on stderr, an exit code."""
 
+import gc
 import io
 import json
 import os
@@ -251,6 +252,16 @@ def test_invalid_fields_are_one_sentence():
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), step_process():
         _ = 1 / 0
+
+
+def test_the_garbage_collector_does_not_search_what_was_there_before_a_step() -> None:
+    before = [[]]
+    with step_process():
+        inside = [[]]
+        searched = {id(one) for one in gc.get_objects()}
+        assert id(before) not in searched
+        assert id(inside) in searched
+    assert gc.get_freeze_count() == 0
 
 
 def test_step_process_restores_stdout_and_signals(capfd: pytest.CaptureFixture[str]):

@@ -271,21 +271,21 @@ def test_the_likeliest_tokens_are_found_without_sorting_all(vocabulary, sorted_t
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randint(1, levels + 1, (3, vocabulary), generator=generator).to(dtype) ** 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate_module, "SORTED_TOKENS", sorted_tokens)
+        patch.setattr(generate_module, "SORTED_TOKENS", (sorted_tokens, 2 * sorted_tokens))
         found = in_nucleus(weights, top_p)
     assert found.tolist() == nucleus_by_sorting(weights, top_p).tolist()
 
 
-def test_only_the_likeliest_tokens_are_sorted_if_they_suffice(monkeypatch) -> None:
+@pytest.mark.parametrize(("likely", "expected"), [(10, [128]), (500, [128, 1024]), (5000, [128, 1024, 5000])])
+def test_only_the_likeliest_tokens_are_sorted_if_they_suffice(monkeypatch, likely: int, expected: list[int]) -> None:
     sizes: list[int] = []
     topk = torch.Tensor.topk
     monkeypatch.setattr(torch.Tensor, "topk", lambda self, size, dim: sizes.append(size) or topk(self, size, dim=dim))
-    peaked = torch.zeros(2, 5000)
-    peaked[:, 4000:4010] = 1.0
-    in_nucleus(peaked, 0.95)
-    assert sizes == [generate_module.SORTED_TOKENS]
-    in_nucleus(torch.ones(2, 5000), 0.95)
-    assert sizes == [generate_module.SORTED_TOKENS] * 2 + [5000]
+    weights = torch.zeros(2, 5000)
+    weights[:, :10] = 1.0
+    weights[1, :likely] = 1.0  # more are sorted if one row needs them
+    assert in_nucleus(weights, 0.95).any(dim=-1).all()
+    assert sizes == expected
 
 
 def test_the_seed_determines_the_sample(model: NemotronH) -> None:
