@@ -17,7 +17,6 @@ Left out: several processes. The links train in this one; to spread one of them 
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
@@ -122,6 +121,10 @@ class Config(ScaledConfig):
     force: bool = switch(of_whole_run=True)
     """Run every link, also those whose artifact is current."""
 
+    def check(self) -> None:
+        if self.merge_weight in (0, 1):
+            raise ValueError(f"merge_weight={self.merge_weight} is a parent; give a number between 0 and 1")
+
 
 class FinalStages(Artifact):
     """The chain from the distilled model to the merge; metrics: the steps of each training and its last loss."""
@@ -132,7 +135,25 @@ class FinalStages(Artifact):
     """The merged Checkpoint, at the end of the chain."""
 
 
-def links_of(config: Config, flag: str = "--resume") -> SimpleNamespace:
+@dataclass
+class Links:
+    """The Config of every link, by the names of LINKS, and what `whole_stage` reads of a stage."""
+
+    output_dir: Path
+    force: bool
+    dpo_data: Any
+    dpo: Any
+    grpo_data: Any
+    grpo: Any
+    distillation_data: Any
+    distillation: Any
+    rlhf_data: Any
+    reward_model: Any
+    rlhf: Any
+    merging: Any
+
+
+def links_of(config: Config, flag: str = "--resume") -> Links:
     """The Config of every link, without its inputs: that of its stage, with the values of this one.
 
     A training that was interrupted goes on: its `resume` is set.
@@ -143,38 +164,43 @@ def links_of(config: Config, flag: str = "--resume") -> SimpleNamespace:
         ValueError: if a value does not fit its link, or there is an unfinished training that cannot go on.
     """
     place = config.output_dir.with_name(f"{config.output_dir.name}_links")
+    folders = {step: name for name, step in LINKS.items()}
     where: dict[str, Any] = {"device": config.device}
-    sizes: dict[str, dict[str, Any]] = {
-        "dpo_data": {"raw_tasks": config.tool_tasks, **where},
-        "dpo": {"rounds": config.preference_rounds, "steps_per_round": config.preference_steps, **where},
-        "grpo_data": {"raw_prompts": config.instruction_prompts, **where},
-        "grpo": {"rollout_processes": 0, **where},
-        "distillation_data": {
-            "lengths": (config.distillation_length,),
-            "sequences": (config.distillation_sequences,),
-            "calibration_samples": 4,  # the fewest with both sources; nothing is pruned any more
-        },
-        "distillation": {
-            "batch_sequences": (config.distillation_batch,),
-            "micro_batch_sequences": (1,),
-            "learning_rate": config.distillation_learning_rate,
-            "min_learning_rate": config.distillation_learning_rate,
-            "warmup_steps": 1,
+
+    def link(step: Any, **values: Any) -> Any:
+        made = step.Config(scale=config.scale, seed=config.seed, output_dir=place / folders[step], **values)
+        if hasattr(made, "resume"):
+            made.resume = config.resume
+            made.resume = check_before_work(made, flag) or config.resume
+        return made
+
+    return Links(
+        output_dir=place,
+        force=config.force,
+        dpo_data=link(dpo_data, raw_tasks=config.tool_tasks, **where),
+        dpo=link(dpo, rounds=config.preference_rounds, steps_per_round=config.preference_steps, **where),
+        grpo_data=link(grpo_data, raw_prompts=config.instruction_prompts, **where),
+        grpo=link(grpo, rollout_processes=0, **where),
+        distillation_data=link(
+            distillation_data,
+            lengths=(config.distillation_length,),
+            sequences=(config.distillation_sequences,),
+            calibration_samples=4,  # the fewest with both sources; nothing is pruned any more
+        ),
+        distillation=link(
+            distillation,
+            batch_sequences=(config.distillation_batch,),
+            micro_batch_sequences=(1,),
+            learning_rate=config.distillation_learning_rate,
+            min_learning_rate=config.distillation_learning_rate,
+            warmup_steps=1,
             **where,
-        },
-        "rlhf_data": {"raw_pairs": config.chat_pairs, "raw_prompts": config.chat_prompts, **where},
-        "reward_model": where,
-        "rlhf": where,
-        "merging": {"weights": (config.merge_weight,), **where},
-    }
-    links = SimpleNamespace(output_dir=place, force=config.force)
-    for name, step in LINKS.items():
-        link = step.Config(scale=config.scale, seed=config.seed, output_dir=place / name, **sizes[name])
-        if hasattr(link, "resume"):
-            link.resume = config.resume
-            link.resume = check_before_work(link, flag) or config.resume
-        setattr(links, name, link)
-    return links
+        ),
+        rlhf_data=link(rlhf_data, raw_pairs=config.chat_pairs, raw_prompts=config.chat_prompts, **where),
+        reward_model=link(reward_model, **where),
+        rlhf=link(rlhf, **where),
+        merging=link(merging, weights=(config.merge_weight,), **where),
+    )
 
 
 def main(config: Config) -> FinalStages:
