@@ -47,8 +47,7 @@ from nemotron.recipes.nano2.stage4_rlhf import merging, reward_model
 from nemotron.recipes.nano2.stage4_rlhf import training as rlhf
 from nemotron.recipes.nano2.stage5_compress import data_curation as distillation_data
 from nemotron.recipes.nano2.stage5_compress import training as distillation
-from nemotron.recipes.nano2.stage5_compress.control import compared
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.nano2.stage5_compress.control import made_checkpoints
 from nemotron.recipes.training.state import check_before_work
 
 LINKS = {
@@ -205,10 +204,8 @@ def links_of(config: Config, flag: str = "--resume") -> Links:
 
 def main(config: Config) -> FinalStages:
     """Run the links whose artifact is not current, each on what the one before wrote, and return the record."""
-    given = Checkpoint.load(path=config.checkpoint_path)
-    given.check_scale(config.scale)
-    distilled, pruned = (compared(given)[name] for name in ("distilled", "pruned"))
-    data = distillation_data.Dataset.load(path=pruned.dataset_path)
+    data, made = made_checkpoints(config.checkpoint_path, config.scale)
+    distilled = made["distilled"]
     links = links_of(config)
     with whole_stage(links, list(LINKS.values())) as run:
         # 1. DPO: pairs of the model's own tries at tasks with tools.
@@ -245,7 +242,10 @@ def main(config: Config) -> FinalStages:
     metrics |= {f"training_loss/{name}": one.training_loss for name, one in trained.items()}
     with working_directory(config.output_dir, FinalStages) as work:
         FinalStages(
-            path=work, given_path=given.path, checkpoint_path=merged.path, metrics=metrics | merged.metrics
+            path=work,
+            given_path=made.get("scratch", distilled).path,
+            checkpoint_path=merged.path,
+            metrics=metrics | merged.metrics,
         ).save(config)
     return FinalStages.load(config.output_dir)
 
