@@ -241,9 +241,8 @@ class Artifact(BaseModel):
             found = [(detail["type"], str(detail["loc"][0])) for detail in error.errors() if detail["loc"]]
             lacking = [name for kind, name in found if kind == "missing"]
             if lacking and any(kind == "extra_forbidden" for kind, _ in found):
-                raise ValueError(
-                    f"{path} lacks {', '.join(lacking[:3])}: an earlier version of its step wrote it; run the step again"
-                ) from None
+                advice = "an earlier version of its step wrote it; run the step again"
+                raise ValueError(f"{path} lacks {', '.join(lacking[:3])}: {advice}") from None
             raise ValueError(f"{path}: {one_sentence(error)}; run the step again") from None
         artifact._metadata = metadata
         return artifact

@@ -12,7 +12,8 @@ Run: python -m nemotron.recipes.nano2.stage5_compress.evaluation --scale tiny --
 The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
 
 The speed of decoding is measured side by side and printed, and in no file: it differs from run to run.
-Left out: what compares one model with the model it was made from: pairs, reward models.
+Left out: what compares one model with the model it was made from: pairs, reward models; and stage 0's problems, recall
+and n-gram model, and stage 1's exam within a thinking budget.
 """
 
 from collections.abc import Mapping
