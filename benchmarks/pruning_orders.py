@@ -23,7 +23,7 @@ from nemotron.recipes.nano2.stage5_compress import search
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint
 from nemotron.recipes.nemotron_h.model import NemotronH
-from nemotron.recipes.nemotron_h.pruning import Order, Shape, choose, measure_importance, prune
+from nemotron.recipes.nemotron_h.pruning import Order, Scored, Shape, choose, measure_importance, prune
 from nemotron.recipes.training.distill import held_out_divergences
 
 
@@ -37,6 +37,10 @@ class Config:
     """Whose grid is used: the smallest size of each axis."""
     seeds: PositiveInt = 3
     """Random choices, and parts of the calibration rows."""
+    scored: Scored = "after"
+    """Where neurons and Mamba heads are scored: before their activation, or after it."""
+    rescale: bool = False
+    """Scale what is left, so that the norms divide by what they divided by before."""
     chunk_tokens: PositiveInt = 1024
     """Tokens whose logits are in memory at a time."""
 
@@ -73,12 +77,12 @@ def main(config: Config) -> None:
             rows[seed :: config.seeds].split(16),
             num_layers=min(given.depths),
             num_attention_layers=given.attention_layers,
-            scored=given.scored,
+            scored=config.scored,
         )
         for axis, sizes in axes.items():
             for order in get_args(Order):
                 kept = choose(importance, teacher.config, replace(whole, **sizes), order, seed)
-                losses.setdefault((axis, order), []).append(divergence_of(prune(teacher, kept)))
+                losses.setdefault((axis, order), []).append(divergence_of(prune(teacher, kept, rescale=config.rescale)))
     print(f"{'axis':<18}{'':<14}" + "".join(f"{order:>22}" for order in get_args(Order)))
     for axis, sizes in axes.items():
         cells = []

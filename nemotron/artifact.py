@@ -61,6 +61,13 @@ class Ladder(Protocol):
         """Write ladder.json into the directory."""
 
 
+class OtherArtifact(ValueError):
+    """An artifact of another type, or of another step, than the class that was to read it; with its metadata."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        super().__init__(f"type={short(metadata.type)}, written by {short(metadata.producer.get('step'))}")
+
+
 class Artifact(BaseModel):
     """Base class of every step's output type; pydantic validates the fields on construction and on load.
 
@@ -75,6 +82,7 @@ class Artifact(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     """Name -> finite number."""
     _metadata: Metadata | None = PrivateAttr(default=None)
+    _made_by: str = PrivateAttr(default="")
 
     @field_validator("*")
     @classmethod
@@ -85,6 +93,11 @@ class Artifact(BaseModel):
     def type_name(cls) -> str:
         """The class name in lower case, as in metadata.json and in the JSON line between steps."""
         return cls.__name__.lower()
+
+    @classmethod
+    def made_by(cls) -> str:
+        """The step that writes this class, for errors: the module that defines it. Empty if several steps write it."""
+        return cls.__module__
 
     @property
     def saved(self) -> Metadata:
@@ -130,13 +143,24 @@ class Artifact(BaseModel):
         return config.get("scale") if isinstance(config, dict) else None
 
     @classmethod
-    def load(cls, path: str | Path | None = None, *, name: str | None = None, scale: str | None = None) -> Self:
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        name: str | None = None,
+        scale: str | None = None,
+        made_by: str = "",
+        given: "Artifact | None" = None,
+    ) -> Self:
         """Load an artifact after checking the hash of every file and the digest of every reference that exists.
 
         Args:
             path: its directory. Without path and name, load the artifact that the previous step printed to the pipe.
             name: its name in the active lineage tracker.
             scale: of the step that reads it; a warning says if the artifact was made at another one.
+            made_by: the steps whose artifact is expected, for the error; left out: the one that writes this class.
+            given: what the step was given, if `path` is an artifact that it was made from. If that one is of another
+                type or step, the error is about the given one.
         Raises:
             ValueError: in one sentence that names the artifact, the field, the value found and what to do.
         """
@@ -147,7 +171,18 @@ class Artifact(BaseModel):
             path = fetch_by_name(name, cls.type_name())
         elif path is None:
             path, digest = piped_artifact(cls.type_name())
-        artifact = cls._read(Path(path))
+        made_by = made_by or cls.made_by()
+        try:
+            artifact = cls._read(Path(path))
+        except OtherArtifact as error:
+            place, found, expected = Path(path), error, cls.type_name()
+            if given is not None:
+                place, found, expected = given.path, OtherArtifact(given.saved), given.type_name()
+                made_by = given._made_by
+            written = f", written by {made_by}" if made_by else ""
+            advice = f"give the path of such a {expected}"
+            raise ValueError(f"{place}: {found}, expected {expected!r}{written}; {advice}") from None
+        artifact._made_by = made_by
         if digest is not None and digest != artifact.digest:
             raise ValueError(
                 f"{artifact.path}: digest={artifact.digest[:12]!r}, but the previous step printed {digest[:12]!r}; "
@@ -171,8 +206,19 @@ class Artifact(BaseModel):
 
     @classmethod
     def _read(cls, path: Path) -> Self:
-        metadata = check_artifact(path, cls.type_name())
+        metadata = read_metadata(path)
+        if metadata.type != cls.type_name() or cls._is_of_another_step(metadata):
+            raise OtherArtifact(metadata)
+        check_content(path, metadata)
         return cls._from_metadata(path.resolve(), metadata)
+
+    @classmethod
+    def _is_of_another_step(cls, metadata: Metadata) -> bool:
+        """Whether another step than that of this class wrote other fields."""
+        found = metadata.fields.keys() | metadata.inputs.keys()
+        needed = {name for name, field in cls.model_fields.items() if field.is_required()} - {"path"}
+        differs = bool(needed - found) and bool(found - cls.model_fields.keys())
+        return differs and metadata.producer.get("step") != cls.made_by()
 
     @classmethod
     def _from_metadata(cls, path: Path, metadata: Metadata) -> Self:
@@ -194,12 +240,9 @@ class Artifact(BaseModel):
         except ValidationError as error:
             found = [(detail["type"], str(detail["loc"][0])) for detail in error.errors() if detail["loc"]]
             lacking = [name for kind, name in found if kind == "missing"]
-            if lacking and any(kind == "extra_forbidden" for kind, _ in found):  # the artifact of another stage
-                raise ValueError(
-                    f"{path} was written by {short(metadata.producer.get('step'))} and lacks "
-                    f"{', '.join(lacking[:3])}; give the path of the {cls.type_name()} that this step reads, or run "
-                    f"the step again if an earlier version wrote it"
-                ) from None
+            if lacking and any(kind == "extra_forbidden" for kind, _ in found):
+                advice = "an earlier version of its step wrote it; run the step again"
+                raise ValueError(f"{path} lacks {', '.join(lacking[:3])}: {advice}") from None
             raise ValueError(f"{path}: {one_sentence(error)}; run the step again") from None
         artifact._metadata = metadata
         return artifact
@@ -299,9 +342,14 @@ def check_artifact(path: Path, artifact_type: str) -> Metadata:
         ValueError: if its type, the hash of a file or the digest of a reference that exists is another one.
     """
     metadata = read_metadata(path, artifact_type)
+    check_content(path, metadata)
+    return metadata
+
+
+def check_content(path: Path, metadata: Metadata) -> None:
+    """Raise ValueError if the hash of a file, or the digest of a reference that exists, is not that of the metadata."""
     check_files(path.resolve(), metadata)
     _check_inputs(path.resolve(), metadata)
-    return metadata
 
 
 def resources_used(path: Path) -> dict[str, float]:

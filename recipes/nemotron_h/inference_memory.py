@@ -158,7 +158,9 @@ def candidates(
 
 
 def neighbors(grid: Grid, config: ModelConfig, found: Sequence[Candidate]) -> dict[str, Candidate]:
-    """The candidates one step of the grid away from `config`: "hidden_size=4608" -> candidate; a pattern by its length.
+    """The candidates one step of the grid away from `config`: "hidden_size=4608" -> candidate.
+
+    A pattern is named by its length or, if that is the same, by its Mamba-2 layers.
 
     Args:
         found: what `candidates` returned for this grid.
@@ -175,7 +177,10 @@ def neighbors(grid: Grid, config: ModelConfig, found: Sequence[Candidate]) -> di
         values = getattr(grid, field.name)
         place = values.index(getattr(config, field.name))
         for other in values[max(place - 1, 0) : place] + values[place + 1 : place + 2]:
-            name = f"num_layers={len(other)}" if isinstance(other, str) else f"{field.name}={other}"
+            name = f"{field.name}={other}"
+            if isinstance(other, str):
+                same_length = len(other) == len(config.hybrid_override_pattern)
+                name = f"mamba_layers={other.count(MAMBA)}" if same_length else f"num_layers={len(other)}"
             near[name] = by_shape[_shape(replace(config, **{field.name: other}))]
     return near
 

@@ -436,9 +436,9 @@ def test_an_unsaved_artifact_has_no_digest(tmp_path: Path):
 
 def test_an_artifact_of_another_type_is_refused_with_both_types(tmp_path: Path):
     make_dataset(tmp_path / "dataset")
-    with pytest.raises(
-        ValueError, match="dataset: type='dataset', expected 'checkpoint'; give the path of a checkpoint"
-    ):
+    written, expected = (rf"written by '?{re.escape(one.__module__)}'?" for one in (Dataset, Checkpoint))
+    sentence = f"dataset: type='dataset', {written}, expected 'checkpoint', {expected}; give the path of such a chec"
+    with pytest.raises(ValueError, match=sentence):
         Checkpoint.load(tmp_path / "dataset")
 
 
@@ -543,12 +543,27 @@ def test_the_artifact_of_another_stage_is_refused_with_the_step_that_wrote_it(tm
     make_dataset(tmp_path / "dataset")
     producer = {"step": "other.curation"}
     edit_metadata(tmp_path / "dataset", fields={"phases": [], "num_rows": 3}, producer=producer)
-    sentence = (
-        r"dataset was written by .other\.curation. and lacks num_examples, train_path; give the path of the dataset "
-        r"that this step reads, or run the step again if an earlier version wrote it$"
-    )
-    with pytest.raises(ValueError, match=sentence):
+    found = r"dataset: type='dataset', written by 'other\.curation', expected 'dataset', written by "
+    with pytest.raises(ValueError, match=f"{found}{re.escape(Dataset.__module__)}; give the path of such a dataset$"):
         Dataset.load(tmp_path / "dataset")
+    with pytest.raises(ValueError, match=f"{found}mine or yours; give the path of such a dataset$"):
+        Dataset.load(tmp_path / "dataset", made_by="mine or yours")
+
+
+def test_an_artifact_of_an_earlier_version_of_the_step_is_not_called_that_of_another(tmp_path: Path):
+    make_dataset(tmp_path / "dataset")
+    edit_metadata(tmp_path / "dataset", fields={"phases": [], "num_rows": 3}, producer={"step": Dataset.__module__})
+    with pytest.raises(ValueError, match=r"dataset lacks num_examples, train_path: an earlier version of its step"):
+        Dataset.load(tmp_path / "dataset")
+
+
+def test_an_input_of_another_step_is_an_error_about_what_was_given(tmp_path: Path):
+    """It was made from another type than its reader expects: what is wrong is the checkpoint."""
+    make_checkpoint(tmp_path / "checkpoint", make_dataset(tmp_path / "dataset"))
+    checkpoint = Checkpoint.load(tmp_path / "checkpoint", made_by="mine")
+    sentence = r"checkpoint: type='checkpoint', written by .*, expected 'checkpoint', written by mine; give the path of"
+    with pytest.raises(ValueError, match=sentence):
+        Everything.load(checkpoint.dataset_path, given=checkpoint)
 
 
 # --- inputs that another run replaces

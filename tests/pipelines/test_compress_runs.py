@@ -422,7 +422,7 @@ def test_a_stopped_control_resumes_to_the_same_bits(distilled, scratch, tmp_path
 
 
 def test_a_student_that_is_not_a_checkpoint_is_refused_before_any_work(teacher, dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"type='dataset', expected 'checkpoint'"):
+    with pytest.raises(ValueError, match=r"type='dataset', written by .*, expected 'checkpoint'; give the pa"):
         data_curation.main(curated(teacher, tmp_path, student_path=dataset.path))
     assert not list(tmp_path.iterdir())
 

@@ -126,9 +126,9 @@ HEADLINE = (f"bits_per_byte/{ALL}", f"multiple_choice/{ALL}/accuracy")  # what a
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    checkpoint = Checkpoint.load(path=config.checkpoint_path)
+    checkpoint = Checkpoint.load(path=config.checkpoint_path, made_by="nemotron.recipes.nano2.stage0_pretrain.training")
     checkpoint.check_scale(config.scale)
-    dataset = Dataset.load(path=checkpoint.dataset_path)
+    dataset = Dataset.load(path=checkpoint.dataset_path, given=checkpoint)
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
         harness = run_harness(config, checkpoint.checkpoint_path, work)

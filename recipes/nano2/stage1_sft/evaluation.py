@@ -127,9 +127,9 @@ def modes_of(config: Config, tokenizer: Tokenizer, *, base_can_chat: bool = Fals
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    checkpoint = Checkpoint.load(path=config.checkpoint_path)
+    checkpoint = Checkpoint.load(path=config.checkpoint_path, made_by="nemotron.recipes.nano2.stage1_sft.training")
     checkpoint.check_scale(config.scale)
-    dataset = Dataset.load(path=checkpoint.dataset_path)
+    dataset = Dataset.load(path=checkpoint.dataset_path, given=checkpoint)
     base = base_checkpoint(dataset.base_checkpoint_path)
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):

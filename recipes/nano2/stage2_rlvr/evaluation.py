@@ -135,9 +135,9 @@ def gain(earned: dict[str, list[float]], num_questions: int) -> dict[str, float]
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    checkpoint = Checkpoint.load(path=config.checkpoint_path)
+    checkpoint = Checkpoint.load(path=config.checkpoint_path, made_by="nemotron.recipes.nano2.stage2_rlvr.training")
     checkpoint.check_scale(config.scale)
-    dataset = Dataset.load(path=checkpoint.dataset_path)
+    dataset = Dataset.load(path=checkpoint.dataset_path, given=checkpoint)
     base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):

@@ -143,9 +143,9 @@ def preferences(
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    checkpoint = Checkpoint.load(path=config.checkpoint_path)
+    checkpoint = Checkpoint.load(path=config.checkpoint_path, made_by="nemotron.recipes.nano2.stage3_dpo.training")
     checkpoint.check_scale(config.scale)
-    dataset = Dataset.load(path=checkpoint.dataset_path)
+    dataset = Dataset.load(path=checkpoint.dataset_path, given=checkpoint)
     base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):

@@ -147,11 +147,11 @@ def reasoning_metrics(model: str, replies: Sequence[Answered]) -> dict[str, floa
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    merged = Checkpoint.load(path=config.checkpoint_path)
+    merged = Checkpoint.load(path=config.checkpoint_path, made_by="nemotron.recipes.nano2.stage4_rlhf.merging")
     merged.check_scale(config.scale)
-    policy = Checkpoint.load(path=merged.dataset_path)
-    reward_model = RewardModel.load(path=policy.dataset_path)
-    dataset = Dataset.load(path=reward_model.dataset_path)
+    policy = Checkpoint.load(path=merged.dataset_path, given=merged)
+    reward_model = RewardModel.load(path=policy.dataset_path, given=merged)
+    dataset = Dataset.load(path=reward_model.dataset_path, given=merged)
     base = dataset.base()
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):

@@ -137,9 +137,9 @@ def chosen_weight(sweep: Sequence[dict[str, float]]) -> tuple[float, float]:
 def main(config: Config) -> Checkpoint:
     """Try every a, and return the Checkpoint of the chosen one."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    policy = Checkpoint.load(path=config.checkpoint_path)
+    policy = Checkpoint.load(path=config.checkpoint_path, made_by="nemotron.recipes.nano2.stage4_rlhf.training")
     policy.check_scale(config.scale)
-    dataset = Dataset.load(path=RewardModel.load(path=policy.dataset_path).dataset_path)
+    dataset = Dataset.load(path=RewardModel.load(path=policy.dataset_path, given=policy).dataset_path, given=policy)
     base = dataset.base()
     check_parents(base.checkpoint_path, policy.checkpoint_path)  # refuses another shape or tokenizer
     with working_directory(config.output_dir, Checkpoint) as work, threads_of(config.scale):

@@ -17,7 +17,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from nemotron import print_complete
+from nemotron import Scale, print_complete
 from nemotron.config import (
     BelowOne,
     Dtype,
@@ -102,12 +102,22 @@ class Config(ScaledConfig):
             )
 
 
-def compared(given: Checkpoint) -> dict[str, Checkpoint]:
-    """Name -> Checkpoint of what compression made, from the control or, if none was trained, the distilled one."""
-    parent = Checkpoint.load(path=given.dataset_path)
+def made_checkpoints(path: Path | None, scale: Scale) -> tuple[Dataset, dict[str, Checkpoint]]:
+    """The Dataset of compression, and name -> Checkpoint of what was made with it.
+
+    Args:
+        path: of the control or, if none was trained, of the distilled Checkpoint; None reads it from the pipe.
+        scale: of the step, which must be that of the Checkpoint.
+    """
+    steps = "nemotron.recipes.nano2.stage5_compress.training or nemotron.recipes.nano2.stage5_compress.control"
+    given = Checkpoint.load(path=path, made_by=steps)
+    given.check_scale(scale)
+    parent = Checkpoint.load(path=given.dataset_path, given=given)
+    made = {"pruned": parent, "distilled": given}
     if read_metadata(parent.dataset_path).type == Checkpoint.type_name():
-        return {"pruned": Checkpoint.load(path=parent.dataset_path), "scratch": given, "distilled": parent}
-    return {"pruned": parent, "distilled": given}
+        pruned = Checkpoint.load(path=parent.dataset_path, given=given)
+        made = {"pruned": pruned, "scratch": given, "distilled": parent}
+    return Dataset.load(path=made["pruned"].dataset_path, given=given), made
 
 
 def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:
@@ -119,8 +129,11 @@ def loss_sum(model: NemotronH, batch: Batch) -> torch.Tensor:
 
 def main(config: Config) -> Checkpoint:
     """Train on every row once and return the Checkpoint."""
-    distilled = Checkpoint.load(path=config.checkpoint_path, scale=config.scale)
-    dataset = Dataset.load(path=Checkpoint.load(path=distilled.dataset_path).dataset_path)
+    distilled = Checkpoint.load(
+        path=config.checkpoint_path, scale=config.scale, made_by="nemotron.recipes.nano2.stage5_compress.training"
+    )
+    pruned = Checkpoint.load(path=distilled.dataset_path, given=distilled)
+    dataset = Dataset.load(path=pruned.dataset_path, given=distilled)
     parts = training_parts(dataset.phases, config)
     total_steps = sum(part.num_steps for part in parts)
     shape = load_config(distilled.checkpoint_path)

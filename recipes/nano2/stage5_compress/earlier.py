@@ -11,6 +11,7 @@ The exercises are the first of those that each stage holds out, with the default
 at this scale; the measures are its functions. Every model gets the same prompts and the same uniform numbers; one reply
 to a prompt.
 Stage 1 measures the exam, which evaluation.py takes.
+Left out: stage 0's problems, recall and n-gram model, and the exam within a thinking budget, which stage 1 takes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

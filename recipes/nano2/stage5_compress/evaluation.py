@@ -12,7 +12,8 @@ Run: python -m nemotron.recipes.nano2.stage5_compress.evaluation --scale tiny --
 The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
 
 The speed of decoding is measured side by side and printed, and in no file: it differs from run to run.
-Left out: what compares one model with the model it was made from: pairs, reward models.
+Left out: what compares one model with the model it was made from: pairs, reward models; and stage 0's problems, recall
+and n-gram model, and stage 1's exam within a thinking budget.
 """
 
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.harness import HarnessConfig, run_harness
 from nemotron.recipes.nano2.models import DEVICES
-from nemotron.recipes.nano2.stage5_compress.control import compared
+from nemotron.recipes.nano2.stage5_compress.control import made_checkpoints
 from nemotron.recipes.nano2.stage5_compress.data_curation import Dataset
 from nemotron.recipes.nano2.stage5_compress.earlier import earlier_evaluations
 from nemotron.recipes.nano2.stage5_compress.final import FinalStages
@@ -130,15 +131,15 @@ class Results(Artifact):
 HEADLINE = ("loss/sft/teacher", "loss/sft/pruned", "loss/sft/distilled", "recovered", "recovered_kl")
 
 
-def inputs_of(config: Config) -> tuple[Artifact, dict[str, Checkpoint]]:
-    """What was given, and name -> Checkpoint of what was made of the teacher."""
+def inputs_of(config: Config) -> tuple[Path, Dataset, dict[str, Checkpoint]]:
+    """The directory of what was given, the Dataset of compression, and name -> Checkpoint of what was made with it."""
     path = config.checkpoint_path
-    last = FinalStages.load(path=path) if path and read_metadata(path).type == FinalStages.type_name() else None
-    given = Checkpoint.load(path=last.given_path if last else path)
-    given.check_scale(config.scale)
-    if last is None:
-        return given, compared(given)
-    return last, compared(given) | {"final": Checkpoint.load(path=last.checkpoint_path)}
+    if path and read_metadata(path).type == FinalStages.type_name():
+        last = FinalStages.load(path=path)
+        dataset, made = made_checkpoints(last.given_path, config.scale)
+        return last.path, dataset, made | {"final": Checkpoint.load(path=last.checkpoint_path)}
+    dataset, made = made_checkpoints(path, config.scale)
+    return made.get("scratch", made["distilled"]).path, dataset, made
 
 
 def print_speeds(models: Mapping[str, NemotronH], config: Config) -> None:
@@ -157,9 +158,8 @@ def print_speeds(models: Mapping[str, NemotronH], config: Config) -> None:
 def main(config: Config) -> Results:
     """Evaluate and return the Results."""
     device_memory_bytes(config.device)  # refuses a device that this machine does not have
-    given, made = inputs_of(config)
+    given_path, dataset, made = inputs_of(config)
     pruned, distilled = made["pruned"], made["distilled"]
-    dataset = Dataset.load(path=pruned.dataset_path)
     checkpoints: dict[str, Base] = {"teacher": dataset.base(), **made}
 
     with working_directory(config.output_dir, Results) as work, threads_of(config.scale):
@@ -221,7 +221,7 @@ def main(config: Config) -> Results:
         Results(
             path=work,
             checkpoint_path=distilled.path,
-            given_path=given.path,
+            given_path=given_path,
             table_path=work / "results.md",
             recovery_plot_path=work / "recovery.svg",
             plot_path=work / "exam.svg",

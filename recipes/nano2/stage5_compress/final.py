@@ -17,7 +17,6 @@ Left out: several processes. The links train in this one; to spread one of them 
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
@@ -48,8 +47,7 @@ from nemotron.recipes.nano2.stage4_rlhf import merging, reward_model
 from nemotron.recipes.nano2.stage4_rlhf import training as rlhf
 from nemotron.recipes.nano2.stage5_compress import data_curation as distillation_data
 from nemotron.recipes.nano2.stage5_compress import training as distillation
-from nemotron.recipes.nano2.stage5_compress.control import compared
-from nemotron.recipes.training.run import Checkpoint
+from nemotron.recipes.nano2.stage5_compress.control import made_checkpoints
 from nemotron.recipes.training.state import check_before_work
 
 LINKS = {
@@ -122,6 +120,10 @@ class Config(ScaledConfig):
     force: bool = switch(of_whole_run=True)
     """Run every link, also those whose artifact is current."""
 
+    def check(self) -> None:
+        if self.merge_weight in (0, 1):
+            raise ValueError(f"merge_weight={self.merge_weight} is a parent; give a number between 0 and 1")
+
 
 class FinalStages(Artifact):
     """The chain from the distilled model to the merge; metrics: the steps of each training and its last loss."""
@@ -132,7 +134,25 @@ class FinalStages(Artifact):
     """The merged Checkpoint, at the end of the chain."""
 
 
-def links_of(config: Config) -> SimpleNamespace:
+@dataclass
+class Links:
+    """The Config of every link, by the names of LINKS, and what `whole_stage` reads of a stage."""
+
+    output_dir: Path
+    force: bool
+    dpo_data: Any
+    dpo: Any
+    grpo_data: Any
+    grpo: Any
+    distillation_data: Any
+    distillation: Any
+    rlhf_data: Any
+    reward_model: Any
+    rlhf: Any
+    merging: Any
+
+
+def links_of(config: Config) -> Links:
     """The Config of every link, without its inputs: that of its stage, with the values of this one.
 
     A training that was interrupted goes on: its `resume` is set.
@@ -141,47 +161,50 @@ def links_of(config: Config) -> SimpleNamespace:
         ValueError: if a value does not fit its link, or there is an unfinished training that cannot go on.
     """
     place = config.output_dir.with_name(f"{config.output_dir.name}_links")
+    folders = {step: name for name, step in LINKS.items()}
     where: dict[str, Any] = {"device": config.device}
-    sizes: dict[str, dict[str, Any]] = {
-        "dpo_data": {"raw_tasks": config.tool_tasks, **where},
-        "dpo": {"rounds": config.preference_rounds, "steps_per_round": config.preference_steps, **where},
-        "grpo_data": {"raw_prompts": config.instruction_prompts, **where},
-        "grpo": {"rollout_processes": 0, **where},
-        "distillation_data": {
-            "lengths": (config.distillation_length,),
-            "sequences": (config.distillation_sequences,),
-            "calibration_samples": 4,  # the fewest with both sources; nothing is pruned any more
-        },
-        "distillation": {
-            "batch_sequences": (config.distillation_batch,),
-            "micro_batch_sequences": (1,),
-            "learning_rate": config.distillation_learning_rate,
-            "min_learning_rate": config.distillation_learning_rate,
-            "warmup_steps": 1,
+
+    def link(step: Any, **values: Any) -> Any:
+        shared = {"scale": config.scale, "seed": config.seed, "flag_prefix": config.flag_prefix}
+        made = step.Config(output_dir=place / folders[step], **shared, **values)
+        if hasattr(made, "resume"):
+            made.resume = config.resume
+            made.resume = check_before_work(made) or config.resume
+        return made
+
+    return Links(
+        output_dir=place,
+        force=config.force,
+        dpo_data=link(dpo_data, raw_tasks=config.tool_tasks, **where),
+        dpo=link(dpo, rounds=config.preference_rounds, steps_per_round=config.preference_steps, **where),
+        grpo_data=link(grpo_data, raw_prompts=config.instruction_prompts, **where),
+        grpo=link(grpo, rollout_processes=0, **where),
+        distillation_data=link(
+            distillation_data,
+            lengths=(config.distillation_length,),
+            sequences=(config.distillation_sequences,),
+            calibration_samples=4,  # the fewest with both sources; nothing is pruned any more
+        ),
+        distillation=link(
+            distillation,
+            batch_sequences=(config.distillation_batch,),
+            micro_batch_sequences=(1,),
+            learning_rate=config.distillation_learning_rate,
+            min_learning_rate=config.distillation_learning_rate,
+            warmup_steps=1,
             **where,
-        },
-        "rlhf_data": {"raw_pairs": config.chat_pairs, "raw_prompts": config.chat_prompts, **where},
-        "reward_model": where,
-        "rlhf": where,
-        "merging": {"weights": (config.merge_weight,), **where},
-    }
-    links = SimpleNamespace(output_dir=place, force=config.force)
-    for name, step in LINKS.items():
-        given = {"scale": config.scale, "seed": config.seed, "flag_prefix": config.flag_prefix, **sizes[name]}
-        link = step.Config(output_dir=place / name, **given)
-        if hasattr(link, "resume"):
-            link.resume = config.resume
-            link.resume = check_before_work(link) or config.resume
-        setattr(links, name, link)
-    return links
+        ),
+        rlhf_data=link(rlhf_data, raw_pairs=config.chat_pairs, raw_prompts=config.chat_prompts, **where),
+        reward_model=link(reward_model, **where),
+        rlhf=link(rlhf, **where),
+        merging=link(merging, weights=(config.merge_weight,), **where),
+    )
 
 
 def main(config: Config) -> FinalStages:
     """Run the links whose artifact is not current, each on what the one before wrote, and return the record."""
-    given = Checkpoint.load(path=config.checkpoint_path)
-    given.check_scale(config.scale)
-    distilled, pruned = (compared(given)[name] for name in ("distilled", "pruned"))
-    data = distillation_data.Dataset.load(path=pruned.dataset_path)
+    data, made = made_checkpoints(config.checkpoint_path, config.scale)
+    distilled = made["distilled"]
     links = links_of(config)
     with whole_stage(links, list(LINKS.values())) as run:
         # 1. DPO: pairs of the model's own tries at tasks with tools.
@@ -218,7 +241,10 @@ def main(config: Config) -> FinalStages:
     metrics |= {f"training_loss/{name}": one.training_loss for name, one in trained.items()}
     with working_directory(config.output_dir, FinalStages) as work:
         FinalStages(
-            path=work, given_path=given.path, checkpoint_path=merged.path, metrics=metrics | merged.metrics
+            path=work,
+            given_path=made.get("scratch", distilled).path,
+            checkpoint_path=merged.path,
+            metrics=metrics | merged.metrics,
         ).save(config)
     return FinalStages.load(config.output_dir)
 

@@ -1,14 +1,15 @@
 """What compression at a scale would take: which shapes fit the budget and why, the schedule of lengths, the cost.
 
 In: the Config of the stage. Out: text for `--plan`. Every number comes from the function that the run itself calls; the
-published numbers stand beside those of `full`.
+page of `full` has the published numbers too.
 Run: python -m nemotron.recipes.nano2.stage5_compress --scale full --plan
 
 Which layers are removed is known only after their importance was measured. At full the plan takes the patterns of
-FULL_GRID; at the other scales it keeps every layer and shows the widths alone.
+FULL_GRID; otherwise it has a pattern for every number of layers of a kind that may stay, in no order of layers.
 Left out: memory and time of the search, of the evaluation and of the final stages, and communication between devices.
 """
 
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from nemotron.recipes.nemotron_h.inference_memory import (
     inference_memory_bytes,
     neighbors,
 )
-from nemotron.recipes.nemotron_h.model import ATTENTION, PUBLISHED_9B, ModelConfig
+from nemotron.recipes.nemotron_h.model import ATTENTION, MAMBA, MLP, PUBLISHED_9B, ModelConfig
 from nemotron.recipes.nemotron_h.plan import (
     HARDWARE,
     count_parameters,
@@ -90,13 +91,17 @@ def page(config: Any) -> str:
         ValueError: as the search, if the budget is above the teacher or below the smallest shape.
     """
     teacher, budget = shape_of(config.base_checkpoint_path) or MODELS[config.scale], config.prune.budget_bytes
-    grid, target = planned_grid(teacher, config.prune)
+    patterns, known = planned_patterns(teacher, config.prune)
+    widths = (config.prune.hidden_sizes, config.prune.intermediate_sizes, config.prune.mamba_heads)
+    grid = Grid(tuple(patterns), *widths, (teacher.mamba_head_dim,))
     needs = {"context_tokens": config.prune.context_tokens, "sequences": config.prune.sequences}
     found = candidates(teacher, grid, budget_bytes=budget, **needs)
     parts = training.training_parts(data_curation.planned_phases(config.data), config.train)
     whole = Candidate(teacher, inference_memory_bytes(teacher, **needs), budget)
-    published = next((one for one in found if one.config == target), None)  # None: the flags leave it out of the grid
-    chosen = published or next(one for one in found if one.fits)
+    fitting = [one for one in found if one.fits]
+    published = next((one for one in found if known and one.config == PUBLISHED_9B), None)  # None: not in the grid
+    chosen = published or fitting[0]
+    tried = fitting[: config.prune.num_candidates]
     lines = [
         f"Compression at scale {config.scale}",
         "",
@@ -105,18 +110,28 @@ def page(config: Any) -> str:
         f"  teacher                    {shape_text(teacher)}",
         f"    parameters               {count_parameters(teacher):,}",
         f"    memory                   {whole.verdict}",
-        f"  grid                       {sum(one.fits for one in found):,} of {len(found):,} shapes fit",
+        f"  grid                       {len(fitting):,} of {len(found):,} shapes fit",
         "",
-        f"  {'the published 9B' if published else 'the largest that fits'}",
-        *shape_lines(chosen),
+        f"  {'the published 9B, whose shape is that of the paper' if published else 'the largest that fits'}",
+        *shape_lines(chosen, known),
         "",
         "  one step of the grid from it",
     ]
     for name, one in neighbors(grid, chosen.config, found).items():
         lines += [f"    {name:<28}{count_parameters(one.config):,} parameters", f"      {one.verdict}"]
     lines += ["", "  the largest that fit, of which each would be distilled for a while"]
-    for one in [one for one in found if one.fits][: config.prune.num_candidates]:
+    for one in tried:
         lines += [f"    {shape_text(one.config)}", f"      {one.verdict}"]
+    if not known:
+        lines.append("    with the layers that importance leaves there may be others")
+    if published and published not in tried:
+        lines.append("    the published 9B is not one of them: the rule is to take those that need most of the budget")
+    if over := [one for one in found if not one.fits]:
+        # They are from most to least memory: of equally near ones, the smallest.
+        nearest = min(reversed(over), key=partial(grid_steps, grid, chosen.config))
+        steps = grid_steps(grid, chosen.config, nearest)
+        lines += ["", f"  the nearest that does not fit, {steps} steps of the grid away"]
+        lines += [f"    {shape_text(nearest.config)}", f"      {nearest.verdict}"]
     passes = [part.forward_pass(documents=True) for part in parts]
     lines += ["", *schedule_lines(parts, teacher, chosen.config, config)]
     lines += ["", *memory_lines(chosen.config, config.train, passes, [teacher], devices=config.devices)]
@@ -142,29 +157,50 @@ def final_lines(config: final.Config) -> list[str]:
     ]
 
 
-def planned_grid(teacher: ModelConfig, config: search.Config) -> tuple[Grid, ModelConfig | None]:
-    """The grid, and the published shape if the teacher is the published 12B; otherwise every layer stays."""
-    target = PUBLISHED_9B if teacher == MODELS["full"] else None
-    known = [pattern for pattern in FULL_GRID.hybrid_override_pattern if len(pattern) in config.depths]
-    patterns = tuple(known) if target and known else (teacher.hybrid_override_pattern,)
-    widths = (config.hidden_sizes, config.intermediate_sizes, config.mamba_heads, (teacher.mamba_head_dim,))
-    return Grid(patterns, *widths), target
+def planned_patterns(teacher: ModelConfig, config: search.Config) -> tuple[list[str], bool]:
+    """The patterns of layers that the plan shows, and whether they are the published ones.
+
+    Raises:
+        ValueError: as the search, if the teacher cannot be pruned to a shape of the grid, fits the budget, or no shape
+            does.
+    """
+    search.check_grid(teacher, config)
+    fits = {one.config.hybrid_override_pattern: one.fits for one in search.narrowest_shapes(teacher, config)}
+    if teacher == MODELS["full"]:
+        known = [one for one in FULL_GRID.hybrid_override_pattern if fits.get(sorted_layers(one))]
+        if known:
+            return known, True
+    return sorted(fits, key=lambda pattern: (len(pattern), pattern.count(MAMBA))), False
+
+
+def sorted_layers(pattern: str) -> str:
+    """The pattern with its layers by kind, as `narrowest_shapes` writes it."""
+    return "".join(letter * pattern.count(letter) for letter in (MAMBA, MLP, ATTENTION))
+
+
+def grid_steps(grid: Grid, config: ModelConfig, other: Candidate) -> int:
+    """How many steps of the grid a candidate is away from a shape of the grid, over all fields."""
+    axes = [(getattr(grid, field.name), field.name) for field in fields(Grid)]
+    return sum(abs(one.index(getattr(config, name)) - one.index(getattr(other.config, name))) for one, name in axes)
 
 
 def shape_text(config: ModelConfig) -> str:
     """A shape in one line."""
     pattern = config.hybrid_override_pattern
     return (
-        f"{len(pattern)} layers ({pattern.count(ATTENTION)} of attention), hidden {config.hidden_size}, MLP "
-        f"{config.intermediate_size}, {config.mamba_num_heads} Mamba heads"
+        f"{len(pattern)} layers ({pattern.count(ATTENTION)} of attention, {pattern.count(MAMBA)} of Mamba-2), hidden "
+        f"{config.hidden_size}, MLP {config.intermediate_size}, {config.mamba_num_heads} Mamba heads"
     )
 
 
-def shape_lines(candidate: Candidate) -> list[str]:
-    """What a shape is and needs."""
+def shape_lines(candidate: Candidate, known: bool) -> list[str]:
+    """What a shape is and needs; `known`: whether its pattern is an order of layers, and not only how many."""
+    pattern = candidate.config.hybrid_override_pattern
+    kinds = {"Mamba-2": MAMBA, "MLP": MLP, "attention": ATTENTION}
+    numbers = ", ".join(f"{pattern.count(letter)} {name}" for name, letter in kinds.items())
     return [
         f"    shape                    {shape_text(candidate.config)}",
-        f"    layers                   {candidate.config.hybrid_override_pattern}",
+        f"    layers                   {pattern if known else f'{numbers}; which ones, importance says'}",
         f"    parameters               {count_parameters(candidate.config):,}",
         f"    memory                   {candidate.verdict}",
     ]

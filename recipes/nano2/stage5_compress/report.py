@@ -32,6 +32,8 @@ EARLIER = {
     "rubric": "rubric of held-out conversations (stage 4)",
 }
 """Measure of an earlier stage -> its row of the table."""
+ERRORS = {"success/all": "success_error/all", "rubric": "rubric_error"}
+"""Measure -> its standard error, of those that have one."""
 SOURCES = {"sft": "conversations", "pretraining": "text", "all": "both, as in the blend"}
 COLORS = {MAMBA: "C0", MLP: "C1", ATTENTION: "C3"}
 KINDS = {MAMBA: "Mamba-2", MLP: "MLP", ATTENTION: "attention"}
@@ -196,8 +198,12 @@ def results_table(distilled: Checkpoint, metrics: Mapping[str, float], names: Ma
         lines.append(row_of(family, [metrics[f"nats/{family}/{model}"] for model in names], ".2f"))
     lines += ["", f"| as after the earlier stages {header[0]}", header[1]]
     for measure, label in EARLIER.items():
-        lines.append(row_of(label, [metrics[f"{measure}/{model}"] for model in names], ".3f"))
-    lines.append("")
+        cells = [f"{metrics[f'{measure}/{model}']:.3f}" for model in names]
+        if measure in ERRORS:
+            errors = [metrics[f"{ERRORS[measure]}/{model}"] for model in names]
+            cells = [f"{cell} ± {error:.3f}" for cell, error in zip(cells, errors, strict=True)]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines += ["", "With standard errors over questions where the measure has one.", ""]
     return "\n".join(lines)
 
 

@@ -192,8 +192,10 @@ def inputs_of(config: Config) -> tuple[Checkpoint | Dataset, Dataset, Checkpoint
         ValueError: if it is a Dataset that names none.
     """
     if config.dataset_path is None:
-        pruned = Checkpoint.load(path=config.checkpoint_path, scale=config.scale)
-        return pruned, Dataset.load(path=pruned.dataset_path), pruned
+        pruned = Checkpoint.load(
+            path=config.checkpoint_path, scale=config.scale, made_by="nemotron.recipes.nano2.stage5_compress.search"
+        )
+        return pruned, Dataset.load(path=pruned.dataset_path, given=pruned), pruned
     dataset = Dataset.load(path=config.dataset_path, scale=config.scale)
     if dataset.student_path is None:
         raise ValueError(

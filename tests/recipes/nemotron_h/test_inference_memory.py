@@ -194,6 +194,14 @@ def test_a_budget_that_the_teacher_fits_is_an_error() -> None:
     assert candidates(TINY, TINY_GRID, budget_bytes=whole - 1, context_tokens=100)
 
 
+def test_a_neighbor_of_the_same_depth_is_named_by_its_mamba_layers() -> None:
+    grid = replace(TINY_GRID, hybrid_override_pattern=("M--*", "MM-*", "MM--*"))
+    found = candidates(TINY, grid, budget_bytes=400_000, context_tokens=100)
+    near = neighbors(grid, replace(TINY, hybrid_override_pattern="MM-*"), found)
+    assert [name for name in near if "layers" in name] == ["mamba_layers=1", "num_layers=5"]
+    assert near["mamba_layers=1"].config.hybrid_override_pattern == "M--*"
+
+
 def test_a_shape_outside_of_the_grid_has_no_neighbors() -> None:
     found = candidates(TINY, TINY_GRID, budget_bytes=400_000, context_tokens=100)
     assert list(neighbors(TINY_GRID, replace(TINY, intermediate_size=192), found)) == [

@@ -170,9 +170,10 @@ def test_the_order_is_the_published_one():
     assert list(dict.fromkeys(step.__name__.split(".")[3] for step in LINKS.values())) == list(stages)
 
 
-def test_a_merge_weight_of_a_parent_is_refused():
-    with pytest.raises(ValueError, match=r"weights=\(1\.0,\) must be different, from the lowest up, and one of them"):
-        links_of(Config(merge_weight=1.0))
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_merge_weight_of_a_parent_is_refused(weight):
+    with pytest.raises(ValueError, match=rf"^merge_weight={weight} is a parent; give a number between 0 and 1$"):
+        Config(merge_weight=weight)
 
 
 def test_an_unfinished_link_of_which_no_state_can_be_read_is_refused(tmp_path):
