@@ -45,6 +45,30 @@ def test_the_stage_reproduces_its_golden(stage4, golden):
     assert golden(name="nano2/stage4_rlhf") == stage4.document
 
 
+def test_the_readme_has_the_numbers_of_the_golden():
+    root = Path(__file__).parents[4]
+    ladder = json.loads((root / "golden" / "nano2" / "stage4_rlhf.json").read_text())["ladder"]
+    found = {
+        one["name"]: one["value"]
+        for step in ("reward_model", "evaluation")
+        for one in ladder[step]
+        if one["rung"] == "metrics"
+    }
+    percent = {name: 100 * value for name, value in found.items()}
+    text = (root / "recipes" / "nano2" / "stage4_rlhf" / "README.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("| tiny, r"))
+    for cell in (
+        f"{percent['accuracy/clean']:.0f} % (standard error {percent['accuracy_error/clean']:.0f})",
+        f"{percent['accuracy/strength 3']:.0f} to {percent['accuracy/strength 2']:.0f} % where one reply is clearly",
+        f"calibration error {percent['calibration_error']:.0f} %",
+        f"{percent['rubric/policy']:.1f} % (standard error {percent['rubric_error/policy']:.1f})",
+        f"after {percent['rubric/base']:.1f} % ({percent['rubric_error/base']:.1f})",
+        f"win rate of {percent['win_rate/policy']:.1f} % ({percent['win_rate_error/policy']:.1f})",
+        f"score went from {found['score/base']:.2f} to {found['score/policy']:.2f}",
+    ):
+        assert cell in rows
+
+
 def test_the_steps_are_silent_on_stdout(stage4):
     assert stage4.stdout == ""
 
