@@ -149,9 +149,13 @@ def test_the_reward_model_learns_to_rank_held_out_pairs(reward_model):
 
 
 def test_a_label_that_is_noise_is_mostly_contradicted(reward_model):
+    """The label of a noisy pair calls the reply that is worse by the rubric the chosen one."""
     scores = rows(reward_model.held_out_scores_path)
-    clean = [row["chosen"] > row["rejected"] for row in scores if not row["noisy"]]
-    assert sum(clean) / len(clean) == reward_model.metrics["accuracy/clean"]
+    followed = {
+        noisy: [row["chosen"] > row["rejected"] for row in scores if row["noisy"] == noisy] for noisy in (False, True)
+    }
+    assert sum(followed[True]) / len(followed[True]) < 0.5
+    assert sum(followed[False]) / len(followed[False]) == reward_model.metrics["accuracy/clean"]
 
 
 # --- training ---
@@ -198,12 +202,15 @@ def test_the_sweep_has_all_published_weights_and_both_parents(stage4):
     assert stage4.checkpoint.metrics["a"] == stage4.results.metrics["a"]
 
 
-def test_the_merge_is_no_parent(stage4, policy):
+def test_the_merge_lies_between_its_parents_and_is_neither(stage4, policy):
     weights = [
         load_checkpoint(path).lm_head.weight
         for path in (stage4.dataset.base().checkpoint_path, policy.checkpoint_path, stage4.checkpoint.checkpoint_path)
     ]
     a = stage4.checkpoint.metrics["a"]
+    assert 0 < a < 1
+    assert not weights[2].equal(weights[0])
+    assert not weights[2].equal(weights[1])
     assert (weights[2] - ((1 - a) * weights[0] + a * weights[1])).abs().max() < 1e-15
 
 
