@@ -228,8 +228,7 @@ def check_hacking(run: Run, config: Config) -> None:
 def main(config: Config) -> Checkpoint:
     """Train the policy on every prompt once and return the Checkpoint."""
     reward_model = RewardModel.load(path=config.rewardmodel_path, scale=config.scale)
-    dataset = Dataset.load(path=reward_model.dataset_path)
-    base = dataset.base()
+    base = (dataset := Dataset.load(path=reward_model.dataset_path)).base()
     total_steps = math.ceil(dataset.num_prompts / config.prompts_per_step)
     shape = load_config(base.checkpoint_path)
     check_fits(shape, config, *config.needs(shape, longest(dataset.prompts_path)))
