@@ -193,3 +193,10 @@ def test_the_results_compare_both_models(stage3):
     assert metrics["held_out_pairs"] > 0
     assert metrics["preference_accuracy"] > 0.5
     assert 0 < metrics["success/best_constant"] < 1
+
+
+def test_the_exam_is_no_column_of_zeros(stage3):
+    """Exact match is the same for both models at this size; how likely right replies are is not."""
+    metrics = stage3.results.metrics
+    for family in FAMILIES:
+        assert 0 < metrics[f"nats/{family}/policy"] != metrics[f"nats/{family}/start"] > 0, family
