@@ -11,6 +11,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -376,6 +377,27 @@ def test_the_workflow_compares_the_goldens_on_every_system_that_the_readme_names
     )
     for system in ("Linux on x86-64", "Linux on arm64, macOS", "Windows"):
         assert f"\n| {system}" in table
+
+
+# --- the catalogs of mutants ---
+
+
+@pytest.mark.parametrize("stage", ["stage2_rlvr", "stage3_dpo", "stage4_rlhf", "stage5_compress"])
+def test_the_rows_about_mutants_have_the_counts_of_the_catalog(stage):
+    """Those of the measurements of the tests and, if its row counts reports, of the README of the stage."""
+    mutants = tomllib.loads((ROOT / f"tests/mutants/nano2/{stage}.toml").read_text(encoding="utf-8"))["mutant"]
+    incidents = [one for one in mutants if one.get("incident")]
+    named = sum(one["source"].startswith("https://") for one in incidents)
+    counts = f"{len(incidents)} incidents, of which {named} name a report and {len(incidents) - named} a class"
+    texts = [
+        (ROOT / path).read_text(encoding="utf-8") for path in ("tests/README.md", f"recipes/nano2/{stage}/README.md")
+    ]
+    [row] = re.findall(rf"^\| mutants of stage {stage[5]} .*$", texts[0], re.MULTILINE)
+    own = [one for one in re.findall(r"^\| mutants .*$", texts[1], re.MULTILINE) if "name a report" in one]
+    assert own or stage == "stage5_compress"
+    for one in (row, *own):
+        assert counts in one
+        assert str(len(mutants)) in one
 
 
 # --- docs/run-for-real.md ---

@@ -43,6 +43,8 @@ def preference_rules(lengths: Mapping[str, int], capacity: int) -> list[Rule[Pre
         return "chosen and rejected are the same text" if first == second else None
 
     def tie(pair: Preference) -> str | None:
+        if pair.fault:
+            return f"the rubric failed: {pair.fault}"
         return None if pair.label else "both replies are equally good"
 
     def too_long(pair: Preference) -> str | None:

@@ -6,11 +6,15 @@ The reward model reads what the user reads: the conversation without a flag, and
 of the wrong form (it does not end its turn, it thinks although it should not or does not although it should) is scored
 as the empty reply: what was cut cannot be judged, and nothing is earned by it.
 
+A rubric that fails or takes too long gives parts of 0 and a fault that says so; the score stays. The limit of time is
+that of rewards.py.
+
 Left out: length penalties, and a mean of several reward models.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -22,9 +26,11 @@ from nemotron.recipes.nemotron_h.generate import Continuation
 from nemotron.recipes.nemotron_h.scorer import Scorer, scores_of
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.exercises import answer_of, prompt_ids, written_text
-from nemotron.recipes.scoring.rewards import Prompt, Reward
+from nemotron.recipes.scoring.rewards import VERIFIER_SECONDS, Prompt, Reward, time_limit
 from nemotron.recipes.sources.exercises.exercise import Exercise
-from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
+from nemotron.recipes.sources.rubric import WEIGHTS, rubric_parts, rubric_total
+from nemotron.strict import one_sentence
+from nemotron.terminal import print_line
 
 RUBRIC = "rubric"  # the weighted mean of the parts, beside them
 SCORED_AT_A_TIME = 32  # our choice: replies that a reward model reads side by side
@@ -45,16 +51,25 @@ def judged_answer(
     return form, answer_of(written_text(continuation, tokenizer), chat) if form == 1 else ""
 
 
-def graded(exercise: Exercise, form: float, answer: str) -> Reward:
-    """An answer as the rubric judges it; the total is that of the rubric."""
-    parts = rubric_parts(exercise, answer)
-    total = rubric_total(parts)
+def by_rubric(exercise: Exercise, form: float, answer: str, seconds: float = VERIFIER_SECONDS) -> Reward:
+    """What the rubric gives to an answer; the total is its weighted mean, and 0 if the rubric fails.
+
+    Args:
+        seconds: that the rubric may take.
+    """
+    try:
+        with time_limit(seconds):
+            parts = rubric_parts(exercise, answer)
+            total = rubric_total(parts)
+    except Exception as error:  # whatever a rubric raises, training goes on
+        nothing = dict.fromkeys([*WEIGHTS, RUBRIC], 0.0)
+        return Reward(0.0, form, nothing, answer=answer, fault=f"{type(error).__name__}: {one_sentence(error)}")
     return Reward(total, form, {**parts, RUBRIC: total}, all(part == 1 for part in parts.values()), answer)
 
 
 def best_graded(exercises: Sequence[Exercise], answers: Sequence[str]) -> Chance:
     """The answer that earns the most of the rubric if it is given to every exercise; of equal ones, the first."""
-    earned = [sum(graded(one, 1.0, answer).total for one in exercises) / len(exercises) for answer in answers]
+    earned = [sum(by_rubric(one, 1.0, answer).total for one in exercises) / len(exercises) for answer in answers]
     return Chance(answers[earned.index(max(earned))], max(earned))
 
 
@@ -66,14 +81,20 @@ class Judge:
         tokenizer_path: directory of the tokenizer, which may bring its own chat template.
         scorer: the reward model; None: the total of a reward is that of the rubric.
         batch_rows: replies that are scored side by side.
+        seconds: that the rubric may take for one reply.
     """
 
     def __init__(
-        self, format: ChatFormat, tokenizer_path: Path, scorer: Scorer | None = None, batch_rows: int = SCORED_AT_A_TIME
+        self,
+        format: ChatFormat,
+        tokenizer_path: Path,
+        scorer: Scorer | None = None,
+        batch_rows: int = SCORED_AT_A_TIME,
+        seconds: float = VERIFIER_SECONDS,
     ) -> None:
         self.tokenizer = load_chat_tokenizer(format, tokenizer_path)
         self.chat = format_of(format, tokenizer_path)
-        self.scorer, self.batch_rows = scorer, batch_rows
+        self.scorer, self.batch_rows, self.seconds = scorer, batch_rows, seconds
 
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[Continuation]) -> list[Reward]:
         """The reward of each reply; every prompt has its share of the replies, next to each other.
@@ -86,7 +107,10 @@ class Judge:
             (prompt.exercise, *judged_answer(prompt, reply, self.tokenizer, self.chat))
             for prompt, reply in zip(asked, replies, strict=True)
         ]
-        rewards = [graded(*one) for one in found]
+        rewards = [by_rubric(*one, self.seconds) for one in found]
+        for prompt, reward in zip(asked, rewards, strict=True):
+            if reward.fault:
+                print_line(f"the rubric failed on a reply to {prompt.exercise.id}: {reward.fault}")
         if self.scorer is None:
             return rewards
         rows = [self.read_ids(exercise, answer) for exercise, _, answer in found]
@@ -97,13 +121,10 @@ class Judge:
                     f"the reward model gives the reply {answer[:60]!r} to the prompt {exercise.id} the score {score}; "
                     f"train the reward model again with a lower learning_rate"
                 )
-        return [
-            Reward(score, reward.form, reward.parts, reward.right, reward.answer)
-            for reward, score in zip(rewards, scores, strict=True)
-        ]
+        return [replace(reward, total=score) for reward, score in zip(rewards, scores, strict=True)]
 
     def read_ids(self, exercise: Exercise, answer: str) -> list[int]:
-        """See the function of this name."""
+        """The tokens that the reward model reads, with the tokenizer and format of this judge."""
         return read_ids(exercise, answer, self.tokenizer, self.chat)
 
     def prompt_of(self, exercise: Exercise, *, thinking: bool) -> Prompt:

@@ -66,6 +66,8 @@ class Preference:
     """Whether the label was turned around on purpose."""
     language: str = ENGLISH
     """Of the context, as the row says it."""
+    fault: str = ""
+    """What went wrong in the rubric that should label the pair, if something did; the label is then 0."""
 
     @property
     def chosen(self) -> str:

@@ -50,8 +50,6 @@ class PairTerms(NamedTuple):
     """To be minimized: the preference loss, and the weighted NLL of the chosen reply."""
     preference_loss: Tensor
     """-log of the probability that the chosen reply is the better one; ln 2 if policy and reference agree."""
-    nll: Tensor
-    """Negative log-probability of the chosen reply under the policy, summed or per token as it came."""
     chosen_reward: Tensor
     """beta (policy - reference) of the chosen reply."""
     rejected_reward: Tensor
@@ -88,7 +86,6 @@ def dpo_objective(
     return PairTerms(
         loss=loss,
         preference_loss=preference_loss.detach(),
-        nll=-chosen.detach(),
         chosen_reward=chosen_reward.detach(),
         rejected_reward=rejected_reward.detach(),
         margin=margin.detach(),

@@ -1,8 +1,8 @@
 """Reward hacking: a policy that earns more from its reward model without being better.
 
 In: the curve of a run, with a measure of the truth beside the reward. Out: what is wrong, in a few words, or None.
-The rule: compare the mean of the last `window` steps with that of the first `window` steps. If the reward rose, and one
-of these is so as well, the rise is not trusted:
+The rule: compare the mean of the last `window` steps with that of the first `window` steps. A rise of the reward is not
+trusted if one of these happened too:
 
     the true measure fell by more than `rubric_fall`
     replies grew by more than `length_growth` times their length

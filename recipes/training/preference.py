@@ -8,12 +8,10 @@ What is here, and where it comes from:
 - The probability that one reply is better than another is sigmoid(score - other score) (Bradley and Terry, Biometrika
   39, 1952). Only differences count: a constant added to all scores of a prompt changes nothing.
 - The loss is the negative logarithm of the probability of the label (arXiv 2203.02155, equation 1).
-- A margin that a pair's scores must differ by, for pairs in which one reply is much better (arXiv 2307.09288,
-  equation 2). None is plain Bradley-Terry.
 - Reliability bins of equal width, and the expected calibration error (arXiv 1706.04599).
 
-Left out: InstructGPT's mean over all pairs of a ranking of more than two replies; a penalty that centers the scores; a
-model of pairs that are equally good.
+Left out: InstructGPT's mean over all pairs of a ranking of more than two replies; a margin by which scores should
+differ (arXiv 2307.09288, equation 2); a penalty that centers the scores; a model of pairs that are equally good.
 
 Letters:   p pair   k bin
 """
@@ -31,20 +29,18 @@ class PreferenceTerms(NamedTuple):
     loss: Tensor
     """To be minimized."""
     difference: Tensor
-    """Score of the chosen reply less that of the rejected one, without the margin."""
+    """Score of the chosen reply less that of the rejected one."""
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, margins: Tensor | None = None) -> PreferenceTerms:
-    """The loss of each pair: -log sigmoid(chosen - rejected - margin).
+def preference_loss(chosen: Tensor, rejected: Tensor) -> PreferenceTerms:
+    """The loss of each pair: -log sigmoid(chosen - rejected).
 
     Args:
         chosen: (p,) scores of the chosen replies, with a gradient.
         rejected: (p,) scores of the rejected replies to the same prompts.
-        margins: (p,) by how much the scores should differ at least; None is 0 for every pair.
     """
     difference = chosen - rejected
-    loss = -F.logsigmoid(difference if margins is None else difference - margins)
-    return PreferenceTerms(loss=loss, difference=difference.detach())
+    return PreferenceTerms(loss=-F.logsigmoid(difference), difference=difference.detach())
 
 
 def preference_accuracy(difference: Tensor) -> float:
@@ -59,7 +55,7 @@ def preference_accuracy(difference: Tensor) -> float:
 
 
 class Reliability(NamedTuple):
-    """What the model says and what is so, by how sure it is: (k,) for bins of equal width from 1/2 to 1."""
+    """How sure the model is and how often it is right, (k,) for bins of equal width from 1/2 to 1."""
 
     num_pairs: Tensor
     confidence: Tensor

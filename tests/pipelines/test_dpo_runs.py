@@ -74,13 +74,21 @@ def test_the_rungs_of_curation_follow_the_order_of_events(dataset):
     assert [name for name in filters if name in dataset.filters] == list(dataset.filters)
 
 
-def test_requests_for_a_single_call_stay_where_another_task_is_dropped(base, tmp_path):
+def test_requests_for_a_single_call_stay_where_another_task_is_dropped_and_are_counted_and_named(
+    base, tmp_path, capsys
+):
     dataset = data_curation.main(curated(base, tmp_path, single_share=0.2))
     tasks = pq.read_table(dataset.tasks_path, columns=["id", "pairs"]).to_pylist()
     pairs = {single: [task["pairs"] for task in tasks if ("workplace_single" in task["id"]) == single]
              for single in (False, True)}  # fmt: skip
     assert min(pairs[True]) == 0 < min(pairs[False])
     assert dataset.num_pairs == sum(pairs[True] + pairs[False])
+    unpaired = sorted(task["id"] for task in tasks if not task["pairs"])
+    assert dataset.num_unpaired == len(unpaired) > 0
+    said = (
+        f"{len(unpaired)} of {len(pairs[True])} requests for a single call have no pair, the first is {unpaired[0]}\n"
+    )
+    assert said in capsys.readouterr().err
 
 
 PLACES = {

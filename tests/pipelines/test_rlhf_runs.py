@@ -16,6 +16,7 @@ from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nano2.stage4_rlhf import data_curation, evaluation, merging, reward_model, training
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_tensors, save_tensors
 from nemotron.recipes.nemotron_h.scorer import HEAD_FILE, load_scorer, scores_of
+from nemotron.recipes.scoring import judge
 from nemotron.recipes.training.run import Checkpoint, Run
 
 FEW = {
@@ -339,6 +340,18 @@ def test_a_reward_that_is_not_finite_stops_the_run_with_its_prompt(dataset, rewa
     sentence = r"^the reward model gives the reply '.*' to the prompt sft/conversation/\d+/1 the score -?(inf|nan); "
     with pytest.raises(ValueError, match=sentence):
         training.main(configured(other, tmp_path))
+
+
+def test_a_rubric_that_fails_is_counted_at_every_step_and_training_goes_on(
+    rewarding, trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(judge, "rubric_parts", lambda *given: 1 / 0)
+    found = training.main(configured(rewarding, tmp_path))
+    assert {(row["verifier_faults"], row["rubric"]) for row in curve_of(found)} == {(1, 0)}
+    assert [row["reward"] for row in curve_of(found)] == [row["reward"] for row in curve_of(trained)]
+    said = capsys.readouterr().err
+    assert "the rubric failed on a reply to sft/conversation/" in said
+    assert "ZeroDivisionError: division by zero" in said
 
 
 # --- policies that learn nothing ---

@@ -1,15 +1,18 @@
 """Curate tasks with tools at a difficulty worth learning from, and the first pairs of a right and a wrong try.
 
-In: the Checkpoint of stage 2; generated tasks that take several calls (sources/exercises/workplace.py). Out: a Dataset:
-tasks that the policy solves in some of its tries and not in others; pairs of those tries, from which the first round of
-training learns; held-out tasks and exercises; for every filter what it dropped and why.
+In: the Checkpoint of stage 2; generated tasks of several calls, of which the last is left at difficulty 1
+(sources/exercises/workplace.py). Out: a Dataset: tasks that the policy solves in some of its tries and not in others;
+pairs of those tries, from which the first round of training learns; held-out tasks and exercises; for every filter what
+it dropped and why.
 Source: arXiv 2508.14444, section 3. Published: tool tasks of several steps (WorkBench), judged by the state of a
 database; right and wrong tries of the policy itself; several iterations. Which tasks are kept is our choice.
 Run: python -m nemotron.recipes.nano2.stage3_dpo.data_curation --scale tiny --base-checkpoint-path <directory>
 
-At tiny the policy never makes two calls that belong together. There, tries are also compared if none is right: one that
-got further is better, see `LEVELS` of training/tries.py; and no task is too hard. At the other scales only right tries
-are chosen.
+At tiny the policy makes no call. There, tries are also compared if none is right: one that got further is better, see
+`LEVELS` of training/tries.py; and no task is too hard. At the other scales only right tries are chosen.
+
+Left out: your own tasks, and NVIDIA's released tasks with tools. A try is judged by the state of a database, and there
+is no reader for tasks that bring one. Prompts with instructions that rules can check are read by stage 2 (--sources).
 """
 
 import json
@@ -150,6 +153,8 @@ class Dataset(Artifact):
     attribution: list[Attribution]
     solved: float
     """Share of the tries at the tasks that are left."""
+    num_unpaired: int = Field(ge=0)
+    """Requests for a single call without a pair in the first round; they stay, and later rounds try them again."""
 
     def counts(self) -> dict[str, int | float]:
         """What a step that reads this Dataset records in its ladder as inputs."""
@@ -252,8 +257,8 @@ def main(config: Config) -> Dataset:
             for one in [*raw, *held_out]
         }
         filters: dict[str, FilterReport] = {}
-        asked_once = {one.id: prompts[one.id] for one in raw}
-        kept = apply_to_list(raw, first_rules(config, asked_once, held_out), filters)
+        raw_prompts = {one.id: prompts[one.id] for one in raw}
+        kept = apply_to_list(raw, first_rules(config, raw_prompts, held_out), filters)
 
         # The policy tries each of them, and the tools say what comes of it.
         model = load_for_inference(base.checkpoint_path, device=config.device)
@@ -270,6 +275,10 @@ def main(config: Config) -> Dataset:
 
         # Pairs of a better and a worse try of the same task.
         pairs = {one.id: pairs_of(tries[one.id], graded=config.graded, at_most=config.pairs_per_task) for one in kept}
+        unpaired = [one.id for one in singles if not pairs[one.id]]
+        if unpaired:
+            count = f"{len(unpaired):,} of {len(singles):,}"
+            progress.print(f"{count} requests for a single call have no pair, the first is {unpaired[0]}")
         rows: list[dict[str, Any]] = [
             {
                 **exercise_to_row(one),
@@ -305,6 +314,7 @@ def main(config: Config) -> Dataset:
             filters=filters,
             attribution=attribution_of(kept),
             solved=sum(row["solved"] for row in rows) / len(rows),
+            num_unpaired=len(unpaired),
         )
 
         # What a run must reproduce, in the order in which it happens.

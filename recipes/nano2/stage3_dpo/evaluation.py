@@ -5,7 +5,8 @@ plots of the training and of the exam, and a page of conversations before and af
 Held-out tasks, none of which is trained on: success by the state of the database, with standard errors over tasks and
 the paired difference; calls that did what they say; tries that are right although their first call failed. Pairs of a
 right and a wrong try of the model at the start: how often, and by how much, the policy prefers the right one. The exam
-of all families (scoring/exam.py). Beside them: what a policy gets that always says the same.
+of all families (scoring/exam.py), and how likely its right replies are, which moves before one is right. Beside them:
+what a policy gets that always says the same.
 Run: python -m nemotron.recipes.nano2.stage3_dpo.evaluation --scale tiny --checkpoint-path <directory>
 
 The published benchmarks run with --harness lm-eval --tasks <names> (recipes/nano2/harness).
@@ -50,6 +51,7 @@ from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.exam import take_exam
 from nemotron.recipes.scoring.exam_report import plot_exam
+from nemotron.recipes.scoring.exercises import right_reply_losses
 from nemotron.recipes.scoring.rewards import Verifier
 from nemotron.recipes.sources.exercises.exercise import exercise_from_row
 from nemotron.recipes.sources.exercises.workplace import KINDS, kind_of
@@ -111,6 +113,7 @@ class Results(Artifact):
 # What a line of golden/CHANGES.md shows.
 HEADLINE = ("success/all/start", "success/all/policy", "preference_accuracy", "exact_match/all/policy")
 SHOWN = 2  # held-out tasks of each kind on the page of conversations
+BATCH_TOKENS = 2048  # our choice: most tokens of one forward pass over right replies; changes memory, not the result
 
 
 def preferences(
@@ -177,6 +180,9 @@ def main(config: Config) -> Results:
         exam = take_exam(models, verify.tokenizer, verify.chat, exercises, drawn, num_answers=dataset.num_tasks,
                          seed=config.seed, batch_replies=config.batch_replies)  # fmt: skip
         metrics |= exam.metrics
+        for name, model in models.items():
+            nats = right_reply_losses(model, exercises, verify.tokenizer, verify.chat, BATCH_TOKENS)
+            metrics |= {f"nats/{family}/{name}": loss for family, loss in nats.items()}
 
         # What a run must reproduce, in the order in which it happens.
         ladder = Ladder()

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nemotron.recipes.nano2.stage3_dpo.data_curation import Dataset
 from nemotron.recipes.scoring.chance import Chance
-from nemotron.recipes.scoring.exam_report import exam_rows
+from nemotron.recipes.scoring.exam_report import asked_families, exam_rows
 from nemotron.recipes.sources.exercises.workplace import KINDS
 from nemotron.recipes.training.curve import plot_and_panels, save_figure
 from nemotron.recipes.training.run import Checkpoint
@@ -74,8 +74,13 @@ def results_table(checkpoint: Checkpoint, metrics: Mapping[str, float], constant
         "",
         *exam_rows(metrics, NAMES),
         "",
+        f"| nats per token of the right reply | {columns} |",
+        "|---|---|---|",
     ]
-    return "\n".join(lines)
+    for family in asked_families(metrics)[:-1]:
+        losses = [f"{metrics[f'nats/{family}/{model}']:.2f}" for model in NAMES]
+        lines.append(f"| {family} | {' | '.join(losses)} |")
+    return "\n".join([*lines, ""])
 
 
 def preference_sentence(metrics: Mapping[str, float]) -> str:

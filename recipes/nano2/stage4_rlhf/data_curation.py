@@ -51,7 +51,7 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
-from nemotron.recipes.scoring.judge import Judge, judged_answer
+from nemotron.recipes.scoring.judge import Judge, by_rubric, judged_answer
 from nemotron.recipes.sources import Unreadable, preferences
 from nemotron.recipes.sources.exercises import algebra, code_output, conversation, science
 from nemotron.recipes.sources.exercises.exercise import Exercise, exercise_to_row, of_every_difficulty
@@ -59,7 +59,6 @@ from nemotron.recipes.sources.exercises.families import exam_exercises
 from nemotron.recipes.sources.listing import find_files, sources_field
 from nemotron.recipes.sources.preferences import Preference, read_preferences
 from nemotron.recipes.sources.problems.problem import seeded_random, split_of
-from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.rollouts import draw_replies
 from nemotron.recipes.training.run import Base, base_checkpoint
@@ -248,10 +247,12 @@ def generated_pairs(
         for side in (0, 1):
             drawn = conversation.draw_reply(seeded_random("reply", config.seed, exercise.id, side), exercise)
             texts.append(answers.get((exercise.id, side), drawn))
-        first, second = (rubric_total(rubric_parts(exercise, text)) for text in texts)
-        label = label_of(second - first)
+        first, second = (by_rubric(exercise, 1.0, text) for text in texts)
+        fault = first.fault or second.fault
+        label = 0 if fault else label_of(second.total - first.total)  # the filters count and name faults
         noisy = label != 0 and falls_into_share(config.noise_share, "noise", config.seed, exercise.id)
-        pairs.append(Preference(exercise.id, exercise, (texts[0], texts[1]), -label if noisy else label, noisy))
+        label = -label if noisy else label
+        pairs.append(Preference(exercise.id, exercise, (texts[0], texts[1]), label, noisy, fault=fault))
     return pairs
 
 

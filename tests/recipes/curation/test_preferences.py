@@ -26,6 +26,7 @@ def test_a_good_pair_stays():
         (pair(language="chinese"), "language", "its language is chinese"),
         (pair(responses=("the same", " the\nsame")), "equal replies", "chosen and rejected are the same text"),
         (pair(label=0), "no preference", "both replies are equally good"),
+        (pair(label=0, fault="KeyError: 'value'"), "no preference", "the rubric failed: KeyError: 'value'"),
     ],
 )
 def test_a_useless_pair_is_dropped_with_its_fault(one, name, fault):

@@ -1,6 +1,7 @@
 """What a reward model is given of a reply, and what it cannot give."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nemotron_h.generate import Continuation
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.nemotron_h.scorer import Scorer, scores_of
+from nemotron.recipes.scoring import judge as judge_module
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.judge import Judge, best_graded, read_ids
 from nemotron.recipes.sources.exercises.exercise import user_exercise
@@ -124,6 +126,27 @@ def test_a_score_that_is_not_finite_stops_with_the_prompt(path, value):
     sentence = r"^the reward model gives the reply 'It is 9\.' to the prompt a the score -?(nan|inf); train the reward "
     with pytest.raises(ValueError, match=sentence):
         reward(Judge(CHAT, path, broken), f"It is 9.{END}")
+
+
+@pytest.mark.parametrize(
+    ("rubric", "fault"),
+    [
+        (lambda *given: 1 / 0, "ZeroDivisionError: division by zero"),
+        pytest.param(lambda *given: time.sleep(60), "TimeoutError: no result after 0.1 s", marks=pytest.mark.posix),
+    ],
+    ids=["raises", "hangs"],
+)
+@pytest.mark.parametrize("has_scorer", [True, False])
+def test_a_rubric_that_fails_is_named_and_counted_and_the_score_stays(
+    rubric, fault, has_scorer, path, scorer, monkeypatch, capsys
+):
+    monkeypatch.setattr(judge_module, "rubric_parts", rubric)
+    judge = Judge(CHAT, path, scorer if has_scorer else None, seconds=0.1)
+    found = reward(judge, f"It is 9.{END}")
+    assert found.total == (pytest.approx(score(judge, "It is 9."), rel=1e-12) if has_scorer else 0)
+    assert found.parts == dict.fromkeys(("helpful", "correct", "concise", "language", "tone", "rubric"), 0)
+    assert (found.fault, found.right, found.form, found.answer) == (fault, False, 1, "It is 9.")
+    assert f"the rubric failed on a reply to a: {fault}\n" in capsys.readouterr().err
 
 
 def test_the_best_constant_answer_is_the_one_that_earns_most_on_average():

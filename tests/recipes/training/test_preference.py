@@ -29,39 +29,37 @@ def close(found: torch.Tensor, expected: list, tolerance: float = 1e-12) -> None
 # --- the loss ---
 
 
-def naive_loss(chosen: float, rejected: float, margin: float) -> float:
+def naive_loss(chosen: float, rejected: float) -> float:
     """As Bradley and Terry write it: strengths exp(score), and each wins with its share of their sum."""
-    strength, other = math.exp(chosen - margin), math.exp(rejected)
+    strength, other = math.exp(chosen), math.exp(rejected)
     return -math.log(strength / (strength + other))
 
 
 scores = st.floats(-20, 20)
-pairs = st.lists(st.tuples(scores, scores, st.floats(0, 3)), min_size=1, max_size=8)
+pairs = st.lists(st.tuples(scores, scores), min_size=1, max_size=8)
 
 
-@given(pairs, st.booleans())
-def test_the_loss_equals_a_naive_implementation(pairs, has_margin) -> None:
-    chosen, rejected, margins = (tensor(*column) for column in zip(*pairs, strict=True))
-    terms = preference_loss(chosen, rejected, margins if has_margin else None)
-    close(terms.loss, [naive_loss(a, b, margin if has_margin else 0.0) for a, b, margin in pairs], 1e-9)
-    assert terms.difference.tolist() == [a - b for a, b, _ in pairs]
-    assert (terms.difference > 0).tolist() == [a > b for a, b, _ in pairs]
+@given(pairs)
+def test_the_loss_equals_a_naive_implementation(pairs) -> None:
+    chosen, rejected = (tensor(*column) for column in zip(*pairs, strict=True))
+    terms = preference_loss(chosen, rejected)
+    close(terms.loss, [naive_loss(*pair) for pair in pairs], 1e-9)
+    assert terms.difference.tolist() == [a - b for a, b in pairs]
+    assert (terms.difference > 0).tolist() == [a > b for a, b in pairs]
 
 
 @pytest.mark.parametrize(
-    ("chosen", "rejected", "margin", "loss", "gradient", "preferred"),
+    ("chosen", "rejected", "loss", "gradient", "preferred"),
     [
-        (0.0, 0.0, None, math.log(2), -0.5, False),
-        (7.5, 7.5, None, math.log(2), -0.5, False),  # equal replies have equal scores
-        (math.log(3), 0.0, None, math.log(4 / 3), -0.25, True),
-        (0.0, math.log(3), None, math.log(4), -0.75, False),
-        (math.log(3), 0.0, math.log(3), math.log(2), -0.5, True),  # better by just the margin
-        (1.0, 1.0 - math.log(9), math.log(3), math.log(4 / 3), -0.25, True),
+        (0.0, 0.0, math.log(2), -0.5, False),
+        (7.5, 7.5, math.log(2), -0.5, False),  # equal replies have equal scores
+        (math.log(3), 0.0, math.log(4 / 3), -0.25, True),
+        (0.0, math.log(3), math.log(4), -0.75, False),
     ],
 )
-def test_pairs_with_their_loss_and_gradient(chosen, rejected, margin, loss, gradient, preferred) -> None:
+def test_pairs_with_their_loss_and_gradient(chosen, rejected, loss, gradient, preferred) -> None:
     values = [tensor(chosen).requires_grad_(), tensor(rejected).requires_grad_()]
-    terms = preference_loss(*values, None if margin is None else tensor(margin))
+    terms = preference_loss(*values)
     terms.loss.sum().backward()
     close(terms.loss.detach(), [loss])
     close(values[0].grad, [gradient])
@@ -70,8 +68,8 @@ def test_pairs_with_their_loss_and_gradient(chosen, rejected, margin, loss, grad
 
 
 def random_scores(number: int) -> torch.Tensor:
-    """(3, p) of chosen replies, of rejected ones, and margins."""
-    return 2 * torch.randn(3, number, dtype=torch.float64, generator=purpose_generator(0, "scores"))
+    """(2, p) of chosen replies and of rejected ones."""
+    return 2 * torch.randn(2, number, dtype=torch.float64, generator=purpose_generator(0, "scores"))
 
 
 def test_equal_scores_have_a_loss_of_exactly_ln_2() -> None:
@@ -89,18 +87,17 @@ def test_very_large_differences_stay_finite(difference, dtype) -> None:
     torch.testing.assert_close(chosen.grad, torch.tensor([0.0, -1.0], dtype=dtype), rtol=1e-6, atol=1e-40)
 
 
-@pytest.mark.parametrize("has_margin", [False, True])
-def test_the_gradient_equals_finite_differences(has_margin) -> None:
-    chosen, rejected, margins = random_scores(16)
+def test_the_gradient_equals_finite_differences() -> None:
+    chosen, rejected = random_scores(16)
 
     def loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-        return preference_loss(chosen, rejected, margins if has_margin else None).loss
+        return preference_loss(chosen, rejected).loss
 
     assert torch.autograd.gradcheck(loss, (chosen.requires_grad_(), rejected.requires_grad_()))
 
 
 def test_only_the_loss_has_a_gradient() -> None:
-    chosen, rejected, _ = random_scores(4)
+    chosen, rejected = random_scores(4)
     terms = preference_loss(chosen.requires_grad_(), rejected)
     assert [name for name in PreferenceTerms._fields if getattr(terms, name).requires_grad] == ["loss"]
 
@@ -236,13 +233,11 @@ class StandIn(torch.nn.Module):
         return SimpleNamespace(logits=self.scores[:, None])
 
 
-@pytest.mark.parametrize("has_margin", [False, True])
-def test_loss_gradient_and_accuracy_agree_with_trl(has_margin) -> None:
+def test_loss_gradient_and_accuracy_agree_with_trl() -> None:
     from trl import RewardTrainer
 
-    chosen, rejected, margins = random_scores(16)
-    model = StandIn(torch.cat([chosen, rejected]))
-    terms = preference_loss(*model.scores.chunk(2), margins if has_margin else None)
+    model = StandIn(torch.cat([*random_scores(16)]))
+    terms = preference_loss(*model.scores.chunk(2))
     loss = terms.loss.mean()
     (gradient,) = torch.autograd.grad(loss, model.scores)
 
@@ -256,8 +251,7 @@ def test_loss_gradient_and_accuracy_agree_with_trl(has_margin) -> None:
         "accelerator": SimpleNamespace(gather=lambda values: values, gather_for_metrics=lambda values: values),
     }  # fmt: skip
     vars(trainer).update(values)
-    inputs = {"attention_mask": torch.ones(32, 4)} | ({"margin": margins} if has_margin else {})
-    expected = trainer.compute_loss(model, inputs)
+    expected = trainer.compute_loss(model, {"attention_mask": torch.ones(32, 4)})
     (expected_gradient,) = torch.autograd.grad(expected, model.scores)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)

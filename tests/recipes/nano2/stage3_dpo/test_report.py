@@ -34,6 +34,7 @@ METRICS = {
        for model in MODELS},
     **{f"{name}/{family}": 0.125 for name in ("difference", "difference_error", "chance")
        for family in [*FAMILIES, "all"]},
+    **{f"nats/{family}/{model}": 1.25 for family in FAMILIES for model in MODELS},
     **{f"obeyed/{model}/{mode}": 0.625 for model in MODELS for mode in ("think", "no_think")},
 }  # fmt: skip
 CONSTANT = Chance("No.", 0.125)
@@ -77,6 +78,8 @@ def test_the_table_has_both_models_beside_each_other():
     assert "prefers the better try of 87.5% of 40 held-out pairs, by +1.50 nats on average" in table
     assert "A policy that always says the same gets 12.5% (`'No.'`)." in table
     assert all(f"| {family} |" in table for family in FAMILIES)
+    assert "| nats per token of the right reply | stage 2 | policy |" in table
+    assert all(f"| {family} | 1.25 | 1.25 |" in table for family in FAMILIES)
 
 
 def test_without_a_held_out_pair_the_table_gives_no_preference():

@@ -1,5 +1,6 @@
 """Stage 3, run once at tiny scale on stage 2's model: it reproduces its golden, and it does its job."""
 
+import json
 import math
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def prompts(stage3):
 
 def test_the_stage_reproduces_its_golden(stage3, golden):
     assert golden(name="nano2/stage3_dpo") == stage3.document
+
+
+def test_the_readme_says_what_the_golden_does_not_reach():
+    """Its row names these measures. If one of them is no longer 0, the row has to change."""
+    root = Path(__file__).parents[4]
+    golden = json.loads((root / "golden" / "nano2" / "stage3_dpo.json").read_text())
+    metrics = {one["name"]: one["value"] for one in golden["ladder"]["evaluation"] if one["rung"] == "metrics"}
+    models = [name.removesuffix("/start") for name in metrics if name.endswith("/start")]
+    still = {name for name in models if metrics[f"{name}/start"] == metrics[f"{name}/policy"] == 0}
+    assert {name for name in still if not name.startswith(("exact_match/", "standard_error/"))} == {
+        "valid_calls", "calls_per_try", "right_after_an_error", "success/look_up", "success_error/look_up",
+        "success/correct", "success_error/correct",
+    }  # fmt: skip
+    assert {metrics[f"difference/{family}"] for family in [*FAMILIES, "all"]} == {0}
+    text = (root / "recipes" / "nano2" / "stage3_dpo" / "README.md").read_text(encoding="utf-8")
+    assert (
+        "| tiny, every rung of the golden moves | no column of zeros | **not reached**: valid calls, calls in a" in text
+    )
 
 
 def test_the_steps_are_silent_on_stdout(stage3):
@@ -174,3 +193,10 @@ def test_the_results_compare_both_models(stage3):
     assert metrics["held_out_pairs"] > 0
     assert metrics["preference_accuracy"] > 0.5
     assert 0 < metrics["success/best_constant"] < 1
+
+
+def test_the_exam_is_no_column_of_zeros(stage3):
+    """Exact match is the same for both models at this size; how likely right replies are is not."""
+    metrics = stage3.results.metrics
+    for family in FAMILIES:
+        assert 0 < metrics[f"nats/{family}/policy"] != metrics[f"nats/{family}/start"] > 0, family

@@ -95,6 +95,7 @@ def test_a_step_makes_the_chosen_try_likelier_than_the_rejected_one(pairs, weigh
     config = Config(nll_weight=weight)
     learner = model_of(0)
     given = training.with_reference(learner, pairs, config)
+    before = training.pair_terms(learner, given, config).loss.sum().item()
     (training.pair_terms(learner, given, config).loss.sum() / len(given)).backward()
     with torch.no_grad():
         for parameter in learner.parameters():
@@ -102,7 +103,7 @@ def test_a_step_makes_the_chosen_try_likelier_than_the_rejected_one(pairs, weigh
     with torch.no_grad():
         after = training.pair_terms(learner, given, config)
     assert after.margin.mean() > 0
-    assert after.loss.sum() < math.log(2) * 3 + weight * training.pair_terms(model_of(0), given, config).nll.sum()
+    assert after.loss.sum() < before
     if weight:
         assert (after.chosen_reward > 0).all()
 

@@ -6,6 +6,7 @@ import pytest
 
 from nemotron.recipes.nano2.stage4_rlhf import data_curation
 from nemotron.recipes.nano2.stage4_rlhf.data_curation import Config
+from nemotron.recipes.scoring import judge
 from nemotron.recipes.sources.rubric import rubric_parts, rubric_total
 
 
@@ -85,6 +86,18 @@ def test_the_policys_answers_are_put_in_their_places():
     assert found[0].responses == (drawn[0].responses[0], "the policy's")
     assert found[1] == drawn[1]
     assert found[2].responses == ("another", drawn[2].responses[1])
+
+
+def test_a_pair_that_the_rubric_cannot_judge_has_no_label_and_says_why(monkeypatch):
+    chosen = pairs(Config(), 9)[4].id
+
+    def fails(exercise, text):
+        return 1 / 0 if exercise.id == chosen else rubric_parts(exercise, text)
+
+    monkeypatch.setattr(judge, "rubric_parts", fails)
+    found = pairs(Config(noise_share=1.0), 9)
+    assert [(one.id, one.label) for one in found if one.fault] == [(chosen, 0)]
+    assert found[4].fault == "ZeroDivisionError: division by zero"
 
 
 def test_all_pairs_need_sources():

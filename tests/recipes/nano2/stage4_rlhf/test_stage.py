@@ -45,6 +45,30 @@ def test_the_stage_reproduces_its_golden(stage4, golden):
     assert golden(name="nano2/stage4_rlhf") == stage4.document
 
 
+def test_the_readme_has_the_numbers_of_the_golden():
+    root = Path(__file__).parents[4]
+    ladder = json.loads((root / "golden" / "nano2" / "stage4_rlhf.json").read_text())["ladder"]
+    found = {
+        one["name"]: one["value"]
+        for step in ("reward_model", "evaluation")
+        for one in ladder[step]
+        if one["rung"] == "metrics"
+    }
+    percent = {name: 100 * value for name, value in found.items()}
+    text = (root / "recipes" / "nano2" / "stage4_rlhf" / "README.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("| tiny, r"))
+    for cell in (
+        f"{percent['accuracy/clean']:.0f} % (standard error {percent['accuracy_error/clean']:.0f})",
+        f"{percent['accuracy/strength 3']:.0f} to {percent['accuracy/strength 2']:.0f} % where one reply is clearly",
+        f"calibration error {percent['calibration_error']:.0f} %",
+        f"{percent['rubric/policy']:.1f} % (standard error {percent['rubric_error/policy']:.1f})",
+        f"after {percent['rubric/base']:.1f} % ({percent['rubric_error/base']:.1f})",
+        f"win rate of {percent['win_rate/policy']:.1f} % ({percent['win_rate_error/policy']:.1f})",
+        f"score went from {found['score/base']:.2f} to {found['score/policy']:.2f}",
+    ):
+        assert cell in rows
+
+
 def test_the_steps_are_silent_on_stdout(stage4):
     assert stage4.stdout == ""
 
@@ -125,9 +149,13 @@ def test_the_reward_model_learns_to_rank_held_out_pairs(reward_model):
 
 
 def test_a_label_that_is_noise_is_mostly_contradicted(reward_model):
+    """The label of a noisy pair calls the reply that is worse by the rubric the chosen one."""
     scores = rows(reward_model.held_out_scores_path)
-    clean = [row["chosen"] > row["rejected"] for row in scores if not row["noisy"]]
-    assert sum(clean) / len(clean) == reward_model.metrics["accuracy/clean"]
+    followed = {
+        noisy: [row["chosen"] > row["rejected"] for row in scores if row["noisy"] == noisy] for noisy in (False, True)
+    }
+    assert sum(followed[True]) / len(followed[True]) < 0.5
+    assert sum(followed[False]) / len(followed[False]) == reward_model.metrics["accuracy/clean"]
 
 
 # --- training ---
@@ -174,12 +202,15 @@ def test_the_sweep_has_all_published_weights_and_both_parents(stage4):
     assert stage4.checkpoint.metrics["a"] == stage4.results.metrics["a"]
 
 
-def test_the_merge_is_no_parent(stage4, policy):
+def test_the_merge_lies_between_its_parents_and_is_neither(stage4, policy):
     weights = [
         load_checkpoint(path).lm_head.weight
         for path in (stage4.dataset.base().checkpoint_path, policy.checkpoint_path, stage4.checkpoint.checkpoint_path)
     ]
     a = stage4.checkpoint.metrics["a"]
+    assert 0 < a < 1
+    assert not weights[2].equal(weights[0])
+    assert not weights[2].equal(weights[1])
     assert (weights[2] - ((1 - a) * weights[0] + a * weights[1])).abs().max() < 1e-15
 
 
