@@ -1,9 +1,7 @@
 """What replies earn, what happens if a verifier fails, and what policies earn that do not do what is asked."""
 
 import re
-import signal
 import threading
-import time
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -23,7 +21,6 @@ from nemotron.recipes.scoring.rewards import (
     loosely,
     loosened,
     reward_parts,
-    time_limit,
     total_reward,
 )
 from nemotron.recipes.sources.exercises.exercise import Exercise, user_exercise
@@ -231,23 +228,16 @@ def test_a_share_is_no_right_answer(verify, broken) -> None:
 
 
 @needs_alarms
-def test_the_alarm_is_put_back(broken) -> None:
-    before = signal.getsignal(signal.SIGALRM)
-    with pytest.raises(TimeoutError, match=r"no result after 0\.05 s"), time_limit(0.05):
-        hanging(None, "")
-    with time_limit(0.05):
-        pass
-    assert signal.getsignal(signal.SIGALRM) == before
-    time.sleep(0.1)  # an alarm that is still set would end the test
-
-
-@needs_alarms
-def test_an_interrupt_is_no_fault_of_the_verifier(verify, broken) -> None:
-    def interrupt(exercise, reply):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        earned(verify, broken(interrupt), "3" + END)
+def test_after_a_verifier_hung_the_prompts_other_replies_get_its_fault_at_once(tokenizer_path, broken, capsys) -> None:
+    asked = []
+    exercise = broken(lambda exercise, reply: asked.append(reply) or hanging(exercise, reply))
+    verify = Verifier(CHAT, tokenizer_path, seconds=0.1)
+    prompts = [Prompt(exercise, False, (1,)), Prompt(addition(), False, (1,))]
+    rewards = verify(prompts, [replied(verify, "3" + END)] * 16)
+    assert asked == ["3"]
+    fault = "TimeoutError: no result after 0.1 s"
+    assert [reward.fault for reward in rewards] == [fault] * 8 + [""] * 8
+    assert capsys.readouterr().err.count(f"the verifier of broken failed on sft/broken/000007: {fault}") == 8
 
 
 def test_outside_of_the_main_thread_replies_are_judged_without_a_limit_of_time(verify) -> None:
