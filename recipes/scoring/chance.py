@@ -52,13 +52,22 @@ def earned_by(exercise: Exercise, replies: Sequence[str], earns: Callable[[Exerc
     return [guard(exercise, partial(earns, exercise, reply), 0.0)[0] for reply in replies]
 
 
+def shares_of(names: Iterable[str], earned: Sequence[Sequence[float]]) -> dict[str, float]:
+    """What each reply, or way of replying, earns on average.
+
+    Args:
+        earned: for each exercise, what each of them earns.
+    """
+    return {name: sum(found) / len(earned) for name, found in zip(names, zip(*earned, strict=True), strict=True)}
+
+
 def best_reply(replies: Sequence[str], earned: Sequence[Sequence[float]]) -> Chance:
     """The reply that earns the most on average; of equal ones the shortest, and of those the first by its characters.
 
     Args:
         earned: for each exercise, what each of the replies earns.
     """
-    shares = {reply: sum(found) / len(earned) for reply, found in zip(replies, zip(*earned, strict=True), strict=True)}
+    shares = shares_of(replies, earned)
     reply = min(shares, key=lambda reply: (-shares[reply], len(reply), reply))
     return Chance(reply, shares[reply])
 
@@ -100,9 +109,10 @@ def best_rewarded(exercises: Sequence[Exercise], replies: Iterable[str]) -> Chan
 
 def best_copying(exercises: Sequence[Exercise]) -> Chance:
     """The way of copying from the question that earns the most reward on average; `reply` names it."""
-    earned = {name: mean_reward(exercises, [copy(one) for one in exercises]) for name, copy in COPIES.items()}
-    name = max(earned, key=lambda name: earned[name])
-    return Chance(name, earned[name])
+    earned = [earned_by(one, [copy(one) for copy in COPIES.values()], answer_reward) for one in exercises]
+    shares = shares_of(COPIES, earned)
+    name = max(shares, key=lambda name: shares[name])
+    return Chance(name, shares[name])
 
 
 def question_of(exercise: Exercise) -> str:
@@ -130,12 +140,6 @@ COPIES: dict[str, Callable[[Exercise], str]] = {
     "that in upper case": lambda one: listed_of(one).upper(),
 }
 """Replies that copy from the question."""
-
-
-def mean_reward(exercises: Sequence[Exercise], answers: Sequence[str]) -> float:
-    """What one answer to each exercise earns on average, in replies of the right form."""
-    earned = [earned_by(one, [answer], answer_reward)[0] for one, answer in zip(exercises, answers, strict=True)]
-    return sum(earned) / len(earned)
 
 
 def answer_reward(exercise: Exercise, answer: str) -> float:

@@ -12,7 +12,7 @@ from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nemotron_h.generate import Continuation
 from nemotron.recipes.scoring import rewards
-from nemotron.recipes.scoring.chance import COPIES, PLAUSIBLE, Chance, best_copying, best_rewarded, mean_reward
+from nemotron.recipes.scoring.chance import COPIES, PLAUSIBLE, Chance, answer_reward, best_copying, best_rewarded
 from nemotron.recipes.scoring.exercises import prompt_ids
 from nemotron.recipes.scoring.rewards import (
     Prompt,
@@ -319,7 +319,7 @@ def test_what_the_best_constant_and_the_best_copying_policy_earn(family, difficu
     replies = [*PLAUSIBLE, *(wordings() if family == "instruction_following" else ())]
     assert best_rewarded(exercises, replies) == Chance(constant[0], pytest.approx(constant[1], abs=5e-7))
     assert best_copying(exercises) == Chance(copying[0], pytest.approx(copying[1], abs=5e-7))
-    assert mean_reward(exercises, [exercise.answer for exercise in exercises]) == 1
+    assert {answer_reward(exercise, exercise.answer) for exercise in exercises} == {1}
 
 
 def test_every_family_is_played() -> None:
