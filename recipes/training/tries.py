@@ -157,7 +157,8 @@ def goes_on(one: Try, ids: tuple[int, ...], reply: Continuation, verify: Verifie
 
 def judge(one: Try, guard: Guard) -> None:
     """Say whether the conversation is right: nothing in it is broken, and the database is what was asked for."""
-    task, played = one.prompt.exercise, bool(one.turns) and not one.is_broken
+    task = one.prompt.exercise
+    played = bool(one.turns) and not one.is_broken
     if not one.fault:
         one.right, one.fault = guard(task, lambda: played and is_right(task, one.database, one.ran), False)
     if one.fault:
