@@ -119,7 +119,7 @@ def exam_metrics(answered: Mapping[tuple[str, str], Sequence[Answered]]) -> dict
     obeyed = {
         f"obeyed/{model}/{mode}": share([one.obeyed for one in found]) for (model, mode), found in answered.items()
     }
-    faults = {f"exam/{model}": [] for model in models}
+    faults: dict[str, list[str]] = {f"exam/{model}": [] for model in models}
     for (model, _), found in answered.items():
         faults[f"exam/{model}"] += [one.fault for one in found]
     return metrics | obeyed | fault_metrics(faults)
