@@ -184,16 +184,17 @@ def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch
     return advantages.flatten()
 
 
-def no_signal(step: int, replies: Sequence[Continuation], config: Config) -> str:
-    """What to say of a step in which the replies to each prompt earn the same; what to do, if the limit ended some."""
+def report_signal(advantages: torch.Tensor, replies: Sequence[Continuation], config: Config, step: int) -> None:
+    """Say if the replies to each prompt earn the same, and what to do about it if the limit ended some of them."""
+    if advantages.any():
+        return
     sentence = f"step {step + 1}: the replies to each prompt earn the same, so nothing is learned from the rewards"
-    cut = sum(reply.finish == "length" for reply in replies)
-    if not cut:
-        return sentence
-    return (
-        f"{sentence}; {cut:,} of {len(replies):,} were cut at max_new_tokens={config.max_new_tokens}; if this goes on, "
-        "stop, and lower --learning-rate or raise --max-new-tokens"
-    )
+    if cut := sum(reply.finish == "length" for reply in replies):
+        sentence += (
+            f"; {cut:,} of {len(replies):,} were cut at max_new_tokens={config.max_new_tokens}; if this goes on, stop, "
+            "and lower --learning-rate or raise --max-new-tokens"
+        )
+    print_line(sentence)
 
 
 def token_terms(policy: NemotronH, experience: Experience, config: Config) -> TokenTerms:
@@ -241,8 +242,7 @@ def main(config: Config) -> Checkpoint:
             # Rewards, and how much better each reply is than the others to its prompt.
             rewards = judged(verify, prompts, replies)
             advantages = advantages_of(rewards, config, run.step)
-            if not advantages.any():
-                print_line(no_signal(run.step, replies, config))
+            report_signal(advantages, replies, config, run.step)
             run.lap("rewards")
 
             # How likely each token is before this step's updates, to the policy and to the reference.

@@ -88,14 +88,18 @@ def test_replies_that_earn_the_same_have_no_advantage():
     assert training.advantages_of(rewards(0.5, 0.5, 0.1, 0.1), config, 3).tolist() == [0, 0, 0, 0]
 
 
-def test_what_is_said_of_a_step_without_a_signal_has_a_remedy_if_replies_were_cut():
+def test_what_is_said_of_a_step_without_a_signal_has_a_remedy_if_replies_were_cut(capsys):
     config, same = Config(), "step 4: the replies to each prompt earn the same, so nothing is learned from the rewards"
     cut, ended = Continuation([5], [0.0], [False], "length"), Continuation([5], [0.0], [False], "stop")
-    assert training.no_signal(3, [ended] * 4, config) == same
-    assert training.no_signal(3, [cut, ended, cut, cut], config) == (
+    none = torch.zeros(4)
+    for replies in ([ended] * 4, [cut, ended, cut, cut]):
+        training.report_signal(none, replies, config, 3)
+        training.report_signal(torch.tensor([0.0, 0.0, 1.0, -1.0]), replies, config, 3)
+    assert capsys.readouterr().err.splitlines() == [
+        same,
         f"{same}; 3 of 4 were cut at max_new_tokens=40; if this goes on, stop, and lower --learning-rate or raise "
-        "--max-new-tokens"
-    )
+        "--max-new-tokens",
+    ]
 
 
 # --- log-probabilities ---
