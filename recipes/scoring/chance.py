@@ -44,8 +44,8 @@ def earned_by(exercise: Exercise, replies: Sequence[str], earns: Callable[[Exerc
     All replies share one limit of time, because a limit for each takes as long as a verifier. Only after a fault they
     are asked one by one.
     """
-    guard = Guard()
-    earned, fault = guard(exercise, lambda: [earns(exercise, reply) for reply in replies], [])
+    guard, nothing = Guard(), [0.0] * len(replies)
+    earned, fault = guard(exercise, lambda: [earns(exercise, reply) for reply in replies], nothing)
     if not fault:
         return earned
     print_line(f"the verifier of {exercise.family} failed on {exercise.id}, for the chance level: {fault}")

@@ -118,7 +118,8 @@ def reward_of(
         ValueError: if the verifier gives a number that is not finite, or outside of 0 to 1.
     """
     _, reply, answer = take_apart(continuation, tokenizer, chat, thinking=thinking)
-    parts, fault = guard(exercise, partial(float_parts, exercise, answer), {})
+    nothing: dict[str, float] = {}
+    parts, fault = guard(exercise, partial(float_parts, exercise, answer), nothing)
     if fault:
         return Reward(0.0, fault=fault)
     bad = {name: value for name, value in parts.items() if not (math.isfinite(value) and 0 <= value <= 1)}

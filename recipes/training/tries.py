@@ -143,9 +143,10 @@ def goes_on(one: Try, ids: tuple[int, ...], reply: Continuation, verify: Verifie
         one.turns.append(Turn(ids, reply))
         return False
     calls = [call["function"] for call in read.tool_calls]
-    task, before = one.prompt.exercise, one.database
-    run = partial(run_calls, task.tools, before, calls)
-    (one.database, ran), one.fault = guard(task, run, (before, []))
+    task = one.prompt.exercise
+    unchanged: tuple[Database, list[Ran]] = (one.database, [])
+    run = partial(run_calls, task.tools, one.database, calls)
+    (one.database, ran), one.fault = guard(task, run, unchanged)
     if one.fault:
         one.turns.append(Turn(ids, reply))
         return False
