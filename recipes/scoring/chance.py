@@ -6,6 +6,7 @@ Where replies are rewarded in parts: the constant reply and the way of copying f
 A reply on which the verifier fails earns nothing here, as in training and in the exam; the exercise is named.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -108,7 +109,7 @@ def best_rewarded(exercises: Sequence[Exercise], replies: Iterable[str]) -> Chan
 
 
 def best_copying(exercises: Sequence[Exercise]) -> Chance:
-    """The way of copying from the question that earns the most reward on average; `reply` names it."""
+    """The way of copying from the question, of those in COPIES, that earns the most on average; `reply` names it."""
     earned = [earned_by(one, [copy(one) for copy in COPIES.values()], answer_reward) for one in exercises]
     shares = shares_of(COPIES, earned)
     name = max(shares, key=lambda name: shares[name])
@@ -131,6 +132,13 @@ def first_half(listed: str) -> str:
     return ", ".join(items[: (len(items) + 1) // 2])
 
 
+def first_listed(exercise: Exercise, number: int) -> str:
+    """The first words of the list that a question has; where it has words to repeat instead, those twice."""
+    if repeated := re.match(r"Write the words ([\w ]+)\.", question_of(exercise)):
+        return f"{repeated[1]}, {repeated[1]}"
+    return ", ".join(listed_of(exercise).split(", ")[:number])
+
+
 COPIES: dict[str, Callable[[Exercise], str]] = {
     "the question": question_of,
     "its last word": lambda one: question_of(one).split()[-1].strip(".?!"),
@@ -138,8 +146,14 @@ COPIES: dict[str, Callable[[Exercise], str]] = {
     "what follows its first colon": listed_of,
     "the first half of that": lambda one: first_half(listed_of(one)),
     "that in upper case": lambda one: listed_of(one).upper(),
+    "its first two listed words, or the words to repeat twice": lambda one: first_listed(one, 2),
+    "its first three listed words, or the words to repeat twice": lambda one: first_listed(one, 3),
+    "its first two listed words, or the words to repeat twice, in upper case": lambda one: first_listed(one, 2).upper(),
+    "its first three listed words, or the words to repeat twice, in upper case": (
+        lambda one: first_listed(one, 3).upper()
+    ),
 }
-"""Replies that copy from the question."""
+"""Ways of copying from the question; there may be others that earn more."""
 
 
 def answer_reward(exercise: Exercise, answer: str) -> float:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.chance import COPIES, Chance
 from nemotron.recipes.scoring.exam_report import exam_rows
 from nemotron.recipes.scoring.rewards import Prompt
 from nemotron.recipes.sources.exercises.families import VERIFIERS
@@ -61,8 +61,8 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
     lines += [
         "",
         f"The reward changed by {100 * change:+.1f} points (standard error {100 * error:.1f}, paired by question). The "
-        f"best constant reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of "
-        f"copying from the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
+        f"best constant reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best of "
+        f"{len(COPIES)} ways of copying from the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
         "",
         *exam_rows(metrics, NAMES),
         "",

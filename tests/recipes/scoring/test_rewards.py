@@ -291,17 +291,20 @@ def test_what_is_left_of_an_answer_is_never_nothing(answer, readings) -> None:
 # --- policies that do not do what is asked ---
 
 # Of the first 150 exercises with seed 1234: what earns most, and how much; 0.1 is for the form alone.
-# For instructions, every word, every pair of words and recitations of all are tried, in lower and upper case.
+# For instructions, every word, every pair of words and recitations of all are tried, in lower and upper case, and every
+# triple of words in upper case, which earns what lower case earns and more.
 HALVES = f"{' '.join(WORDS[:12])}. {' '.join(WORDS[12:])}.".upper()  # two sentences with every word
+TWO = "its first two listed words, or the words to repeat twice"
+THREE = "its first three listed words, or the words to repeat twice"
 EARNED = [
     ("math", 1, ("4", 0.226), ("its last word", 0.154)),
     ("code", 1, ("9", 0.16), ("the question", 0.1)),
     ("science", 1, ("17", 0.118), ("the question", 0.1)),
     ("tool_calling", 1, ("", 0.1), ("the question", 0.1)),
-    ("instruction_following", 1, ("KITE, STONE", 0.178), ("the first half of that", 0.379)),
-    ("instruction_following", 2, (HALVES, 0.2005), ("that in upper case", 0.244)),
-    ("instruction_following", 3, ("APPLE, PAPER", 0.20275), ("that in upper case", 0.2965)),
-    ("instruction_following", 4, (HALVES, 0.1996), ("that in upper case", 0.268)),
+    ("instruction_following", 1, ("KITE, LAMP, RIVER", 0.183), (f"{THREE}, in upper case", 0.544)),
+    ("instruction_following", 2, (HALVES, 0.2005), (f"{TWO}, in upper case", 0.413)),
+    ("instruction_following", 3, ("APPLE, PAPER", 0.20275), (f"{TWO}, in upper case", 0.409)),
+    ("instruction_following", 4, (HALVES, 0.1996), (f"{TWO}, in upper case", 0.4174)),
     ("long_context", 1, ("33", 0.124), ("the question", 0.1)),
     ("multilingual", 1, ("9", 0.148), ("its last word", 0.274)),
     ("safety", 1, ("", 0.1), ("the question", 0.1)),
@@ -310,7 +313,8 @@ EARNED = [
 
 def wordings() -> list[str]:
     lists = [*WORDS, *(", ".join(pair) for pair in combinations(WORDS, 2))]
-    return [*lists, *(text.upper() for text in lists), *recitations()]
+    triples = [", ".join(triple).upper() for triple in combinations(WORDS, 3)]
+    return [*lists, *(text.upper() for text in lists), *triples, *recitations()]
 
 
 @pytest.mark.parametrize(("family", "difficulty", "constant", "copying"), EARNED)
@@ -346,5 +350,17 @@ def test_what_is_copied_from_a_question() -> None:
         "what follows its first colon": "apple, bread, cloud",
         "the first half of that": "apple, bread",
         "that in upper case": "APPLE, BREAD, CLOUD",
+        TWO: "apple, bread",
+        THREE: "apple, bread, cloud",
+        f"{TWO}, in upper case": "APPLE, BREAD",
+        f"{THREE}, in upper case": "APPLE, BREAD, CLOUD",
     }
-    assert best_copying([LISTED]) == Chance("the first half of that", pytest.approx(0.1 + 0.9 * 2 / 3))
+    assert best_copying([LISTED]) == Chance(f"{TWO}, in upper case", 1.0)
+
+
+def test_words_to_repeat_are_copied_twice() -> None:
+    repetition = make_exercise(
+        "Write the words ink lamp.", [("repeat", 2)], "ink lamp, ink lamp", {"words": ["ink lamp"]}
+    )
+    assert COPIES[TWO](repetition) == COPIES[THREE](repetition) == "ink lamp, ink lamp"
+    assert answer_reward(repetition, COPIES[TWO](repetition)) == 1

@@ -103,7 +103,7 @@ def test_the_table_says_what_gaming_the_verifiers_earns():
     table = results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
     assert "changed by +50.0 points (standard error 6.2, paired by question)" in table
     assert "The best constant reply earns 12.5% (`'a\\nb'`)" in table
-    assert "the best way of copying from the question 37.5% (its last word)" in table
+    assert "the best of 10 ways of copying from the question 37.5% (its last word)" in table
 
 
 # --- the plot of training ---
