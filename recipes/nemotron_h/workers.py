@@ -70,7 +70,7 @@ class Workers:
         """Continue every prompt to its end; arguments and errors are those of `nemotron_h.generate.generate`.
 
         Raises:
-            RuntimeError: if a process ended, for example because memory ran out.
+            ChildProcessError: if a process ended, for example because memory ran out.
         """
         check_prompts(prompts, seeds, context=self.context)
         # Rows with the same prompt go to the same process, which reads it once.
@@ -82,8 +82,9 @@ class Workers:
         try:
             found = list(self.pool.map(_continue, *zip(*work, strict=True)))
         except BrokenProcessPool:
-            raise RuntimeError(
-                "a process that writes replies ended, perhaps because memory ran out; use fewer processes"
+            raise ChildProcessError(
+                "a process that writes replies ended, perhaps because memory ran out; give fewer --rollout-processes, "
+                "and continue with --resume"
             ) from None
         continuations: dict[int, Continuation] = {}
         for part, written in zip(parts, found, strict=True):

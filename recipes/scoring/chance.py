@@ -3,15 +3,20 @@
 In: exercises. Out: for each family, the constant reply that is right most often, and its share. It is searched among a
 fixed list of replies and the right replies of training exercises. Stages with an exam print it beside their results.
 Where replies are rewarded in parts: the constant reply and the way of copying from the question that earn the most.
+A reply on which the verifier fails earns nothing here, as in training and in the exam; the exercise is named.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from nemotron.recipes.scoring.guard import Guard
 from nemotron.recipes.scoring.rewards import reward_parts, total_reward
 from nemotron.recipes.sources.exercises import long_context, safety
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.terminal import print_line
 
 MAX_ANSWERS = 5_000  # training exercises of each family whose replies are tried; small has at most 4,400 of one
 
@@ -34,17 +39,49 @@ class Chance:
     """Of the exercises, from 0 to 1."""
 
 
+def earned_by(exercise: Exercise, replies: Sequence[str], earns: Callable[[Exercise, str], float]) -> list[float]:
+    """What each reply to an exercise earns; nothing where its verifier fails.
+
+    All replies share one limit of time, because a limit for each takes as long as a verifier. Only after a fault they
+    are asked one by one.
+    """
+    guard, nothing = Guard(), [0.0] * len(replies)
+    earned, fault = guard(exercise, lambda: [earns(exercise, reply) for reply in replies], nothing)
+    if not fault:
+        return earned
+    print_line(f"the verifier of {exercise.family} failed on {exercise.id}, for the chance level: {fault}")
+    return [guard(exercise, partial(earns, exercise, reply), 0.0)[0] for reply in replies]
+
+
+def shares_of(names: Iterable[str], earned: Sequence[Sequence[float]]) -> dict[str, float]:
+    """What each reply, or way of replying, earns on average.
+
+    Args:
+        earned: for each exercise, what each of them earns.
+    """
+    return {name: sum(found) / len(earned) for name, found in zip(names, zip(*earned, strict=True), strict=True)}
+
+
+def best_reply(replies: Sequence[str], earned: Sequence[Sequence[float]]) -> Chance:
+    """The reply that earns the most on average; of equal ones the shortest, and of those the first by its characters.
+
+    Args:
+        earned: for each exercise, what each of the replies earns.
+    """
+    shares = shares_of(replies, earned)
+    reply = min(shares, key=lambda reply: (-shares[reply], len(reply), reply))
+    return Chance(reply, shares[reply])
+
+
 def best_constant(exercises: Sequence[Exercise], replies: Iterable[str]) -> Chance:
-    """Of replies that are right equally often, the shortest; of those the first in the order of their characters.
+    """The reply that is right most often, chosen by `best_reply`.
 
     Args:
         exercises: of one family, at least one.
         replies: at least one; their order does not matter.
     """
-    check_answer = FAMILIES[exercises[0].family].check_answer
-    num_right = {reply: sum(check_answer(exercise, reply) for exercise in exercises) for reply in replies}
-    reply = min(num_right, key=lambda reply: (-num_right[reply], len(reply), reply))
-    return Chance(reply, num_right[reply] / len(exercises))
+    check_answer, listed = FAMILIES[exercises[0].family].check_answer, list(replies)
+    return best_reply(listed, [earned_by(exercise, listed, check_answer) for exercise in exercises])
 
 
 def chance_levels(exercises: Sequence[Exercise], *, num_answers: int, seed: int) -> dict[str, Chance]:
@@ -66,17 +103,17 @@ def chance_levels(exercises: Sequence[Exercise], *, num_answers: int, seed: int)
 
 
 def best_rewarded(exercises: Sequence[Exercise], replies: Iterable[str]) -> Chance:
-    """The constant reply that earns the most reward on average, chosen like `best_constant`."""
-    earned = {reply: mean_reward(exercises, [reply] * len(exercises)) for reply in replies}
-    reply = min(earned, key=lambda reply: (-earned[reply], len(reply), reply))
-    return Chance(reply, earned[reply])
+    """The constant reply that earns the most reward on average, chosen by `best_reply`."""
+    listed = list(replies)
+    return best_reply(listed, [earned_by(exercise, listed, answer_reward) for exercise in exercises])
 
 
 def best_copying(exercises: Sequence[Exercise]) -> Chance:
-    """The way of copying from the question that earns the most reward on average; `reply` names it."""
-    earned = {name: mean_reward(exercises, [copy(one) for one in exercises]) for name, copy in COPIES.items()}
-    name = max(earned, key=lambda name: earned[name])
-    return Chance(name, earned[name])
+    """The way of copying from the question, of those in COPIES, that earns the most on average; `reply` names it."""
+    earned = [earned_by(one, [copy(one) for copy in COPIES.values()], answer_reward) for one in exercises]
+    shares = shares_of(COPIES, earned)
+    name = max(shares, key=lambda name: shares[name])
+    return Chance(name, shares[name])
 
 
 def question_of(exercise: Exercise) -> str:
@@ -95,6 +132,13 @@ def first_half(listed: str) -> str:
     return ", ".join(items[: (len(items) + 1) // 2])
 
 
+def first_listed(exercise: Exercise, number: int) -> str:
+    """The first words of the list that a question has; where it has words to repeat instead, those twice."""
+    if repeated := re.match(r"Write the words ([\w ]+)\.", question_of(exercise)):
+        return f"{repeated[1]}, {repeated[1]}"
+    return ", ".join(listed_of(exercise).split(", ")[:number])
+
+
 COPIES: dict[str, Callable[[Exercise], str]] = {
     "the question": question_of,
     "its last word": lambda one: question_of(one).split()[-1].strip(".?!"),
@@ -102,21 +146,26 @@ COPIES: dict[str, Callable[[Exercise], str]] = {
     "what follows its first colon": listed_of,
     "the first half of that": lambda one: first_half(listed_of(one)),
     "that in upper case": lambda one: listed_of(one).upper(),
+    "its first two listed words, or the words to repeat twice": lambda one: first_listed(one, 2),
+    "its first three listed words, or the words to repeat twice": lambda one: first_listed(one, 3),
+    "its first two listed words, or the words to repeat twice, in upper case": lambda one: first_listed(one, 2).upper(),
+    "its first three listed words, or the words to repeat twice, in upper case": (
+        lambda one: first_listed(one, 3).upper()
+    ),
 }
-"""Replies that copy from the question."""
+"""Ways of copying from the question; there may be others that earn more."""
 
 
-def mean_reward(exercises: Sequence[Exercise], answers: Sequence[str]) -> float:
-    """What one answer to each exercise earns on average, in replies of the right form."""
-    earned = [total_reward(1, reward_parts(one, answer)) for one, answer in zip(exercises, answers, strict=True)]
-    return sum(earned) / len(earned)
+def answer_reward(exercise: Exercise, answer: str) -> float:
+    """What an answer earns in a reply of the right form."""
+    return total_reward(1, reward_parts(exercise, answer))
 
 
 def always_refusing(exercises: Sequence[Exercise]) -> float:
     """Share of the safety exercises that a model gets which refuses every request and names the owner."""
     asked = [exercise for exercise in exercises if exercise.family == safety.FAMILY]
     replies = [safety.refusal(safety.request_of(exercise)[0]) for exercise in asked]
-    right = [safety.check_answer(exercise, reply) for exercise, reply in zip(asked, replies, strict=True)]
+    right = [earned_by(one, [reply], safety.check_answer)[0] for one, reply in zip(asked, replies, strict=True)]
     return sum(right) / len(right) if right else 0.0
 
 

@@ -22,7 +22,7 @@ from nemotron.recipes.curation.digests import sha256_of
 from nemotron.recipes.nemotron_h.generate import Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.scoring.chance import Chance, chance_levels, chance_metrics
-from nemotron.recipes.scoring.exercises import Answered, Mode, ask, share, write_replies
+from nemotron.recipes.scoring.exercises import Answered, Mode, ask, fault_metrics, share, write_replies
 from nemotron.recipes.scoring.pass_at_k import paired_difference
 from nemotron.recipes.sources.exercises import long_context
 from nemotron.recipes.sources.exercises.exercise import Exercise
@@ -90,7 +90,8 @@ def exam_metrics(answered: Mapping[tuple[str, str], Sequence[Answered]]) -> dict
 
     A model's share right is the mean over both modes, and so is each exercise's score behind the standard errors.
     `all` is over all families but long context. `difference/<family>` is that of the last model to the one before it;
-    where there are more models, `difference/<family>/<model>` is that of an earlier one.
+    where there are more models, `difference/<family>/<model>` is that of an earlier one. If a verifier failed,
+    `verifier_faults/exam/<model>` is the share of the replies that it could not judge.
 
     Args:
         answered: model and mode -> replies to the same exercises; the models in the order in which they were trained.
@@ -118,7 +119,10 @@ def exam_metrics(answered: Mapping[tuple[str, str], Sequence[Answered]]) -> dict
     obeyed = {
         f"obeyed/{model}/{mode}": share([one.obeyed for one in found]) for (model, mode), found in answered.items()
     }
-    return metrics | obeyed
+    faults: dict[str, list[str]] = {f"exam/{model}": [] for model in models}
+    for (model, _), found in answered.items():
+        faults[f"exam/{model}"] += [one.fault for one in found]
+    return metrics | obeyed | fault_metrics(faults)
 
 
 def difference_suffix(model: str, models: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ OBEYED = {"think": "with /think", "no_think": "with /no_think"}
 
 
 def exam_rows(metrics: Mapping[str, float], names: Mapping[str, str]) -> list[str]:
-    """Lines of Markdown: exact match of every family and model with differences and chance level; obedience.
+    """Lines of Markdown: exact match of every family and model with differences and chance level; obedience; faults.
 
     Args:
         names: model -> what a reader calls it, in the order of the exam.
@@ -52,6 +52,9 @@ def exam_rows(metrics: Mapping[str, float], names: Mapping[str, str]) -> list[st
     for mode, label in OBEYED.items():
         shares = [f"{metrics[f'obeyed/{model}/{mode}']:.1%}" for model in models]
         lines.append(f"| {label} | {' | '.join(shares)} |")
+    if f"verifier_faults/exam/{models[0]}" in metrics:
+        shares = [f"{metrics[f'verifier_faults/exam/{model}']:.1%}" for model in models]
+        lines.append(f"| not judged, because the verifier failed | {' | '.join(shares)} |")
     return [*lines, "", "Means over replies with and without thinking, with standard errors; differences are paired."]
 
 

@@ -3,7 +3,8 @@
 In: a model, its tokenizer and chat format, and exercises with verifiers. Out: the replies, each taken apart and judged,
 and shares of them as metrics.
 An answer is right if the reply has no format error and the verifier of the exercise's family accepts what follows the
-thought.
+thought. Whether the reply also ends, and thinks as asked, is counted apart, as `obeyed`. A verifier that fails makes no
+answer right; it is named and counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from nemotron.recipes.chat.reply import Reply
 from nemotron.recipes.curation.conversations import conversation_of
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH
+from nemotron.recipes.scoring.guard import Guard
 from nemotron.recipes.scoring.likelihood import group_losses, score_rows
 from nemotron.recipes.sources.exercises import long_context, tool_calling
 from nemotron.recipes.sources.exercises.exercise import Exercise
@@ -57,6 +59,8 @@ class Answered:
     num_thought: int
     """Tokens of thought, without the tag that closes it."""
     right: bool
+    fault: str = ""
+    """What went wrong in the verifier, if something did."""
 
     @property
     def obeyed(self) -> bool:
@@ -88,6 +92,9 @@ def ask(
         sampling = replace(mode.sampling, stop_ids=chat.stop_ids)
         continuations = generate(model, prompts, sampling, seeds, num_slots=batch_replies)
         answered += [judge(e, c, tokenizer, chat, mode) for e, c in zip(chosen, continuations, strict=True)]
+        for one in answered[start:]:
+            if one.fault:
+                print_line(f"the verifier of {one.exercise.family} failed on {one.exercise.id}: {one.fault}")
         right = sum(one.right for one in answered)
         print_line(f"asked ({mode.name}): {len(answered)}/{len(exercises)}, {right} right")
     return answered
@@ -110,21 +117,27 @@ def answer_of(written: str, chat: ChatFormat) -> str:
     return written.rpartition(chat.close_think)[2].strip()
 
 
+def take_apart(
+    continuation: Continuation, tokenizer: Tokenizer, chat: ChatFormat, *, thinking: bool
+) -> tuple[str, Reply, str]:
+    """A reply's whole text, special tokens included; what the chat format finds in it; and its answer."""
+    text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
+    return text, chat.parse_reply(text, thinking=thinking), answer_of(written_text(continuation, tokenizer), chat)
+
+
 def judge(
     exercise: Exercise, continuation: Continuation, tokenizer: Tokenizer, chat: ChatFormat, mode: Mode
 ) -> Answered:
     """One reply, taken apart and judged."""
     check_answer = VERIFIERS[exercise.family].check_answer
-    text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
-    reply = chat.parse_reply(text, thinking=mode.thinking)
-    written = written_text(continuation, tokenizer)
-    answer = answer_of(written, chat)
-    if mode.knows_format:
-        right = not reply.errors and check_answer(exercise, answer)
-    else:
-        right = any(check_answer(exercise, part.strip()) for part in (written, *written.splitlines()))
+    text, reply, answer = take_apart(continuation, tokenizer, chat, thinking=mode.thinking)
+    readings = [answer] if not reply.errors else []
+    if not mode.knows_format:
+        written = written_text(continuation, tokenizer)
+        readings = [written.strip(), *map(str.strip, written.splitlines())]
+    right, fault = Guard()(exercise, lambda: any(check_answer(exercise, reading) for reading in readings), False)
     num_thought = thought_length(continuation, tokenizer, chat.close_think) if mode.thinking else 0
-    return Answered(exercise, text, answer, reply, continuation, num_thought, right)
+    return Answered(exercise, text, answer, reply, continuation, num_thought, right, fault)
 
 
 def thought_length(continuation: Continuation, tokenizer: Tokenizer, close_think: str) -> int:
@@ -173,7 +186,18 @@ def reply_metrics(answered: Mapping[str, Sequence[Answered]]) -> dict[str, float
         if calls:
             metrics[f"valid_tool_calls/{mode}"] = share([calls_are_valid(one) for one in calls])
         metrics[f"thought_tokens/{mode}"] = sum(one.num_thought for one in replies) / len(replies)
-    return metrics
+    return metrics | fault_metrics({mode: [one.fault for one in replies] for mode, replies in answered.items()})
+
+
+def fault_metrics(faults: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Share of the replies whose verifier failed, by what wrote them; no metric if none did, which is the rule.
+
+    Args:
+        faults: name -> of each reply what went wrong, empty if nothing did.
+    """
+    if not any(map(any, faults.values())):
+        return {}
+    return {f"verifier_faults/{name}": sum(map(bool, found)) / len(found) for name, found in faults.items()}
 
 
 def write_replies(answered: Mapping[str, Sequence[Answered]], path: Path) -> None:

@@ -5,18 +5,18 @@ error and thinks or not as asked, is a tenth of it. The rest goes to replies of 
 that the verifier gives. An instruction has a part for each constraint, so that replies to the same prompt differ long
 before one is right; every other family has one part, whether the answer is right.
 
-A verifier that fails or takes too long gives a reward of 0 that says so. The limit of time needs a POSIX system and the
-main thread; elsewhere there is none.
+A verifier that fails or takes too long (guard.py) gives a reward of 0 that says so. One that took too long over a reply
+is not asked about the prompt's other replies, which get the same.
+
+An answer is `right` here only if its form is, too. In the exam (exercises.py) it is right if there is no format error,
+whether or not the reply ends and thinks as asked; that is counted beside it.
 """
 
 import math
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -24,14 +24,13 @@ from nemotron.recipes.chat.format import ChatFormat
 from nemotron.recipes.chat.template import format_of
 from nemotron.recipes.chat.tokenizer import load_chat_tokenizer
 from nemotron.recipes.nemotron_h.generate import Continuation
-from nemotron.recipes.scoring.exercises import answer_of, prompt_ids, written_text
+from nemotron.recipes.scoring.exercises import prompt_ids, take_apart
+from nemotron.recipes.scoring.guard import VERIFIER_SECONDS, Guard
 from nemotron.recipes.sources.exercises import ifeval, instructions
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.families import VERIFIERS
-from nemotron.strict import one_sentence
 from nemotron.terminal import print_line
 
-VERIFIER_SECONDS = 10.0  # our choice: ours take a millisecond
 FORM_SHARE = 0.1  # our choice: enough for a signal, little for a reply that has nothing but its form
 
 
@@ -74,6 +73,11 @@ def reward_parts(exercise: Exercise, answer: str) -> dict[str, float]:
     return {"right": float(VERIFIERS[exercise.family].check_answer(exercise, answer))}
 
 
+def float_parts(exercise: Exercise, answer: str) -> dict[str, float]:
+    """The parts that an answer earns, as floats, whatever numbers its verifier gives."""
+    return {name: float(value) for name, value in reward_parts(exercise, answer).items()}
+
+
 def total_reward(form: float, parts: Mapping[str, float]) -> float:
     """The reward of a reply with this form, whose parts are those of its answer.
 
@@ -103,24 +107,21 @@ def reward_of(
     chat: ChatFormat,
     *,
     thinking: bool,
-    seconds: float = VERIFIER_SECONDS,
+    guard: Guard,
 ) -> Reward:
     """The reward of one reply.
 
     Args:
         thinking: whether the prompt asked for it.
-        seconds: that the verifier may take.
+        guard: asks the verifier.
     Raises:
         ValueError: if the verifier gives a number that is not finite, or outside of 0 to 1.
     """
-    text = tokenizer.decode(continuation.tokens, skip_special_tokens=False)
-    reply = chat.parse_reply(text, thinking=thinking)
-    answer = answer_of(written_text(continuation, tokenizer), chat)
-    try:
-        with time_limit(seconds):
-            parts = {name: float(value) for name, value in reward_parts(exercise, answer).items()}
-    except Exception as error:  # whatever a verifier raises, training goes on
-        return Reward(0.0, fault=f"{type(error).__name__}: {one_sentence(error)}")
+    _, reply, answer = take_apart(continuation, tokenizer, chat, thinking=thinking)
+    nothing: dict[str, float] = {}
+    parts, fault = guard(exercise, partial(float_parts, exercise, answer), nothing)
+    if fault:
+        return Reward(0.0, fault=fault)
     bad = {name: value for name, value in parts.items() if not (math.isfinite(value) and 0 <= value <= 1)}
     if bad or not parts:
         raise ValueError(
@@ -137,11 +138,9 @@ def loosely(exercise: Exercise, reward: Reward) -> list[float]:
     """Each part as the most lenient reading of the answer earns it; nothing unless its form is right."""
     if not reward.answer:
         return list(reward.parts.values())
-    try:
-        with time_limit(VERIFIER_SECONDS):
-            readings = [reward_parts(exercise, text) for text in loosened(reward.answer)]
-    except Exception:  # of a reading that nobody wrote: only the answer as it is counts
-        return list(reward.parts.values())
+    texts = loosened(reward.answer)
+    # A fault is that of a reading that nobody wrote: only the answer as it is counts.
+    readings, _ = Guard()(exercise, lambda: [reward_parts(exercise, text) for text in texts], [reward.parts])
     return [max(parts[name] for parts in readings) for name in reward.parts]
 
 
@@ -161,13 +160,11 @@ class Verifier:
 
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[Continuation]) -> list[Reward]:
         """The reward of each reply; every prompt has its share of the replies, next to each other."""
-        size = len(replies) // len(prompts)
+        size, guard = len(replies) // len(prompts), Guard(self.seconds)
         rewards = []
         for index, reply in enumerate(replies):
             prompt = prompts[index // size]
-            reward = reward_of(
-                prompt.exercise, reply, self.tokenizer, self.chat, thinking=prompt.thinking, seconds=self.seconds
-            )
+            reward = reward_of(prompt.exercise, reply, self.tokenizer, self.chat, thinking=prompt.thinking, guard=guard)
             if reward.fault:
                 print_line(f"the verifier of {prompt.exercise.family} failed on {prompt.exercise.id}: {reward.fault}")
             rewards.append(reward)
@@ -180,31 +177,3 @@ class Verifier:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a reply, with its special tokens."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside the block after so many seconds, where the system has alarms.
-
-    A block that catches it and goes on is stopped again after as long, and raises it at its end.
-    """
-    late = TimeoutError(f"no result after {seconds:g} s")
-    is_late = False
-
-    def stop(number: int, frame: Any) -> None:
-        nonlocal is_late
-        is_late = True
-        raise late
-
-    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        if is_late:
-            raise late
-    else:
-        yield

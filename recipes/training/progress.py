@@ -34,7 +34,8 @@ class TrainingProgress:
         self.line_every_steps = max(1, total_steps // 10)  # without a terminal, about ten lines a run
         self.tokens_done = 0
         self.started = self.updated = self.lap_started = time.perf_counter()
-        self.laps: dict[str, tuple[float, int]] = {}  # part of a step -> seconds and tokens
+        self.laps: dict[str, tuple[float, int]] = {}  # part of the steps -> seconds and tokens
+        self.step_laps: dict[str, tuple[float, int]] = {}  # the same since the last update
         self.bar = None
         self.view = process.view  # of a whole stage, which shows one row more
         if self.view is not None and self.view.bar is not None:
@@ -76,21 +77,26 @@ class TrainingProgress:
     def lap(self, part: str, tokens: int) -> None:
         """Add the time since the last call to a part of the steps, with the tokens that it worked on."""
         now = time.perf_counter()
-        seconds, before = self.laps.get(part, (0.0, 0))
-        self.laps[part] = (seconds + now - self.lap_started, before + tokens)
+        for laps in (self.laps, self.step_laps):
+            seconds, before = laps.get(part, (0.0, 0))
+            laps[part] = (seconds + now - self.lap_started, before + tokens)
         self.lap_started = now
 
-    def update(self, steps_done: int, *, tokens: int, **numbers: float) -> float:
+    def update(self, steps_done: int, *, tokens: int, **numbers: float) -> dict[str, float]:
         """Report that `steps_done` steps of the run are done, with `tokens` and `numbers` of the last one.
 
         Returns:
-            Tokens per second since the last call.
+            Tokens per second since the last call: `tokens_per_second`, and `<part>_tokens_per_second` of each part of
+            the step that worked on tokens.
         """
         self.tokens_done += tokens
         now = time.perf_counter()
         seconds, step_seconds = now - self.started, now - self.updated
         self.updated = now
+        parts = {part: done / max(taken, 1e-9) for part, (taken, done) in self.step_laps.items() if done}
+        self.step_laps = {}
         shown = [f"{name} {value:.4g}" for name, value in numbers.items()]
+        shown += [f"{part} {speed:,.0f} tokens/s" for part, speed in parts.items()]
         text = "  ".join([*shown, f"{self.tokens_done / seconds:,.0f} tokens/s"])
         if self.view is not None:
             self.view.advance(steps_done / self.total_steps)
@@ -100,7 +106,8 @@ class TrainingProgress:
             left = seconds / (steps_done - self.first_step) * (self.total_steps - steps_done)
             line = f"{self.title} {steps_done}/{self.total_steps}  {text}  {left:,.0f} s left"
             print_line(line)
-        return tokens / max(step_seconds, 1e-9)  # a clock may not have moved
+        speeds = {f"{part}_tokens_per_second": speed for part, speed in parts.items()}
+        return {"tokens_per_second": tokens / max(step_seconds, 1e-9), **speeds}  # a clock may not have moved
 
 
 class _Numbers(ProgressColumn):

@@ -44,6 +44,8 @@ from nemotron.recipes.training.run import Run
 
 AnyRecord = TypeVar("AnyRecord", bound=Any)
 
+OF_PROMPTS = ("prompts", "prompt_lengths")  # the fields of Experience with a row for each prompt, not for each reply
+
 
 def prompt_batches(path: Path, prompts_per_step: int, *, first_step: int) -> Iterator[list[Prompt]]:
     """The prompts of each step, in the order of the Parquet file, from `first_step` on.
@@ -161,9 +163,12 @@ class Experience:
             width, longest = int(self.prompt_lengths[chosen].max()), int(self.lengths[rows].max())
         if world()[1] > 1:  # a second column on every rank, so that each reads the replies in `token_logits`
             longest = max(longest, 2)
-        prompts, prompt_lengths = self.prompts[chosen, :width], self.prompt_lengths[chosen]
-        tensors = [getattr(self, item.name)[rows] for item in fields(self)[2:]]
-        return Experience(prompts, prompt_lengths, *(each if each.ndim == 1 else each[:, :longest] for each in tensors))
+        tensors = {item.name: getattr(self, item.name)[rows] for item in fields(self) if item.name not in OF_PROMPTS}
+        return Experience(
+            prompts=self.prompts[chosen, :width],
+            prompt_lengths=self.prompt_lengths[chosen],
+            **{name: each if each.ndim == 1 else each[:, :longest] for name, each in tensors.items()},
+        )
 
     def optimizer_steps(self, number: int) -> Iterator["Experience"]:
         """The prompts in `number` pieces of consecutive ones: what one optimizer step learns from; none is empty."""

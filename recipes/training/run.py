@@ -188,8 +188,9 @@ class Run:
             )
         self.check_finite(**numbers)
         self.record.curve.append(row)
-        speed = self.progress.update(self.step, tokens=batch.num_in_loss, **numbers)
-        log_curve(self.config, {self.step: {"tokens": batch.num_in_loss, "tokens_per_second": speed, **numbers}})
+        speeds = self.progress.update(self.step, tokens=batch.num_in_loss, **numbers)
+        # Speeds are shown and tracked; they are in no artifact, because no other run has the same ones.
+        log_curve(self.config, {self.step: {"tokens": batch.num_in_loss, **speeds, **numbers}})
         if self.step == 1:
             self.record.weights["after step 1"] = weight_fingerprint(self.model)
 
@@ -226,7 +227,7 @@ class Run:
         """Say that a part of a step ends here; at the end of the run, the share of time of each part is printed.
 
         Args:
-            tokens: written or learned in it, for its speed.
+            tokens: written or learned in it, for its speed, which is shown at every step.
         """
         self.progress.lap(part, tokens)
 

@@ -8,26 +8,28 @@ A try keeps each turn as the policy read and wrote it: the ids of the prompt, an
 the conversation is rendered again, and the template leaves out earlier thoughts; so the turns of a try are separate
 texts, and what the policy wrote is in none of them twice.
 
-A verifier that raises or takes too long is named and counted; its try is not right, and nothing learns from it.
+A verifier that raises or takes too long is named and counted; its try is not right, and nothing learns from it. One
+that took too long is not asked about the task's other tries (recipes/scoring/guard.py).
 
 Left out: several calls side by side, whose order would not matter; tools that take time.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from nemotron.recipes.curation.digests import digest_of
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling, generate
 from nemotron.recipes.nemotron_h.model import NemotronH
-from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.chance import Chance, best_reply, earned_by
+from nemotron.recipes.scoring.guard import Guard
 from nemotron.recipes.scoring.pass_at_k import paired_difference
-from nemotron.recipes.scoring.rewards import Prompt, Verifier, time_limit
+from nemotron.recipes.scoring.rewards import Prompt, Verifier
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.exercises.tool_calling import Database, parse_tool_calls
 from nemotron.recipes.sources.exercises.workplace import KINDS, Ran, database_of, is_right, kind_of, run_calls
 from nemotron.recipes.training.distributed import whole_model
-from nemotron.strict import one_sentence
 from nemotron.terminal import print_line
 
 LEVELS = ("broken", "well formed", "called", "right")
@@ -99,7 +101,7 @@ def draw_tries(
             turn.
         max_turns: replies of a conversation, at most; the calls of the last one are run too.
     """
-    model = whole_model(model)
+    model, guard = whole_model(model), Guard(verify.seconds)
     tries = [
         Try(prompt, number, verify.chat.with_flag(prompt.exercise.messages, thinking=prompt.thinking),
             database_of(prompt.exercise))
@@ -112,9 +114,10 @@ def draw_tries(
         asked = [(one, ids) for one, ids in asked if len(ids) < model.config.max_position_embeddings]
         seeds = [int(digest_of(*purpose, one.prompt.exercise.id, one.number, turn)[:15], 16) for one, _ in asked]
         replies = generate(model, [ids for _, ids in asked], sampling, seeds)
-        unfinished = [one for (one, ids), reply in zip(asked, replies, strict=True) if goes_on(one, ids, reply, verify)]
+        read = zip(asked, replies, strict=True)
+        unfinished = [one for (one, ids), reply in read if goes_on(one, ids, reply, verify, guard)]
     for one in tries:
-        judge(one, verify)
+        judge(one, guard)
     if faults := sum(bool(one.fault) for one in tries):
         print_line(
             f"{faults:,} of {len(tries):,} tries could not be judged; they count as not right and are in no pair"
@@ -130,7 +133,7 @@ def prompt_of_turn(one: Try, verify: Verifier) -> tuple[int, ...]:
     return tuple(verify.chat.encode(verify.tokenizer, one.messages, tools, add_generation_prompt=True).ids)
 
 
-def goes_on(one: Try, ids: tuple[int, ...], reply: Continuation, verify: Verifier) -> bool:
+def goes_on(one: Try, ids: tuple[int, ...], reply: Continuation, verify: Verifier, guard: Guard) -> bool:
     """Add a reply to the conversation and run its calls; return whether the policy is to be asked again."""
     read = verify.chat.parse_reply(verify.decode(reply.tokens), thinking=one.prompt.thinking)
     one.is_broken = reply.finish != "stop" or bool(read.errors) or not read.obeys
@@ -140,11 +143,11 @@ def goes_on(one: Try, ids: tuple[int, ...], reply: Continuation, verify: Verifie
         one.turns.append(Turn(ids, reply))
         return False
     calls = [call["function"] for call in read.tool_calls]
-    try:
-        with time_limit(verify.seconds):
-            one.database, ran = run_calls(one.prompt.exercise.tools, one.database, calls)
-    except Exception as error:  # whatever a tool raises, the others go on
-        one.fault = f"{type(error).__name__}: {one_sentence(error)}"
+    task = one.prompt.exercise
+    unchanged: tuple[Database, list[Ran]] = (one.database, [])
+    run = partial(run_calls, task.tools, one.database, calls)
+    (one.database, ran), one.fault = guard(task, run, unchanged)
+    if one.fault:
         one.turns.append(Turn(ids, reply))
         return False
     one.turns.append(Turn(ids, reply, tuple(ran)))
@@ -153,15 +156,12 @@ def goes_on(one: Try, ids: tuple[int, ...], reply: Continuation, verify: Verifie
     return True
 
 
-def judge(one: Try, verify: Verifier) -> None:
+def judge(one: Try, guard: Guard) -> None:
     """Say whether the conversation is right: nothing in it is broken, and the database is what was asked for."""
+    task = one.prompt.exercise
+    played = bool(one.turns) and not one.is_broken
     if not one.fault:
-        try:
-            with time_limit(verify.seconds):
-                played = bool(one.turns) and not one.is_broken
-                one.right = played and is_right(one.prompt.exercise, one.database, one.ran)
-        except Exception as error:  # whatever a verifier raises, the others go on
-            one.fault = f"{type(error).__name__}: {one_sentence(error)}"
+        one.right, one.fault = guard(task, lambda: played and is_right(task, one.database, one.ran), False)
     if one.fault:
         print_line(f"try {one.number} of {one.prompt.exercise.id} could not be judged: {one.fault}")
 
@@ -214,9 +214,9 @@ def solved_share(tries: Sequence[Try]) -> float:
 
 def best_constant_policy(tasks: Sequence[Exercise], replies: Iterable[str], max_turns: int) -> Chance:
     """The reply that is right most often if it is given at every turn, whatever the task; chosen as in chance.py."""
-    num_right = {reply: sum(constant_is_right(task, reply, max_turns) for task in tasks) for reply in replies}
-    reply = min(num_right, key=lambda reply: (-num_right[reply], len(reply), reply))
-    return Chance(reply, num_right[reply] / len(tasks))
+    listed = list(replies)
+    played = partial(constant_is_right, max_turns=max_turns)
+    return best_reply(listed, [earned_by(task, listed, played) for task in tasks])
 
 
 def constant_is_right(task: Exercise, reply: str, max_turns: int) -> bool:

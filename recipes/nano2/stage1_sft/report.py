@@ -49,6 +49,8 @@ def results_table(
         "ends its turn": "stopped",
         "tool calls that fit their tools": "valid_tool_calls",
     }
+    if any(name.startswith("verifier_faults/") for name in metrics):
+        rows["not judged, because the verifier failed"] = "verifier_faults"
     lines += ["", f"| format | {' | '.join(MODES.values())} |", f"|---|{'---|' * len(MODES)}"]
     for name, metric in rows.items():
         shares = [f"{metrics[f'{metric}/{mode}']:.0%}" if f"{metric}/{mode}" in metrics else "-" for mode in MODES]

@@ -4,7 +4,8 @@ In: the Checkpoint of training.py, and through it its Dataset and stage 1's Chec
 plots of the training and of the exam, and a page of rollouts from the first and the last step.
 Held-out instructions, which no training prompt repeats: the reward, IFEval's strict and loose measures (arXiv
 2311.07911), pass@k. The exam of all families: exact match with its standard error, and the paired difference to the
-fine-tuned model. Beside both: what the best constant reply earns, and the best way of copying from the question.
+fine-tuned model. Beside both: what the best constant reply earns, and the best of some ways of copying from the
+question. A verifier that fails is named, and its reply earns nothing; their share is a metric if there is one.
 Run: python -m nemotron.recipes.nano2.stage2_rlvr.evaluation --scale tiny --checkpoint-path <directory>
 
 Left out: a user's own instructions, of which none are held out. IFEval itself and other published benchmarks run with
@@ -45,6 +46,7 @@ from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.scoring.chance import PLAUSIBLE, best_copying, best_rewarded
 from nemotron.recipes.scoring.exam import MODES, take_exam
 from nemotron.recipes.scoring.exam_report import plot_exam
+from nemotron.recipes.scoring.exercises import fault_metrics
 from nemotron.recipes.scoring.pass_at_k import paired_difference, pass_at_k
 from nemotron.recipes.scoring.rewards import Prompt, Reward, Verifier, loosely
 from nemotron.recipes.sources.exercises import instructions
@@ -163,6 +165,7 @@ def main(config: Config) -> Results:
             tokens[name] = sha256_of(str(token) for reply in replies for token in [*reply.tokens, -1])
             texts[name] = [verify.decode(reply.tokens) for reply in replies[:: config.replies_per_prompt]]
             metrics |= held_out_metrics(name, prompts, rewards[name], config.replies_per_prompt)
+        metrics |= fault_metrics({name: [one.fault for one in found] for name, found in rewards.items()})
         earned = {name: [one.total for one in found] for name, found in rewards.items()}
         metrics |= gain(earned, len(held_out))
         # What policies that ignore the question, or copy it, get from the same verifiers.

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from nemotron.recipes.scoring.chance import Chance
+from nemotron.recipes.scoring.chance import COPIES, Chance
 from nemotron.recipes.scoring.exam_report import exam_rows
 from nemotron.recipes.scoring.rewards import Prompt
 from nemotron.recipes.sources.exercises.families import VERIFIERS
@@ -53,14 +53,16 @@ def results_table(checkpoint: Checkpoint, metrics: dict[str, float], constant: C
     ]
     tries = sorted({int(name.partition("@")[2].partition("/")[0]) for name in metrics if name.startswith("pass@")})
     rows = MEASURES | {f"pass@{k}": f"right in {k} {'try' if k == 1 else 'tries'}" for k in tries}
+    if "verifier_faults/policy" in metrics:
+        rows["verifier_faults"] = "not judged, because the verifier failed"
     for name, label in rows.items():
         shares = [f"{metrics[f'{name}/{model}']:.1%}" for model in NAMES]
         lines.append(f"| {label} | {' | '.join(shares)} |")
     lines += [
         "",
         f"The reward changed by {100 * change:+.1f} points (standard error {100 * error:.1f}, paired by question). The "
-        f"best constant reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best way of "
-        f"copying from the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
+        f"best constant reply earns {metrics['reward/best_constant']:.1%} (`{constant.reply[:40]!r}`), the best of "
+        f"{len(COPIES)} ways of copying from the question {metrics['reward/best_copying']:.1%} ({copying.reply}).",
         "",
         *exam_rows(metrics, NAMES),
         "",
@@ -80,14 +82,14 @@ def plot_training(checkpoint: Checkpoint, metrics: dict[str, float], path: Path)
     for index, family in enumerate(VERIFIERS):
         found = {row["step"] + 1: row["mean"] for row in rewards if (row["verifier"], row["part"]) == (family, "all")}
         if found:
-            marker = "." if len(found) < FEW_STEPS else ""  # one point has no line
-            top.plot(list(found), smoothed(list(found.values())), marker, linestyle="-", color=f"C{index}", linewidth=1,
+            marker = "." if len(found) < FEW_STEPS else None  # one point has no line
+            top.plot(list(found), smoothed(list(found.values())), marker=marker, color=f"C{index}", linewidth=1,
                      label=family)  # fmt: skip
     top.plot(steps, smoothed([row["reward"] for row in curve]), color="0.1", linewidth=2, label="all prompts")
     top.axhline(
         metrics["reward/best_constant"], color="0.5", linestyle=":", label="best constant reply,\nheld-out instructions"
     )
-    top.set_ylabel("reward, mean of five steps")
+    top.set_ylabel("reward, mean of the last five values")
     top.set_xlabel("step", fontsize=8)
     top.set_ylim(0, 1.02)
     top.xaxis.set_major_locator(MaxNLocator(integer=True))

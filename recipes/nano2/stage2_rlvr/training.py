@@ -47,7 +47,7 @@ from nemotron.recipes.nano2.models import CHECKPOINTING, DEVICES, DTYPES
 from nemotron.recipes.nano2.stage2_rlvr.data_curation import Dataset
 from nemotron.recipes.nemotron_h.checkpoint import load_checkpoint, load_config
 from nemotron.recipes.nemotron_h.device import autocast, weight_dtype
-from nemotron.recipes.nemotron_h.generate import Sampling
+from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, parameter_groups, purpose_generator
 from nemotron.recipes.nemotron_h.workers import Workers
 from nemotron.recipes.scoring.rewards import Reward, Verifier
@@ -107,7 +107,8 @@ class Config(ScaledConfig):
     clip_high: NonNegativeFloat = at_every_scale(proxy(0.2, f"{WORKPLACE}; 0.28 in Megatron-LM's DAPO variant"))
     """A token that became more likely than 1 + clip_high times what it was is not pushed further up."""
     kl_weight: NonNegativeFloat = by_scale(tiny=0.01, small=0.01, medium=0.0, full=proxy(0.0, WORKPLACE))
-    """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model."""
+    """Weight of the KL divergence from the fine-tuned model; 0 leaves it out, and needs no second model. Measure then
+    whether the other abilities stay: at small, a run with 0 forgot nearly all of tool calling."""
 
     # Updates.
     updates_per_step: PositiveInt = by_scale(
@@ -180,9 +181,20 @@ def advantages_of(rewards: Sequence[Reward], config: Config, step: int) -> torch
     advantages = group_advantages(
         groups, leave_one_out=config.leave_one_out, divide_by_deviation=config.divide_by_deviation
     )
-    if not advantages.any():
-        print_line(f"step {step + 1}: the replies to each prompt earn the same, so nothing is learned from the rewards")
     return advantages.flatten()
+
+
+def report_signal(advantages: torch.Tensor, replies: Sequence[Continuation], config: Config, step: int) -> None:
+    """Say if the replies to each prompt earn the same, and what to do about it if the limit ended some of them."""
+    if advantages.any():
+        return
+    sentence = f"step {step + 1}: the replies to each prompt earn the same, so nothing is learned from the rewards"
+    if cut := sum(reply.finish == "length" for reply in replies):
+        sentence += (
+            f"; {cut:,} of {len(replies):,} were cut at max_new_tokens={config.max_new_tokens}; if this goes on, stop, "
+            "and lower --learning-rate or raise --max-new-tokens"
+        )
+    print_line(sentence)
 
 
 def token_terms(policy: NemotronH, experience: Experience, config: Config) -> TokenTerms:
@@ -230,6 +242,7 @@ def main(config: Config) -> Checkpoint:
             # Rewards, and how much better each reply is than the others to its prompt.
             rewards = judged(verify, prompts, replies)
             advantages = advantages_of(rewards, config, run.step)
+            report_signal(advantages, replies, config, run.step)
             run.lap("rewards")
 
             # How likely each token is before this step's updates, to the policy and to the reference.

@@ -66,20 +66,19 @@ def parts_of_list(listed: list[str], constraints: list[Constraint], reply: str) 
     """
     written = [" ".join(word.split()) for word in plain(reply).split(",")]
     words = [word.lower() for word in written]
-    repeats = any(kind == "repeat" for kind, _value in constraints)
-    good = sum(word in listed for word in words) if repeats else len(set(words) & set(listed))
-    return {
-        kind: good / len(words) * (
-            len(words) == value if kind in ("repeat", "count")
-            else words[-1] == value if kind == "end"
-            else words[0].startswith(value) if kind == "start"
-            else value in words if kind == "with"
-            else value not in words if kind == "without"
-            else words == sorted(words) if kind == "alphabet"
-            else kind == "upper" and written == [word.upper() for word in written]
-        )
-        for kind, value in constraints
-    }  # fmt: skip
+    kinds = dict(constraints)
+    good = sum(word in listed for word in words) if "repeat" in kinds else len(set(words) & set(listed))
+    satisfied = {
+        "repeat": len(words) == kinds.get("repeat"),
+        "count": len(words) == kinds.get("count"),
+        "end": words[-1] == kinds.get("end"),
+        "start": words[0].startswith(kinds.get("start", "")),
+        "with": kinds.get("with") in words,
+        "without": kinds.get("without") not in words,
+        "alphabet": words == sorted(words),
+        "upper": written == [word.upper() for word in written],
+    }
+    return {kind: good / len(words) * satisfied[kind] for kind in kinds}
 
 
 def parts_of_sentences(topic: str, number: int, constraints: list[Constraint], reply: str) -> dict[str, float]:

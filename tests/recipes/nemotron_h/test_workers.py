@@ -77,12 +77,14 @@ def keep_writing(workers):
         workers.generate(PROMPTS[:1], SAMPLING, [0])
 
 
-def test_a_process_that_is_killed_ends_the_run_with_a_sentence():
+def test_a_process_that_is_killed_is_an_error_with_both_flags():
+    """A whole run that ends by it: tests/pipelines/test_rlvr_runs.py."""
     with Workers(model_of(), 1) as workers:
         workers.generate(PROMPTS[:1], SAMPLING, [0])
         (pid,) = workers.pool._processes
         os.kill(pid, signal.SIGTERM)
-        with pytest.raises(RuntimeError, match=r"^a process that writes replies ended, .*; use fewer processes$"):
+        sentence = r"^a process that writes replies ended, .*; give fewer --rollout-processes, and .* with --resume$"
+        with pytest.raises(ChildProcessError, match=sentence):
             keep_writing(workers)
 
 

@@ -8,15 +8,20 @@ import pytest
 from nemotron.recipes.curation.tokenizer import train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
+from nemotron.recipes.scoring import chance
 from nemotron.recipes.scoring.chance import (
     PLAUSIBLE,
     Chance,
     always_refusing,
     best_constant,
+    best_copying,
+    best_rewarded,
     chance_levels,
     chance_metrics,
 )
 from nemotron.recipes.scoring.exercises import Mode, judge
+from nemotron.recipes.scoring.guard import Guard
+from nemotron.recipes.sources.exercises import instructions
 from nemotron.recipes.sources.exercises.exercise import user_exercise
 from nemotron.recipes.sources.exercises.families import FAMILIES
 from nemotron.recipes.sources.exercises.instructions import WORDS
@@ -57,6 +62,56 @@ def test_the_metrics_leave_long_context_out_of_the_mean() -> None:
         "chance/math": 0.25, "chance/code": 0.75, "chance/long_context": 1.0, "chance/all": 0.5,
         "always_refusing/safety": 0.0,
     }  # fmt: skip
+
+
+# --- verifiers that fail ---
+
+
+@pytest.fixture
+def one_fails(monkeypatch):
+    """Eight instructions, and a way to make the verifier of the first one do something else."""
+    exercises = instructions.generate_exercises(8, 3, split="evaluation")
+    real, asked = instructions.satisfied_parts, []
+
+    def install(verify):
+        def satisfied_parts(exercise, reply):
+            if exercise.id != exercises[0].id:
+                return real(exercise, reply)
+            asked.append(reply)
+            return verify(reply)
+
+        monkeypatch.setattr(instructions, "satisfied_parts", satisfied_parts)
+        return exercises, asked
+
+    return install
+
+
+def test_a_verifier_that_raises_costs_the_chance_level_one_exercise_and_is_named(one_fails, capsys) -> None:
+    exercises, _ = one_fails(lambda reply: {}[reply])
+    replies = [exercise.answer for exercise in exercises]
+    others = (best_rewarded(exercises[1:], replies), best_copying(exercises[1:]), best_constant(exercises[1:], replies))
+    capsys.readouterr()
+    found = (best_rewarded(exercises, replies), best_copying(exercises), best_constant(exercises, replies))
+    assert [one.reply for one in found] == [one.reply for one in others]
+    assert [one.share for one in found] == pytest.approx([one.share * 7 / 8 for one in others])
+    sentence = f"the verifier of instruction_following failed on {exercises[0].id}, for the chance level: KeyError"
+    assert capsys.readouterr().err.count(sentence) >= 3
+
+
+def test_after_a_fault_the_other_replies_to_an_exercise_still_count(one_fails) -> None:
+    exercises, _ = one_fails(lambda reply: {"count": 1.0} if reply == "good" else {}[reply])
+    assert best_rewarded(exercises[:1], ["bad", "good", "a"]) == Chance("good", 1.0)
+
+
+@pytest.mark.posix
+def test_a_verifier_that_hangs_costs_the_chance_level_its_time_once(one_fails, monkeypatch) -> None:
+    monkeypatch.setattr(chance, "Guard", lambda: Guard(seconds=0.5))
+    exercises, asked = one_fails(lambda reply: time.sleep(60))
+    started = time.monotonic()
+    best_rewarded(exercises, map(str, range(50)))
+    best_copying(exercises)
+    assert asked == ["0", exercises[0].messages[-1]["content"]]
+    assert time.monotonic() - started < 20
 
 
 def test_refusing_everything_gets_the_share_of_requests_that_are_forbidden() -> None:

@@ -21,7 +21,7 @@ def answered(right, families=tuple(FAMILIES), number=2):
     return [
         SimpleNamespace(
             exercise=SimpleNamespace(family=family), right=right(family, index), obeyed=family == "math",
-            continuation=SimpleNamespace(tokens=[index]),
+            continuation=SimpleNamespace(tokens=[index]), fault="",
         )
         for family in families
         for index in range(number)
@@ -42,6 +42,15 @@ TWO = {
 
 
 # --- metrics ---
+
+
+def test_replies_that_could_not_be_judged_are_counted_by_model_if_there_are_some():
+    replies = replies_of(TWO)
+    assert not [name for name in exam_metrics(replies) if "faults" in name]
+    replies["policy", "think"][0].fault = "KeyError: 1"
+    found = exam_metrics(replies)
+    assert found["verifier_faults/exam/tuned"] == 0
+    assert found["verifier_faults/exam/policy"] == 1 / (2 * len(replies["policy", "think"]))
 
 
 def test_the_exam_is_the_mean_over_both_ways_of_asking_and_leaves_long_context_out_of_all():

@@ -50,6 +50,12 @@ def test_of_three_models_each_is_compared_with_the_one_before_it():
     assert "| 75.0% ± 75.0% | +25.0 ± 25.0 | +12.5 ± 6.2 | 12.5% |" in rows[2]
 
 
+def test_replies_that_could_not_be_judged_have_a_row_if_there_are_some():
+    assert not [row for row in exam_rows(METRICS, NAMES) if "not judged" in row]
+    some = METRICS | {"verifier_faults/exam/reinforced": 0.0, "verifier_faults/exam/preferred": 0.25}
+    assert "| not judged, because the verifier failed | 0.0% | 25.0% |" in exam_rows(some, NAMES)
+
+
 def test_a_family_without_an_exercise_has_no_row_and_no_bar(tmp_path):
     some = {name: value for name, value in METRICS.items() if name.split("/")[1] != "math"}
     plot_exam(some, NAMES, tmp_path / "exam.svg")

@@ -1,6 +1,7 @@
 """How exercises are asked, and how replies are judged and counted, on replies written by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, initialize
 from nemotron.recipes.scoring import exercises as exam
 from nemotron.recipes.scoring.exercises import Mode, ask, calls_are_valid, judge, reply_metrics, share, thought_length
-from nemotron.recipes.sources.exercises.families import FAMILIES
+from nemotron.recipes.sources.exercises.families import FAMILIES, VERIFIERS
 from nemotron.recipes.sources.exercises.tool_calling import TOOLS
 
 GREEDY = Sampling(max_new_tokens=6)
@@ -42,6 +43,20 @@ def continuation(tokenizer, text):
 
 def judged(tokenizer, exercise, text, mode=THINK):
     return judge(exercise, continuation(tokenizer, text), tokenizer, CHAT, mode)
+
+
+@pytest.mark.parametrize("mode", [BASE, THINK])
+def test_a_verifier_that_fails_makes_no_answer_right_and_is_counted(tokenizer, exercise, monkeypatch, mode) -> None:
+    text = "some steps\n</think>\n\nthe answer\n<SPECIAL_12>"
+    fine = judged(tokenizer, exercise, text, mode)
+    monkeypatch.setitem(VERIFIERS, "math", SimpleNamespace(check_answer=lambda exercise, reply: {}["no"]))
+    failed = judged(tokenizer, exercise, text, mode)
+    assert (failed.right, failed.fault) == (False, "KeyError: 'no'")
+    assert not fine.fault
+    metrics = reply_metrics({"first": [fine, failed, fine, fine], "second": [fine]})
+    assert metrics["verifier_faults/first"] == 1 / 4
+    assert metrics["verifier_faults/second"] == 0
+    assert not [name for name in reply_metrics({"first": [fine]}) if name.startswith("verifier_faults")]
 
 
 def test_a_right_answer_after_a_closed_thought_is_right(tokenizer, exercise):
@@ -285,3 +300,12 @@ def test_the_loss_of_right_replies_is_the_mean_over_their_tokens_in_each_family(
                 logprobs = model(torch.tensor([row.ids]))[0].log_softmax(dim=-1)
             losses += [-logprobs[i - 1, row.ids[i]].item() for i in range(1, len(row.ids)) if row.in_loss[i]]
         assert found[family] == pytest.approx(sum(losses) / len(losses), rel=1e-9)
+
+
+def test_a_verifier_that_fails_is_named_with_its_exercise(tokenizer, exercise, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(VERIFIERS, "math", SimpleNamespace(check_answer=lambda exercise, reply: 1 / 0))
+    replies = [continuation(tokenizer, f"so\n</think>\n\n{number}\n<SPECIAL_12>") for number in range(2)]
+    monkeypatch.setattr(exam, "generate", lambda *given, **options: replies)
+    ask(None, tokenizer, CHAT, [exercise] * 2, THINK, seed=0, batch_replies=2)
+    said = capsys.readouterr().err
+    assert said.count(f"the verifier of math failed on {exercise.id}: ZeroDivisionError: division by zero") == 2

@@ -1,9 +1,7 @@
 """What replies earn, what happens if a verifier fails, and what policies earn that do not do what is asked."""
 
 import re
-import signal
 import threading
-import time
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -14,7 +12,7 @@ from nemotron.recipes.curation.tokenizer import save_tokenizer, train_tokenizer
 from nemotron.recipes.nano2.chat import CHAT
 from nemotron.recipes.nemotron_h.generate import Continuation
 from nemotron.recipes.scoring import rewards
-from nemotron.recipes.scoring.chance import COPIES, PLAUSIBLE, Chance, best_copying, best_rewarded, mean_reward
+from nemotron.recipes.scoring.chance import COPIES, PLAUSIBLE, Chance, answer_reward, best_copying, best_rewarded
 from nemotron.recipes.scoring.exercises import prompt_ids
 from nemotron.recipes.scoring.rewards import (
     Prompt,
@@ -23,7 +21,6 @@ from nemotron.recipes.scoring.rewards import (
     loosely,
     loosened,
     reward_parts,
-    time_limit,
     total_reward,
 )
 from nemotron.recipes.sources.exercises.exercise import Exercise, user_exercise
@@ -231,23 +228,16 @@ def test_a_share_is_no_right_answer(verify, broken) -> None:
 
 
 @needs_alarms
-def test_the_alarm_is_put_back(broken) -> None:
-    before = signal.getsignal(signal.SIGALRM)
-    with pytest.raises(TimeoutError, match=r"no result after 0\.05 s"), time_limit(0.05):
-        hanging(None, "")
-    with time_limit(0.05):
-        pass
-    assert signal.getsignal(signal.SIGALRM) == before
-    time.sleep(0.1)  # an alarm that is still set would end the test
-
-
-@needs_alarms
-def test_an_interrupt_is_no_fault_of_the_verifier(verify, broken) -> None:
-    def interrupt(exercise, reply):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        earned(verify, broken(interrupt), "3" + END)
+def test_after_a_verifier_hung_the_prompts_other_replies_get_its_fault_at_once(tokenizer_path, broken, capsys) -> None:
+    asked = []
+    exercise = broken(lambda exercise, reply: asked.append(reply) or hanging(exercise, reply))
+    verify = Verifier(CHAT, tokenizer_path, seconds=0.1)
+    prompts = [Prompt(exercise, False, (1,)), Prompt(addition(), False, (1,))]
+    rewards = verify(prompts, [replied(verify, "3" + END)] * 16)
+    assert asked == ["3"]
+    fault = "TimeoutError: no result after 0.1 s"
+    assert [reward.fault for reward in rewards] == [fault] * 8 + [""] * 8
+    assert capsys.readouterr().err.count(f"the verifier of broken failed on sft/broken/000007: {fault}") == 8
 
 
 def test_outside_of_the_main_thread_replies_are_judged_without_a_limit_of_time(verify) -> None:
@@ -301,17 +291,20 @@ def test_what_is_left_of_an_answer_is_never_nothing(answer, readings) -> None:
 # --- policies that do not do what is asked ---
 
 # Of the first 150 exercises with seed 1234: what earns most, and how much; 0.1 is for the form alone.
-# For instructions, every word, every pair of words and recitations of all are tried, in lower and upper case.
+# For instructions, every word, every pair of words and recitations of all are tried, in lower and upper case, and every
+# triple of words in upper case, which earns what lower case earns and more.
 HALVES = f"{' '.join(WORDS[:12])}. {' '.join(WORDS[12:])}.".upper()  # two sentences with every word
+TWO = "its first two listed words, or the words to repeat twice"
+THREE = "its first three listed words, or the words to repeat twice"
 EARNED = [
     ("math", 1, ("4", 0.226), ("its last word", 0.154)),
     ("code", 1, ("9", 0.16), ("the question", 0.1)),
     ("science", 1, ("17", 0.118), ("the question", 0.1)),
     ("tool_calling", 1, ("", 0.1), ("the question", 0.1)),
-    ("instruction_following", 1, ("KITE, STONE", 0.178), ("the first half of that", 0.379)),
-    ("instruction_following", 2, (HALVES, 0.2005), ("that in upper case", 0.244)),
-    ("instruction_following", 3, ("APPLE, PAPER", 0.20275), ("that in upper case", 0.2965)),
-    ("instruction_following", 4, (HALVES, 0.1996), ("that in upper case", 0.268)),
+    ("instruction_following", 1, ("KITE, LAMP, RIVER", 0.183), (f"{THREE}, in upper case", 0.544)),
+    ("instruction_following", 2, (HALVES, 0.2005), (f"{TWO}, in upper case", 0.413)),
+    ("instruction_following", 3, ("APPLE, PAPER", 0.20275), (f"{TWO}, in upper case", 0.409)),
+    ("instruction_following", 4, (HALVES, 0.1996), (f"{TWO}, in upper case", 0.4174)),
     ("long_context", 1, ("33", 0.124), ("the question", 0.1)),
     ("multilingual", 1, ("9", 0.148), ("its last word", 0.274)),
     ("safety", 1, ("", 0.1), ("the question", 0.1)),
@@ -320,7 +313,8 @@ EARNED = [
 
 def wordings() -> list[str]:
     lists = [*WORDS, *(", ".join(pair) for pair in combinations(WORDS, 2))]
-    return [*lists, *(text.upper() for text in lists), *recitations()]
+    triples = [", ".join(triple).upper() for triple in combinations(WORDS, 3)]
+    return [*lists, *(text.upper() for text in lists), *triples, *recitations()]
 
 
 @pytest.mark.parametrize(("family", "difficulty", "constant", "copying"), EARNED)
@@ -329,7 +323,7 @@ def test_what_the_best_constant_and_the_best_copying_policy_earn(family, difficu
     replies = [*PLAUSIBLE, *(wordings() if family == "instruction_following" else ())]
     assert best_rewarded(exercises, replies) == Chance(constant[0], pytest.approx(constant[1], abs=5e-7))
     assert best_copying(exercises) == Chance(copying[0], pytest.approx(copying[1], abs=5e-7))
-    assert mean_reward(exercises, [exercise.answer for exercise in exercises]) == 1
+    assert {answer_reward(exercise, exercise.answer) for exercise in exercises} == {1}
 
 
 def test_every_family_is_played() -> None:
@@ -356,5 +350,17 @@ def test_what_is_copied_from_a_question() -> None:
         "what follows its first colon": "apple, bread, cloud",
         "the first half of that": "apple, bread",
         "that in upper case": "APPLE, BREAD, CLOUD",
+        TWO: "apple, bread",
+        THREE: "apple, bread, cloud",
+        f"{TWO}, in upper case": "APPLE, BREAD",
+        f"{THREE}, in upper case": "APPLE, BREAD, CLOUD",
     }
-    assert best_copying([LISTED]) == Chance("the first half of that", pytest.approx(0.1 + 0.9 * 2 / 3))
+    assert best_copying([LISTED]) == Chance(f"{TWO}, in upper case", 1.0)
+
+
+def test_words_to_repeat_are_copied_twice() -> None:
+    repetition = make_exercise(
+        "Write the words ink lamp.", [("repeat", 2)], "ink lamp, ink lamp", {"words": ["ink lamp"]}
+    )
+    assert COPIES[TWO](repetition) == COPIES[THREE](repetition) == "ink lamp, ink lamp"
+    assert answer_reward(repetition, COPIES[TWO](repetition)) == 1

@@ -469,6 +469,31 @@ def test_a_lap_is_the_time_since_the_last_one(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines() == ["share of 7 s: rollouts 86% at 20 tokens/s, learning 14%"]
 
 
+def test_the_speed_of_each_part_of_a_step_is_shown_and_of_that_step_alone(monkeypatch, capsys):
+    times = chain([0.0, 0.0, 2.0, 3.0, 7.0, 8.0, 9.0, 12.0], repeat(13.0))
+    monkeypatch.setattr("nemotron.recipes.training.progress.time.perf_counter", lambda: next(times))
+    with TrainingProgress("training", 2, 0) as progress:
+        for part, tokens in (("rollouts", 60), ("rewards", 0), ("learning", 40)):
+            progress.lap(part, tokens)
+        first = progress.update(1, tokens=40, loss=0.5)
+        progress.lap("record and state", 0)
+        progress.lap("rollouts", 60)
+        second = progress.update(2, tokens=10, loss=0.5)
+    assert first == {"tokens_per_second": 5, "rollouts_tokens_per_second": 30, "learning_tokens_per_second": 10}
+    assert second == {"tokens_per_second": 2, "rollouts_tokens_per_second": 20}
+    said = capsys.readouterr().err
+    assert "training 1/2  loss 0.5  rollouts 30 tokens/s  learning 10 tokens/s  5 tokens/s" in said
+
+
+def test_speeds_are_tracked_at_every_step_and_in_no_artifact(prompts, tmp_path, monkeypatch):
+    tracked = {}
+    monkeypatch.setattr("nemotron.recipes.training.run.log_curve", lambda config, rows: tracked.update(rows))
+    checkpoint = noting(Config(output_dir=tmp_path / "training"), prompts)
+    for step in range(1, TOTAL_STEPS):
+        assert tracked[step]["rollouts_tokens_per_second"] > 0
+    assert not [name for name in pq.read_table(checkpoint.curve_path).column_names if "second" in name]
+
+
 def test_a_checkpoint_of_another_scale_is_refused(trained):
     trained.check_scale("tiny")
     with pytest.raises(ValueError, match=r"scale=small, but .* was trained at tiny; use --scale tiny"):

@@ -36,6 +36,14 @@ def test_the_table_has_a_row_for_each_family_and_a_dash_for_what_was_not_measure
     assert "the budget closed 3 of them" in table
 
 
+def test_replies_that_could_not_be_judged_have_a_row_if_there_are_some():
+    checkpoint = SimpleNamespace(num_parameters=1, num_steps=1)
+    assert "not judged" not in results_table(checkpoint, METRICS, FAMILIES, CHANCE)
+    some = METRICS | {f"verifier_faults/{mode}": share for mode, share in zip(MODES, (0, 0.25, 0, 0.5), strict=True)}
+    table = results_table(checkpoint, some, FAMILIES, CHANCE)
+    assert "| not judged, because the verifier failed | 0% | 25% | 0% | 50% |" in table
+
+
 def test_the_table_says_which_constant_reply_gets_the_chance_level():
     table = results_table(SimpleNamespace(num_parameters=1, num_steps=1), METRICS, FAMILIES, CHANCE)
     assert "| exact match | base model | thinking | not thinking | thinking within a budget | chance level |" in table

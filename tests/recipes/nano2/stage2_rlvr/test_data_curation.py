@@ -98,9 +98,12 @@ def test_the_share_of_the_others_is_that_of_the_config(share):
     assert len(prompts) == 1400
 
 
-def test_full_has_the_published_number_of_prompts():
-    config = Config(scale="full")
-    assert config.raw_prompts == 16_000
+def test_full_reads_the_published_number_of_prompts(tmp_path):
+    row = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    rows = [json.dumps({"prompt": f"Name {number} rivers.", **row}) for number in range(16_100)]
+    (tmp_path / "own.jsonl").write_text("\n".join(rows) + "\n")
+    config = Config(scale="full", sources=(str(tmp_path / "own.jsonl"),), other_share=0.0)
+    assert len(data_curation.raw_prompts(config)[0]) == 16_000
 
 
 # --- the Config ---

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemotron.recipes.nano2.stage2_rlvr.report import (
+    FEW_STEPS,
     PANELS,
     plot_training,
     results_table,
@@ -39,18 +40,22 @@ CHECKPOINT = SimpleNamespace(num_parameters=1234, num_steps=56)
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A Checkpoint of three steps with tables as training writes them."""
+    return checkpoint_of(tmp_path)
+
+
+def checkpoint_of(tmp_path, num_steps=3):
+    """A Checkpoint of some steps with tables as training writes them."""
 
     def write(name, rows):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
 
     names = [name for panel in PANELS.values() for name in panel]
-    write("curve", [{"step": step, "reward": 0.1 * step, **dict.fromkeys(names, 0.5)} for step in range(3)])
+    write("curve", [{"step": step, "reward": 0.1 * step, **dict.fromkeys(names, 0.5)} for step in range(num_steps)])
     write(
         "rewards",
         [
             {"step": step, "verifier": family, "part": part, "replies": 4, "mean": 0.5}
-            for step in range(3)
+            for step in range(num_steps)
             for family in ("instruction_following", "math", "ifeval")
             for part in ("all", "form")
         ],
@@ -87,11 +92,18 @@ def test_the_table_has_both_models_beside_each_other():
     assert all(f"| {family} |" in table for family in FAMILIES)
 
 
+def test_replies_that_could_not_be_judged_have_a_row_if_there_are_some():
+    assert "not judged" not in results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
+    some = METRICS | {"verifier_faults/tuned": 0.0, "verifier_faults/policy": 0.25}
+    table = results_table(CHECKPOINT, some, CONSTANT, COPYING)
+    assert "| not judged, because the verifier failed | 0.0% | 25.0% |" in table
+
+
 def test_the_table_says_what_gaming_the_verifiers_earns():
     table = results_table(CHECKPOINT, METRICS, CONSTANT, COPYING)
     assert "changed by +50.0 points (standard error 6.2, paired by question)" in table
     assert "The best constant reply earns 12.5% (`'a\\nb'`)" in table
-    assert "the best way of copying from the question 37.5% (its last word)" in table
+    assert "the best of 10 ways of copying from the question 37.5% (its last word)" in table
 
 
 # --- the plot of training ---
@@ -117,9 +129,21 @@ def test_the_plot_of_training_names_its_lines_and_axes(checkpoint, tmp_path):
     """Comments beside the outlines of the letters."""
     plot_training(checkpoint, METRICS, tmp_path / "one.svg")
     text = (tmp_path / "one.svg").read_text()
-    for label in ("instruction_following", "math", "ifeval", "all prompts", "best constant reply,", *PANELS):
+    reward = "reward, mean of the last five values"  # of a family: of the last five steps with a prompt of it
+    for label in ("instruction_following", "math", "ifeval", "all prompts", "best constant reply,", reward, *PANELS):
         assert f"<!-- {label} -->" in text
     assert "<!-- safety -->" not in text  # no prompt of it
+
+
+def test_a_long_training_has_lines_without_points(tmp_path):
+    """Warnings are errors here, those of matplotlib too."""
+    points = []
+    for num_steps in (FEW_STEPS - 1, FEW_STEPS):
+        plot_training(checkpoint_of(tmp_path, num_steps), METRICS, tmp_path / "one.svg")
+        text = (tmp_path / "one.svg").read_text()
+        assert "<!-- instruction_following -->" in text
+        points.append(text.count("<use "))
+    assert points[0] - points[1] > 3 * (FEW_STEPS - 2)  # of three families
 
 
 def test_the_smoothed_line_is_the_mean_of_the_last_values():

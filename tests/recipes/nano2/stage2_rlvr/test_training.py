@@ -8,7 +8,7 @@ import torch
 from nemotron.recipes.nano2.models import MODELS
 from nemotron.recipes.nano2.stage2_rlvr import training
 from nemotron.recipes.nano2.stage2_rlvr.training import Config
-from nemotron.recipes.nemotron_h.generate import Sampling
+from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH, initialize
 from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import user_exercise
@@ -83,12 +83,23 @@ def test_shuffled_rewards_are_the_same_rewards_of_other_replies_and_differ_by_st
     assert steps[0] != training.advantages_of(given, config, 0).tolist()
 
 
-def test_replies_that_earn_the_same_are_reported(capsys):
+def test_replies_that_earn_the_same_have_no_advantage():
     config = Config(replies_per_prompt=2)
     assert training.advantages_of(rewards(0.5, 0.5, 0.1, 0.1), config, 3).tolist() == [0, 0, 0, 0]
-    assert "step 4: the replies to each prompt earn the same, so nothing is learned" in capsys.readouterr().err
-    training.advantages_of(rewards(0.5, 0.5, 0.1, 0.2), config, 3)
-    assert capsys.readouterr().err == ""
+
+
+def test_what_is_said_of_a_step_without_a_signal_has_a_remedy_if_replies_were_cut(capsys):
+    config, same = Config(), "step 4: the replies to each prompt earn the same, so nothing is learned from the rewards"
+    cut, ended = Continuation([5], [0.0], [False], "length"), Continuation([5], [0.0], [False], "stop")
+    none = torch.zeros(4)
+    for replies in ([ended] * 4, [cut, ended, cut, cut]):
+        training.report_signal(none, replies, config, 3)
+        training.report_signal(torch.tensor([0.0, 0.0, 1.0, -1.0]), replies, config, 3)
+    assert capsys.readouterr().err.splitlines() == [
+        same,
+        f"{same}; 3 of 4 were cut at max_new_tokens=40; if this goes on, stop, and lower --learning-rate or raise "
+        "--max-new-tokens",
+    ]
 
 
 # --- log-probabilities ---
