@@ -6,8 +6,7 @@ The reward model reads what the user reads: the conversation without a flag, and
 of the wrong form (it does not end its turn, it thinks although it should not or does not although it should) is scored
 as the empty reply: what was cut cannot be judged, and nothing is earned by it.
 
-A rubric that fails or takes too long gives parts of 0 and a fault that says so; the score stays. The limit of time is
-that of rewards.py.
+A rubric that fails or takes too long (guard.py) gives parts of 0 and a fault that says so; the score stays.
 
 Left out: length penalties, and a mean of several reward models.
 """
@@ -26,10 +25,10 @@ from nemotron.recipes.nemotron_h.generate import Continuation
 from nemotron.recipes.nemotron_h.scorer import Scorer, scores_of
 from nemotron.recipes.scoring.chance import Chance
 from nemotron.recipes.scoring.exercises import answer_of, prompt_ids, written_text
-from nemotron.recipes.scoring.rewards import VERIFIER_SECONDS, Prompt, Reward, time_limit
+from nemotron.recipes.scoring.guard import VERIFIER_SECONDS, Guard
+from nemotron.recipes.scoring.rewards import Prompt, Reward
 from nemotron.recipes.sources.exercises.exercise import Exercise
 from nemotron.recipes.sources.rubric import WEIGHTS, rubric_parts, rubric_total
-from nemotron.strict import one_sentence
 from nemotron.terminal import print_line
 
 RUBRIC = "rubric"  # the weighted mean of the parts, beside them
@@ -51,25 +50,22 @@ def judged_answer(
     return form, answer_of(written_text(continuation, tokenizer), chat) if form == 1 else ""
 
 
-def by_rubric(exercise: Exercise, form: float, answer: str, seconds: float = VERIFIER_SECONDS) -> Reward:
+def by_rubric(exercise: Exercise, form: float, answer: str, guard: Guard) -> Reward:
     """What the rubric gives to an answer; the total is its weighted mean, and 0 if the rubric fails.
 
     Args:
-        seconds: that the rubric may take.
+        guard: asks the rubric.
     """
-    try:
-        with time_limit(seconds):
-            parts = rubric_parts(exercise, answer)
-            total = rubric_total(parts)
-    except Exception as error:  # whatever a rubric raises, training goes on
-        nothing = dict.fromkeys([*WEIGHTS, RUBRIC], 0.0)
-        return Reward(0.0, form, nothing, answer=answer, fault=f"{type(error).__name__}: {one_sentence(error)}")
-    return Reward(total, form, {**parts, RUBRIC: total}, all(part == 1 for part in parts.values()), answer)
+    nothing = dict.fromkeys(WEIGHTS, 0.0)
+    parts, fault = guard(exercise, lambda: rubric_parts(exercise, answer), nothing)
+    total = rubric_total(parts)
+    return Reward(total, form, {**parts, RUBRIC: total}, all(part == 1 for part in parts.values()), answer, fault=fault)
 
 
 def best_graded(exercises: Sequence[Exercise], answers: Sequence[str]) -> Chance:
     """The answer that earns the most of the rubric if it is given to every exercise; of equal ones, the first."""
-    earned = [sum(by_rubric(one, 1.0, answer).total for one in exercises) / len(exercises) for answer in answers]
+    guard = Guard()
+    earned = [sum(by_rubric(one, 1.0, answer, guard).total for one in exercises) / len(exercises) for answer in answers]
     return Chance(answers[earned.index(max(earned))], max(earned))
 
 
@@ -107,7 +103,8 @@ class Judge:
             (prompt.exercise, *judged_answer(prompt, reply, self.tokenizer, self.chat))
             for prompt, reply in zip(asked, replies, strict=True)
         ]
-        rewards = [by_rubric(*one, self.seconds) for one in found]
+        guard = Guard(self.seconds)
+        rewards = [by_rubric(*one, guard) for one in found]
         for prompt, reward in zip(asked, rewards, strict=True):
             if reward.fault:
                 print_line(f"the rubric failed on a reply to {prompt.exercise.id}: {reward.fault}")

@@ -51,6 +51,7 @@ from nemotron.recipes.nemotron_h.device import device_memory_bytes
 from nemotron.recipes.nemotron_h.generate import Continuation, Sampling
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
+from nemotron.recipes.scoring.guard import Guard
 from nemotron.recipes.scoring.judge import Judge, by_rubric, judged_answer
 from nemotron.recipes.sources import Unreadable, preferences
 from nemotron.recipes.sources.exercises import algebra, code_output, conversation, science
@@ -241,13 +242,13 @@ def generated_pairs(
     exercises: Sequence[Exercise], answers: dict[tuple[str, int], str], config: Config
 ) -> list[Preference]:
     """One pair for each context, labeled by the rubric: answers of the policy and, elsewhere, of a drawn quality."""
-    pairs = []
+    pairs, guard = [], Guard()
     for exercise in exercises:
         texts = []
         for side in (0, 1):
             drawn = conversation.draw_reply(seeded_random("reply", config.seed, exercise.id, side), exercise)
             texts.append(answers.get((exercise.id, side), drawn))
-        first, second = (by_rubric(exercise, 1.0, text) for text in texts)
+        first, second = (by_rubric(exercise, 1.0, text, guard) for text in texts)
         fault = first.fault or second.fault
         label = 0 if fault else label_of(second.total - first.total)  # the filters count and name faults
         noisy = label != 0 and falls_into_share(config.noise_share, "noise", config.seed, exercise.id)
