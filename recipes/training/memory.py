@@ -7,7 +7,8 @@ Run: python -m nemotron.recipes.nano2.stage2_rlvr --scale medium --plan --device
 A step of reinforcement learning does several things, one after the other: it writes replies, scores them, learns from
 them. Each has a column, and the largest decides. Every prompt and reply counts as long as it may become.
 
-Left out: the replies of a step as tensors, for the loss; the CUDA context and fragmentation, for which a card's
+Left out: the replies of a step as tensors, for the loss; the pool of each CUDA graph, with what a decoding step holds
+for a while; the CUDA context and fragmentation, for which a card's
 gigabytes are counted as 10^9 bytes, 3 to 7 % less than it reports.
 """
 
