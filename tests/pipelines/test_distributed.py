@@ -229,7 +229,8 @@ def test_a_device_of_one_process_is_refused(ranks, dataset, tmp_path):
 
 
 def test_a_machine_that_is_too_small_is_refused_with_what_would_fit(ranks, dataset, tmp_path):
-    command = flags(dataset_path=dataset.path, output_dir=tmp_path / "training", scale="full", device="cpu")
+    given = {"scale": "full", "device": "cpu", "warmup_steps": 1, "dataset_path": dataset.path}
+    command = flags(**given, output_dir=tmp_path / "training")
     sentence = refusal(ranks(STEP, [command] * 2))
     assert re.fullmatch(r"error: training needs [\d,]+ GiB \(weights .*\), and cpu has [\d.,]+ GiB; use .*", sentence)
 
@@ -242,6 +243,12 @@ def test_a_shard_that_is_missing_or_changed_is_refused(ranks, dataset, tmp_path,
     sentence = refusal(ranks(STEP, [command] * 2))
     assert "phase2/00000.parquet" in sentence
     assert "copy the artifact again, or run the step again" in sentence
+
+
+def test_too_little_memory_in_every_process_is_one_sentence(ranks):
+    sentence = refusal(ranks("out_of_memory", [[]] * 2))
+    assert "there is too little memory" in sentence
+    assert "lower a flag of this step" in sentence
 
 
 def test_a_gpu_that_is_not_there_is_refused(ranks, dataset, tmp_path):
