@@ -57,7 +57,7 @@ def test_every_measurement_has_a_line(gpu, config):
     assert re.fullmatch(r"\d+\.\d\d GiB", rows[1].ours)
     for row in (rows[1], rows[3]):
         (percent,) = re.fullmatch(r"plan: \d+\.\d\d GiB \(([+-]\d+)%\)", row.beside).groups()
-        assert abs(int(percent)) <= 10
+        assert abs(int(percent)) <= 2  # 6 and 10 less if a step has one micro batch, before there are gradients
 
 
 def test_a_step_that_the_plan_says_does_not_fit_is_left_out(gpu, config, monkeypatch):
