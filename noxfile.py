@@ -17,7 +17,7 @@ Sessions that run pytest take its arguments: `nox -s tests -- -k stage0`.
     devices  the training steps of a tiny run again in two processes each: the same numbers; 10 minutes
     report   the report of a run in headless Chromium: no stored script runs, nothing overflows, axe finds nothing
     bench    the benchmarks in benchmarks/; not part of the tests
-    gpu      what one GPU does with this code, in eight minutes: a table; without a GPU it says so in one sentence
+    gpu      what one GPU does with this code: a table, no part of which begins after 8 minutes; without one a sentence
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What one GPU does with this code: eight minutes, and a table for the README that is marked with the card's name.
+"""What one GPU does with this code: a table for the README that is marked with the card's name.
 
 In: a machine with a GPU. Out: the table on stdout and in a file. Where there is no GPU, one sentence says so.
 
@@ -9,7 +9,8 @@ In: a machine with a GPU. Out: the table on stdout and in a file. Where there is
     decoding      1, 32 and 256 prompts side by side, beside `transformers.generate`
     kill, resume  stage 0's training killed and resumed, against the same training without a pause
 
-A part that would begin after the time is up is left out, and the table says so.
+No part begins after eight minutes (`--minutes`); one that is left out has a line. The duration is not measured yet.
+A part that fails has a line too, and so has a golden that differs; the exit code is then 1.
 transformers is part of the test extra: pip install -e ".[test]" -c constraints.txt
 Run: nox -s gpu
      python benchmarks/gpu.py --try-out        # every part on the processor, very small
@@ -42,6 +43,7 @@ from nemotron.recipes.nemotron_h.generate import Sampling, generate
 from nemotron.recipes.nemotron_h.losses import chunk_tokens, token_losses
 from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH, at_least_float32, initialize, parameter_groups
 from nemotron.recipes.nemotron_h.plan import LiveBytes, floating_point_operations_per_token, memory_of_step
+from nemotron.strict import one_sentence
 from nemotron.testing.stage import reproduction
 
 STAGES = ("stage0_pretrain", "stage1_sft", "stage2_rlvr", "stage3_dpo", "stage4_rlhf", "stage5_compress")
@@ -86,6 +88,9 @@ TRY_OUT = {
 AGREEMENT = {"float64": 1e-5, "float32": 1e-3, "bfloat16": 0.05}
 """By how much the losses of the two models may differ; else their times are not comparable. transformers scans in
 float32, whatever the weights are."""
+
+FAILED, EQUAL = "failed: ", "equal: "
+"""What a part that failed begins with, and what is said of a golden: "equal: yes" or why not."""
 
 
 @dataclass(frozen=True)
@@ -163,16 +168,24 @@ def their_loss(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(at_least_float32(logits).flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def step_seconds(loss_of: Callable[..., torch.Tensor], model: Any, config: Config, *batch: Any) -> tuple[float, float]:
-    """Median seconds of a training step on a batch, and the loss of the first one."""
+def step_seconds(
+    loss_of: Callable[..., torch.Tensor], model: Any, config: Config, *batch: Any, micro_batches: int = 1
+) -> tuple[float, float]:
+    """Median seconds of a training step on a batch, and the loss of the first one.
+
+    Args:
+        micro_batches: how often the batch is learned in a step. With 2, gradients exist while the second one is
+            learned, which is the peak of memory that the plan describes.
+    """
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-4)
     seconds, losses = [], []
     for _ in range(config.steps + 2):
         start = synchronized(config.device)
         optimizer.zero_grad()
-        with autocast(config.dtype, config.device):
-            loss = loss_of(model, *batch)
-        loss.backward()
+        for _ in range(micro_batches):
+            with autocast(config.dtype, config.device):
+                loss = loss_of(model, *batch)
+            (loss / micro_batches).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
@@ -221,7 +234,7 @@ def training(config: Config) -> list[Row]:
             continue
         with peak_bytes(config.device) as peak_now:
             model = training_model(shape, config, again=again)
-            _, first = step_seconds(our_loss, model, replace(config, steps=0), tokens)
+            _, first = step_seconds(our_loss, model, replace(config, steps=0), tokens, micro_batches=2)
             measured = peak_now()
         ours, _ = step_seconds(our_loss, model, config, tokens)
         beside = ""
@@ -254,7 +267,7 @@ def long_context(config: Config) -> list[Row]:
             assert len(document_lengths(segments)) == documents
         with peak_bytes(config.device) as peak_now:
             model = training_model(shape, config)
-            step_seconds(our_loss, model, replace(config, steps=0), tokens, segments)
+            step_seconds(our_loss, model, replace(config, steps=0), tokens, segments, micro_batches=2)
             measured = peak_now()
         seconds, _ = step_seconds(our_loss, model, config, tokens, segments)
         name = f"1 x {config.long_length:,} tokens, {documents} document{'s' * (documents > 1)}"
@@ -320,7 +333,7 @@ def goldens(config: Config, directory: Path) -> list[Row]:
         artifacts = stage.main(of_stage)
         base = {"base_checkpoint_path": artifacts["checkpoint"].path}
         verdict = reproduction(f"nano2/{name}", directory / name).partition(": ")[2]
-        rows.append(Row("goldens", f"{name}, float64, {time.perf_counter() - start:.0f} s", f"equal: {verdict}"))
+        rows.append(Row("goldens", f"{name}, float64, {time.perf_counter() - start:.0f} s", f"{EQUAL}{verdict}"))
     return rows
 
 
@@ -385,14 +398,17 @@ def main(config: Config) -> None:
             print(f"{part} ...", file=sys.stderr, flush=True)
             try:
                 rows += measure()
-            except (RuntimeError, SystemExit, subprocess.CalledProcessError) as error:  # the other parts still count
-                rows.append(Row(part, f"failed: {str(error).splitlines()[0]}", ""))
+            except (Exception, SystemExit) as error:  # the other parts still count
+                rows.append(Row(part, f"{FAILED}{one_sentence(error)}", ""))
             gc.collect()
     table = table_of(rows, name_of(config.device))
     config.output.parent.mkdir(parents=True, exist_ok=True)
     config.output.write_text(table, encoding="utf-8", newline="\n")
     print(table)
     print(f"written to {config.output} after {time.monotonic() - start:.0f} s", file=sys.stderr)
+    differs = [row for row in rows if row.ours.startswith(EQUAL) and not row.ours.startswith(f"{EQUAL}yes")]
+    if differs or any(row.what.startswith(FAILED) for row in rows):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ def step_process(*, several: bool = False) -> Iterator[None]:
     """Run a step as a program: only `print_complete` and `print_page` reach stdout, and errors are one sentence.
 
     Inside, file descriptor 1 points to stderr, so that no library can corrupt the pipe by printing. ValueError and
-    OSError become a sentence on stderr and exit code 2, Ctrl-C exit code 130, SIGTERM exit code 143. Each of them
-    unwinds the step, so that `working_directory` cleans up. At the end, the lineage tracker sends what is left.
+    OSError become a sentence on stderr and exit code 2, and so does too little memory; Ctrl-C exit code 130, SIGTERM
+    exit code 143. Each of them unwinds the step, so that `working_directory` cleans up. At the end, the lineage
+    tracker sends what is left.
 
     What was imported before stays until the end: a quarter of a million objects with torch. Python's garbage collector
     does not search them inside.
@@ -73,11 +74,29 @@ def step_process(*, several: bool = False) -> Iterator[None]:
         if sys.flags.dev_mode:
             raise
         _exit(f"error: {one_sentence(error)}", 2)
+    except (RuntimeError, MemoryError) as error:
+        if sys.flags.dev_mode or not is_out_of_memory(error):
+            raise
+        _exit(f"error: {_memory_sentence(error)}", 2)
     finally:
         gc.unfreeze()
         if process.tracker is not None:
             process.tracker.close()
         signal.signal(signal.SIGTERM, before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or the machine had too little memory: how Python, PyTorch's allocators and CUDA say it."""
+    texts = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def _memory_sentence(error: BaseException) -> str:
+    said = ". ".join(one_sentence(error).split(". ")[:2]).rstrip(".")  # PyTorch goes on with how its allocator is set
+    return (
+        f"there is too little memory ({said}); lower a flag of this step that begins with --batch, --micro-batch or "
+        f"--max-new-tokens, end other programs that use the device, or use a larger one"
+    )
 
 
 def _check_alone() -> None:

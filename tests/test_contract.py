@@ -621,6 +621,16 @@ def test_a_step_ends_with_the_guard(step):
     assert ast.unparse(tree_of(step.__name__).body[-1]) == guard
 
 
+@pytest.mark.parametrize("name", sorted(TRAINS))
+def test_the_loop_of_a_training_has_few_lines_for_several_processes(name):
+    (source,) = (node for node in tree_of(name).body if getattr(node, "name", None) == "main")
+    imports = (node for node in tree_of(name).body if isinstance(node, ast.ImportFrom))
+    of_others = [each for node in imports if str(node.module).endswith("training.distributed") for each in node.names]
+    names = {each.name for each in of_others}
+    lines = {node.lineno for node in ast.walk(source) if isinstance(node, ast.Name) and node.id in names}
+    assert 1 <= len(lines) <= 8
+
+
 def test_the_docstring_of_a_step_shows_the_command_that_runs_it(step):
     assert f"python -m {step.__name__}" in (step.__doc__ or "")
 

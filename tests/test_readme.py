@@ -29,11 +29,16 @@ from nemotron.recipes.nano2 import __main__ as nano2
 from nemotron.recipes.nano2 import rollout_plan
 from nemotron.recipes.nano2.stage0_pretrain import data_curation, plan
 from nemotron.recipes.nano2.stage0_pretrain.__main__ import Config as Stage0Config
+from nemotron.recipes.nano2.stage1_sft import data_curation as fine_tuning_data
 from nemotron.recipes.nano2.stage1_sft import plan as fine_tuning_plan
+from nemotron.recipes.nano2.stage1_sft import training as fine_tuning
+from nemotron.recipes.nano2.stage2_rlvr import data_curation as rlvr_data
+from nemotron.recipes.nano2.stage2_rlvr import training as rlvr
 from nemotron.recipes.nano2.stage5_compress import plan as compression_plan
 from nemotron.recipes.nemotron_h.checkpoint import MAX_TOKENIZER_BYTES
-from nemotron.recipes.nemotron_h.model import MAX_LAYERS, MAX_SIZE, OTHER_LIMITS
+from nemotron.recipes.nemotron_h.model import MAX_LAYERS, MAX_SIZE, OTHER_LIMITS, PUBLISHED_9B
 from nemotron.recipes.sources import listing, reading
+from nemotron.recipes.training.memory import Pass, memory_of_use
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
@@ -427,8 +432,33 @@ def test_torchrun_has_the_flags_of_run_for_real():
     """Those of the training step itself are checked above, as those of every command."""
     lines = [one for one in bash_commands(FOR_REAL.read_text(encoding="utf-8")) if one.startswith("torchrun ")]
     parsed = [get_args_parser().parse_args(shlex.split(line)[1:]) for line in lines]
-    assert [(one.nnodes, one.nproc_per_node) for one in parsed] == [("1:1", "8"), ("2", "8")]
-    assert {one.training_script for one in parsed} == {"nemotron.recipes.nano2.stage0_pretrain.training"}
+    assert [(one.nnodes, one.nproc_per_node) for one in parsed] == [("1:1", "8")] * 4 + [("2", "8")]
+    stages = ["stage1_sft", "stage2_rlvr", "stage2_rlvr", "stage0_pretrain", "stage0_pretrain"]
+    assert [one.training_script for one in parsed] == [f"nemotron.recipes.nano2.{stage}.training" for stage in stages]
+
+
+def test_the_memory_of_the_9b_in_run_for_real_is_that_of_the_plan():
+    text = " ".join(FOR_REAL.read_text(encoding="utf-8").split())
+    train = fine_tuning.Config(scale="medium")
+    length = fine_tuning_data.Config(scale="medium").sequence_length
+    rows = Pass(train.batch_sequences, train.micro_batch_sequences, length, documents=True)
+
+    def gigabytes(config, use, devices):
+        return f"{sum(memory_of_use(PUBLISHED_9B, config, use, devices).values()) / 1e9:.1f}"
+
+    one, four, eight = (gigabytes(train, rows, devices) for devices in (1, 4, 8))
+    assert f"{one} GB on one device, {four} on each of 4 and {eight} on each of 8" in text
+    longest = rlvr_data.Config(scale="medium").max_prompt_tokens
+    needs = {}
+    for tokens in (1024, 2048, 4096):
+        rl = rlvr.Config(scale="medium", max_new_tokens=tokens)
+        writing, learning = rl.needs(PUBLISHED_9B, longest).uses
+        needs[tokens] = [gigabytes(rl, use, 8) for use in (writing, learning)]
+    assert f"needs {gigabytes(rl, learning, 1)} GB on one device" in text
+    assert needs[1024][0] == needs[2048][0]
+    assert f"needs {needs[2048][0]} GB for any `--max-new-tokens` up to 2048, and {needs[4096][0]} for 4096" in text
+    learned = [needs[tokens][1] for tokens in needs]
+    assert f"needs {learned[0]} GB for 1024, {learned[1]} for 2048 and {learned[2]} for 4096" in text
 
 
 # --- docs/security.md ---

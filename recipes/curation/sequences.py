@@ -3,6 +3,9 @@
 In: the category of each row, in training order, and the tokens of each category as a stream. Out: the phase's files.
 The rows before it say where in its streams a file begins. So each file is a list of slices of them, and is made by
 itself: anywhere, in any order, and with no more in memory than a row group.
+
+Left out: an order that is not in memory. It has a name for each row of a phase, and the tasks have it again as JSON:
+for phase 1 of full, 1.46 billion rows, about 30 GB (an estimate).
 """
 
 from collections.abc import Mapping, Sequence

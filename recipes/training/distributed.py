@@ -16,7 +16,8 @@ a loss that is divided by the tokens of the whole step is right on any number of
 Run: torchrun --nproc-per-node 2 -m nemotron.recipes.nano2.stage0_pretrain.training --dataset-path <directory>
 
 Left out: tensor, context and pipeline parallelism; a run that goes on with fewer processes after one was lost, other
-than by --resume.
+than by --resume; torch.distributed.checkpoint. A state is gathered on the first rank, 12 bytes a parameter in the
+memory of its processor, so that it is the same safetensors files for any number of processes.
 """
 
 import json
@@ -28,6 +29,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
@@ -35,7 +38,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 
-from nemotron.pipe import step_process
+from nemotron.directory import final_place, working_name
+from nemotron.pipe import is_out_of_memory, step_process
 from nemotron.process import launched, process
 from nemotron.recipes.nemotron_h.model import NemotronH
 from nemotron.strict import one_sentence, short
@@ -84,7 +88,7 @@ def training_process(config: AnyConfig) -> Iterator[AnyConfig]:
         if size == 1:
             yield config
             return
-        with _joined(rank, size, config) as own_config, _silent_unless(rank == 0):
+        with _process_group(rank, size, config) as own_config, _silent_unless(rank == 0):
             _check_config(config)
             check_same("config", {name: str(value) for name, value in vars(config).items() if name != "device"})
             yield own_config
@@ -107,7 +111,7 @@ def _check_config(config: Any) -> None:
 
 
 @contextmanager
-def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
+def _process_group(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
     """The process group of all ranks; of what goes wrong inside, the first rank that notices speaks for all."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK") if name not in os.environ]
     if missing:
@@ -120,7 +124,7 @@ def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
             f"rank {rank} cannot join the others at {place} ({short(one_sentence(error))}); start all with torchrun"
         ) from None
 
-    def speaks() -> bool:
+    def is_first_to_fail() -> bool:
         try:
             return store.add("failed", 1) == 1
         except RuntimeError:  # the store is gone, with the process that had it
@@ -133,25 +137,28 @@ def _joined(rank: int, size: int, config: AnyConfig) -> Iterator[AnyConfig]:
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
             yield config
     except KeyboardInterrupt as error:
-        if not speaks():
+        if not is_first_to_fail():
             raise SystemExit(143 if str(error) else 130) from None
         raise
     except (ValueError, OSError):
-        if not speaks():
+        if not is_first_to_fail():
             raise SystemExit(2) from None
         raise
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            speaks()
+    except (RuntimeError, MemoryError) as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if not lost and not is_out_of_memory(error):
+            is_first_to_fail()
             raise
-        if not speaks():
+        if not is_first_to_fail():
             raise SystemExit(2) from None
+        if not lost:
+            raise
         raise ConnectionError(
             f"rank {rank} lost its connection to another process of this run, which ended without a message, perhaps "
             f"because memory ran out; start the command again with --resume"
         ) from None
     except Exception:  # a bug, which keeps its traceback
-        speaks()
+        is_first_to_fail()
         raise
 
 
@@ -166,9 +173,11 @@ def _on_own_device(config: AnyConfig) -> AnyConfig:
         return config
     if config.device != "cuda":
         raise ValueError(f"device={config.device} is one device for several processes; give --device cuda")
-    if local_rank >= (count := torch.cuda.device_count()):
+    if (count := torch.cuda.device_count()) == 0:
+        raise ValueError("this machine has no CUDA device; give --device cpu")
+    if local_rank >= count:
         raise ValueError(
-            f"this machine has {count} CUDA devices, and process {local_rank + 1} finds none; start at most {count} "
+            f"process {local_rank + 1} finds no CUDA device, because this machine has {count}; start at most {count} "
             f"with --nproc-per-node, or give --device cpu"
         )
     torch.cuda.set_device(local_rank)
@@ -192,31 +201,31 @@ def _silent_unless(first: bool) -> Iterator[None]:
 @contextmanager
 def _ends_when_told() -> Iterator[None]:
     """End this process if torchrun is gone, or told it to while Python waits for another rank and cannot obey."""
-    told, telling = socket.socketpair()
-    telling.setblocking(False)
-    told.settimeout(1.0)
-    before = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
-    over, parent = threading.Event(), os.getppid()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    reader.settimeout(1.0)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    has_ended, parent = threading.Event(), os.getppid()
 
     def watch() -> None:
-        with told:
-            while not over.is_set():
+        with reader:
+            while not has_ended.is_set():
                 try:
-                    is_told = signal.SIGTERM in told.recv(1)
+                    is_told = signal.SIGTERM in reader.recv(1)
                 except TimeoutError:
                     is_told = os.getppid() != parent
                     if is_told:
                         os.kill(os.getpid(), signal.SIGTERM)
-                if is_told and not over.wait(GRACE_SECONDS):
+                if is_told and not has_ended.wait(GRACE_SECONDS):
                     os._exit(143)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        over.set()
+        has_ended.set()
         signal.set_wakeup_fd(before)
-        telling.close()
+        writer.close()
 
 
 # Messages between ranks -----------------------------------------------------------------------------------------------
@@ -252,6 +261,25 @@ def check_same(what: str, value: Mapping[str, Any]) -> None:
                     f"{what} of rank {rank} has {name}={short(found[name])}, and that of rank 0 {short(first[name])}; "
                     f"give all processes the same command and the same files"
                 )
+
+
+def check_shared(work: Path, output_dir: Path) -> None:
+    """Raise ValueError if a rank does not see the working directory in which the first rank writes.
+
+    Args:
+        work: the working directory; on other ranks, a temporary one.
+        output_dir: where the run's artifact goes.
+    """
+    if world()[1] == 1:
+        return
+    with NamedTemporaryFile(dir=work) as file:  # a new name, which cannot be there from an earlier run
+        name = gathered(Path(file.name).name)[0]
+        seen = gathered((working_name(final_place(output_dir)) / name).exists())
+    if False in seen:
+        raise ValueError(
+            f"output_dir={short(str(output_dir))} of rank {seen.index(False)} is not the directory that rank 0 writes; "
+            f"name one that all machines see"
+        )
 
 
 def wait_for_all() -> None:
@@ -313,7 +341,7 @@ def check_rows(rows: Mapping[str, int]) -> None:
         )
     for name, number in rows.items():
         if size > number:
-            print_line(f"{name}: batches of {number} rows for {size} processes, so {size - number} wait in it")
+            print_line(f"{name}: {size - number} of {size} processes get no row, because a batch has {number}")
 
 
 def rank_rows(batch: Rows, at_most: int) -> list[Rows]:

@@ -7,7 +7,8 @@ Run: python -m nemotron.recipes.nano2.stage2_rlvr --scale medium --plan --device
 A step of reinforcement learning does several things, one after the other: it writes replies, scores them, learns from
 them. Each has a column, and the largest decides. Every prompt and reply counts as long as it may become.
 
-Left out: the replies of a step as tensors, for the loss; the CUDA context and fragmentation, for which a card's
+Left out: the replies of a step as tensors, for the loss; the pool of each CUDA graph, with what a decoding step holds
+for a while; the CUDA context and fragmentation, for which a card's
 gigabytes are counted as 10^9 bytes, 3 to 7 % less than it reports.
 """
 
@@ -67,10 +68,10 @@ class Pass(NamedTuple):
     def memory(self, shape: ModelConfig, train: Any, devices: int) -> dict[str, int]:
         """Bytes on each device, by part, without models that do not learn."""
         chunk = None if self.scores else chunk_tokens(shape.vocab_size)
-        again = train.activation_checkpointing
+        checkpointing = train.activation_checkpointing
         return memory_of_step(
-            shape, train.dtype, self.rows(devices), self.length, activation_checkpointing=again, loss_chunk=chunk,
-            devices=devices, scores=self.scores, documents=self.documents,
+            shape, train.dtype, self.rows(devices), self.length, activation_checkpointing=checkpointing,
+            loss_chunk=chunk, devices=devices, scores=self.scores, documents=self.documents,
         )  # fmt: skip
 
 
@@ -266,11 +267,11 @@ def check_device_count(uses: Sequence[Use], devices: int) -> None:
 
 def most_devices(uses: Sequence[Use]) -> int:
     """As many devices as the largest batch has rows."""
-    return max(one.batch_rows for one in uses)
+    return max(use.batch_rows for use in uses)
 
 
 def memory_of_use(
-    shape: ModelConfig, train: Any, one: Use, devices: int, beside: Models = (), scorers: Models = ()
+    shape: ModelConfig, train: Any, use: Use, devices: int, beside: Models = (), scorers: Models = ()
 ) -> dict[str, int]:
     """Most bytes on each device while a step does one thing with the model, by part.
 
@@ -279,13 +280,13 @@ def memory_of_use(
         train: Config of the step, with dtype, device and activation_checkpointing.
         beside, scorers: as in Needs.
     """
-    parts, number = one.memory(shape, train, devices), number_bytes(train.dtype)
+    parts, number = use.memory(shape, train, devices), number_bytes(train.dtype)
     if beside:
         parts["other models"] = sum(whole_weights(other, train.dtype) for other in beside) // devices
     if beside and devices > 1:  # embeddings and output matrix stay whole if no backward pass follows
         parts["other models"] += sum(2 * other.vocab_size * other.hidden_size for other in beside) * number
-    if beside and isinstance(one, Learning):  # policy and reference read the replies before the updates
-        tokens = one.rows(devices) * one.reply_tokens
+    if beside and isinstance(use, Learning):  # policy and reference read the replies before the updates
+        tokens = use.rows(devices) * use.reply_tokens
         logits = 4 * number * min(chunk_tokens(shape.vocab_size), tokens) * shape.vocab_size
         copies = 2 * sum(map(count_parameters, beside)) if train.dtype == "bfloat16" else 0
         before = copies + max(logits, memory_of_reading(shape, train.dtype, tokens))
@@ -304,16 +305,16 @@ def whole_weights(shape: ModelConfig, dtype: str) -> int:
 
 def weights_at_start(shape: ModelConfig, train: Any, devices: int, beside: Models = (), scorers: Models = ()) -> int:
     """Most bytes while models are loaded: each is whole before it is sharded, beside those before it."""
-    sizes = [whole_weights(one, train.dtype) for one in (shape, *beside, *scorers)]
+    sizes = [whole_weights(model, train.dtype) for model in (shape, *beside, *scorers)]
     return max(sizes) + (sum(sizes) - max(sizes)) // devices
 
 
 def fewest_devices(
-    shape: ModelConfig, train: Any, one: Use, device_bytes: int, beside: Models = (), scorers: Models = ()
+    shape: ModelConfig, train: Any, use: Use, device_bytes: int, beside: Models = (), scorers: Models = ()
 ) -> int | None:
     """The fewest devices of this size that hold one thing of a step; None if as many as the batch has rows do not."""
-    for devices in range(1, one.batch_rows + 1):
-        needed = sum(memory_of_use(shape, train, one, devices, beside, scorers).values())
+    for devices in range(1, use.batch_rows + 1):
+        needed = sum(memory_of_use(shape, train, use, devices, beside, scorers).values())
         if max(needed, weights_at_start(shape, train, devices, beside, scorers)) <= device_bytes:
             return devices
     return None
@@ -329,8 +330,8 @@ def memory_lines(
     """
     check_device_count(uses, devices)
     kinds = list(dict.fromkeys(uses))
-    needs = [memory_of_use(shape, train, one, devices, beside, scorers) for one in kinds]
-    again = train.activation_checkpointing
+    needs = [memory_of_use(shape, train, use, devices, beside, scorers) for use in kinds]
+    checkpointing = train.activation_checkpointing
 
     def line(name: str, cells: Sequence[str]) -> str:
         return f"    {name:<28}" + "".join(f"{cell:>20}" for cell in cells)
@@ -339,11 +340,12 @@ def memory_lines(
         return ["-" if size is None else f"{size / 2**30:,.2f} GiB" for size in sizes]
 
     place = "on one device" if devices == 1 else f"on each of {devices} devices, with FSDP2"
-    names = ["learning" if isinstance(one, Pass) else type(one).__name__.lower() for one in kinds]
+    names = ["learning" if isinstance(use, Pass) else type(use).__name__.lower() for use in kinds]
+    kept = "computed again" if checkpointing else "kept"
     lines = [
-        f"  memory of a training step {place}, layers {'computed again' if again else 'kept'} for the backward pass",
+        f"  memory of a training step {place}, layers {kept} for the backward pass",
         *([line("", names)] if len(set(names)) > 1 else []),
-        line("rows x tokens", [f"{one.rows(devices):,} x {one.length:,}" for one in kinds]),
+        line("rows x tokens", [f"{use.rows(devices):,} x {use.length:,}" for use in kinds]),
         *(line(part, gib([parts.get(part) for parts in needs])) for part in dict.fromkeys(chain(*needs))),
         line("together", gib([sum(parts.values()) for parts in needs])),
     ]
@@ -352,7 +354,7 @@ def memory_lines(
         lines.append(line("all weights, at the start", gib([start] * len(kinds))))
     lines += ["", "  fewest cards with enough memory"]
     for card, gigabytes in CARDS.items():
-        found = [fewest_devices(shape, train, one, gigabytes * 10**9, beside, scorers) for one in kinds]
+        found = [fewest_devices(shape, train, use, gigabytes * 10**9, beside, scorers) for use in kinds]
         lines.append(line(card, ["-" if number is None else f"{number:,}" for number in found]))
     return lines
 
@@ -378,10 +380,10 @@ def check_fits(shape: ModelConfig, config: Any, uses: Sequence[Use], beside: Mod
     if more_than_needed(shape, uses, sum(map(count_parameters, (*beside, *scorers)))) <= present:
         return
 
-    def parts_of(again: bool, most_rows: int, most_tokens: int, devices: int) -> dict[str, int]:
-        train = SimpleNamespace(dtype=config.dtype, device=config.device, activation_checkpointing=again)
-        limited = [within(one, most_rows, most_tokens) for one in uses]
-        found = [memory_of_use(shape, train, one, devices, beside, scorers) for one in limited]
+    def parts_of(checkpointing: bool, most_rows: int, most_tokens: int, devices: int) -> dict[str, int]:
+        train = SimpleNamespace(dtype=config.dtype, device=config.device, activation_checkpointing=checkpointing)
+        limited = [within(use, most_rows, most_tokens) for use in uses]
+        found = [memory_of_use(shape, train, use, devices, beside, scorers) for use in limited]
         parts = max(found, key=lambda parts: sum(parts.values()))
         start = weights_at_start(shape, train, devices, beside, scorers)
         return parts if sum(parts.values()) >= start else {"weights before they are sharded": start}
@@ -389,14 +391,14 @@ def check_fits(shape: ModelConfig, config: Any, uses: Sequence[Use], beside: Mod
     def fits(*way: Any) -> bool:
         return sum(parts_of(*way).values()) <= present
 
-    again = config.activation_checkpointing
-    rows = max(one.micro_batch_rows for one in uses if isinstance(one, Pass | Learning))
-    tokens = max([one.reply_tokens for one in uses if not isinstance(one, Pass)], default=0)
-    if fits(again, rows, tokens, processes):
+    checkpointing = config.activation_checkpointing
+    rows = max(use.micro_batch_rows for use in uses if isinstance(use, Pass | Learning))
+    tokens = max([use.reply_tokens for use in uses if not isinstance(use, Pass)], default=0)
+    if fits(checkpointing, rows, tokens, processes):
         return
     # What would fit: the same with layers computed again, then fewer rows, then more devices, then shorter replies.
-    ways = ["--activation-checkpointing"] if not again and fits(True, rows, tokens, processes) else []
-    beside_it = "" if again else " and --activation-checkpointing"
+    ways = ["--activation-checkpointing"] if not checkpointing and fits(True, rows, tokens, processes) else []
+    beside_it = "" if checkpointing else " and --activation-checkpointing"
     if fewer := next((size for size in halves(rows) if fits(True, size, tokens, processes)), None):
         names = [name for name in vars(config) if "micro_batch" in name]
         unit = next((unit for unit in ("prompts", "pairs") if names[0].endswith(unit)), "rows")
@@ -408,7 +410,7 @@ def check_fits(shape: ModelConfig, config: Any, uses: Sequence[Use], beside: Mod
         ways.append(f"{more} such devices with torchrun{beside_it}")
     if shorter := next((size for size in halves(tokens) if fits(True, rows, size, processes)), None):
         ways.append(f"--max-new-tokens {shorter}{beside_it}")
-    parts = parts_of(again, rows, tokens, processes)
+    parts = parts_of(checkpointing, rows, tokens, processes)
     listed = ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())
     raise ValueError(
         f"training needs {in_gib(sum(parts.values()))} GiB ({listed}), and {config.device} has {in_gib(present)} GiB; "
@@ -416,11 +418,11 @@ def check_fits(shape: ModelConfig, config: Any, uses: Sequence[Use], beside: Mod
     )
 
 
-def within(one: Use, most_rows: int, most_tokens: int) -> Use:
+def within(use: Use, most_rows: int, most_tokens: int) -> Use:
     """The same with fewer rows of a pass and shorter replies."""
-    if isinstance(one, Pass | Learning):
-        one = one._replace(micro_batch_rows=min(one.micro_batch_rows, most_rows))
-    return one if isinstance(one, Pass) else one._replace(reply_tokens=min(one.reply_tokens, most_tokens))
+    if isinstance(use, Pass | Learning):
+        use = use._replace(micro_batch_rows=min(use.micro_batch_rows, most_rows))
+    return use if isinstance(use, Pass) else use._replace(reply_tokens=min(use.reply_tokens, most_tokens))
 
 
 def halves(number: int) -> list[int]:
@@ -437,9 +439,9 @@ def more_than_needed(shape: ModelConfig, uses: Sequence[Use], others: int) -> in
     heads = shape.mamba_num_heads * (shape.chunk_size + shape.mamba_head_dim)
     widest = max(heads, shape.intermediate_size, 4 * shape.hidden_size, 2 * shape.mamba_conv_size)
     layer = 60 * widest  # numbers for each token; 5 times what is held, or more
-    learned = max(one.rows(1) * one.length for one in uses if isinstance(one, Pass | Learning))
-    read = max([PROMPTS_AT_A_TIME * one.length for one in uses if isinstance(one, Writing | Scoring)], default=0)
-    rows, length = (max(found) for found in zip(*((one.rows(1), one.length) for one in uses), strict=True))
+    learned = max(use.rows(1) * use.length for use in uses if isinstance(use, Pass | Learning))
+    read = max([PROMPTS_AT_A_TIME * use.length for use in uses if isinstance(use, Writing | Scoring)], default=0)
+    rows, length = (max(found) for found in zip(*((use.rows(1), use.length) for use in uses), strict=True))
     kept = learned * (layer * len(shape.hybrid_override_pattern) + 4 * shape.vocab_size)
     numbers = 8 * count_parameters(shape) + others + kept + read * layer + 6 * rows * shape.vocab_size
     return 8 * numbers + 2 * state_bytes(shape, "float64", rows, 4 * length)

@@ -40,7 +40,14 @@ from nemotron.recipes.nemotron_h.model import ModelConfig, NemotronH
 from nemotron.recipes.nemotron_h.threads import threads_of
 from nemotron.recipes.training.batches import Batch
 from nemotron.recipes.training.curve import plot_curve
-from nemotron.recipes.training.distributed import check_same, from_first, is_first, model_on_first, wait_for_all
+from nemotron.recipes.training.distributed import (
+    check_same,
+    check_shared,
+    from_first,
+    is_first,
+    model_on_first,
+    wait_for_all,
+)
 from nemotron.recipes.training.fingerprint import weight_fingerprint
 from nemotron.recipes.training.memory import check_devices
 from nemotron.recipes.training.progress import TrainingProgress
@@ -313,7 +320,8 @@ def training_run(
         config: needs scale, output_dir, resume, checkpoint_every_steps and activation_checkpointing.
         checkpoint_class: what the step saves there; `run.save` saves a Checkpoint or a subclass of it.
     Raises:
-        ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config.
+        ValueError: if an unfinished run is there and `resume` is not set, or it had another dataset or config; or if
+            one of several processes does not see the directory in which the first one writes.
     """
     directory = (
         working_directory(config.output_dir, checkpoint_class, keep_on_failure=True)
@@ -322,6 +330,7 @@ def training_run(
     )
     model.backbone.activation_checkpointing = config.activation_checkpointing
     with directory as work, threads_of(config.scale):
+        check_shared(Path(work), config.output_dir)
         run = Run(config, model, optimizer, dataset, total_steps, Path(work), checkpoint_class)
         with run.progress:
             yield run

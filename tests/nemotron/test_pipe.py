@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
@@ -238,6 +240,40 @@ def test_a_user_error_is_one_sentence_and_an_exit_code(error: BaseException, cod
         raise error
 
     assert run_failing(step) == (code, sentence)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79."),
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling it"), "CUDA error: CUBLAS_STATUS_ALLOC"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_too_little_memory_is_one_sentence_that_says_what_to_lower(error: BaseException, said: str):
+    def step() -> None:
+        raise error
+
+    code, sentence = run_failing(step)
+    assert code == 2
+    assert sentence.startswith(f"error: there is too little memory ({said}")
+    assert "79" not in sentence
+    assert "--batch, --micro-batch or --max-new-tokens" in sentence
+    assert sentence.count("\n") == 1
+
+
+def test_a_tensor_for_which_the_machine_has_no_memory_is_one_sentence():
+    code, sentence = run_failing(lambda: torch.empty(1 << 60, dtype=torch.uint8))
+    assert code == 2
+    assert re.fullmatch(r"error: there is too little memory \(.*can't allocate memory.*\); lower .*\n", sentence)
+
+
+def test_another_runtime_error_is_a_bug_with_a_traceback():
+    with pytest.raises(RuntimeError, match="shapes"), step_process():
+        raise RuntimeError("shapes do not match")
 
 
 def test_invalid_fields_are_one_sentence():

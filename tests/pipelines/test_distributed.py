@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from nemotron.recipes.nemotron_h.checkpoint import load_tensors
 from nemotron.testing.compare import Policy
 
 DRIVER = Path(__file__).with_name("ranks.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 STEP, SFT_STEP = training.__name__, sft_training.__name__
 
 SEQUENCES = {"phase1": 32, "phase2": 9, "phase3": 3, "long_context": 3}  # 8, 3, 1 and 2 steps; the last of one row
@@ -52,7 +55,7 @@ def ranks(tmp_path_factory):
         [sys.executable, str(DRIVER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         text=True,
     )
 
@@ -195,6 +198,20 @@ def test_a_file_that_only_one_process_lacks_ends_all(ranks, dataset, tmp_path):
     assert "dataset does not exist; correct the path" in refusal(ended)
 
 
+def test_an_output_directory_that_processes_do_not_share_is_refused_before_the_training(ranks, dataset, tmp_path):
+    """The same relative path leads to two places, as on two machines without a shared disk."""
+    command = flags(**SIZES, dataset_path=dataset.path, output_dir="out")
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+    (places[1] / "out.incomplete").mkdir()  # from an earlier run, there
+    sentence = refusal(ranks(STEP, [command] * 2, directories=list(map(str, places))))
+    assert sentence == (
+        "error: output_dir='out' of rank 1 is not the directory that rank 0 writes; name one that all machines see"
+    )
+    assert not list(tmp_path.rglob("training_state"))
+
+
 def test_a_state_that_cannot_be_read_ends_all(ranks, dataset, tmp_path):
     command = flags(**SIZES, dataset_path=dataset.path, output_dir=tmp_path / "training")
     state = tmp_path / "training.incomplete" / "training_state" / "step-00000002"
@@ -209,6 +226,50 @@ def test_a_device_of_one_process_is_refused(ranks, dataset, tmp_path):
     assert "device=cuda:0 is one device for several processes; give --device cuda" in refusal(
         ranks(STEP, [command] * 2)
     )
+
+
+def test_a_machine_that_is_too_small_is_refused_with_what_would_fit(ranks, dataset, tmp_path):
+    given = {"scale": "full", "device": "cpu", "warmup_steps": 1, "dataset_path": dataset.path}
+    command = flags(**given, output_dir=tmp_path / "training")
+    sentence = refusal(ranks(STEP, [command] * 2))
+    assert re.fullmatch(r"error: training needs [\d,]+ GiB \(weights .*\), and cpu has [\d.,]+ GiB; use .*", sentence)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?")])
+def test_a_shard_that_is_missing_or_changed_is_refused(ranks, dataset, tmp_path, damage):
+    copy = shutil.copytree(dataset.path, tmp_path / "dataset")
+    damage(copy / "phase2" / "00000.parquet")
+    command = flags(**SIZES, dataset_path=copy, output_dir=tmp_path / "training")
+    sentence = refusal(ranks(STEP, [command] * 2))
+    assert "phase2/00000.parquet" in sentence
+    assert "copy the artifact again, or run the step again" in sentence
+
+
+def test_too_little_memory_in_every_process_is_one_sentence(ranks):
+    sentence = refusal(ranks("out_of_memory", [[]] * 2))
+    assert "there is too little memory" in sentence
+    assert "lower a flag of this step" in sentence
+
+
+def test_a_gpu_that_is_not_there_is_refused(ranks, dataset, tmp_path):
+    command = flags(**SIZES, dataset_path=dataset.path, output_dir=tmp_path / "training", device="cuda")
+    sentence = refusal(ranks(STEP, [command] * 2))
+    assert sentence == "error: this machine has no CUDA device; give --device cpu"
+
+
+def test_torchrun_adds_its_own_report_below_the_sentence(dataset, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", STEP]
+    command += [*flags(dataset_path=dataset.path, output_dir=tmp_path / "training"), "--compile"]
+    ended = subprocess.run(
+        command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode != 0
+    ours, _, report = ended.stderr.partition("Traceback (most recent call last)")
+    (sentence,) = [line for line in ours.splitlines() if line.startswith("error:")]
+    assert "--compile is for one process" in sentence
+    assert "error:" not in report
+    assert "nemotron/" not in report
+    assert "Traceback" not in report
 
 
 def test_compiling_is_refused(ranks, dataset, tmp_path):
@@ -244,9 +305,8 @@ def test_the_processes_of_torchrun_end_when_it_is_killed(dataset, tmp_path):
     """Else they would go on, and the next command would find the directory locked."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", STEP]
     command += flags(**SIZES, dataset_path=dataset.path, output_dir=tmp_path / "training")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log:
-        torchrun = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        torchrun = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         while not list(tmp_path.glob("training.incomplete/training_state/step-*[0-9]")):
             assert torchrun.poll() is None, (tmp_path / "log").read_text()
         processes = psutil.Process(torchrun.pid).children(recursive=True)

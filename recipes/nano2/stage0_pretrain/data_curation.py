@@ -7,8 +7,8 @@ Source: arXiv 2508.14444, sections 2.2, 2.3 and 2.6; its English web text is mad
 What the papers leave open is marked where it is decided.
 Run: python -m nemotron.recipes.nano2.stage0_pretrain.data_curation --scale tiny
 
-Every step reads files and writes files, a part at a time, wherever Daft runs (DAFT_RUNNER=ray). What is held in memory
-of all documents are their ids, modules and categories.
+Every step reads files and writes files, a part at a time, wherever Daft runs (DAFT_RUNNER=ray). Held in memory are
+id, module and category of every document, and the category of every row of a phase.
 
 Left out: text from HTML, exact-substring deduplication, and what language models write or rewrite, a third of the
 published corpus.

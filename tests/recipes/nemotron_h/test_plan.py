@@ -3,25 +3,22 @@
 import resource
 import sys
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed import device_mesh
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from nemotron.recipes.nano2.models import MODELS
+from nemotron.recipes.nemotron_h import losses
 from nemotron.recipes.nemotron_h.model import (
     PUBLISHED_9B,
     PUBLISHED_12B,
     ModelConfig,
     NemotronH,
-    at_least_float32,
     initialize,
 )
 from nemotron.recipes.nemotron_h.plan import (
@@ -34,6 +31,7 @@ from nemotron.recipes.nemotron_h.plan import (
     memory_of_step,
     training_hours,
 )
+from nemotron.recipes.training.distributed import shard
 
 SHAPE = MODELS["tiny"]
 
@@ -118,27 +116,19 @@ def simulated_peak(
 
     Every tensor of the whole model, of the loss, of the backward pass and of AdamW is followed.
     """
-    with FakeTensorMode(), live:
-        model = NemotronH(shape, dtype=torch.float64 if dtype == "float64" else torch.float32)
-        if again:
-            for layer in model.backbone.layers:
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        if mesh:
-            shard(model, mesh)
+    logits = chunk * shape.vocab_size if chunk else losses.LOGITS_AT_A_TIME
+    with FakeTensorMode(), live, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "LOGITS_AT_A_TIME", logits)
+        patch.setattr(device_mesh, "init_device_mesh", lambda *args: mesh)  # making it reads tensors
+        model = shard(NemotronH(shape, dtype=torch.float64 if dtype == "float64" else torch.float32))
+        model.backbone.activation_checkpointing = again
         optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
-
-        def summed_loss(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return F.cross_entropy(at_least_float32(model.lm_head(hidden)), labels, reduction="sum")
 
         def micro_batch() -> None:
             tokens = torch.zeros(1, length + 1, dtype=torch.int64)
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-                hidden, labels = model.backbone(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
-                pieces = zip(hidden.split(chunk or length), labels.split(chunk or length), strict=True)
-                if chunk:
-                    loss = sum(checkpoint(summed_loss, *piece, use_reentrant=False) for piece in pieces)
-                else:
-                    loss = summed_loss(hidden, labels)
+                hidden = model.backbone(tokens[:, :-1]).flatten(0, 1)
+                loss = losses.token_losses(model.lm_head, hidden, tokens[:, 1:].flatten()).sum()
             loss.backward()
 
         micro_batch()
@@ -148,19 +138,6 @@ def simulated_peak(
         live.restart()
         micro_batch()
         return live.peak
-
-
-def shard(model: NemotronH, mesh: DeviceMesh) -> None:
-    """As training in several processes does it: a group for each layer, and one for the rest of the model."""
-    for layer in model.backbone.layers:
-        fully_shard(layer, mesh=mesh)
-    model.backbone.lm_head = model.lm_head
-    fully_shard(model.backbone, mesh=mesh)
-    del model.backbone.lm_head
-    for module in model.backbone.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
 
 
 WIDE = replace(MODELS["small"], hidden_size=512, vocab_size=2048, hybrid_override_pattern="M-*-")
