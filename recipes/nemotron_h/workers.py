@@ -83,8 +83,8 @@ class Workers:
             found = list(self.pool.map(_continue, *zip(*work, strict=True)))
         except BrokenProcessPool:
             raise ChildProcessError(
-                "a process that writes replies ended, perhaps because memory ran out; give fewer --rollout-processes, "
-                "and continue with --resume"
+                "a process that writes replies ended, perhaps because memory ran out; give fewer rollout_processes, "
+                "and resume the run"
             ) from None
         continuations: dict[int, Continuation] = {}
         for part, written in zip(parts, found, strict=True):

@@ -179,7 +179,7 @@ def test_replies_written_in_another_process_are_the_same(dataset, trained, tmp_p
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-8, abs=1e-12)
 
 
-def test_a_run_whose_process_is_killed_ends_with_a_sentence_and_goes_on_with_its_flags(dataset, trained, tmp_path):
+def test_a_run_whose_process_is_killed_ends_with_a_sentence_and_goes_on(dataset, trained, tmp_path):
     flags = {"scale": "tiny", "dataset_path": dataset.path, "output_dir": tmp_path / "training", **SMALL}
     command = [sys.executable, "-m", "nemotron.recipes.nano2.stage2_rlvr.training", "--rollout-processes=1"]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
@@ -194,8 +194,8 @@ def test_a_run_whose_process_is_killed_ends_with_a_sentence_and_goes_on_with_its
     assert (running.returncode, out) == (2, "")
     assert "Traceback" not in said
     assert said.splitlines()[-1] == (
-        "error: a process that writes replies ended, perhaps because memory ran out; give fewer --rollout-processes, "
-        "and continue with --resume"
+        "error: a process that writes replies ended, perhaps because memory ran out; give fewer rollout_processes, "
+        "and resume the run"
     )
     again = training.main(configured(dataset, tmp_path, rollout_processes=0, resume=True))
     for ours, theirs in zip(curve_of(again), curve_of(trained), strict=True):

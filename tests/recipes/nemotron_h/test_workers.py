@@ -83,7 +83,7 @@ def test_a_process_that_is_killed_is_an_error_with_both_flags():
         workers.generate(PROMPTS[:1], SAMPLING, [0])
         (pid,) = workers.pool._processes
         os.kill(pid, signal.SIGTERM)
-        sentence = r"^a process that writes replies ended, .*; give fewer --rollout-processes, and .* with --resume$"
+        sentence = r"^a process that writes replies ended, .*; give fewer rollout_processes, and resume the run$"
         with pytest.raises(ChildProcessError, match=sentence):
             keep_writing(workers)
 
