@@ -69,7 +69,7 @@ def shingle_hashes(text: str) -> np.ndarray:
 
 
 class HashedShingles:
-    """The shingles of a text, each once, by their hashes: compared in a fifth of the time that sets of strings take.
+    """The shingles of a text, each once, by their hashes, which takes less time and memory than a set of strings.
 
     Hashes only find what may be equal. If two shingles with the same hash differ, sets decide.
     """

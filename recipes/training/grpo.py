@@ -81,7 +81,7 @@ def grpo_objective(
     kl = torch.zeros_like(logprobs)
     if reference_logprobs is not None:
         # k3: its mean over the model's own tokens is KL(model || reference), and it is never negative. That holds for
-        # its value; its gradient is not the gradient of that KL (it is that of KL(reference || model)).
+        # its value; its mean gradient is not that of this KL, but that of KL(reference || model).
         log_ratio = reference_logprobs - logprobs
         kl = torch.exp(log_ratio) - log_ratio - 1
         loss = loss + kl_weight * kl

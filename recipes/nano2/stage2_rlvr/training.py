@@ -35,6 +35,7 @@ from nemotron.config import (
     ScaledConfig,
     at_every_scale,
     by_scale,
+    flag_of,
     input_path,
     our_choice,
     output_below,
@@ -192,7 +193,7 @@ def report_signal(advantages: torch.Tensor, replies: Sequence[Continuation], con
     if cut := sum(reply.finish == "length" for reply in replies):
         sentence += (
             f"; {cut:,} of {len(replies):,} were cut at max_new_tokens={config.max_new_tokens}; if this goes on, stop, "
-            "and lower --learning-rate or raise --max-new-tokens"
+            f"and lower {flag_of(config, 'learning_rate')} or raise {flag_of(config, 'max_new_tokens')}"
         )
     print_line(sentence)
 

@@ -31,6 +31,7 @@ from nemotron.config import (
     ScaledConfig,
     at_every_scale,
     by_scale,
+    flag_of,
     input_path,
     our_choice,
     output_below,
@@ -215,12 +216,13 @@ def check_hacking(run: Run, config: Config) -> None:
     if run.step == run.total_steps < 2 * config.hacking_window:
         print_line(
             f"reward hacking was not checked: {run.step} steps are fewer than two windows of "
-            f"hacking_window={config.hacking_window}; lower --hacking-window"
+            f"hacking_window={config.hacking_window}; lower {flag_of(config, 'hacking_window')}"
         )
     bounds = (config.max_rubric_fall, config.max_length_growth, config.max_repetition_growth)
     sign = sign_of_hacking(run.record.curve, config.hacking_window, *bounds)
     if sign and config.on_hacking == "stop":
-        raise ValueError(f"step {run.step}: {sign}; raise --kl-weight, use more pairs, or drop --on-hacking stop")
+        weight, stop = (flag_of(config, name) for name in ("kl_weight", "on_hacking"))
+        raise ValueError(f"step {run.step}: {sign}; raise {weight}, use more pairs, or drop {stop} stop")
     if sign:
         print_line(f"warning: reward hacking? step {run.step}: {sign}")
 

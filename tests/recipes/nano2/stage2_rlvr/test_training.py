@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 """The loop's own parts: schedule, advantages, log-probabilities; the objective is tested in tests/recipes/training."""
 
 import math
@@ -100,6 +102,8 @@ def test_what_is_said_of_a_step_without_a_signal_has_a_remedy_if_replies_were_cu
         f"{same}; 3 of 4 were cut at max_new_tokens=40; if this goes on, stop, and lower --learning-rate or raise "
         "--max-new-tokens",
     ]
+    training.report_signal(none, [cut] * 4, replace(config, flag_prefix="train."), 3)  # in the stage's command
+    assert capsys.readouterr().err.endswith("lower --train.learning-rate or raise --train.max-new-tokens\n")
 
 
 # --- log-probabilities ---
