@@ -1,8 +1,7 @@
-from dataclasses import replace
-
 """The loop's own parts: schedule, advantages, log-probabilities; the objective is tested in tests/recipes/training."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
